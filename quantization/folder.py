@@ -1,0 +1,62 @@
+"""The job folder: what the child program reads and writes. Torch-free; the worker writes the one, reads the other.
+
+    FOLDER/job.json                  JobSpec
+    FOLDER/<spec.model>              the model file, <spec.dataset>, <spec.evaluation_dataset> likewise
+    FOLDER/out/<name>                every artifact, and report.json
+    FOLDER/out/error.json            Failure, when the program ends with EXIT_FAILED
+
+On standard output the program writes one Progress as JSON a line, and nothing else; what libraries say goes to
+standard error.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from quantization.recipe import Frozen, Recipe
+
+Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
+
+JOB_FILE = "job.json"
+OUT_FOLDER = "out"
+REPORT_FILE = "report.json"
+ERROR_FILE = "error.json"
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+"""The program itself says why, in error.json. Any other code is a crash."""
+
+
+class JobSpec(Frozen):
+    """What to do, with file names relative to the folder."""
+
+    model: str
+    format: Literal["pt2"] = "pt2"
+    dataset: str | None = None
+    evaluation_dataset: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    recipe: Recipe = Recipe()
+
+
+class Progress(Frozen):
+    """One step of one phase: `done` of `total` (total 0: not known)."""
+
+    phase: Phase
+    done: int = Field(default=0, ge=0)
+    total: int = Field(default=0, ge=0)
+
+
+class Failure(Frozen):
+    """Why the job could not be done, in words for the API's user."""
+
+    code: str
+    title: str
+    detail: str
+    remedy: str
+    phase: Phase | None = None
+
+
+def read_spec(folder: Path) -> JobSpec:
+    """Read FOLDER/job.json. Raises pydantic.ValidationError or OSError: the caller made the folder."""
+    return JobSpec.model_validate_json((folder / JOB_FILE).read_bytes())

@@ -1,0 +1,73 @@
+"""What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quantization.affine import Affine, dequantize
+from quantization.recipe import ActivationSettings, Recipe, WeightSettings
+from quantization.report import CalibrationReport, SkippedLayer
+from quantization.sources.source import Layer, Source
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The static grid of a layer's input, and the range it came from."""
+
+    settings: ActivationSettings
+    affine: Affine
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A layer with its weight as integers [out, ...]; scale and zero_point [out] or []."""
+
+    layer: Layer
+    settings: WeightSettings
+    weight: Tensor
+    affine: Affine
+    activation: Activation | None
+    weight_sqnr_db: float | None
+
+    @property
+    def dequantized_weight(self) -> Tensor:
+        """float32 [out, ...], what the quantized layer computes with."""
+        return dequantize(self.weight, self.affine)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored in place of the float weight, by name. A symmetric weight needs no zero points."""
+        name = self.layer.weight_name
+        stored = {f"{name}": self.weight, f"{name}_scale": self.affine.scale}
+        if self.activation is not None:
+            stored[f"{self.layer.name}.input_scale"] = self.activation.affine.scale
+            stored[f"{self.layer.name}.input_zero_point"] = self.activation.affine.zero_point
+        return stored
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is stored for this layer, the float bias included."""
+        stored = [*self.tensors.values(), *([] if self.layer.bias is None else [self.layer.bias])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The engine's result: integer layers beside the float source they came from."""
+
+    source: Source
+    recipe: Recipe
+    layers: list[QuantizedLayer]
+    skipped: list[SkippedLayer]
+    calibration: CalibrationReport
+    versions: dict[str, str]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is stored, by name: what stays in float, and what stands for the quantized weights."""
+        replaced = {layer.layer.weight_name for layer in self.layers}
+        state = self.source.program.state_dict
+        kept = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in replaced}
+        return kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}

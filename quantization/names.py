@@ -1,0 +1,19 @@
+"""Names of layers: how a parameter's name gives the layer's, and how a pattern finds it. Standard library only."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+
+def layer_name(parameter: str) -> str:
+    """The layer that owns a parameter: `encoder.0.weight` -> `encoder.0`.
+
+    A projection inside a larger module has a name of its own: `attn.in_proj_weight` -> `attn.in_proj`.
+    """
+    owner, _, leaf = parameter.rpartition(".")
+    projection = leaf.removesuffix("_weight").removesuffix("_bias")
+    return owner if projection == leaf else f"{owner}.{projection}".lstrip(".")
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether an exact name or a glob (`encoder.*`, `*.fc?`) matches a layer name, case-sensitively."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)

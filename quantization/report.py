@@ -1,0 +1,127 @@
+"""The report: what quantization cost, layer by layer. Torch-free; the API publishes this schema.
+
+SQNR (signal to quantization noise ratio) = 10·log10(Σ float² / Σ (float − quantized)²) in dB. Exact equality has no
+finite SQNR: it is `null`, and `exact` is true.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from quantization.recipe import Recipe
+
+Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
+
+SkipReason = Literal[
+    "type_not_selected",
+    "type_skipped",
+    "not_included",
+    "excluded",
+    "override",
+    "unsupported",
+    "shared_weight_conflict",
+    "dead_code",
+]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Summary(Part):
+    """The whole model in one line. Sizes are bytes of tensors: every one that was uploaded, and every one stored."""
+
+    sqnr_db: float | None
+    exact: bool
+    original_bytes: int
+    quantized_bytes: int
+    compression_ratio: float
+    dead_bytes: int
+    """Bytes of uploaded tensors that no output depends on; they are part of `original_bytes` and leave."""
+    layers_quantized: int
+    layers_skipped: int
+
+
+class Check(Part):
+    """One question that validation asks: `value` and `bound` in its own unit, `detail` says what was found."""
+
+    name: Literal["sqnr", "size", "load_and_run", "weight_range"]
+    passed: bool
+    value: float | None = None
+    bound: float | None = None
+    detail: str
+
+
+class WeightReport(Part):
+    """How a layer's weight is stored."""
+
+    dtype: str
+    scheme: str
+    granularity: str
+    axis: int | None
+    shape: list[int]
+
+
+class ActivationReport(Part):
+    """How a layer's input is quantized: q = clamp(round(x / scale) + zero_point, 0, 255)."""
+
+    dtype: str
+    scheme: str
+    scale: float
+    zero_point: int
+    minimum: float
+    maximum: float
+
+
+class LayerReport(Part):
+    """One quantized layer. `output_sqnr_db` compares its float and quantized output on the same float input."""
+
+    name: str
+    type: str
+    weight: WeightReport
+    activation: ActivationReport | None
+    weight_sqnr_db: float | None
+    output_sqnr_db: float | None
+    original_bytes: int
+    quantized_bytes: int
+
+
+class SkippedLayer(Part):
+    """A layer that stays in float, and why."""
+
+    name: str
+    type: str
+    reason: SkipReason
+
+
+class CalibrationReport(Part):
+    """What the activation ranges rest on."""
+
+    samples: int
+    batches: int
+    batch_size: int
+    passes: int
+    reused: bool
+
+
+class EvaluationReport(Part):
+    """Which samples SQNR was measured on."""
+
+    source: Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
+    samples: int
+
+
+class Report(Part):
+    """Everything that is known about a result."""
+
+    verdict: Verdict
+    summary: Summary
+    checks: list[Check]
+    layers: list[LayerReport]
+    skipped: list[SkippedLayer]
+    calibration: CalibrationReport
+    evaluation: EvaluationReport
+    timings: dict[str, float]
+    peak_memory_bytes: int
+    recipe: Recipe
+    versions: dict[str, str]

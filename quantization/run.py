@@ -1,0 +1,171 @@
+"""The child program: `python -m quantization.run FOLDER` does one job, from a folder to a folder (see `folder`).
+
+It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
+"""
+
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from traceback import print_exc
+
+import torch
+
+from quantization.engine import plan, quantize_source
+from quantization.errors import QuantizationError, ValidationFailed
+from quantization.evaluation import choose_samples, evaluate
+from quantization.folder import (
+    ERROR_FILE,
+    EXIT_FAILED,
+    EXIT_OK,
+    OUT_FOLDER,
+    REPORT_FILE,
+    Failure,
+    JobSpec,
+    Phase,
+    Progress,
+    read_spec,
+)
+from quantization.formats import WRITERS, write_formats
+from quantization.loadback import second_process
+from quantization.report import Report
+from quantization.samples import open_samples
+from quantization.sources import open_source
+from quantization.validation import build_report
+
+
+@dataclass
+class Clock:
+    """Where the program stands, told to `emit` at every step, and how long each phase took."""
+
+    emit: Callable[[Progress], None]
+    phase: Phase = "loading"
+    started: float = field(default_factory=monotonic)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def report(self, phase: Phase, done: int, total: int) -> None:
+        """Take a step; a new phase ends the one before."""
+        if phase != self.phase:
+            self._close()
+            self.phase = phase
+        self.emit(Progress(phase=phase, done=done, total=total))
+
+    def _close(self) -> None:
+        now = monotonic()
+        self.timings[self.phase] = round(now - self.started, 3)
+        self.started = now
+
+    def finished(self) -> dict[str, float]:
+        """Seconds by phase, the current one included."""
+        self._close()
+        return dict(self.timings)
+
+
+def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
+    """Do the job. Raises QuantizationError; the report is on disk as soon as there is one."""
+    out = folder / OUT_FOLDER
+    out.mkdir(exist_ok=True)
+    torch.manual_seed(spec.recipe.seed)
+    with second_process(folder) as reader:
+        # 1. load
+        clock.report("loading", 0, 1)
+        source = open_source(folder / spec.model, spec.format, spec.device)
+        batch_size = spec.recipe.calibration.batch_size
+        samples, evaluation_samples = (
+            None if name is None else open_samples(folder / name, source.inputs, batch_size)
+            for name in (spec.dataset, spec.evaluation_dataset)
+        )
+        planned = plan(source, spec.recipe, samples)
+        clock.report("loading", 1, 1)
+        # 2. calibrate and quantize
+        quantized = quantize_source(source, spec.recipe, planned, clock.report)
+        # 3. save
+        for done, _ in enumerate(write_formats(quantized, out), start=1):
+            clock.report("saving", done, len(WRITERS))
+        # 4. validate what was saved
+        chosen = choose_samples(evaluation_samples, planned.held_out, samples)
+        opened = reader.open(out)
+        evaluation = None
+        if chosen.samples is not None and opened:
+            evaluation = evaluate(quantized, chosen.samples, reader, lambda *at: clock.report("validating", *at))
+    report = build_report(
+        quantized,
+        evaluation,
+        chosen.report,
+        opened=opened,
+        timings=clock.finished(),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
+        raise _validation_failed(report)
+
+
+def _validation_failed(report: Report) -> ValidationFailed:
+    failed = [check for check in report.checks if not check.passed]
+    return ValidationFailed(
+        "validation_failed",
+        "; ".join(f"{check.name}: {check.detail}" for check in failed),
+        "Read the report for the layers that lose most, exclude them or lower the bound, "
+        'or set "on_failure" to "warn" to get the artifacts all the same.',
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the folder named in `arguments`; the exit code says how it ended (see `folder`)."""
+    if len(arguments) != 1:
+        print("usage: python -m quantization.run FOLDER", file=sys.stderr)  # noqa: T201 - a program speaks
+        return 2
+    folder, lines = Path(arguments[0]).resolve(), sys.stdout
+    clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
+    with redirect_stdout(sys.stderr):
+        failure = _attempt(folder, clock)
+    if failure is None:
+        return EXIT_OK
+    (folder / OUT_FOLDER).mkdir(exist_ok=True)
+    (folder / OUT_FOLDER / ERROR_FILE).write_text(failure.model_dump_json())
+    return EXIT_FAILED
+
+
+def _attempt(folder: Path, clock: Clock) -> Failure | None:
+    """Run, and turn what goes wrong into words for the user; what it was goes to standard error."""
+    try:
+        run(folder, read_spec(folder), clock)
+    except QuantizationError as error:
+        return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
+    except Exception as error:
+        print_exc()
+        return _out_of_memory(clock.phase) if _is_memory(error) else _internal(clock.phase)
+    return None
+
+
+def _is_memory(error: Exception) -> bool:
+    """Python, CUDA and torch's CPU allocator each say it in their own way."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(phase: Phase) -> Failure:
+    return Failure(
+        code="out_of_memory",
+        title="Out of memory",
+        detail=f"There was not enough memory while {phase}.",
+        remedy='Set "calibration": {"batch_size": 1} in the recipe, or use a worker with more memory.',
+        phase=phase,
+    )
+
+
+def _internal(phase: Phase) -> Failure:
+    return Failure(
+        code="internal_error",
+        title="Internal error",
+        detail=f"The program failed while {phase}; the operator's log has the reason.",
+        remedy="Report the job's id to the operator of this service.",
+        phase=phase,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""Samples: what a model takes, and the named tensors that serve it, read from disk batch by batch.
+
+A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
+Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
+every sample is a call of its own. Only one batch is in memory at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quantization.errors import InvalidSamples
+
+DEFAULT_BATCH_SIZE = 32
+EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A dynamic dimension: any size from `minimum` to `maximum` (None: unbounded)."""
+
+    minimum: int
+    maximum: int | None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that the model takes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | Extent, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A dataset on disk, cut into batches: rows [start, stop) in steps of `batch_size`."""
+
+    path: Path
+    inputs: tuple[Input, ...]
+    start: int
+    stop: int
+    batch_size: int
+    smallest_batch: int
+    """A last batch with fewer rows than this is left out: the model doesn't take it."""
+    stacked: bool
+    """Whether dimension 0 is the batch; if not, each row is one call and `batch_size` is 1."""
+
+    @property
+    def count(self) -> int:
+        """How many samples the batches hold together."""
+        rows = self.stop - self.start
+        rest = rows % self.batch_size
+        return rows if rest >= self.smallest_batch else rows - rest
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def between(self, start: int, stop: int) -> "Samples":
+        """The same dataset, other rows."""
+        return replace(self, start=start, stop=stop)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
+        with safe_open(self.path, framework="pt") as file:
+            slices = [file.get_slice(i.name) for i in self.inputs]
+            for batch in range(len(self)):
+                first = self.start + batch * self.batch_size
+                last = min(first + self.batch_size, self.stop)
+                tensors = [s[first:last] for s in slices]
+                for spec, tensor in zip(self.inputs, tensors, strict=True):
+                    _require_finite(spec.name, tensor, first)
+                yield tensors if self.stacked else [t.squeeze(0) for t in tensors]
+
+
+def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Samples:
+    """Check a dataset against the model's inputs (names, dtypes, shapes, rows) and choose a batch size.
+
+    Raises InvalidSamples, naming the tensor, what was expected and what came.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+            dtypes = {key: file.get_slice(key)[0:0].dtype for key, shape in shapes.items() if shape}
+    except SafetensorError as error:
+        raise InvalidSamples(
+            "invalid_dataset", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
+        ) from error
+    _require_names(shapes, inputs)
+    for spec in inputs:
+        if not shapes[spec.name] or dtypes[spec.name] != spec.dtype:
+            got = str(dtypes.get(spec.name, "a scalar")).removeprefix("torch.")
+            expected = str(spec.dtype).removeprefix("torch.")
+            raise InvalidSamples(
+                "dataset_mismatch", f"Tensor {spec.name!r}: expected {expected}, got {got}.", EXPORT_AGAIN
+            )
+    rows = {shapes[spec.name][0] for spec in inputs}
+    if len(rows) != 1 or min(rows) < 1:
+        raise InvalidSamples(
+            "dataset_mismatch", f"The tensors hold different numbers of samples, or none: {sorted(rows)}.", EXPORT_AGAIN
+        )
+    stacked = _is_stacked(shapes, inputs)
+    for spec in inputs:
+        _require_shape(spec, shapes[spec.name], stacked)
+    size, smallest = _batch_sizes(inputs, batch_size) if stacked else (1, 1)
+    samples = Samples(path, inputs, 0, rows.pop(), size, smallest, stacked)
+    if len(samples) == 0:
+        raise InvalidSamples(
+            "dataset_mismatch",
+            f"The model takes batches of {size}; the dataset has {samples.stop} samples.",
+            EXPORT_AGAIN,
+        )
+    return samples
+
+
+def _require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
+    expected = {spec.name for spec in inputs}
+    for name in sorted(expected - set(shapes)):
+        raise InvalidSamples(
+            "dataset_mismatch", f"Tensor {name!r}: expected by the model, not in the dataset.", EXPORT_AGAIN
+        )
+    for name in sorted(set(shapes) - expected):
+        raise InvalidSamples("dataset_mismatch", f"Tensor {name!r}: the model has no input of this name.", EXPORT_AGAIN)
+
+
+def _is_stacked(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> bool:
+    extra = {len(shapes[spec.name]) - len(spec.shape) for spec in inputs}
+    if extra == {0}:
+        return True
+    if extra == {1}:
+        return False
+    found = ", ".join(f"{i.name} {list(shapes[i.name])} for an input of rank {len(i.shape)}" for i in inputs)
+    raise InvalidSamples("dataset_mismatch", f"Ranks don't fit: {found}.", EXPORT_AGAIN)
+
+
+def _require_shape(spec: Input, shape: tuple[int, ...], stacked: bool) -> None:
+    pairs = list(zip(spec.shape, shape, strict=True))[1:] if stacked else list(zip(spec.shape, shape[1:], strict=True))
+    for expected, got in pairs:
+        if not _fits(expected, got):
+            wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+            raise InvalidSamples(
+                "dataset_mismatch", f"Tensor {spec.name!r}: expected shape {wanted}, got {list(shape)}.", EXPORT_AGAIN
+            )
+
+
+def _fits(expected: int | Extent, got: int) -> bool:
+    if isinstance(expected, int):
+        return expected == got
+    return expected.minimum <= got and (expected.maximum is None or got <= expected.maximum)
+
+
+def _batch_sizes(inputs: tuple[Input, ...], wanted: int | None) -> tuple[int, int]:
+    """(batch size, smallest batch): a static batch dimension decides; a dynamic one bounds the wish."""
+    dimensions = [spec.shape[0] for spec in inputs]
+    static = [d for d in dimensions if isinstance(d, int)]
+    if static:
+        return static[0], static[0]
+    extents = [d for d in dimensions if isinstance(d, Extent)]
+    smallest = max(1, *(extent.minimum for extent in extents))
+    largest = min((extent.maximum for extent in extents if extent.maximum is not None), default=None)
+    size = max(wanted or DEFAULT_BATCH_SIZE, smallest)
+    return (size if largest is None else min(size, largest)), smallest
+
+
+def _require_finite(name: str, tensor: Tensor, first_row: int) -> None:
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+        return
+    where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+    where[0] += first_row
+    raise InvalidSamples(
+        "non_finite_samples",
+        f"Tensor {name!r} holds NaN or infinity, first at index {where}.",
+        "Remove or repair these samples and upload the dataset again.",
+    )

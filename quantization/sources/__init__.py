@@ -1,0 +1,15 @@
+"""Sources: an upload becomes a module with real leaves. One file per format; the engine knows none of them."""
+
+from pathlib import Path
+
+from quantization.sources.program import open_program
+from quantization.sources.source import Source
+
+
+def open_source(path: Path, file_format: str, device: str) -> Source:
+    """Open an upload by its format. Raises InvalidModel or Unsupported."""
+    match file_format:
+        case "pt2":
+            return open_program(path, device)
+        case _:
+            raise ValueError(f"unknown format {file_format}")

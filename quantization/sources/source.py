@@ -1,0 +1,77 @@
+"""What every source becomes: a module whose quantizable layers are real `nn` leaves under their own names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from quantization.report import SkipReason
+from quantization.samples import Input
+
+LayerKind = Literal["Linear", "Conv1d", "Conv2d"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module of the user's source that owns parameters.
+
+    `module` is the `nn.Linear` or `nn.ConvNd` that runs in the source's graph when the layer can be quantized (`kind`);
+    if not, `reason` says why.
+    """
+
+    name: str
+    type: str
+    bytes: int
+    kind: LayerKind | None = None
+    module: nn.Module | None = None
+    weight_name: str | None = None
+    """The weight's name in the state dict, `encoder.0.weight`."""
+    reason: SkipReason | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The float weight [out, in / groups, *kernel] of a quantizable layer."""
+        assert self.module is not None, self.name
+        return self.module.get_parameter("weight").detach()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The float bias [out], which stays in float."""
+        return getattr(self.module, "bias", None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float model, ready to run: `module(*batch)` takes flat inputs and returns a flat sequence of outputs."""
+
+    module: nn.Module
+    inputs: tuple[Input, ...]
+    layers: tuple[Layer, ...]
+    program: ExportedProgram
+    original_bytes: int
+    dead_bytes: int
+    device: str = "cpu"
+    constants: dict[int, object] = field(default_factory=dict)
+    """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """Buffers that a forward pass changes, as uploaded."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
+        """One forward pass of one batch (tensors in the order of `inputs`)."""
+        arguments: list[object] = [tensor.to(self.device) for tensor in batch]
+        for position, value in sorted(self.constants.items()):
+            arguments.insert(position, value)
+        return list(self.module(*arguments))
+
+    def reset(self) -> None:
+        """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
+        for name, value in self.state.items():
+            self.module.get_buffer(name).copy_(value)
+
+
+def distinct_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, a storage that several of them share counted once."""
+    sizes = {t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}
+    return sum(sizes.values())

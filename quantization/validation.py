@@ -1,0 +1,171 @@
+"""Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
+
+sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it
+size          the stored tensors are smaller than the uploaded ones, within `max_size_ratio` where the recipe has it
+load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
+weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step
+"""
+
+import math
+
+import torch
+
+from quantization.evaluation import Evaluation
+from quantization.layers import Quantized, QuantizedLayer
+from quantization.recipe import ValidationSettings
+from quantization.report import (
+    ActivationReport,
+    Check,
+    EvaluationReport,
+    LayerReport,
+    Report,
+    Summary,
+    Verdict,
+    WeightReport,
+)
+from quantization.sources.source import distinct_bytes
+
+ROUNDING = 1e-3
+"""Share of a step that float32 arithmetic may add to the half step of rounding."""
+
+
+def build_report(
+    quantized: Quantized,
+    evaluation: Evaluation | None,
+    evaluated: EvaluationReport,
+    *,
+    opened: bool,
+    timings: dict[str, float],
+    peak_memory_bytes: int,
+) -> Report:
+    """The report of a result. `evaluation`: None without samples; `opened`: whether the files loaded back."""
+    summary = _summary(quantized, evaluation)
+    settings = quantized.recipe.validation
+    ran = opened and (evaluation is None or evaluation.ran)
+    checks = [
+        *([] if evaluation is None else [_sqnr_check(summary, ran, settings)]),
+        _size_check(summary, settings),
+        _load_check(ran, evaluated),
+        _range_check(quantized.layers),
+    ]
+    return Report(
+        verdict=_verdict(checks, settings, evaluated),
+        summary=summary,
+        checks=checks,
+        layers=[_layer_report(layer, evaluation) for layer in quantized.layers],
+        skipped=quantized.skipped,
+        calibration=quantized.calibration,
+        evaluation=evaluated,
+        timings=timings,
+        peak_memory_bytes=peak_memory_bytes,
+        recipe=quantized.recipe,
+        versions=quantized.versions,
+    )
+
+
+def _verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
+    if all(check.passed for check in checks):
+        return "not_evaluated" if evaluated.source == "none" else "passed"
+    return "warned" if settings.on_failure == "warn" else "failed"
+
+
+def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
+    source = quantized.source
+    stored = distinct_bytes(quantized.tensors.values())
+    return Summary(
+        sqnr_db=None if evaluation is None else _finite(evaluation.model.db),
+        exact=evaluation is not None and evaluation.ran and evaluation.model.exact,
+        original_bytes=source.original_bytes,
+        quantized_bytes=stored,
+        compression_ratio=source.original_bytes / stored,
+        dead_bytes=source.dead_bytes,
+        layers_quantized=len(quantized.layers),
+        layers_skipped=len(quantized.skipped),
+    )
+
+
+def _sqnr_check(summary: Summary, ran: bool, settings: ValidationSettings) -> Check:
+    bound, value = settings.min_sqnr_db, summary.sqnr_db
+    measured = ran and (summary.exact or value is not None)
+    passed = measured and (bound is None or summary.exact or (value is not None and value >= bound))
+    if not measured:
+        detail = "SQNR could not be measured: the quantized outputs are missing, NaN or infinite."
+    elif summary.exact:
+        detail = "The quantized outputs equal the float outputs."
+    else:
+        detail = f"{value:.2f} dB over all floating outputs" + (
+            f"; at least {bound:g} dB asked." if bound is not None else "."
+        )
+    return Check(name="sqnr", passed=passed, value=value, bound=bound, detail=detail)
+
+
+def _size_check(summary: Summary, settings: ValidationSettings) -> Check:
+    ratio = summary.quantized_bytes / summary.original_bytes
+    bound = settings.max_size_ratio
+    passed = ratio < 1 if bound is None else ratio <= bound
+    detail = f"{summary.quantized_bytes} of {summary.original_bytes} bytes."
+    return Check(name="size", passed=passed, value=ratio, bound=bound, detail=detail)
+
+
+def _load_check(ran: bool, evaluated: EvaluationReport) -> Check:
+    if not ran:
+        detail = "The saved files did not load or run in a fresh process."
+    elif evaluated.source == "none":
+        detail = "The saved files load in a fresh process; there were no samples to run."
+    else:
+        detail = f"A fresh process loaded the saved files and ran {evaluated.samples} samples."
+    return Check(name="load_and_run", passed=ran, value=None, bound=None, detail=detail)
+
+
+def _range_check(layers: list[QuantizedLayer]) -> Check:
+    steps = {layer.layer.name: _largest_move(layer) for layer in layers}
+    worst = max(steps, key=lambda name: steps[name])
+    passed = steps[worst] <= 0.5 + ROUNDING
+    detail = f"No weight moved more than {steps[worst]:.3f} steps of its grid (layer {worst!r})."
+    if not passed:
+        detail = f"Weights of layer {worst!r} don't lie on their grid."
+    return Check(name="weight_range", passed=passed, value=_finite(steps[worst]), bound=0.5, detail=detail)
+
+
+def _largest_move(layer: QuantizedLayer) -> float:
+    """Largest |w − ŵ| / scale; infinite when a scale or an integer is not valid."""
+    grid, scale = layer.affine.grid, layer.affine.scale
+    inside = bool(((layer.weight >= grid.quant_min) & (layer.weight <= grid.quant_max)).all())
+    if not inside or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        return math.inf
+    moved = (layer.layer.weight.cpu().float() - layer.dequantized_weight).abs()
+    if layer.affine.axis is not None:
+        moved = moved.movedim(layer.affine.axis, 0).flatten(1).amax(1)
+    return float((moved / scale).max())
+
+
+def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> LayerReport:
+    activation = layer.activation
+    return LayerReport(
+        name=layer.layer.name,
+        type=layer.layer.type,
+        weight=WeightReport(
+            dtype=layer.settings.dtype,
+            scheme=layer.settings.scheme,
+            granularity=layer.settings.granularity,
+            axis=layer.affine.axis,
+            shape=list(layer.weight.shape),
+        ),
+        activation=activation
+        and ActivationReport(
+            dtype=activation.settings.dtype,
+            scheme=activation.settings.scheme,
+            scale=float(activation.affine.scale),
+            zero_point=int(activation.affine.zero_point),
+            minimum=activation.minimum,
+            maximum=activation.maximum,
+        ),
+        weight_sqnr_db=_finite(layer.weight_sqnr_db),
+        output_sqnr_db=None if evaluation is None else _finite(evaluation.layers[layer.layer.name].db),
+        original_bytes=layer.layer.bytes,
+        quantized_bytes=layer.bytes,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,8 @@
+"""Which software made a result: written into every report and artifact."""
+
+from importlib.metadata import version
+
+
+def versions() -> dict[str, str]:
+    """Package name -> version of what decides the numbers in an artifact."""
+    return {name: version(name) for name in ("zeropoint", "torch", "safetensors")}

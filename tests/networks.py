@@ -1,0 +1,115 @@
+"""Small networks, their exports and their samples: what the tests quantize."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.export import Dim
+
+BATCH = Dim("batch", min=1, max=1024)
+
+
+class Convolutional(nn.Module):
+    """conv - bn - relu - linear, plus a layer that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding="same"), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, stride=2, groups=2)
+        )
+        self.head = nn.Linear(8 * 9, 10)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.unused(torch.ones(2, 3))
+        head: Tensor = self.head(self.features(x).flatten(1))
+        return head
+
+
+class Audio(nn.Module):
+    """1-d convolutions with dilation, and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 4, 5, padding=2)
+        self.second = nn.Conv1d(4, 4, 3, dilation=2)
+
+    def forward(self, signal: Tensor) -> dict[str, Tensor]:
+        features = torch.relu(self.first(signal))
+        return {"features": features, "peaks": self.second(features).argmax(-1)}
+
+
+class Attention(nn.Module):
+    """Tied embedding and head, one linear used twice, multi-head attention: names that an export blurs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.mix = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.mix(self.mix(self.embed(ids))) * mask.unsqueeze(-1)
+        logits: Tensor = self.head(self.attention(hidden, hidden, hidden, need_weights=False)[0])
+        return logits
+
+
+class Counting(nn.Module):
+    """A buffer that every call changes."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        output: Tensor = self.linear(x) + self.calls
+        return output
+
+
+@dataclass(frozen=True)
+class Example:
+    """A network, inputs to export it with, its dynamic dimensions, and tensors for a dataset."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    dynamic: Any
+    dataset: dict[str, Tensor]
+
+    def export(self, path: Path, *, decompose: bool = False) -> Path:
+        program = torch.export.export(self.module.eval(), self.inputs, dynamic_shapes=self.dynamic)
+        torch.export.save(program.run_decompositions() if decompose else program, path)
+        return path
+
+    def save_dataset(self, path: Path) -> Path:
+        save_file(self.dataset, path)
+        return path
+
+
+def convolutional(samples: int = 40) -> Example:
+    torch.manual_seed(0)
+    return Example(Convolutional(), (torch.randn(4, 1, 8, 8),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 1, 8, 8)})
+
+
+def audio(samples: int = 40) -> Example:
+    torch.manual_seed(0)
+    return Example(Audio(), (torch.randn(4, 2, 64),), {"signal": {0: BATCH}}, {"signal": torch.randn(samples, 2, 64)})
+
+
+def attention(samples: int = 8) -> Example:
+    torch.manual_seed(0)
+    ids, mask = torch.randint(0, 20, (samples, 5)), torch.ones(samples, 5)
+    return Example(Attention(), (ids[:2], mask[:2]), None, {"ids": ids, "mask": mask})
+
+
+def counting(samples: int = 8) -> Example:
+    torch.manual_seed(0)
+    return Example(Counting(), (torch.randn(2, 4),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 4)})

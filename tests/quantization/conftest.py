@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quantization.engine import plan, quantize_source
+from quantization.folder import Phase
+from quantization.layers import Quantized
+from quantization.recipe import Recipe
+from quantization.samples import open_samples
+from quantization.sources import open_source
+from quantization.sources.source import Source
+from tests.networks import Example
+
+OpenExample = Callable[..., Source]
+QuantizeExample = Callable[..., Quantized]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> OpenExample:
+    """Export a network, upload it, open it."""
+
+    def open_example(example: Example, *, decompose: bool = False) -> Source:
+        return open_source(example.export(tmp_path / "model.pt2", decompose=decompose), "pt2", "cpu")
+
+    return open_example
+
+
+@pytest.fixture
+def quantized(tmp_path: Path, opened: OpenExample) -> QuantizeExample:
+    """The same, quantized with a recipe on the network's own samples."""
+
+    def quantize_example(example: Example, *, decompose: bool = False, **recipe: object) -> Quantized:
+        source = opened(example, decompose=decompose)
+        samples = open_samples(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, None)
+        wishes = Recipe.model_validate(recipe)
+        return quantize_source(source, wishes, plan(source, wishes, samples), _silent)
+
+    return quantize_example
+
+
+def _silent(phase: Phase, done: int, total: int) -> None:
+    """A report that nobody reads."""
