@@ -68,7 +68,7 @@ class Reader:
 @contextmanager
 def second_process(folder: Path) -> Iterator[Reader]:
     """Start the process; it ends with the block, and what was exchanged in `folder` goes with it."""
-    command = [sys.executable, "-m", "quantization.loadback"]
+    command = [sys.executable, "-P", "-m", "quantization.loadback"]
     with (
         TemporaryDirectory(dir=folder) as scratch,
         # unbuffered: nothing is left to flush into a pipe whose reader died

@@ -96,12 +96,14 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
             got = str(dtypes.get(spec.name, "a scalar")).removeprefix("torch.")
             expected = str(spec.dtype).removeprefix("torch.")
             raise InvalidSamples(
-                "dataset_mismatch", f"Tensor {spec.name!r}: expected {expected}, got {got}.", EXPORT_AGAIN
+                "dataset_does_not_fit", f"Tensor {spec.name!r}: expected {expected}, got {got}.", EXPORT_AGAIN
             )
     rows = {shapes[spec.name][0] for spec in inputs}
     if len(rows) != 1 or min(rows) < 1:
         raise InvalidSamples(
-            "dataset_mismatch", f"The tensors hold different numbers of samples, or none: {sorted(rows)}.", EXPORT_AGAIN
+            "dataset_does_not_fit",
+            f"The tensors hold different numbers of samples, or none: {sorted(rows)}.",
+            EXPORT_AGAIN,
         )
     stacked = _is_stacked(shapes, inputs)
     for spec in inputs:
@@ -110,7 +112,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
     samples = Samples(path, inputs, 0, rows.pop(), size, smallest, stacked)
     if len(samples) == 0:
         raise InvalidSamples(
-            "dataset_mismatch",
+            "dataset_does_not_fit",
             f"The model takes batches of {size}; the dataset has {samples.stop} samples.",
             EXPORT_AGAIN,
         )
@@ -121,10 +123,12 @@ def _require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]
     expected = {spec.name for spec in inputs}
     for name in sorted(expected - set(shapes)):
         raise InvalidSamples(
-            "dataset_mismatch", f"Tensor {name!r}: expected by the model, not in the dataset.", EXPORT_AGAIN
+            "dataset_does_not_fit", f"Tensor {name!r}: expected by the model, not in the dataset.", EXPORT_AGAIN
         )
     for name in sorted(set(shapes) - expected):
-        raise InvalidSamples("dataset_mismatch", f"Tensor {name!r}: the model has no input of this name.", EXPORT_AGAIN)
+        raise InvalidSamples(
+            "dataset_does_not_fit", f"Tensor {name!r}: the model has no input of this name.", EXPORT_AGAIN
+        )
 
 
 def _is_stacked(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> bool:
@@ -134,7 +138,7 @@ def _is_stacked(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -
     if extra == {1}:
         return False
     found = ", ".join(f"{i.name} {list(shapes[i.name])} for an input of rank {len(i.shape)}" for i in inputs)
-    raise InvalidSamples("dataset_mismatch", f"Ranks don't fit: {found}.", EXPORT_AGAIN)
+    raise InvalidSamples("dataset_does_not_fit", f"Ranks don't fit: {found}.", EXPORT_AGAIN)
 
 
 def _require_shape(spec: Input, shape: tuple[int, ...], stacked: bool) -> None:
@@ -143,7 +147,9 @@ def _require_shape(spec: Input, shape: tuple[int, ...], stacked: bool) -> None:
         if not _fits(expected, got):
             wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
             raise InvalidSamples(
-                "dataset_mismatch", f"Tensor {spec.name!r}: expected shape {wanted}, got {list(shape)}.", EXPORT_AGAIN
+                "dataset_does_not_fit",
+                f"Tensor {spec.name!r}: expected shape {wanted}, got {list(shape)}.",
+                EXPORT_AGAIN,
             )
 
 

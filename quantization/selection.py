@@ -31,7 +31,7 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
     everything = list(layers)
     for pointer, pattern in unmatched_patterns(recipe, [layer.name for layer in everything]):
         raise InvalidRecipe(
-            "unknown_layer",
+            "recipe_matches_nothing",
             f"{pointer}: {pattern!r} matches no layer of the model.",
             "Use names from the model's list of layers.",
         )

@@ -59,6 +59,19 @@ class Attention(nn.Module):
         return logits
 
 
+class Projections(nn.Module):
+    """Two layers that read the same values; the input is named by a word of Python's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(4, 4)
+        self.key = nn.Linear(4, 4)
+
+    def forward(self, input: Tensor) -> Tensor:
+        scores: Tensor = self.query(input) @ self.key(input).T
+        return scores
+
+
 class Counting(nn.Module):
     """A buffer that every call changes."""
 
@@ -108,6 +121,11 @@ def attention(samples: int = 8) -> Example:
     torch.manual_seed(0)
     ids, mask = torch.randint(0, 20, (samples, 5)), torch.ones(samples, 5)
     return Example(Attention(), (ids[:2], mask[:2]), None, {"ids": ids, "mask": mask})
+
+
+def projections(samples: int = 8) -> Example:
+    torch.manual_seed(0)
+    return Example(Projections(), (torch.randn(2, 4),), {"input": {0: BATCH}}, {"input": torch.randn(samples, 4)})
 
 
 def counting(samples: int = 8) -> Example:

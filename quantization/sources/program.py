@@ -72,15 +72,15 @@ def _flat(module: GraphModule) -> GraphModule:
 
 
 def _layer_types(program: ExportedProgram) -> dict[str, str]:
-    """Layer name -> class name in the user's source, from the nodes that read the layer's parameters."""
+    """Layer name -> class of the module that holds its parameters, from the nodes that read them."""
     types: dict[str, str] = {}
-    owners = {name: layer_name(parameter) for name, parameter in stored_names(program).items()}
+    stored = stored_names(program)
     for node in program.graph.nodes:
         paths = dict(module_types(node))
-        for read in node.all_input_nodes:
-            owner = owners.get(read.name)
-            if owner is not None and owner in paths:
-                types.setdefault(owner, paths[owner])
+        for parameter in (stored[read.name] for read in node.all_input_nodes if read.name in stored):
+            holder = parameter.rpartition(".")[0]
+            if holder in paths:
+                types.setdefault(layer_name(parameter), paths[holder])
     return types
 
 
@@ -105,7 +105,7 @@ def _layers(
             continue  # another name of a tensor that is alive: an export reads tied weights under one name
         yield Layer(
             name=name,
-            type=types.get(name, places[0].kind if places else "Module"),
+            type=types.get(name, "Module"),
             bytes=distinct_bytes(own.values()),
             kind=places[0].kind if places and leaf else None,
             module=leaf,

@@ -73,7 +73,7 @@ def test_tensors_come_in_the_models_order(tmp_path: Path) -> None:
 def test_a_dataset_that_does_not_fit_is_refused_by_name(tmp_path: Path, tensors: dict[str, Tensor], words: str) -> None:
     with pytest.raises(InvalidSamples, match=words) as refused:
         samples_of(tmp_path, tensors, DYNAMIC)
-    assert refused.value.code == "dataset_mismatch"
+    assert refused.value.code == "dataset_does_not_fit"
 
 
 def test_too_few_samples_for_a_static_batch_are_refused(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_tied_weights_stay_in_float_for_now(opened: OpenExample) -> None:
 def test_a_pattern_that_matches_nothing_is_refused_with_its_place(opened: OpenExample) -> None:
     with pytest.raises(InvalidRecipe, match=r"/exclude/0: 'heda'") as refused:
         reasons(opened(convolutional()).layers, exclude=["heda"])
-    assert refused.value.code == "unknown_layer"
+    assert refused.value.code == "recipe_matches_nothing"
 
 
 def test_a_recipe_that_leaves_everything_in_float_is_refused(opened: OpenExample) -> None:

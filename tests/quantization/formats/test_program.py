@@ -13,10 +13,10 @@ from torch import Tensor
 from quantization.formats.program import quantized_program, write_program
 from quantization.layers import Quantized
 from quantization.sqnr import Noise
-from tests.networks import Example, attention, audio, convolutional, counting
+from tests.networks import Example, attention, audio, convolutional, counting, projections
 from tests.quantization.conftest import QuantizeExample
 
-EXAMPLES = [convolutional, audio, attention, counting]
+EXAMPLES = [convolutional, audio, attention, counting, projections]
 
 PLAIN = """
 import sys, torch
@@ -86,7 +86,7 @@ def test_the_file_holds_neither_samples_nor_float_weights_nor_the_users_paths(
 
 
 def test_layers_that_read_the_same_values_share_one_pair(quantized: QuantizeExample) -> None:
-    program = quantized_program(quantized(counting()))
+    program = quantized_program(quantized(projections()))
     pairs = [node for node in program.graph.nodes if "quantize_per_tensor" in str(node.target)]
     assert len(pairs) == 2  # one quantize, one dequantize
 

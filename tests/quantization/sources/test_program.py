@@ -9,10 +9,11 @@ from torch import nn
 from quantization.errors import InvalidModel, Unsupported
 from quantization.samples import Extent, Input
 from quantization.sources import open_source
-from tests.networks import Example, attention, audio, convolutional, counting
+from quantization.sources.program import program_source
+from tests.networks import Example, attention, audio, convolutional, counting, projections
 from tests.quantization.conftest import OpenExample
 
-EXAMPLES = [convolutional, audio, attention, counting]
+EXAMPLES = [convolutional, audio, attention, counting, projections]
 
 
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
@@ -27,6 +28,14 @@ def test_the_source_computes_what_the_module_computes(opened: OpenExample, make:
         got = source.run(example.inputs)
     for a, b in zip(expected, got, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_program_that_never_was_a_file_is_a_source_too() -> None:
+    example = projections()
+    program = torch.export.export(example.module.eval(), example.inputs, dynamic_shapes=example.dynamic)
+    source = program_source(program)
+    with torch.no_grad():
+        torch.testing.assert_close(source.run(example.inputs)[0], example.module(*example.inputs))
 
 
 def test_layers_carry_the_names_and_types_of_the_users_source(opened: OpenExample) -> None:
@@ -61,6 +70,7 @@ def test_a_tied_weight_is_one_layer_and_says_why_it_stays_in_float(opened: OpenE
     assert layers["head"].reason == "shared_weight_conflict"
     assert "embed" not in layers
     assert isinstance(layers["attention.in_proj"].module, nn.Linear)
+    assert layers["attention.in_proj"].type == "MultiheadAttention"
 
 
 def test_dynamic_dimensions_and_dtypes_are_told(opened: OpenExample) -> None:
