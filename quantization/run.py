@@ -29,7 +29,7 @@ from quantization.folder import (
     Progress,
     read_spec,
 )
-from quantization.formats import WRITERS, write_formats
+from quantization.formats import WRITERS, drop_unwanted, write_formats
 from quantization.loadback import second_process
 from quantization.report import Report
 from quantization.samples import open_samples
@@ -99,6 +99,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
         timings=clock.finished(),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+    drop_unwanted(spec.recipe, out)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
         raise _validation_failed(report)

@@ -88,7 +88,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
             dtypes = {key: file.get_slice(key)[0:0].dtype for key, shape in shapes.items() if shape}
     except SafetensorError as error:
         raise InvalidSamples(
-            "invalid_dataset", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
+            "dataset_invalid", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
         ) from error
     _require_names(shapes, inputs)
     for spec in inputs:

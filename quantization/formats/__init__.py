@@ -6,6 +6,7 @@ from pathlib import Path
 from quantization.formats.program import write_program
 from quantization.formats.safetensors import write_safetensors
 from quantization.layers import Quantized
+from quantization.recipe import Recipe
 
 WRITERS: dict[str, tuple[str, Callable[[Quantized, Path], None]]] = {
     "safetensors": ("model.safetensors", write_safetensors),
@@ -15,9 +16,15 @@ WRITERS: dict[str, tuple[str, Callable[[Quantized, Path], None]]] = {
 
 
 def write_formats(quantized: Quantized, folder: Path) -> Iterator[Path]:
-    """Write the formats that the recipe asks for (null: all; safetensors always), and give each file as it is done."""
-    wanted = set(quantized.recipe.formats or WRITERS) | {"safetensors"}
-    for name, (file_name, write) in WRITERS.items():
-        if name in wanted:
-            write(quantized, folder / file_name)
-            yield folder / file_name
+    """Write every format (validation needs them all), and give each file as it is done."""
+    for file_name, write in WRITERS.values():
+        write(quantized, folder / file_name)
+        yield folder / file_name
+
+
+def drop_unwanted(recipe: Recipe, folder: Path) -> None:
+    """Remove the files that the recipe does not ask for (null: all are wanted; safetensors always is)."""
+    wanted = {"safetensors", *(recipe.formats or WRITERS)}
+    for name, (file_name, _) in WRITERS.items():
+        if name not in wanted:
+            (folder / file_name).unlink()

@@ -35,7 +35,7 @@ def open_program(path: Path, device: str) -> Source:
         uploaded = torch.export.load(path)
     except Exception as error:
         raise InvalidModel(
-            "invalid_model", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
+            "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
         ) from error
     return program_source(uploaded, device)
 

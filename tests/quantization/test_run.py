@@ -119,6 +119,12 @@ def test_a_size_bound_that_is_not_met_fails_its_check(tmp_path: Path) -> None:
     assert [check.name for check in report(tmp_path).checks if not check.passed] == ["size"]
 
 
+def test_formats_choose_what_stays_and_validation_runs_all_the_same(tmp_path: Path) -> None:
+    assert run(tmp_path, convolutional(), formats=["safetensors"]) == EXIT_OK
+    assert {path.name for path in (tmp_path / OUT_FOLDER).iterdir()} == {"model.safetensors", REPORT_FILE}
+    assert report(tmp_path).summary.sqnr_db is not None
+
+
 def test_weight_only_without_samples_is_not_evaluated(tmp_path: Path) -> None:
     assert run(tmp_path, convolutional(), dataset=False, activations=None) == EXIT_OK
     told = report(tmp_path)

@@ -95,4 +95,4 @@ def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header....")
     with pytest.raises(InvalidSamples) as refused:
         open_samples(tmp_path / "d", DYNAMIC, None)
-    assert refused.value.code == "invalid_dataset"
+    assert refused.value.code == "dataset_invalid"

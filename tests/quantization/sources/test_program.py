@@ -129,7 +129,7 @@ def test_a_file_that_does_not_load_is_refused_without_the_librarys_words(tmp_pat
     (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04 not an archive")
     with pytest.raises(InvalidModel) as refused:
         open_source(tmp_path / "model.pt2", "pt2", "cpu")
-    assert refused.value.code == "invalid_model"
+    assert refused.value.code == "program_invalid"
     assert str(tmp_path) not in str(refused.value)
 
 
