@@ -1,0 +1,104 @@
+"""/v1/jobs/{id}/report and /v1/jobs/{id}/artifacts: results, streamed from storage."""
+
+import re
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+
+from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.digests import repr_digest
+from app.api.errors import unsatisfiable_range
+from app.api.openapi import problems
+from app.api.schemas import ArtifactBody
+from app.jobs import queries
+from app.storage import Blob
+from quantization.report import Report
+
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
+_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
+
+
+@router.get("/report", response_model=Report, responses=problems(404))
+def read_report(request: Request, session: SessionDep, services: ServicesDep, job_id: PathName) -> Response:
+    """Read the report: the bytes that the job wrote, as JSON."""
+    artifact = queries.report(session, job_id)
+    blob = Blob(artifact.sha256, artifact.bytes)
+    return _file(request, services.storage.path(blob.sha256), blob, media_type="application/json")
+
+
+@router.get("/artifacts", responses=problems(404))
+def list_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
+    """List what the job produced; empty until it has ended."""
+    return [
+        ArtifactBody(
+            name=row.name,
+            kind=row.kind,
+            bytes=row.bytes,
+            sha256=row.sha256,
+            url=f"/v1/jobs/{job_id}/artifacts/{row.name}",
+        )
+        for row in queries.artifacts(session, job_id)
+    ]
+
+
+@router.head("/artifacts/{name}", include_in_schema=False)
+@router.get(
+    "/artifacts/{name}",
+    response_class=FileResponse,
+    responses={200: _FILE, 206: _FILE, 304: {"description": "Unchanged."}, **problems(404, 416)},
+)
+def download_artifact(
+    request: Request, session: SessionDep, services: ServicesDep, job_id: PathName, name: PathName
+) -> Response:
+    """Download one artifact, or a part of it (`Range`). `ETag` and `Repr-Digest` are its sha256."""
+    artifact = queries.artifact(session, job_id, name)
+    blob = Blob(artifact.sha256, artifact.bytes)
+    return _file(request, services.storage.path(blob.sha256), blob, filename=artifact.name)
+
+
+def _file(
+    request: Request,
+    path: Path,
+    blob: Blob,
+    *,
+    filename: str | None = None,
+    media_type: str = "application/octet-stream",
+) -> Response:
+    etag = f'"{blob.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Repr-Digest": repr_digest(blob.sha256),
+        "Cache-Control": "private, no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _names(request.headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=headers)
+    if not _range_is_usable(request, etag):
+        # RFC 9110 lets a server ignore a range it can't use; FileResponse would refuse it in its own words.
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    elif not _range_is_inside(request, blob.bytes):
+        return unsatisfiable_range(request, blob.bytes)
+    return FileResponse(path, headers=headers, media_type=media_type, filename=filename)
+
+
+def _names(if_none_match: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or tags == ["*"]
+
+
+def _range_is_usable(request: Request, etag: str) -> bool:
+    """Whether there is one well-formed range, for these bytes."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if not found or request.headers.get("if-range", etag) != etag:
+        return False
+    first, last = found.groups()
+    return bool(first or last) and not (first and last and int(first) > int(last))
+
+
+def _range_is_inside(request: Request, size: int) -> bool:
+    found = _RANGE.fullmatch(request.headers["range"])
+    first, last = found.groups() if found else ("", "")
+    return int(first) < size if first else int(last) > 0 and size > 0

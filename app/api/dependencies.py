@@ -1,0 +1,49 @@
+"""What endpoints are given: the process's parts, and a session that ends before the response is sent."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from celery import Celery
+from fastapi import Depends, Path, Request
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs.queue import send_hint
+from app.settings import Settings
+from app.storage import Storage
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts that a process is made of."""
+
+    settings: Settings
+    engine: Engine
+    sessions: sessionmaker[Session]
+    storage: Storage
+    celery: Celery
+
+    def hint(self, job_id: str, device: str, priority: int) -> None:
+        """Send a job's id to the workers of a device."""
+        send_hint(self.celery, job_id, device, priority)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+
+
+def _session(services: ServicesDep) -> Iterator[Session]:
+    with services.sessions() as session:
+        yield session
+
+
+# The default scope would keep the transaction open while a download streams.
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+
+# Characters that no database chokes on.
+PathName = Annotated[str, Path(max_length=255, pattern=r"^[!-~]+$")]

@@ -1,0 +1,131 @@
+"""The one place that knows status numbers: every refusal becomes application/problem+json (RFC 9457)."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.api.wording import faults_of
+from app.errors import (
+    TITLES,
+    Conflict,
+    Invalid,
+    Malformed,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+    WrongType,
+)
+
+PROBLEM = "application/problem+json"
+TYPE = "urn:zeropoint:problem:"
+
+STATUSES: dict[type[ServiceError], HTTPStatus] = {
+    Malformed: HTTPStatus.BAD_REQUEST,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    WrongType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of an application with a problem."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def problem(
+    request_id: str, status: int, error: ServiceError, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return an error as a response."""
+    body: dict[str, Any] = {
+        "type": TYPE + error.code,
+        "title": error.title,
+        "status": int(status),
+        "code": error.code,
+        "detail": error.detail,
+        "remedy": error.remedy,
+        "request_id": request_id,
+    }
+    if error.faults:
+        body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
+    return JSONResponse(body, status, headers, PROBLEM)
+
+
+def internal_error(request_id: str) -> JSONResponse:
+    """Return the answer to an exception that nobody expected: it says nothing but where to look."""
+    code = "internal_error"
+    body = {"type": TYPE + code, "title": TITLES[code], "status": 500, "code": code, "request_id": request_id}
+    return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR, media_type=PROBLEM)
+
+
+def unsatisfiable_range(request: Request, size: int) -> JSONResponse:
+    """Return the answer to a range that begins behind the last byte."""
+    error = ServiceError(
+        "range_not_satisfiable", f"The artifact has {size} bytes.", "Ask for a range that begins inside of it."
+    )
+    headers = {"Content-Range": f"bytes */{size}"}
+    return problem(request.state.request_id, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, error, headers)
+
+
+def _on_service_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ServiceError):
+        raise error
+    status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
+    return problem(request.state.request_id, status, error)
+
+
+def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = error.errors()
+    if any(entry["type"] == "json_invalid" for entry in found):
+        return _on_service_error(
+            request, Malformed("json_malformed", "The body is not valid JSON.", "Send one JSON object in UTF-8.")
+        )
+    if any(entry["loc"][0] == "path" for entry in found):
+        return _on_service_error(request, _nothing_here(request))
+    faults = faults_of(found)
+    refusal = Invalid(
+        "request_invalid",
+        "; ".join(f"{fault.pointer} {fault.detail}" for fault in faults[:3]) + ".",
+        "Correct what errors names; /openapi.json describes every request.",
+        faults,
+    )
+    return _on_service_error(request, refusal)
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Translate what the framework itself refuses."""
+    if not isinstance(error, HTTPException):
+        raise error
+    refusals: dict[int, ServiceError] = {
+        404: _nothing_here(request),
+        405: ServiceError(
+            "method_not_allowed",
+            f"{_asked(request)} is not offered.",
+            "The Allow header lists the methods of this address.",
+        ),
+        413: TooLarge("body_too_large", "The JSON body is too large.", "Send a smaller one; a recipe takes a few KiB."),
+    }
+    unreadable = Malformed("request_unreadable", "The request can't be read.", "Send a JSON object in UTF-8.")
+    refusal = refusals.get(error.status_code, unreadable)
+    status = error.status_code if error.status_code in refusals else HTTPStatus.BAD_REQUEST
+    return problem(request.state.request_id, status, refusal, error.headers)
+
+
+def _nothing_here(request: Request) -> NotFound:
+    return NotFound("route_not_found", f"Nothing answers {_asked(request)}.", "/openapi.json lists every address.")
+
+
+def _asked(request: Request) -> str:
+    return f"{request.method} {request.url.path[:200]}"

@@ -1,0 +1,145 @@
+"""/v1/jobs: submit, list, read, cancel, history."""
+
+import re
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.body_limit import LimitedRoute
+from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
+from app.api.openapi import problems
+from app.api.paging import BeforeDep, LimitQuery, next_cursor
+from app.api.presets import preset_named
+from app.api.schemas import EventBody, EventPage, JobBody, JobPage, JobRequest
+from app.errors import Fault, Invalid
+from app.jobs import queries, service
+from app.jobs.repository import JobFilter
+from app.jobs.status import TERMINAL, JobState
+from app.jobs.submission import Submission
+from quantization.recipe import Recipe
+
+MAX_WAIT_SECONDS = 60
+POLL_SECONDS = 0.25
+
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,6})\s*(?:$|[,;])", re.IGNORECASE)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=LimitedRoute)
+
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="Repeat a request under its key and it makes no second job.",
+    ),
+]
+PreferHeader = Annotated[
+    str | None, Header(description=f"wait=N: answer when the job has ended, or after N s (at most {MAX_WAIT_SECONDS}).")
+]
+
+
+@router.post("", status_code=202, responses=problems(400, 404, 413, 422))
+async def submit_job(
+    *,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    wanted: JobRequest,
+    idempotency_key: KeyHeader = None,
+    prefer: PreferHeader = None,
+) -> JobBody:
+    """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
+    submission = Submission(
+        model=wanted.model,
+        recipe=_recipe(wanted),
+        dataset=wanted.dataset,
+        evaluation_dataset=wanted.evaluation_dataset,
+        device=wanted.device,
+        tags=wanted.tags,
+        priority=wanted.priority,
+        idempotency_key=idempotency_key,
+    )
+    job = await run_in_threadpool(_submit, services, submission)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if seconds := _wait_seconds(prefer):
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        job = await _ended(request, services, job, seconds)
+    return job
+
+
+@router.get("", responses=problems(422))
+def list_jobs(
+    *,
+    session: SessionDep,
+    before: BeforeDep,
+    state: JobState | None = None,
+    tag: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
+    model: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
+    limit: LimitQuery = 20,
+) -> JobPage:
+    """List jobs, newest first."""
+    rows = queries.page(session, JobFilter(state, tag, model), before, limit)
+    return JobPage(items=[JobBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
+
+
+@router.get("/{job_id}", responses=problems(404))
+def read_job(session: SessionDep, job_id: PathName) -> JobBody:
+    """Read a job: its state, phase and progress."""
+    return JobBody.model_validate(queries.read(session, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=202, responses=problems(404, 409))
+def cancel_job(session: SessionDep, job_id: PathName) -> JobBody:
+    """Stop a job. Asking again changes nothing; a job that has ended is refused."""
+    return JobBody.model_validate(service.request_cancel(session, job_id))
+
+
+@router.get("/{job_id}/events", responses=problems(404, 422))
+def list_events(
+    session: SessionDep,
+    job_id: PathName,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="The last seq that is known already.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> EventPage:
+    """Read a job's history, oldest first."""
+    rows = queries.events(session, job_id, after, limit)
+    return EventPage(items=[EventBody.model_validate(row) for row in rows])
+
+
+def _recipe(wanted: JobRequest) -> Recipe:
+    if (wanted.recipe is None) == (wanted.preset is None):
+        raise Invalid(
+            "recipe_or_preset",
+            "The job names neither a recipe nor a preset." if wanted.recipe is None else "The job names both.",
+            "Send recipe as an object, or preset with a name that GET /v1/presets lists.",
+            [Fault("/recipe", "exactly one of recipe and preset is needed")],
+        )
+    return wanted.recipe or preset_named(wanted.preset or "").recipe
+
+
+def _submit(services: Services, submission: Submission) -> JobBody:
+    with services.sessions() as session:
+        return JobBody.model_validate(service.submit(session, submission, services.hint))
+
+
+def _read(services: Services, job_id: str) -> JobBody:
+    with services.sessions() as session:
+        return JobBody.model_validate(queries.read(session, job_id))
+
+
+def _wait_seconds(prefer: str | None) -> int:
+    found = _WAIT.search(prefer or "")
+    return min(int(found[1]), MAX_WAIT_SECONDS) if found else 0
+
+
+async def _ended(request: Request, services: Services, job: JobBody, seconds: int) -> JobBody:
+    """Return the job when it has ended or the time is up. Asleep it holds no thread and no transaction."""
+    with anyio.move_on_after(seconds):
+        while job.state not in TERMINAL and not await request.is_disconnected():
+            await anyio.sleep(POLL_SECONDS)
+            job = await run_in_threadpool(_read, services, job.id)
+    return job

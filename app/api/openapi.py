@@ -1,0 +1,74 @@
+"""The published contract: one problem schema for every refusal, and the states that are final."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.errors import PROBLEM, TYPE
+from app.api.schemas import Problem
+from app.jobs.status import TERMINAL, JobState
+
+_REASONS = {
+    400: "The request can't be read.",
+    404: "There is no such thing.",
+    409: "Not in the present state.",
+    413: "Over a limit.",
+    415: "This kind of content is not taken.",
+    416: "The range lies outside the artifact.",
+    422: "Refused for what it says; errors names each place.",
+    503: "Not now; the answer says which part is missing.",
+}
+
+_EXAMPLE = {
+    "type": TYPE + "dataset_does_not_fit",
+    "title": "The dataset doesn't fit the model",
+    "status": 422,
+    "code": "dataset_does_not_fit",
+    "detail": "x: expected float32 [1..512, 1, 8, 8], got float32 [128, 3, 8, 8].",
+    "remedy": "Save one tensor for each model input, under its name, with samples in the first dimension.",
+    "request_id": "req_5f0c2a91b7d34e6688aa10cd",
+    "errors": [{"pointer": "/dataset", "detail": "x: expected float32 [1..512, 1, 8, 8], got float32 [128, 3, 8, 8]."}],
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the refusals of an operation, for its documentation."""
+    return {status: _response(_REASONS[status]) for status in statuses}
+
+
+def publish(app: FastAPI) -> None:
+    """Build /openapi.json from the routes, in our own error format."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the documented way to extend the schema
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    contract = get_openapi(
+        title=app.title, version=app.version, description=app.description, summary=app.summary, routes=app.routes
+    )
+    schemas = contract["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(schemas["Problem"].pop("$defs"))
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for operations in contract["paths"].values():
+        for operation in operations.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = _response(_REASONS[422])
+            operation["responses"]["default"] = _response("Any other refusal.")
+    contract["x-job-states"] = {
+        "all": [state.value for state in JobState],
+        "terminal": [state.value for state in JobState if state in TERMINAL],
+    }
+    return contract
+
+
+def _response(description: str) -> dict[str, Any]:
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": _EXAMPLE}
+    return {"description": description, "content": {PROBLEM: content}}

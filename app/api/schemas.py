@@ -1,0 +1,203 @@
+"""What the API says and takes, as JSON."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
+
+from app.jobs.status import TERMINAL, JobState
+from quantization.folder import Phase
+from quantization.recipe import Recipe
+from quantization.report import Verdict
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z]{3}_[0-9a-f]+$")]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class ExtentBody(Body):
+    """A dynamic dimension; max null is unbounded."""
+
+    min: int
+    max: int | None
+
+
+class TensorBody(Body):
+    name: str
+    dtype: str
+    shape: list[int | ExtentBody]
+
+
+class LayerBody(Body):
+    name: str
+    type: str
+    weight_shape: list[int] | None
+    parameters: int
+
+
+class ModelBody(Body):
+    id: str
+    name: str
+    format: Literal["pt2", "huggingface", "safetensors"]
+    bytes: int
+    sha256: str
+    created_at: datetime
+    inputs: list[TensorBody]
+    layers: list[LayerBody]
+    parameters: int
+
+
+class DatasetBody(Body):
+    id: str
+    name: str
+    bytes: int
+    sha256: str
+    created_at: datetime
+    samples: int
+    tensors: list[TensorBody]
+
+
+class ModelPage(Body):
+    items: list[ModelBody]
+    next_cursor: str | None
+
+
+class DatasetPage(Body):
+    items: list[DatasetBody]
+    next_cursor: str | None
+
+
+_UPLOADS: dict[str, JsonValue] = {
+    "model": "mdl_18eac0a55b890c749d9cbefae38aafa9",
+    "dataset": "dts_18eac1537b5318f290446db1d52bbf73",
+}
+_RECIPE: dict[str, JsonValue] = {"exclude": ["head"], "validation": {"on_failure": "warn", "min_sqnr_db": 30}}
+EXAMPLES: list[JsonValue] = [
+    {**_UPLOADS, "preset": "int8-static"},
+    {**_UPLOADS, "recipe": _RECIPE, "device": "cpu", "tags": ["nightly"]},
+]
+
+
+class JobRequest(BaseModel):
+    """One recipe, or the name of a preset, on one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    model: Id
+    dataset: Id | None = None
+    evaluation_dataset: Id | None = None
+    recipe: Recipe | None = None
+    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
+    priority: Annotated[int, Field(ge=0, le=9, description="9 runs first.")] = 0
+
+
+class ProgressBody(Body):
+    """How far the present phase is; total 0 and fraction null: not known."""
+
+    done: int
+    total: int
+    fraction: float | None
+    eta_seconds: float | None
+
+
+class FailureBody(Body):
+    code: str
+    title: str
+    detail: str
+    remedy: str
+    phase: Phase | None
+
+
+class LinksBody(Body):
+    self: str
+    events: str
+    report: str
+    artifacts: str
+
+
+class JobBody(Body):
+    id: str
+    state: Annotated[JobState, Field(description=f"Final: {', '.join(sorted(TERMINAL))}.")]
+    phase: Phase | None
+    verdict: Verdict | None
+    progress: ProgressBody
+    error: FailureBody | None
+    model: Annotated[str, Field(validation_alias="model_id")]
+    dataset: Annotated[str | None, Field(validation_alias="dataset_id")]
+    evaluation_dataset: Annotated[str | None, Field(validation_alias="evaluation_dataset_id")]
+    recipe: Recipe
+    device: Literal["cpu", "cuda"]
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    tags: list[str]
+    priority: int
+
+    @computed_field
+    def links(self) -> LinksBody:
+        """Where the rest of the job is."""
+        here = f"/v1/jobs/{self.id}"
+        return LinksBody(self=here, events=f"{here}/events", report=f"{here}/report", artifacts=f"{here}/artifacts")
+
+
+class JobPage(Body):
+    items: list[JobBody]
+    next_cursor: str | None
+
+
+class EventBody(Body):
+    """One line of a job's history."""
+
+    seq: int
+    at: datetime
+    kind: Literal["state", "phase"]
+    data: dict[str, Any]
+
+
+class EventPage(Body):
+    items: list[EventBody]
+
+
+class ArtifactBody(Body):
+    name: str
+    kind: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class PresetBody(Body):
+    name: str
+    description: str
+    needs_dataset: bool
+    recipe: Recipe
+
+
+class PresetPage(Body):
+    items: list[PresetBody]
+
+
+class FaultBody(Body):
+    """One of several things that are wrong."""
+
+    pointer: Annotated[str, Field(description="A JSON pointer into the body, or /query/name, /header/name.")]
+    detail: str
+
+
+class Problem(Body):
+    """RFC 9457. docs/errors.md lists the codes."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    request_id: str
+    detail: str | None = None
+    remedy: str | None = None
+    errors: list[FaultBody] | None = None

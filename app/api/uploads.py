@@ -1,0 +1,129 @@
+"""Takes an upload, raw or as a form, into storage while it is hashed; memory stays constant."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Query, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.api.dependencies import Services
+from app.api.digests import announced_sha256, check_digest
+from app.api.multipart import FormFile
+from app.errors import Malformed, TooLarge, WrongType
+from app.storage import BlobWriter
+
+WRITE_BYTES = 2**20
+FORM_OVERHEAD_BYTES = 64 * 2**10
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+NameQuery = Annotated[
+    str | None,
+    Query(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", description="A name for people; any text."),
+]
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The raw file (curl -X POST -T FILE), or one form field named file (curl -F file=@FILE).",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+
+Row = TypeVar("Row")
+Add = Callable[[Session, BlobWriter, str], Row]
+
+
+async def take_upload(request: Request, services: Services, name: str | None, add: Add[Row]) -> Row:
+    """Stream the body into storage, then run the use-case that checks and keeps it.
+
+    An upload that ends early, for whatever reason, leaves no file.
+    """
+    with await run_in_threadpool(services.storage.writer) as writer:
+        filename = await _receive(request, writer, services.settings.max_upload_bytes)
+        return await run_in_threadpool(_keep, services, writer, name or _plain(filename), add)
+
+
+def _keep(services: Services, writer: BlobWriter, name: str, add: Add[Row]) -> Row:
+    with services.sessions() as session:
+        return add(session, writer, name)
+
+
+async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str | None:
+    """Write the file to storage; return the name that the client's form gave it."""
+    form = _form_of(request)
+    limit = max_bytes + (FORM_OVERHEAD_BYTES if form else 0)
+    _check_announced_length(request, limit, max_bytes)
+    whole = announced_sha256(request.headers, "Content-Digest")
+    file = announced_sha256(request.headers, "Repr-Digest")
+    body_hash = hashlib.sha256()
+    waiting = bytearray()
+    received = 0
+    async for chunk in request.stream():
+        # Content-Digest covers the form as sent; without a form the writer hashes the same bytes.
+        if form and whole:
+            body_hash.update(chunk)
+        received += len(chunk)
+        waiting += form.feed(chunk) if form else chunk
+        if received > limit or writer.size + len(waiting) > max_bytes:
+            raise _too_large(max_bytes)
+        if len(waiting) >= WRITE_BYTES:
+            await run_in_threadpool(writer.write, bytes(waiting))
+            waiting.clear()
+    await run_in_threadpool(writer.write, bytes(waiting))
+    if form:
+        form.finish()
+    if writer.size == 0:
+        raise Malformed("upload_empty", "The body has no bytes.", "Send the file: curl -X POST -T FILE, or curl -F.")
+    check_digest("Content-Digest", whole, body_hash.hexdigest() if form else writer.sha256)
+    check_digest("Repr-Digest", file, writer.sha256)
+    return form.filename if form else None
+
+
+def _form_of(request: Request) -> FormFile | None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise WrongType(
+            "content_encoding_unsupported", "The body has a Content-Encoding.", "Send the file as it is on disk."
+        )
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return FormFile(content_type)
+    if kind.startswith("multipart/"):
+        raise WrongType(
+            "content_type_unsupported",
+            "The body is multipart, and not a form.",
+            "Send the raw file, or multipart/form-data with one field named file.",
+        )
+    return None
+
+
+def _check_announced_length(request: Request, limit: int, max_bytes: int) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > limit:
+        raise _too_large(max_bytes)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(
+        "upload_too_large",
+        f"The file has more than {max_bytes} bytes, the largest that is taken here.",
+        "Send fewer samples or a smaller model, or ask the operator to raise ZEROPOINT_MAX_UPLOAD_BYTES.",
+    )
+
+
+def _plain(filename: str | None) -> str:
+    """A file name from a client is text for people, never a path."""
+    return _UNPRINTABLE.sub("", filename or "")[:255] or "unnamed"

@@ -1,0 +1,1 @@
+"""Models and datasets: what was uploaded, checked and kept."""

@@ -1,0 +1,39 @@
+"""Tables of models and datasets."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, UtcDateTime
+
+
+class Model(Base):
+    """An uploaded network, checked and immutable."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    format: Mapped[str] = mapped_column(String(16))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    inputs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    layers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    parameters: Mapped[int] = mapped_column(BigInteger)
+
+
+class Dataset(Base):
+    """Named tensors with an equal first dimension."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    samples: Mapped[int] = mapped_column(BigInteger)
+    tensors: Mapped[list[dict[str, Any]]] = mapped_column(JSON)

@@ -1,0 +1,103 @@
+"""What the service refuses, and why. Domain code raises kinds; only app/api/errors.py knows status numbers.
+
+    ServiceError
+    ├── Malformed     the request can't be read
+    ├── NotFound      there is no such thing
+    ├── Conflict      not in the present state
+    ├── TooLarge      over a limit
+    ├── WrongType     a kind of content that is not taken
+    ├── Invalid       readable, and refused for what it says
+    └── Unavailable   not now
+
+A code is stable and has one title; docs/errors.md lists each with its cause and remedy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TITLES = {
+    "archive_invalid": "The archive can't be read",
+    "artifact_not_found": "No such artifact",
+    "body_too_large": "The body is too large",
+    "content_encoding_unsupported": "Compressed bodies are not taken",
+    "content_type_unsupported": "This content type is not taken",
+    "cursor_invalid": "The cursor can't be read",
+    "dataset_does_not_fit": "The dataset doesn't fit the model",
+    "dataset_in_use": "A job needs this dataset",
+    "dataset_invalid": "The dataset can't be used",
+    "dataset_not_found": "No such dataset",
+    "dataset_required": "This recipe needs a dataset",
+    "digest_mismatch": "The bytes are not the ones that were announced",
+    "digest_unsupported": "The digest can't be read",
+    "idempotency_key_reused": "The idempotency key belongs to another request",
+    "internal_error": "Something went wrong here",
+    "job_finished": "The job has ended",
+    "job_not_found": "No such job",
+    "json_malformed": "The JSON can't be read",
+    "method_not_allowed": "This method is not allowed here",
+    "model_format_unsupported": "This kind of model file is not taken",
+    "model_in_use": "A job needs this model",
+    "model_not_found": "No such model",
+    "multipart_invalid": "The form can't be read",
+    "no_such_worker": "No worker has this device",
+    "not_ready": "The service can't do work now",
+    "preset_not_found": "No such preset",
+    "program_invalid": "The exported program can't be used",
+    "range_not_satisfiable": "The range lies outside the artifact",
+    "recipe_matches_nothing": "The recipe names layers that the model doesn't have",
+    "recipe_or_preset": "A job needs a recipe or a preset",
+    "report_not_ready": "There is no report yet",
+    "request_invalid": "The request is not valid",
+    "request_unreadable": "The request can't be read",
+    "route_not_found": "Nothing is here",
+    "upload_empty": "The upload is empty",
+    "upload_too_large": "The upload is too large",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One of several things that are wrong; `pointer` is a JSON pointer into the request body."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """A refusal that the caller can act on: stable code, title, detail (what and where), remedy (what to do)."""
+
+    def __init__(self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(f"{detail} {remedy}")
+        self.code = code
+        self.title = TITLES[code]
+        self.detail = detail
+        self.remedy = remedy
+        self.faults = tuple(faults)
+
+
+class Malformed(ServiceError):
+    """The request can't be read."""
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+
+class Conflict(ServiceError):
+    """Not in the present state."""
+
+
+class TooLarge(ServiceError):
+    """Over a limit."""
+
+
+class WrongType(ServiceError):
+    """A kind of content that is not taken."""
+
+
+class Invalid(ServiceError):
+    """Readable, and refused for what it says."""
+
+
+class Unavailable(ServiceError):
+    """Not now."""

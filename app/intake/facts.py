@@ -1,0 +1,63 @@
+"""What is known about an upload: the same words in the API, the database and the checks."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A dynamic dimension; `max` None is unbounded."""
+
+    min: int
+    max: int | None
+
+    def admits(self, size: int) -> bool:
+        """Whether the dimension can have this size."""
+        return self.min <= size and (self.max is None or size <= self.max)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that a program takes or a dataset holds, by name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | Extent, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data; a dynamic dimension becomes {"min", "max"}."""
+        shape = [asdict(size) if isinstance(size, Extent) else size for size in self.shape]
+        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Tensor":
+        """Return the tensor that `as_json` was made from."""
+        shape = tuple(Extent(**size) if isinstance(size, dict) else size for size in data["shape"])
+        return cls(data["name"], data["dtype"], shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that owns parameters: its name and type in the user's source."""
+
+    name: str
+    type: str
+    weight_shape: tuple[int, ...] | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported program."""
+
+    inputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Named tensors with an equal first dimension."""
+
+    samples: int
+    tensors: tuple[Tensor, ...]

@@ -1,0 +1,44 @@
+"""Files that people upload as a model and that are not one: what each is, and how to export instead."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from app.errors import Invalid
+
+EXPORT = "Export the model where its code is: torch.export.save(torch.export.export(model.eval(), args), 'model.pt2')."
+
+_ZIP = b"PK\3\4"
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise Invalid unless the file begins like a zip archive."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head.startswith(_ZIP):
+        raise _unsupported(_kind_of(head))
+
+
+def refuse_foreign_archive(names: Iterable[str]) -> None:
+    """Raise Invalid when the members are those of another kind of torch file."""
+    found = set(names)
+    if "models/model.json" in found:
+        return
+    if "constants.pkl" in found and any(name.startswith("code/") for name in found):
+        raise _unsupported("a TorchScript archive")
+    if "data.pkl" in found:
+        raise _unsupported("a pickle that torch.save wrote")
+    if "serialized_exported_program.json" in found or any(name.startswith("serialized_") for name in found):
+        raise _unsupported("a program that an older torch exported")
+    raise _unsupported("an archive without models/model.json")
+
+
+def _kind_of(head: bytes) -> str:
+    if head.startswith(b"\x80"):
+        return "a pickle"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return "safetensors: weights alone, without the network"
+    return "not a torch.export archive"
+
+
+def _unsupported(kind: str) -> Invalid:
+    return Invalid("model_format_unsupported", f"The file is {kind}; a model is a torch.export archive (.pt2).", EXPORT)

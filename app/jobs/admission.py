@@ -1,0 +1,98 @@
+"""What must hold before a job is accepted: the dataset serves the model's inputs, the recipe's names exist."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from app.catalog.models import Dataset, Model
+from app.errors import Fault, Invalid
+from app.intake.facts import Extent, Tensor
+from quantization.recipe import Recipe, unmatched_patterns
+
+
+def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
+    """Raise Invalid when the recipe names layers that the model lacks, or needs a dataset and there is none."""
+    names = [layer["name"] for layer in model.layers]
+    faults = [
+        Fault(f"/recipe{pointer}", f"{pattern!r} matches no layer{_nearest(pattern, names)}.")
+        for pointer, pattern in unmatched_patterns(recipe, names)
+    ]
+    if faults:
+        raise Invalid(
+            "recipe_matches_nothing",
+            faults[0].detail,
+            f"GET /v1/models/{model.id} lists the layers; correct the name or drop it.",
+            faults,
+        )
+    if recipe.needs_dataset and not has_dataset:
+        raise Invalid(
+            "dataset_required",
+            "The recipe quantizes activations, and their ranges come from a dataset.",
+            "Upload samples to POST /v1/datasets and name them as dataset, or set activations to null.",
+            [Fault("/dataset", "is missing")],
+        )
+
+
+def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
+    """Raise Invalid, naming tensor, expected and got, when the dataset doesn't fit the model's inputs."""
+    inputs = [Tensor.from_json(entry) for entry in model.inputs]
+    found = misfits(inputs, [Tensor.from_json(entry) for entry in dataset.tensors])
+    if found:
+        raise Invalid(
+            "dataset_does_not_fit",
+            found[0],
+            "Save one tensor for each model input, under its name, with samples in the first dimension.",
+            [Fault(pointer, detail) for detail in found],
+        )
+
+
+def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
+    """Return what keeps a dataset from serving a program's inputs; empty when it fits.
+
+    Dimension 0 of every dataset tensor counts samples. Either it is the inputs' own batch dimension, or the program
+    takes one sample at a time and each tensor has one dimension more than its input.
+    """
+    held = {tensor.name: tensor for tensor in tensors}
+    wanted = {tensor.name: tensor for tensor in inputs}
+    found = [
+        f"{name} is missing{_nearest(name, held)}; expected {_spell(wanted[name])}." for name in wanted.keys() - held
+    ]
+    found += [f"{name} is not an input of the model{_nearest(name, wanted)}." for name in held.keys() - wanted]
+    if found:
+        return sorted(found)
+    pairs = [(tensor, held[tensor.name]) for tensor in inputs]
+    one_by_one = all(len(got.shape) == len(expected.shape) + 1 for expected, got in pairs)
+    return [
+        f"{expected.name}: expected {_spell(expected, one_by_one=one_by_one)}, got {_spell(got)}."
+        for expected, got in pairs
+        if expected.dtype != got.dtype or not _shape_fits(expected, got, one_by_one=one_by_one)
+    ]
+
+
+def _shape_fits(expected: Tensor, got: Tensor, *, one_by_one: bool) -> bool:
+    if one_by_one:
+        return all(map(_size_fits, expected.shape, got.shape[1:]))
+    if not expected.shape or len(expected.shape) != len(got.shape):
+        return False
+    batch, samples = expected.shape[0], got.shape[0]
+    least = batch.min if isinstance(batch, Extent) else batch
+    return _least(samples) >= least and all(map(_size_fits, expected.shape[1:], got.shape[1:]))
+
+
+def _size_fits(expected: int | Extent, got: int | Extent) -> bool:
+    return expected.admits(_least(got)) if isinstance(expected, Extent) else expected == got
+
+
+def _least(size: int | Extent) -> int:
+    return size.min if isinstance(size, Extent) else size
+
+
+def _spell(tensor: Tensor, *, one_by_one: bool = False) -> str:
+    sizes = ["samples"] if one_by_one else []
+    for size in tensor.shape:
+        sizes.append(f"{size.min}..{size.max or ''}" if isinstance(size, Extent) else str(size))
+    return f"{tensor.dtype} [{', '.join(sizes)}]"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=3)
+    return f" (near: {', '.join(near)})" if near else ""

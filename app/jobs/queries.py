@@ -1,0 +1,69 @@
+"""What can be asked about jobs; nothing here writes."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NoReturn
+
+from sqlalchemy.orm import Session
+
+from app.database import now
+from app.errors import NotFound
+from app.jobs import repository
+from app.jobs.models import Artifact, Job, JobEvent
+from app.jobs.status import TERMINAL, JobState
+from quantization.folder import REPORT_FILE
+
+WORKER_SEEN_SECONDS = 30
+
+
+def read(session: Session, job_id: str) -> Job:
+    """Return a job. Raises NotFound."""
+    return repository.find(session, job_id) or no_job(job_id)
+
+
+def page(session: Session, wanted: repository.JobFilter, before: str | None, limit: int) -> Sequence[Job]:
+    """Return jobs, newest first."""
+    return repository.page(session, wanted, before, limit)
+
+
+def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
+    """Return a job's history behind a number. Raises NotFound."""
+    return repository.events(session, read(session, job_id).id, after, limit)
+
+
+def artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
+    """Return what a job produced. Raises NotFound."""
+    return repository.artifacts(session, read(session, job_id).id)
+
+
+def artifact(session: Session, job_id: str, name: str) -> Artifact:
+    """Return one artifact. Raises NotFound."""
+    found = repository.find_artifact(session, read(session, job_id).id, name)
+    if found is None:
+        raise NotFound(
+            "artifact_not_found",
+            f"The job {job_id} has no artifact of this name.",
+            f"GET /v1/jobs/{job_id}/artifacts lists what there is; a job has artifacts once it succeeded.",
+        )
+    return found
+
+
+def report(session: Session, job_id: str) -> Artifact:
+    """Return the artifact that is the job's report. Raises NotFound."""
+    job = read(session, job_id)
+    found = repository.find_artifact(session, job_id, REPORT_FILE)
+    if found is None:
+        ended = JobState(job.state) in TERMINAL
+        remedy = f"GET /v1/jobs/{job_id} says why." if ended else "Ask again when the job has ended."
+        raise NotFound("report_not_ready", f"The job {job_id} is {job.state} and has no report.", remedy)
+    return found
+
+
+def live_devices(session: Session) -> set[str]:
+    """Return the devices that some live worker has."""
+    return repository.devices_seen(session, now() - timedelta(seconds=WORKER_SEEN_SECONDS))
+
+
+def no_job(job_id: str) -> NoReturn:
+    """Raise NotFound for a job."""
+    raise NotFound("job_not_found", f"There is no job {job_id}.", "GET /v1/jobs lists what there is.")

@@ -1,0 +1,77 @@
+"""The Celery object and the one message: a job's id, a hint to look at its row."""
+
+import logging
+
+from celery import Celery
+from kombu import Queue
+from kombu.exceptions import OperationalError
+
+from app.settings import Settings
+
+TASK_NAME = "zeropoint.run_job"
+DEVICES = ("cpu", "cuda")
+TOP_PRIORITY = 9
+
+log = logging.getLogger(__name__)
+
+
+def create_celery(settings: Settings) -> Celery:
+    """Return a Celery that carries hints: no results, JSON only, fast to fail when the broker is away."""
+    celery = Celery("zeropoint", broker=settings.broker_url, set_as_current=False)
+    celery.conf.update(
+        task_acks_late=False,  # the row survives a crash, not the message
+        task_reject_on_worker_lost=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_publish_retry=False,  # a submit must answer fast
+        task_queues=[Queue(device) for device in DEVICES],
+        task_default_queue=DEVICES[0],
+        task_create_missing_queues=False,
+        task_time_limit=settings.job_seconds + 300,  # a backstop; the supervisor ends jobs itself
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_max_tasks_per_child=200,
+        worker_max_memory_per_child=400_000,
+        worker_soft_shutdown_timeout=30,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,  # that channel is unauthenticated; the workers table says who lives
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=2,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "retry_on_timeout": True,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "global_keyprefix": settings.broker_prefix,
+            "priority_steps": list(range(TOP_PRIORITY + 1)),
+        },
+    )
+    return celery
+
+
+def send_hint(celery: Celery, job_id: str, device: str, priority: int = 0) -> None:
+    """Tell the workers of a device to look at a job. A hint that can't be sent is logged: the row waits."""
+    try:
+        # Redis serves the lowest number first.
+        celery.send_task(TASK_NAME, args=[job_id], queue=device, priority=TOP_PRIORITY - priority)
+    except (OperationalError, OSError):
+        log.warning("no hint was sent for %s: the broker does not answer", job_id)
+
+
+def broker_answers(celery: Celery) -> bool:
+    """Whether the broker takes a connection."""
+    try:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+    except (OperationalError, OSError):
+        return False
+    return True

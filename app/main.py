@@ -1,0 +1,58 @@
+"""The API process: `uvicorn --factory app.main:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import VERSION
+from app.api import artifacts, datasets, errors, health, jobs, models, presets
+from app.api.dependencies import Services
+from app.api.openapi import publish
+from app.api.request_id import RequestId
+from app.database import create_engine_for, create_sessions
+from app.jobs.queue import create_celery
+from app.settings import Settings, get_settings
+from app.storage import open_storage
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; nothing is connected before the first request."""
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="Zeropoint",
+        version=VERSION,
+        summary="Post-training static quantization of PyTorch models.",
+        # No docs pages: they would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.services = create_services(settings)
+    for resource in (models, datasets, jobs, artifacts, presets, health):
+        app.include_router(resource.router)
+    app.add_middleware(RequestId)
+    errors.install(app)
+    publish(app)
+    return app
+
+
+def create_services(settings: Settings) -> Services:
+    """Return the parts of an API process."""
+    engine = create_engine_for(settings)
+    return Services(
+        settings=settings,
+        engine=engine,
+        sessions=create_sessions(engine),
+        storage=open_storage(settings.storage_url),
+        celery=create_celery(settings),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    services: Services = app.state.services
+    services.engine.dispose()
+    services.celery.close()

@@ -1,0 +1,31 @@
+"""Every setting, read from the environment (prefix ZEROPOINT_) here and nowhere else."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One frozen set of values for a process; `.env.example` lists each with its default."""
+
+    model_config = SettingsConfigDict(env_prefix="ZEROPOINT_", frozen=True)
+
+    database_url: str = "sqlite:///data/zeropoint.db"
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    broker_prefix: str = "zeropoint:"
+    storage_url: str = "file:data/storage"
+    scratch_dir: Path = Path("data/scratch")
+    max_upload_bytes: int = Field(default=4 * 2**30, ge=1)
+    max_json_bytes: int = Field(default=2**20, ge=1024)
+    worker_device: Literal["cpu", "cuda"] = "cpu"
+    worker_slots: int = Field(default=1, ge=1, le=64)
+    job_seconds: int = Field(default=24 * 3600, ge=1)
+
+
+@cache
+def get_settings() -> Settings:
+    """Return the settings of this process."""
+    return Settings()

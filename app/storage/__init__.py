@@ -1,0 +1,11 @@
+"""Where bytes live: content-addressed blobs behind one Protocol, opened by URL."""
+
+from app.storage.blobs import Blob, BlobWriter, Storage
+from app.storage.local import LocalStorage, folder_of
+
+__all__ = ["Blob", "BlobWriter", "Storage", "open_storage"]
+
+
+def open_storage(url: str) -> Storage:
+    """Return the storage at a URL: `file:` and a folder. Raises ValueError for another scheme."""
+    return LocalStorage(folder_of(url))

@@ -1,0 +1,131 @@
+"""Blobs in a folder: tmp/<random> while they are written, then blobs/ab/cd/<sha256>."""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.storage.blobs import Blob, BlobWriter
+
+CHUNK_BYTES = 2**20
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def folder_of(url: str) -> Path:
+    """Return the folder of a `file:` URL, absolute (file:///a/b) or relative to the working directory (file:a/b)."""
+    scheme, _, rest = url.partition(":")
+    if scheme != "file" or not rest.removeprefix("//"):
+        raise ValueError("The storage URL must be file: and a folder, such as file:data/storage.")
+    return Path(rest.removeprefix("//")).resolve()
+
+
+class LocalWriter:
+    """A file under tmp/ that is hashed while it grows."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.path = root / "tmp" / secrets.token_hex(16)
+        self._file = self.path.open("xb", buffering=0)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            view = view[self._file.write(view) :]
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def commit(self) -> Blob:
+        os.fsync(self._file.fileno())
+        os.fchmod(self._file.fileno(), 0o400)
+        self._file.close()
+        target = _blob_path(self._root, self.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.rename(target)
+        for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
+            _sync_folder(folder)
+        return Blob(self.sha256, self.size)
+
+    def abort(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class LocalStorage:
+    """Blobs in one folder that only this service's user can read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        for folder in (root, root / "tmp", root / "blobs"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def writer(self) -> BlobWriter:
+        return LocalWriter(self._root)
+
+    def put_file(self, path: Path) -> Blob:
+        with self.writer() as writer, path.open("rb") as source:
+            while chunk := source.read(CHUNK_BYTES):
+                writer.write(chunk)
+            return writer.commit()
+
+    def fetch(self, sha256: str, path: Path) -> None:
+        digest = hashlib.sha256()
+        with path.open("xb") as target:
+            for chunk in self.open(sha256):
+                digest.update(chunk)
+                target.write(chunk)
+        if digest.hexdigest() != sha256:
+            path.unlink()
+            raise OSError(f"The blob {sha256} was changed on disk.")
+
+    def path(self, sha256: str) -> Path:
+        path = _blob_path(self._root, sha256)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no blob {sha256}.")
+        return path
+
+    def open(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        with self.path(sha256).open("rb") as file:
+            file.seek(start)
+            left = length
+            while chunk := file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
+                left = None if left is None else left - len(chunk)
+                yield chunk
+
+    def delete(self, sha256: str) -> None:
+        _blob_path(self._root, sha256).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        with self.writer() as writer:
+            writer.write(b"ready")
+
+
+def _blob_path(root: Path, sha256: str) -> Path:
+    if not DIGEST.fullmatch(sha256):
+        raise FileNotFoundError("That is not the name of a blob.")
+    return root / "blobs" / sha256[:2] / sha256[2:4] / sha256
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""Every error is a problem in our own words."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, text
+
+from app.api.wording import WORDS
+from app.errors import TITLES
+
+KEYS = {"type", "title", "status", "code", "detail", "remedy", "request_id"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent", "status", "code"),
+    [
+        ("GET /nothing", {}, 404, "route_not_found"),
+        ("GET /v1/models/", {}, 404, "route_not_found"),
+        ("GET /docs", {}, 404, "route_not_found"),
+        ("PUT /v1/jobs", {}, 405, "method_not_allowed"),
+        ("DELETE /v1/jobs/job_1", {}, 405, "method_not_allowed"),
+        ("GET /v1/jobs/job_1", {}, 404, "job_not_found"),
+        ("GET /v1/models/mdl_%00", {}, 404, "route_not_found"),
+        ("GET /v1/jobs?limit=0", {}, 422, "request_invalid"),
+        ("GET /v1/jobs?limit=x", {}, 422, "request_invalid"),
+        ("GET /v1/jobs?tag=%00", {}, 422, "request_invalid"),
+        ("GET /v1/jobs/job_1/events?after=99999999999999999999", {}, 422, "request_invalid"),
+        ("POST /v1/jobs", {"content": b"{"}, 400, "json_malformed"),
+        ("POST /v1/jobs", {"content": b"[" * 500_000}, 400, "request_unreadable"),
+        ("POST /v1/jobs", {"content": b"\xff\xfe\xff"}, 400, "request_unreadable"),
+        ("POST /v1/jobs", {"content": b"[]"}, 422, "request_invalid"),
+        ("POST /v1/jobs", {"content": b""}, 422, "request_invalid"),
+        ("POST /v1/jobs", {"content": b'{"model": "\\ud800"}'}, 422, "request_invalid"),
+        ("POST /v1/jobs", {"content": b" " * (2**20 + 1)}, 413, "body_too_large"),
+        ("POST /v1/jobs", {"content": lambda: iter([b" " * 2**20, b" "])}, 413, "body_too_large"),
+    ],
+)
+def test_every_error_is_a_problem(
+    client: httpx.Client, asked: str, sent: dict[str, Any], status: int, code: str
+) -> None:
+    headers = {"Content-Type": "application/json"} if sent else {}
+    content = sent.get("content")
+    answer = client.request(*asked.split(), headers=headers, content=content() if callable(content) else content)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json().keys() >= KEYS
+    assert answer.json()["title"] == TITLES[code]
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+
+
+def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
+    assert "GET" in client.put("/v1/presets").headers["Allow"]
+
+
+def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE job_tags"))
+        connection.execute(text("DROP TABLE job_events"))
+        connection.execute(text("DROP TABLE artifacts"))
+        connection.execute(text("DROP TABLE jobs"))
+    answer = client.get("/v1/jobs", headers={"X-Request-ID": "mine"})
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-ID"] == "mine"
+    assert answer.json() == {
+        "type": "urn:zeropoint:problem:internal_error",
+        "title": TITLES["internal_error"],
+        "status": 500,
+        "code": "internal_error",
+        "request_id": "mine",
+    }
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", ""])
+def test_an_odd_request_id_is_replaced(client: httpx.Client, given: str) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": given}).headers["X-Request-ID"].startswith("req_")
+
+
+def test_every_answer_has_a_request_id_of_its_own(client: httpx.Client) -> None:
+    ids = {client.get("/healthz").headers["X-Request-ID"] for _ in range(10)}
+    assert len(ids) == 10
+
+
+def test_wrong_values_are_described_in_our_words(client: httpx.Client) -> None:
+    body = {"model": "mdl_1", "device": "tpu", "priority": 1.5, "tags": "x", "recipe": {"seed": "x"}, "extra": 1}
+    answer = client.post("/v1/jobs", json=body)
+    assert {fault["pointer"]: fault["detail"] for fault in answer.json()["errors"]} == {
+        "/device": "must be 'auto', 'cpu' or 'cuda'",
+        "/priority": "must be a whole number",
+        "/tags": "must be a list",
+        "/recipe/seed": "must be a whole number",
+        "/extra": "is not a known key",
+    }
+
+
+def test_no_library_s_sentence_gets_through(client: httpx.Client) -> None:
+    bodies: list[Any] = [
+        {},
+        {"model": None},
+        {"model": "mdl_1", "recipe": {"overrides": [{"names": []}], "validation": {"min_sqnr_db": "x"}}},
+        {"model": "mdl_1", "recipe": {"validation": {"max_size_ratio": 0}, "calibration": {"samples": 0}}},
+        {"model": "x" * 100, "recipe": [], "tags": [1]},
+    ]
+    for body in bodies:
+        text = client.post("/v1/jobs", json=body).text
+        assert "Input should" not in text
+        assert "is not valid" not in text.replace(TITLES["request_invalid"], ""), text
+    assert all("{" not in words or "ctx" not in words for words in WORDS.values())
+
+
+def test_a_problem_is_plain_json(client: httpx.Client) -> None:
+    assert json.loads(client.get("/nothing").content)["type"] == "urn:zeropoint:problem:route_not_found"

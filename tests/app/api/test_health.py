@@ -1,0 +1,71 @@
+"""/healthz and /readyz with each part there, and away."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session
+
+from app.database import migrate
+from app.jobs import service
+from app.main import create_services
+from app.settings import Settings
+from tests.servers import free_port
+
+
+@pytest.fixture
+def served_with(served: httpx.Client, settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
+    made: list[Any] = []
+
+    def serve(**changes: str) -> httpx.Client:
+        made.append(create_services(settings.model_copy(update=changes)))
+        served.app.state.services = made[-1]  # type: ignore[attr-defined]
+        return served
+
+    yield serve
+    for services in made:
+        services.engine.dispose()
+        services.celery.close()
+
+
+def missing(client: httpx.Client) -> list[str]:
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    return [fault["pointer"] for fault in answer.json()["errors"]]
+
+
+def test_alive_needs_nothing(served_with: Callable[..., httpx.Client]) -> None:
+    away = served_with(database_url="postgresql://127.0.0.1:1/x", broker_url=f"redis://127.0.0.1:{free_port()}")
+    assert away.get("/healthz").json() == {"status": "ok"}
+
+
+def test_ready_with_every_part(client: httpx.Client, session: Session) -> None:
+    service.announce_worker(session, "w", "cpu")
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_not_ready_without_a_worker(client: httpx.Client) -> None:
+    assert missing(client) == ["/worker"]
+
+
+def test_not_ready_without_a_broker(served_with: Callable[..., httpx.Client], session: Session) -> None:
+    service.announce_worker(session, "w", "cpu")
+    assert missing(served_with(broker_url=f"redis://127.0.0.1:{free_port()}")) == ["/broker"]
+
+
+def test_not_ready_without_migrations(client: httpx.Client, settings: Settings) -> None:
+    migrate(settings, "base")
+    assert missing(client) == ["/database", "/worker"]
+
+
+def test_not_ready_without_a_database(served_with: Callable[..., httpx.Client]) -> None:
+    away = served_with(database_url=f"postgresql://u@127.0.0.1:{free_port()}/x")
+    assert missing(away) == ["/database", "/worker"]
+
+
+def test_not_ready_when_blobs_can_not_be_written(client: httpx.Client, settings: Settings, session: Session) -> None:
+    service.announce_worker(session, "w", "cpu")
+    (Path(settings.storage_url.removeprefix("file:")) / "tmp").rmdir()
+    assert missing(client) == ["/storage"]

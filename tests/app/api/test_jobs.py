@@ -1,0 +1,230 @@
+"""/v1/jobs over HTTP."""
+
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import service
+from quantization.presets import PRESETS
+from tests.factories import safetensors
+
+WEIGHT_ONLY = "int8-weight-only"
+WRONG = safetensors(x=("F32", [4, 3, 8, 8]))
+
+
+@pytest.fixture
+def wish(model_id: str, dataset_id: str) -> dict[str, Any]:
+    return {"model": model_id, "dataset": dataset_id, "preset": "int8-static"}
+
+
+def submitted(client: httpx.Client, model_id: str, **more: Any) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY, **more})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, Any]) -> None:
+    answer = client.post("/v1/jobs", json={**wish, "tags": ["b", "a", "b"], "priority": 3})
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
+    assert job == {
+        "id": job["id"],
+        "state": "queued",
+        "phase": None,
+        "verdict": None,
+        "progress": {"done": 0, "total": 0, "fraction": None, "eta_seconds": None},
+        "error": None,
+        "model": wish["model"],
+        "dataset": wish["dataset"],
+        "evaluation_dataset": None,
+        "recipe": PRESETS["int8-static"].recipe.model_dump(mode="json"),
+        "device": "cpu",
+        "attempts": 0,
+        "created_at": job["created_at"],
+        "started_at": None,
+        "finished_at": None,
+        "tags": ["a", "b"],
+        "priority": 3,
+        "links": {
+            "self": f"/v1/jobs/{job['id']}",
+            "events": f"/v1/jobs/{job['id']}/events",
+            "report": f"/v1/jobs/{job['id']}/report",
+            "artifacts": f"/v1/jobs/{job['id']}/artifacts",
+        },
+    }
+    assert client.get(job["links"]["self"]).json() == job
+
+
+def test_a_recipe_is_resolved(client: httpx.Client, model_id: str) -> None:
+    answer = client.post("/v1/jobs", json={"model": model_id, "recipe": {"activations": None, "exclude": ["head"]}})
+    assert answer.json()["recipe"]["weights"]["dtype"] == "qint8"
+    assert answer.json()["recipe"]["exclude"] == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "pointer"),
+    [
+        ({"webhook": "https://example.org"}, "request_invalid", "/webhook"),
+        ({"recipe": {"wieghts": {}}, "preset": None}, "request_invalid", "/recipe/wieghts"),
+        ({"recipe": {"weights": {"dtype": "qint3"}}, "preset": None}, "request_invalid", "/recipe/weights/dtype"),
+        ({"recipe": {"seed": -1}, "preset": None}, "request_invalid", "/recipe/seed"),
+        ({"recipe": {}}, "recipe_or_preset", "/recipe"),
+        ({"preset": None}, "recipe_or_preset", "/recipe"),
+        ({"preset": "int8-statik"}, "preset_not_found", "/preset"),
+        ({"device": "tpu"}, "request_invalid", "/device"),
+        ({"device": "cuda"}, "no_such_worker", "/device"),
+        ({"tags": ["a\0"]}, "request_invalid", "/tags/0"),
+        ({"tags": ["a"] * 33}, "request_invalid", "/tags"),
+        ({"priority": 10}, "request_invalid", "/priority"),
+        ({"model": "mdl_\0"}, "request_invalid", "/model"),
+        ({"model": 1}, "request_invalid", "/model"),
+        ({"dataset": None}, "dataset_required", "/dataset"),
+        ({"preset": None, "recipe": {"include": ["heads"]}}, "recipe_matches_nothing", "/recipe/include/0"),
+    ],
+)
+def test_a_request_that_is_refused_names_the_place(
+    client: httpx.Client, wish: dict[str, Any], change: dict[str, Any], code: str, pointer: str
+) -> None:
+    answer = client.post("/v1/jobs", json={**wish, **change})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_dataset_of_another_shape_is_refused_naming_tensor_expected_and_got(
+    client: httpx.Client, model_id: str
+) -> None:
+    wrong = client.post("/v1/datasets", content=WRONG).json()["id"]
+    answer = client.post("/v1/jobs", json={"model": model_id, "dataset": wrong, "preset": "int8-static"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "x: expected float32 [1..1024, 1, 8, 8], got float32 [4, 3, 8, 8]."
+
+
+@pytest.mark.parametrize(("field", "code"), [("model", "model_not_found"), ("dataset", "dataset_not_found")])
+def test_an_upload_that_is_not_there_is_not_found(
+    client: httpx.Client, wish: dict[str, Any], field: str, code: str
+) -> None:
+    answer = client.post("/v1/jobs", json={**wish, field: f"{wish[field][:4]}00"})
+    assert (answer.status_code, answer.json()["code"]) == (404, code)
+
+
+def test_a_repeated_request_with_its_key_gives_the_same_job(client: httpx.Client, wish: dict[str, Any]) -> None:
+    headers = {"Idempotency-Key": "one"}
+    first, second = (client.post("/v1/jobs", json=wish, headers=headers) for _ in range(2))
+    assert first.json() == second.json()
+    assert len(client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_a_key_with_another_request_is_refused(client: httpx.Client, wish: dict[str, Any]) -> None:
+    headers = {"Idempotency-Key": "one"}
+    client.post("/v1/jobs", json=wish, headers=headers)
+    answer = client.post("/v1/jobs", json={**wish, "tags": ["new"]}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_wait_answers_as_soon_as_the_job_has_ended(
+    client: httpx.Client, model_id: str, sessions: sessionmaker[Session]
+) -> None:
+    def cancel_soon() -> None:
+        while not (jobs := client.get("/v1/jobs").json()["items"]):
+            time.sleep(0.02)
+        client.post(f"{jobs[0]['links']['self']}/cancel")
+
+    thread = threading.Thread(target=cancel_soon)
+    thread.start()
+    started = time.monotonic()
+    answer = client.post(
+        "/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Prefer": "respond-async, wait=20"}
+    )
+    thread.join()
+    assert answer.json()["state"] == "cancelled"
+    assert answer.headers["Preference-Applied"] == "wait=20"
+    assert time.monotonic() - started < 5
+
+
+def test_wait_answers_when_the_time_is_up(client: httpx.Client, model_id: str) -> None:
+    started = time.monotonic()
+    answer = client.post("/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    assert 0.9 < time.monotonic() - started < 5
+
+
+def test_wait_is_capped(client: httpx.Client, model_id: str, sessions: sessionmaker[Session]) -> None:
+    headers = {"Prefer": "wait=999999", "Idempotency-Key": "k"}
+    job = client.post("/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Idempotency-Key": "k"})
+    client.post(f"{job.json()['links']['self']}/cancel")
+    answer = client.post("/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers=headers)
+    assert answer.headers["Preference-Applied"] == "wait=60"
+
+
+def test_jobs_are_listed_newest_first_and_filtered(
+    client: httpx.Client, archive_model: tuple[str, str], sessions: sessionmaker[Session]
+) -> None:
+    one, two = archive_model
+    first = submitted(client, one, tags=["red"])["id"]
+    second = submitted(client, one, tags=["red", "blue"])["id"]
+    third = submitted(client, two)["id"]
+    client.post(f"/v1/jobs/{first}/cancel")
+
+    def ids(**params: str) -> list[str]:
+        return [job["id"] for job in client.get("/v1/jobs", params=params).json()["items"]]
+
+    assert ids() == [third, second, first]
+    assert ids(state="queued") == [third, second]
+    assert ids(tag="red") == [second, first]
+    assert ids(tag="red", state="cancelled") == [first]
+    assert ids(model=two) == [third]
+    assert ids(model="mdl_0") == []
+
+
+@pytest.fixture
+def archive_model(client: httpx.Client, archive: Any) -> tuple[str, str]:
+    one, two = (client.post("/v1/models", content=archive.read_bytes()).json()["id"] for _ in range(2))
+    return one, two
+
+
+def test_an_unknown_state_is_refused(client: httpx.Client) -> None:
+    answer = client.get("/v1/jobs", params={"state": "paused"})
+    assert answer.json()["errors"][0]["pointer"] == "/query/state"
+
+
+def test_cancel_is_idempotent_until_the_job_has_ended(
+    client: httpx.Client, model_id: str, sessions: sessionmaker[Session]
+) -> None:
+    job = submitted(client, model_id)
+    with sessions() as session:
+        assert service.claim(session, job["id"], "worker")
+    answers = [client.post(f"{job['links']['self']}/cancel") for _ in range(2)]
+    assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(202, "cancelling")] * 2
+
+
+def test_cancel_of_a_job_that_has_ended_is_a_conflict(client: httpx.Client, model_id: str) -> None:
+    job = submitted(client, model_id)
+    assert client.post(f"{job['links']['self']}/cancel").json()["state"] == "cancelled"
+    answer = client.post(f"{job['links']['self']}/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_finished")
+
+
+def test_events_are_numbered_and_read_from_any_point(client: httpx.Client, model_id: str) -> None:
+    job = submitted(client, model_id)
+    client.post(f"{job['links']['self']}/cancel")
+    events = client.get(job["links"]["events"]).json()["items"]
+    assert [(event["seq"], event["data"]["state"]) for event in events] == [(1, "queued"), (2, "cancelled")]
+    assert client.get(job["links"]["events"], params={"after": 1}).json()["items"] == events[1:]
+
+
+@pytest.mark.parametrize("address", ["", "/events", "/report", "/artifacts", "/artifacts/report.json"])
+def test_an_unknown_job_is_not_found(client: httpx.Client, address: str) -> None:
+    answer = client.get(f"/v1/jobs/job_0{address}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+
+
+def test_presets_say_what_they_need(client: httpx.Client) -> None:
+    needs = {preset["name"]: preset["needs_dataset"] for preset in client.get("/v1/presets").json()["items"]}
+    assert needs == {"int8-static": True, WEIGHT_ONLY: False}

@@ -1,0 +1,63 @@
+"""The published contract."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.schemas import JobRequest
+from app.jobs.status import TERMINAL
+
+
+@pytest.fixture
+def contract(client: httpx.Client) -> dict[str, Any]:
+    contract: dict[str, Any] = client.get("/openapi.json").json()
+    return contract
+
+
+def operations(contract: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for item in contract["paths"].values() for operation in item.values()]
+
+
+def test_every_refusal_is_documented_as_a_problem(contract: dict[str, Any]) -> None:
+    for operation in operations(contract):
+        refusals = {code: body for code, body in operation["responses"].items() if code == "default" or code >= "400"}
+        assert "default" in refusals
+        for body in refusals.values():
+            assert body["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_the_framework_s_own_error_format_is_gone(contract: dict[str, Any]) -> None:
+    assert "ValidationError" not in str(contract)
+
+
+def test_final_states_are_published(contract: dict[str, Any]) -> None:
+    assert set(contract["x-job-states"]["terminal"]) == TERMINAL
+
+
+def test_every_reference_leads_somewhere(contract: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            here = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return here + [found for value in node.values() for found in references(value)]
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    names = {reference.removeprefix("#/components/schemas/") for reference in references(contract)}
+    assert names <= set(contract["components"]["schemas"])
+
+
+def test_uploads_are_documented_raw_and_as_a_form(contract: dict[str, Any]) -> None:
+    for path in ("/v1/models", "/v1/datasets"):
+        content = contract["paths"][path]["post"]["requestBody"]["content"]
+        assert set(content) == {"application/octet-stream", "multipart/form-data"}
+
+
+def test_every_operation_is_described_and_named_once(contract: dict[str, Any]) -> None:
+    assert all(operation["description"] for operation in operations(contract))
+    names = [operation["operationId"] for operation in operations(contract)]
+    assert len(names) == len(set(names))
+
+
+def test_a_job_request_has_examples(contract: dict[str, Any]) -> None:
+    examples = contract["components"]["schemas"]["JobRequest"]["examples"]
+    assert [JobRequest.model_validate(example) for example in examples]

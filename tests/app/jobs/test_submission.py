@@ -1,0 +1,193 @@
+"""What is accepted as a job, and what a job keeps alive, on both databases."""
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.catalog.models import Model
+from app.database import new_id
+from app.errors import Conflict, Invalid, NotFound
+from app.jobs import queries, service
+from app.jobs.models import Worker
+from app.jobs.repository import JobFilter
+from app.jobs.service import Product
+from app.jobs.submission import Submission
+from app.storage import Blob, Storage
+from quantization.folder import Failure
+from quantization.recipe import Recipe
+from tests.factories import add_dataset, add_job, add_model, safetensors
+
+WEIGHT_ONLY = Recipe(activations=None)
+MODEL_FILE = Product("model.safetensors", "safetensors", Blob("c" * 64, 3))
+REPORT = Product("report.json", "report", Blob("d" * 64, 4))
+FAILURE = Failure(code="crashed", title="It crashed", detail="It did.", remedy="Try.", phase="calibrating")
+
+
+def test_a_hint_is_sent_after_the_row_can_be_seen(sessions: sessionmaker[Session]) -> None:
+    seen: list[str] = []
+
+    def hint(job_id: str, device: str, priority: int) -> None:
+        with sessions() as other:
+            seen.append(queries.read(other, job_id).state)
+
+    with sessions() as session:
+        model = add_job(session).model_id
+        service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), hint)
+    assert seen == ["queued"]
+
+
+def test_the_same_key_and_request_are_one_job(session: Session) -> None:
+    first = add_job(session, idempotency_key="k")
+    again = add_job(session, idempotency_key="k", model=first.model_id)
+    assert again.id == first.id
+    assert len(queries.events(session, first.id, 0, 100)) == 1
+
+
+def test_the_same_key_with_another_request_is_refused(session: Session) -> None:
+    first = add_job(session, idempotency_key="k")
+    with pytest.raises(Invalid) as refusal:
+        add_job(session, idempotency_key="k", model=first.model_id, recipe=Recipe(activations=None, seed=1))
+    assert refusal.value.code == "idempotency_key_reused"
+
+
+def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session]) -> None:
+    with sessions() as session:
+        model = add_job(session).model_id
+    wish = Submission(model=model, recipe=WEIGHT_ONLY, idempotency_key="k")
+    barrier = threading.Barrier(4)
+    made: list[str] = []
+
+    def submit() -> None:
+        barrier.wait()
+        with sessions() as session:
+            made.append(service.submit(session, wish, lambda *_: None).id)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(set(made))) == (4, 1)
+
+
+@pytest.mark.parametrize(("live", "queue"), [([], "cpu"), (["cpu"], "cpu"), (["cpu", "cuda"], "cuda")])
+def test_auto_takes_a_gpu_when_one_lives(session: Session, live: list[str], queue: str) -> None:
+    for device in live:
+        service.announce_worker(session, device, device)
+    assert add_job(session).device == queue
+
+
+def test_a_gpu_that_nobody_has_is_refused(session: Session) -> None:
+    with pytest.raises(Invalid) as refusal:
+        add_job(session, device="cuda")
+    assert refusal.value.code == "no_such_worker"
+
+
+def test_a_worker_that_was_not_seen_for_long_does_not_count(session: Session) -> None:
+    service.announce_worker(session, "w", "cuda")
+    worker = session.get_one(Worker, "w")
+    worker.seen_at = worker.seen_at.replace(year=2020)
+    session.commit()
+    assert queries.live_devices(session) == set()
+    service.announce_worker(session, "w", "cuda")
+    assert queries.live_devices(session) == {"cuda"}
+
+
+def test_a_model_is_kept_while_a_live_job_needs_it(session: Session) -> None:
+    job = add_job(session)
+    assert service.claim(session, job.id, "worker")
+    service.request_cancel(session, job.id)
+    with pytest.raises(Conflict) as refusal:
+        service.delete_model(session, job.model_id)
+    assert job.id in refusal.value.detail
+
+
+def test_a_job_that_has_ended_outlives_its_model(session: Session) -> None:
+    job = add_job(session)
+    service.request_cancel(session, job.id)
+    service.delete_model(session, job.model_id)
+    assert session.get(Model, job.model_id) is None
+    assert queries.read(session, job.id).state == "cancelled"
+
+
+@pytest.mark.parametrize("role", ["dataset", "evaluation_dataset"])
+def test_a_dataset_is_kept_while_a_live_job_needs_it(
+    session: Session, storage: Storage, archive: Path, samples: Path, role: str
+) -> None:
+    model = add_model(session, storage, archive)
+    dataset = add_dataset(session, storage, samples.read_bytes())
+    job = add_job(session, model=model.id, **{role: dataset.id})
+    with pytest.raises(Conflict):
+        service.delete_dataset(session, dataset.id)
+    service.request_cancel(session, job.id)
+    service.delete_dataset(session, dataset.id)
+    with pytest.raises(NotFound):
+        service.delete_dataset(session, dataset.id)
+
+
+def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: sessionmaker[Session]) -> None:
+    """Whoever comes first wins; never is there a live job without its model."""
+    with sessions() as session:
+        models = [add_job(session).model_id for _ in range(8)]
+        for job in queries.page(session, JobFilter(), None, 100):
+            service.request_cancel(session, job.id)
+    barrier = threading.Barrier(2)
+
+    def submit(model: str) -> None:
+        barrier.wait()
+        with sessions() as session, suppress(NotFound):
+            service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), lambda *_: None)
+
+    def delete(model: str) -> None:
+        barrier.wait()
+        with sessions() as session, suppress(Conflict):
+            service.delete_model(session, model)
+
+    for model in models:
+        threads = [threading.Thread(target=submit, args=[model]), threading.Thread(target=delete, args=[model])]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with sessions() as session:
+        for job_id, _ in service.queued_job_ids(session):
+            assert session.get(Model, queries.read(session, job_id).model_id) is not None
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ([4, 3, 8, 8], Recipe(), "dataset_does_not_fit"),
+        (None, Recipe(), "dataset_required"),
+        (None, Recipe(activations=None, include=("heat",)), "recipe_matches_nothing"),
+        ([4, 1, 8, 8], Recipe(exclude=("features.*", "encoder.*")), "recipe_matches_nothing"),
+    ],
+)
+def test_a_job_that_can_not_work_is_refused_at_submit(
+    session: Session, storage: Storage, archive: Path, refused: tuple[list[int] | None, Recipe, str]
+) -> None:
+    shape, recipe, code = refused
+    model = add_model(session, storage, archive)
+    dataset = add_dataset(session, storage, safetensors(x=("F32", shape))).id if shape else None
+    with pytest.raises(Invalid) as refusal:
+        add_job(session, model=model.id, dataset=dataset, recipe=recipe)
+    assert refusal.value.code == code
+    session.rollback()
+    assert queries.page(session, JobFilter(), None, 1) == []
+
+
+def test_a_wrong_layer_name_gets_near_names(session: Session, storage: Storage, archive: Path) -> None:
+    model = add_model(session, storage, archive)
+    with pytest.raises(Invalid) as refusal:
+        add_job(session, model=model.id, recipe=Recipe(activations=None, exclude=("heed",)))
+    assert refusal.value.faults[0].pointer == "/recipe/exclude/0"
+    assert refusal.value.faults[0].detail == "'heed' matches no layer (near: head)."
+
+
+@pytest.mark.parametrize("field", ["model", "dataset", "evaluation_dataset"])
+def test_an_upload_that_is_not_there_is_refused(session: Session, field: str) -> None:
+    with pytest.raises(NotFound):
+        add_job(session, **{field: new_id("dts")})

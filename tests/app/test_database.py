@@ -1,0 +1,79 @@
+"""The database: migrations, ids, times, and two writers at once."""
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.database import Base, begin_writing, migrate, new_id, schema_is_current
+from app.jobs.models import Worker
+from app.settings import Settings
+
+
+def test_migrations_and_models_describe_the_same_tables(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_downgrade_leaves_nothing_and_upgrade_brings_it_back(engine: Engine, settings: Settings) -> None:
+    migrate(settings, "base")
+    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
+    migrate(settings)
+    assert set(Base.metadata.tables) <= set(inspect(engine).get_table_names())
+
+
+def test_schema_is_current_only_after_every_migration(engine: Engine, settings: Settings) -> None:
+    with engine.connect() as connection:
+        assert schema_is_current(connection)
+    migrate(settings, "base")
+    with engine.connect() as connection:
+        assert not schema_is_current(connection)
+
+
+def test_migrate_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    migrate(Settings(database_url="sqlite:///new/zeropoint.db"))
+    assert (tmp_path / "new" / "zeropoint.db").exists()
+
+
+def test_ids_sort_by_the_time_they_were_made() -> None:
+    ids = [new_id("job") for _ in range(1000)]
+    assert ids == sorted(set(ids))
+
+
+def test_a_time_comes_back_as_the_same_moment_in_utc(session: Session) -> None:
+    noon_in_delhi = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    session.add(Worker(name="w", device="cpu", version="1", started_at=noon_in_delhi, seen_at=noon_in_delhi))
+    session.commit()
+    session.expire_all()
+    read = session.get_one(Worker, "w").started_at
+    assert read == noon_in_delhi
+    assert read.tzinfo is UTC
+
+
+def test_writers_wait_for_each_other(sessions: sessionmaker[Session]) -> None:
+    """Without the early lock SQLite refuses a transaction that read before another one wrote."""
+    with sessions() as session:
+        session.execute(text("INSERT INTO workers VALUES ('w', 'cpu', '0', '2026-01-01', '2026-01-01')"))
+        session.commit()
+
+    def count_up() -> None:
+        for _ in range(20):
+            with sessions() as session:
+                begin_writing(session)
+                worker = session.get_one(Worker, "w", with_for_update=True)
+                worker.version = str(int(worker.version) + 1)
+                session.commit()
+
+    threads = [threading.Thread(target=count_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with sessions() as session:
+        assert session.get_one(Worker, "w").version == "80"

@@ -1,0 +1,87 @@
+"""One word for each thing that a test needs to be there."""
+
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.catalog import service as catalog
+from app.catalog.models import Dataset, Model
+from app.database import new_id, now
+from app.jobs import service
+from app.jobs.models import Job
+from app.jobs.submission import Submission
+from app.storage import Storage
+from quantization.recipe import Recipe
+
+WIDTHS = {"F32": 4, "I64": 8, "U8": 1, "BOOL": 1, "F16": 2}
+
+
+def safetensors(**tensors: tuple[str, list[int]]) -> bytes:
+    """Return a safetensors file of zeros: name=(code, shape)."""
+    header: dict[str, Any] = {}
+    free = 0
+    for name, (code, shape) in tensors.items():
+        size = WIDTHS[code]
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [free, free + size]}
+        free += size
+    return with_header(header, bytes(free))
+
+
+def with_header(header: object, body: bytes = b"") -> bytes:
+    """Return a safetensors file with any header."""
+    data = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(data)) + data + body
+
+
+def members_of(archive: Path) -> dict[str, bytes]:
+    """Return every member of a zip by its full name."""
+    with zipfile.ZipFile(archive) as source:
+        return {name: source.read(name) for name in source.namelist()}
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """Write a zip with these members."""
+    with zipfile.ZipFile(path, "w", compression) as target:
+        for name, data in members.items():
+            target.writestr(name, data)
+    return path
+
+
+def add_model(session: Session, storage: Storage, archive: Path) -> Model:
+    """Keep a model as an upload would."""
+    with storage.writer() as writer:
+        writer.write(archive.read_bytes())
+        return catalog.add_model(session, writer, "model")
+
+
+def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
+    """Keep a dataset as an upload would."""
+    with storage.writer() as writer:
+        writer.write(data)
+        return catalog.add_dataset(session, writer, "dataset")
+
+
+def add_job(session: Session, **fields: Any) -> Job:
+    """Queue a weight-only job on a model that is only a row."""
+    model = Model(
+        id=new_id("mdl"),
+        name="model",
+        format="pt2",
+        bytes=1,
+        sha256="a" * 64,
+        created_at=now(),
+        inputs=[],
+        layers=[],
+        parameters=0,
+    )
+    session.add(model)
+    session.commit()
+    submission = Submission(**{"model": model.id, "recipe": Recipe(activations=None), **fields})
+    return service.submit(session, submission, lambda *_: None)
