@@ -1,0 +1,147 @@
+"""What the worker takes from a child's out/ folder, and what it refuses."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from app.jobs.service import Claim
+from app.storage import Blob, open_storage
+from quantization.recipe import Recipe
+from quantization.report import CalibrationReport, EvaluationReport, Report, Summary
+from worker.delivery import (
+    ERROR_CAP,
+    OutputError,
+    outputs,
+    read_failure,
+    read_report,
+    store,
+    store_manifest,
+)
+
+REPORT = Report(
+    verdict="passed",
+    summary=Summary(
+        sqnr_db=40.0,
+        exact=False,
+        original_bytes=4,
+        quantized_bytes=1,
+        compression_ratio=4.0,
+        dead_bytes=0,
+        layers_quantized=1,
+        layers_skipped=0,
+    ),
+    checks=[],
+    layers=[],
+    skipped=[],
+    calibration=CalibrationReport(samples=1, batches=1, batch_size=1, passes=1, reused=False),
+    evaluation=EvaluationReport(source="calibration_samples", samples=1),
+    timings={},
+    peak_memory_bytes=1,
+    recipe=Recipe(),
+    versions={"torch": "2.13.0"},
+)
+
+
+def claim(recipe: Recipe | None = None) -> Claim:
+    return Claim(
+        job_id="job_1",
+        token=1,
+        attempt=1,
+        recipe=recipe or Recipe(),
+        device="cpu",
+        model=Blob("a" * 64, 10),
+        dataset=Blob("b" * 64, 20),
+        evaluation_dataset=None,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A job's folder as a successful child leaves it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"tensors")
+    (out / "model.pt2").write_bytes(b"program")
+    (out / "report.json").write_text(REPORT.model_dump_json())
+    return tmp_path
+
+
+def test_a_complete_output_is_taken(folder: Path) -> None:
+    assert [path.name for path in outputs(folder, claim())] == ["model.pt2", "model.safetensors", "report.json"]
+
+
+def test_a_recipe_that_names_formats_gets_those_and_safetensors(folder: Path) -> None:
+    (folder / "out" / "model.pt2").unlink()
+    wanted = claim(Recipe(formats=("safetensors",)))
+    assert [path.name for path in outputs(folder, wanted)] == ["model.safetensors", "report.json"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt2", "report.json"])
+def test_a_missing_file_is_refused(name: str, folder: Path) -> None:
+    (folder / "out" / name).unlink()
+    with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+def test_a_file_too_many_is_refused(folder: Path) -> None:
+    (folder / "out" / "extra").touch()
+    with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+def test_a_link_to_another_file_is_refused(folder: Path) -> None:
+    (folder / "out" / "model.pt2").unlink()
+    (folder / "out" / "model.pt2").symlink_to("/etc/passwd")
+    with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+def test_no_output_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        outputs(tmp_path, claim())
+
+
+def test_an_output_folder_that_is_a_link_is_refused(folder: Path) -> None:
+    out = folder / "out"
+    out.symlink_to(out.rename(folder / "elsewhere"))
+    with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"verdict": "splendid"}'])
+def test_a_malformed_report_is_refused(content: str, folder: Path) -> None:
+    (folder / "out" / "report.json").write_text(content)
+    with pytest.raises(OutputError):
+        read_report(folder)
+
+
+def test_a_report_behind_a_link_is_refused(folder: Path) -> None:
+    report = folder / "out" / "report.json"
+    report.symlink_to(report.rename(folder / "elsewhere.json"))
+    with pytest.raises(OutputError):
+        read_report(folder)
+
+
+def test_a_reason_that_is_too_long_is_refused(folder: Path) -> None:
+    reason = {"code": "a", "title": "a", "detail": "a" * ERROR_CAP, "remedy": "a"}
+    (folder / "out" / "error.json").write_text(json.dumps(reason))
+    with pytest.raises(OutputError):
+        read_failure(folder)
+
+
+def test_the_manifest_lists_what_went_in_and_what_came_out(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(f"file://{tmp_path}/storage")
+    products = store(outputs(folder, claim()), storage)
+    product = store_manifest(claim(), REPORT, products, storage)
+    manifest = json.loads(storage.path(product.blob.sha256).read_text())
+    assert (product.name, product.kind) == ("manifest.json", "manifest")
+    assert manifest["inputs"] == {
+        "model": {"sha256": "a" * 64, "bytes": 10},
+        "dataset": {"sha256": "b" * 64, "bytes": 20},
+    }
+    assert manifest["outputs"]["model.pt2"] == {"sha256": hashlib.sha256(b"program").hexdigest(), "bytes": 7}
+    assert Recipe.model_validate(manifest["recipe"]) == Recipe()
+    assert (manifest["job"], manifest["attempt"], manifest["seed"]) == ("job_1", 1, 0)
+    assert manifest["versions"] == {"torch": "2.13.0"}

@@ -1,0 +1,31 @@
+"""The words for a child that did not say why it ended."""
+
+import signal
+
+import pytest
+
+from quantization.folder import Failure
+from worker import failures
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (failures.died(-signal.SIGSEGV, "calibrating"), "crashed"),
+        (failures.died(-signal.SIGKILL, "calibrating"), "out_of_memory"),
+        (failures.took_too_long(60, "calibrating"), "wall_time_limit"),
+        (failures.invalid_output("calibrating"), "invalid_output"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_failure_names_its_code_its_phase_and_a_remedy(failure: Failure, code: str) -> None:
+    assert (failure.code, failure.phase) == (code, "calibrating")
+    assert failure.remedy
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words"),
+    [(-signal.SIGSEGV, "SIGSEGV"), (-signal.SIGABRT, "SIGABRT"), (2, "exit code 2"), (-200, "-200")],
+)
+def test_a_crash_is_told_by_signal_or_exit_code(exit_code: int, words: str) -> None:
+    assert words in failures.died(exit_code, None).detail

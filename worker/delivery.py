@@ -1,0 +1,101 @@
+"""What the child left in out/, checked, stored, and listed in a manifest. The child has read an upload: trust nothing.
+
+A name that is not in ARTIFACT_KINDS, a link, a missing file or a report that does not parse makes the whole output
+invalid: half a result is no result.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from app.jobs.service import Claim, Product
+from app.storage import Storage
+from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
+from quantization.report import Report
+
+MANIFEST_FILE = "manifest.json"
+ARTIFACT_KINDS = {
+    "model.safetensors": "safetensors",
+    "model.pt2": "program",
+    REPORT_FILE: "report",
+}
+FORMAT_FILES = {"safetensors": "model.safetensors", "pt2": "model.pt2"}
+REPORT_CAP = 64 << 20
+ERROR_CAP = 1 << 16
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class OutputError(Exception):
+    """The child's output is not what a child writes. The text is for operators."""
+
+
+def read_failure(folder: Path) -> Failure:
+    """out/error.json. Raises OutputError."""
+    return _read(_out(folder) / ERROR_FILE, Failure, ERROR_CAP)
+
+
+def read_report(folder: Path) -> Report:
+    """out/report.json. Raises OutputError."""
+    return _read(_out(folder) / REPORT_FILE, Report, REPORT_CAP)
+
+
+def outputs(folder: Path, claim: Claim) -> list[Path]:
+    """The files that a successful child must have written, and no other. Raises OutputError."""
+    formats = {"safetensors", *(claim.recipe.formats or FORMAT_FILES)}
+    wanted = sorted([*(FORMAT_FILES[name] for name in formats), REPORT_FILE])
+    out = _out(folder)
+    found = sorted(path.name for path in out.iterdir())
+    if found != wanted or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
+        raise OutputError(f"expected the files {wanted} in out/, found {found}")
+    return [out / name for name in found]
+
+
+def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
+    """Put files into the storage."""
+    return [Product(name=path.name, kind=ARTIFACT_KINDS[path.name], blob=storage.put_file(path)) for path in paths]
+
+
+def store_manifest(claim: Claim, report: Report, products: Sequence[Product], storage: Storage) -> Product:
+    """What went in, what came out and what did it: enough to do it again and to check the files by."""
+    inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
+    manifest: dict[str, Any] = {
+        "job": claim.job_id,
+        "attempt": claim.attempt,
+        "device": claim.device,
+        "inputs": {role: {"sha256": blob.sha256, "bytes": blob.bytes} for role, blob in inputs.items() if blob},
+        "outputs": {p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes} for p in products},
+        "recipe": claim.recipe.model_dump(mode="json"),
+        "seed": claim.recipe.seed,
+        "versions": report.versions,
+    }
+    with storage.writer() as writer:
+        writer.write(json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
+        return Product(name=MANIFEST_FILE, kind="manifest", blob=writer.commit())
+
+
+def _out(folder: Path) -> Path:
+    out = folder / OUT_FOLDER
+    if out.is_symlink() or not out.is_dir():
+        raise OutputError("there is no out/")
+    return out
+
+
+def _read(path: Path, kind: type[Document], cap: int) -> Document:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            content = file.read(cap + 1)
+    except OSError as error:
+        raise OutputError(f"{path.name}: {error.strerror}") from error
+    if len(content) > cap:
+        raise OutputError(f"{path.name} is larger than {cap} bytes")
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise OutputError(f"{path.name}: {error}") from error
