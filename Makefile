@@ -1,0 +1,65 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help install quickstart serve test check format bench up down lock
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## make .venv with everything in it (a second call takes no time)
+	@:
+
+# torch first, by itself: where an index offers a CPU build, pip takes it, and the lock then changes nothing about it.
+$(STAMP): pyproject.toml requirements.lock
+	@echo "Installing into $(VENV) (the first time takes a few minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep -i '^torch==' requirements.lock)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+quickstart: $(STAMP) ## train a small CNN, quantize it through the service with curl, check the result
+	@$(BIN)/python examples/quickstart.py
+
+serve: $(STAMP) ## API, worker and Redis on this machine, until Ctrl-C (ARGS="--port 8000 --data data")
+	@$(BIN)/zeropoint serve $(ARGS)
+
+test: $(STAMP) ## the whole test suite (ARGS="-k name" for a part)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## linter, formatter, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## run every script in benchmarks/
+	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" $(ARGS); done
+
+up: .env ## one host: docker compose with PostgreSQL and Redis
+	@docker compose up --build --detach --wait
+
+# Passwords for the two servers that nobody outside the compose network reaches.
+.env:
+	@umask 077; for name in POSTGRES_PASSWORD REDIS_PASSWORD; do \
+		echo "$$name=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')"; done > .env
+
+down: ## stop what `make up` started (volumes stay)
+	@docker compose down
+
+lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
+	@$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-header --unsafe-package pip \
+		--no-emit-index-url --no-emit-find-links --no-emit-options --output-file requirements.lock pyproject.toml
+	@sed -i -e 's/+cpu$$//' -e '1i # Every version that was tested together. Written by `make lock`.' requirements.lock

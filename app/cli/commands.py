@@ -1,0 +1,43 @@
+"""The servers' command lines."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def api_command(host: str, port: int) -> list[str]:
+    """The API by uvicorn. Open event streams hold a stop up for five seconds at most."""
+    options = ["--host", host, "--port", str(port), "--no-proxy-headers", "--no-server-header"]
+    options += ["--timeout-graceful-shutdown", "5"]
+    return [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", *options]
+
+
+def worker_command(device: str, slots: int) -> list[str]:
+    """A Celery worker that takes the jobs for one device, `slots` at a time."""
+    options = ["--pool", "prefork", "--concurrency", str(slots), "--queues", device, "--hostname", f"{device}@%h"]
+    options += ["--without-gossip", "--without-mingle"]
+    return [sys.executable, "-m", "celery", "--app", "worker.main", "worker", *options]
+
+
+def redis_command() -> list[str] | None:
+    """The redis-server that a wheel put beside this interpreter, or the system's; it reads its settings from stdin."""
+    scripts = sysconfig.get_path("scripts")
+    program = shutil.which("redis-server", path=f"{scripts}{os.pathsep}{os.defpath}")
+    return [program, "-"] if program else None
+
+
+def redis_settings(port: int, password: str, folder: Path) -> str:
+    """Loopback only, behind a password, nothing on disk: a lost hint is sent again by the next worker that starts."""
+    lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", f'dir "{folder}"']
+    lines += ['save ""', "appendonly no", "maxmemory-policy noeviction", "daemonize no"]
+    return "\n".join(lines) + "\n"
+
+
+def with_root(environment: dict[str, str]) -> dict[str, str]:
+    """The environment, with this project importable from any working directory."""
+    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,53 @@
+"""What the system shows of processes, and patience."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+PATIENCE_SECONDS = 90.0
+
+Seen = TypeVar("Seen")
+
+
+def eventually(look: Callable[[], Seen | None], seconds: float = PATIENCE_SECONDS) -> Seen:
+    """Look again and again until there is something to see, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "this did not happen in time"
+        time.sleep(0.02)
+    return seen
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:  # grows while it is walked
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def is_leader(pid: int) -> bool:
+    """Whether a process leads its session, as a child program does."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3]) == pid
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def has_loaded(pid: int, library: str) -> bool:
+    return library in Path(f"/proc/{pid}/maps").read_text()

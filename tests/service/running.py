@@ -1,0 +1,83 @@
+"""A service that was started as a user starts it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.servers import ROOT, free_port
+from tests.service.processes import command_line, descendants, eventually, is_leader
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Running:
+    """`zeropoint serve` in a folder."""
+
+    process: subprocess.Popen[bytes]
+    data: Path
+    client: httpx.Client
+
+    def upload(self, kind: str, path: Path) -> str:
+        answer = self.client.post(f"/v1/{kind}?name={path.stem}", content=path.read_bytes())
+        assert answer.status_code == 201, answer.text
+        identity: str = answer.json()["id"]
+        return identity
+
+    def submit(self, program: Path, samples: Path, recipe: Mapping[str, Any]) -> str:
+        model, dataset = self.upload("models", program), self.upload("datasets", samples)
+        answer = self.client.post("/v1/jobs", json={"model": model, "dataset": dataset, "recipe": recipe})
+        assert answer.status_code == 202, answer.text
+        identity: str = answer.json()["id"]
+        return identity
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+        return answer
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """The job, when it has ended."""
+        return eventually(lambda: found if (found := self.job(job_id))["state"] in TERMINAL else None)
+
+    def in_phase(self, job_id: str, phase: str) -> dict[str, Any]:
+        """The job, when it is seen in a phase."""
+
+        def look() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["state"] not in TERMINAL, job
+            return job if job["phase"] == phase and job["progress"]["done"] else None
+
+        return eventually(look)
+
+    def child(self, job_id: str) -> int:
+        """The process id of a job's child program."""
+        (pid,) = [pid for pid in descendants(self.process.pid) if is_leader(pid) and job_id in command_line(pid)]
+        return pid
+
+
+@contextmanager
+def service(data: Path, environment: Mapping[str, str]) -> Iterator[Running]:
+    """Start it, wait until it is ready, and stop it afterwards."""
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data", str(data)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert process.stdout is not None
+        said = b""
+        while b"is ready" not in said:
+            line = process.stdout.readline()
+            assert line, said.decode()
+            said += line
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client:
+            yield Running(process, data, client)
+    finally:
+        process.terminate()
+        process.communicate()

@@ -1,0 +1,89 @@
+"""`zeropoint serve` as a process: it ends when told to, or when a part of it ends, and leaves nothing running."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+from tests.service.processes import command_line, descendants, eventually, is_running
+from tests.service.running import service
+from tests.service.test_jobs import ONE_BY_ONE
+
+pytestmark = pytest.mark.service
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_it_stops_when_told_to_and_leaves_nothing(
+    number: signal.Signals, tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    with service(tmp_path, environment) as running:
+        processes = descendants(running.process.pid)
+        running.process.send_signal(number)
+        assert running.process.wait(30) == 0
+        assert [pid for pid in processes if is_running(pid)] == []
+
+
+def test_it_stops_a_running_job_and_the_job_says_so(
+    tmp_path: Path, environment: Mapping[str, str], program: Path, many_samples: Path
+) -> None:
+    with service(tmp_path, environment) as running:
+        job_id = running.submit(program, many_samples, ONE_BY_ONE)
+        running.in_phase(job_id, "calibrating")
+        processes = descendants(running.process.pid)
+        running.process.terminate()
+        running.process.wait(30)
+        assert [pid for pid in processes if is_running(pid)] == []
+    with service(tmp_path, environment) as again:
+        job = again.job(job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "worker_stopped")
+
+
+def test_a_job_is_done_on_either_database(
+    database_url: str, tmp_path: Path, environment: Mapping[str, str], program: Path, few_samples: Path
+) -> None:
+    with service(tmp_path, {**environment, "ZEROPOINT_DATABASE_URL": database_url}) as running:
+        assert running.ended(running.submit(program, few_samples, {}))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("part", ["redis-server", "uvicorn", "celery"])
+def test_it_stops_altogether_when_a_part_dies(part: str, tmp_path: Path, environment: Mapping[str, str]) -> None:
+    with service(tmp_path, environment) as running:
+        processes = descendants(running.process.pid)
+        os.kill(next(pid for pid in processes if part in command_line(pid)), signal.SIGKILL)
+        assert running.process.wait(30) == 1
+        eventually(lambda: not [pid for pid in processes if is_running(pid)])
+
+
+def test_a_second_one_in_the_same_folder_is_refused(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    with service(tmp_path, environment):
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", "1", "--data", str(tmp_path)]
+        second = subprocess.run(command, cwd=ROOT, env=dict(environment), check=False, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "Another zeropoint serve" in second.stderr
+
+
+def test_a_port_that_is_taken_is_an_error_with_the_servers_own_words(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    with service(tmp_path / "first", environment) as running:
+        port = str(running.client.base_url.port)
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", port, "--data", str(tmp_path / "second")]
+        second = subprocess.run(command, cwd=ROOT, env=dict(environment), check=False, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "already in use" in second.stderr
+
+
+def test_a_job_that_waited_while_the_service_was_down_is_done_after_the_start(
+    tmp_path: Path, environment: Mapping[str, str], program: Path, few_samples: Path, many_samples: Path
+) -> None:
+    with service(tmp_path, environment) as running:
+        blocking = running.submit(program, many_samples, ONE_BY_ONE)
+        running.in_phase(blocking, "calibrating")
+        waiting = running.submit(program, few_samples, {})
+    with service(tmp_path, environment) as again:  # with an empty Redis
+        assert again.ended(waiting)["state"] == "succeeded"
