@@ -1,0 +1,75 @@
+"""The arrows, the allow-lists and the sizes that CONTRIBUTING.md promises."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("app", "worker", "quantization")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def test_the_arrows_point_down() -> None:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def third_party(package: str) -> set[str]:
+    graph = grimp.build_graph(package, include_external_packages=True)
+    outside = {module for module in graph.modules if graph.is_module_squashed(module)}
+    return outside - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+def test_the_library_needs_torch_safetensors_and_pydantic_alone() -> None:
+    assert third_party("quantization") == {"torch", "safetensors", "pydantic"}
+
+
+@pytest.mark.parametrize("module", ["recipe", "presets", "report", "folder", "errors", "names"])
+def test_the_vocabulary_loads_without_torch(module: str) -> None:
+    code = f"import quantization.{module}, sys; assert not {{'torch', 'numpy', 'safetensors'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def lengths(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    assert {name: length for name, length in lengths(ast.parse(text)) if length > 60} == {}
+
+
+def test_half_of_the_modules_have_fewer_than_120_lines() -> None:
+    sizes = sorted(len(path.read_text().splitlines()) for path in MODULES)
+    assert sizes[len(sizes) // 2] < 120
+
+
+def commits(path: Path) -> bool:
+    """Whether a module commits a session (`session.commit()`); a blob's writer commits too, and is no transaction."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return any(
+        isinstance(call, ast.Attribute)
+        and call.attr == "commit"
+        and not (isinstance(call.value, ast.Name) and call.value.id == "writer")
+        for call in calls
+    )
+
+
+def test_only_use_cases_commit() -> None:
+    committing = {str(path.relative_to(ROOT)) for path in MODULES if commits(path)}
+    assert committing == {"app/catalog/service.py", "app/jobs/service.py"}
+
+
+def test_no_folder_is_a_junk_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"}
+    assert not [path for path in MODULES if drawers & {path.stem, *path.parent.relative_to(ROOT).parts}]
