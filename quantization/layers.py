@@ -68,6 +68,5 @@ class Quantized:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is stored, by name: what stays in float, and what stands for the quantized weights."""
         replaced = {layer.layer.weight_name for layer in self.layers}
-        state = self.source.program.state_dict
-        kept = {name: tensor.detach().cpu() for name, tensor in state.items() if name not in replaced}
+        kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
         return kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}

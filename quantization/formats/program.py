@@ -23,6 +23,7 @@ from torch.fx import Graph, Node
 from quantization.layers import Activation, Quantized, QuantizedLayer
 from quantization.sources.graph import layer_calls, stored_names
 from quantization.sources.pruning import copy_graph, rebuild
+from quantization.sources.source import ProgramSource
 
 ops = torch.ops.quantized_decomposed
 PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
@@ -35,7 +36,12 @@ def write_program(quantized: Quantized, path: Path) -> None:
 
 
 def quantized_program(quantized: Quantized) -> ExportedProgram:
-    """The source's program with Q/DQ around its quantized layers; the source stays as it is."""
+    """The source's program with Q/DQ around its quantized layers; the source stays as it is.
+
+    Raises TypeError when the source is not an exported program.
+    """
+    if not isinstance(quantized.source, ProgramSource):
+        raise TypeError("only an exported program can be written as one")
     program = quantized.source.program
     graph = copy_graph(program.graph)
     calls = layer_calls(graph, stored_names(program))

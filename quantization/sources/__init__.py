@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from quantization.sources.program import open_program
-from quantization.sources.source import Source
+from quantization.sources.source import ProgramSource
 
 
-def open_source(path: Path, file_format: str, device: str) -> Source:
+def open_source(path: Path, file_format: str, device: str) -> ProgramSource:
     """Open an upload by its format. Raises InvalidModel or Unsupported."""
     match file_format:
         case "pt2":

@@ -24,12 +24,12 @@ from quantization.samples import Extent, Input
 from quantization.sources.graph import Call, has_other_uses, layer_calls, module_types, stored_names
 from quantization.sources.leaves import insert_leaves
 from quantization.sources.pruning import functional, prune
-from quantization.sources.source import Layer, Source, distinct_bytes
+from quantization.sources.source import Layer, ProgramSource, distinct_bytes
 
 EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
 
 
-def open_program(path: Path, device: str) -> Source:
+def open_program(path: Path, device: str) -> ProgramSource:
     """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed."""
     try:
         uploaded = torch.export.load(path)
@@ -40,7 +40,7 @@ def open_program(path: Path, device: str) -> Source:
     return program_source(uploaded, device)
 
 
-def program_source(uploaded: ExportedProgram, device: str = "cpu") -> Source:
+def program_source(uploaded: ExportedProgram, device: str = "cpu") -> ProgramSource:
     """Dissect a program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
     _require_finite(uploaded)
@@ -52,16 +52,17 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu") -> Source:
     module = _flat(program.module(check_guards=False))
     leaves = insert_leaves(module, program, {name: places for name, places in calls.items() if _reason(places) is None})
     inputs, constants = _inputs(program)
-    return Source(
+    return ProgramSource(
         module=module,
-        inputs=inputs,
         layers=tuple(_layers(program, original, types, calls, leaves)),
-        program=program,
+        tensors=program.state_dict,
         original_bytes=distinct_bytes(original.values()),
         dead_bytes=distinct_bytes(original.values()) - distinct_bytes(program.state_dict.values()),
         device=device,
+        program=program,
+        inputs=inputs,
         constants=constants,
-        state=_detach_mutated(program, module),
+        changing=_detach_mutated(program, module),
     )
 
 

@@ -1,6 +1,6 @@
 """What every source becomes: a module whose quantizable layers are real `nn` leaves under their own names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,31 +44,42 @@ class Layer:
 
 @dataclass(frozen=True)
 class Source:
-    """A float model, ready to run: `module(*batch)` takes flat inputs and returns a flat sequence of outputs."""
+    """A float model, ready to run: `run(batch)` calls `module` and gives its outputs as a flat list."""
 
     module: nn.Module
-    inputs: tuple[Input, ...]
     layers: tuple[Layer, ...]
-    program: ExportedProgram
+    tensors: Mapping[str, Tensor]
+    """Every parameter and buffer that an output needs, by its name in the user's source."""
     original_bytes: int
     dead_bytes: int
     device: str = "cpu"
-    constants: dict[int, object] = field(default_factory=dict)
-    """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
-    state: dict[str, Tensor] = field(default_factory=dict)
+    changing: Mapping[str, Tensor] = field(default_factory=dict)
     """Buffers that a forward pass changes, as uploaded."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        """One forward pass of one batch (tensors in the order of `inputs`)."""
+        """One forward pass of one batch, its tensors in the order of the model's inputs."""
+        return list(self.module(*(tensor.to(self.device) for tensor in batch)))
+
+    def reset(self) -> None:
+        """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
+        for name, value in self.changing.items():
+            self.module.get_buffer(name).copy_(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSource(Source):
+    """An exported program; its module takes flat inputs and gives flat outputs."""
+
+    program: ExportedProgram
+    inputs: tuple[Input, ...]
+    constants: Mapping[int, object] = field(default_factory=dict)
+    """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
         arguments: list[object] = [tensor.to(self.device) for tensor in batch]
         for position, value in sorted(self.constants.items()):
             arguments.insert(position, value)
         return list(self.module(*arguments))
-
-    def reset(self) -> None:
-        """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
-        for name, value in self.state.items():
-            self.module.get_buffer(name).copy_(value)
 
 
 def distinct_bytes(tensors: Iterable[Tensor]) -> int:

@@ -9,10 +9,10 @@ from quantization.layers import Quantized
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.sources import open_source
-from quantization.sources.source import Source
+from quantization.sources.source import ProgramSource
 from tests.networks import Example
 
-OpenExample = Callable[..., Source]
+OpenExample = Callable[..., ProgramSource]
 QuantizeExample = Callable[..., Quantized]
 
 
@@ -20,7 +20,7 @@ QuantizeExample = Callable[..., Quantized]
 def opened(tmp_path: Path) -> OpenExample:
     """Export a network, upload it, open it."""
 
-    def open_example(example: Example, *, decompose: bool = False) -> Source:
+    def open_example(example: Example, *, decompose: bool = False) -> ProgramSource:
         return open_source(example.export(tmp_path / "model.pt2", decompose=decompose), "pt2", "cpu")
 
     return open_example

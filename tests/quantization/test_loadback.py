@@ -11,6 +11,7 @@ from quantization.evaluation import evaluate
 from quantization.formats import write_formats
 from quantization.loadback import second_process
 from quantization.samples import open_samples
+from quantization.sources.source import ProgramSource
 from tests.networks import convolutional
 from tests.quantization.conftest import QuantizeExample
 
@@ -56,6 +57,7 @@ def test_a_damaged_file_does_not_pass(
 
 def test_a_process_that_died_does_not_pass(quantized: QuantizeExample, tmp_path: Path) -> None:
     result = quantized(convolutional())
+    assert isinstance(result.source, ProgramSource)
     samples = open_samples(tmp_path / "dataset.safetensors", result.source.inputs, None)
     with second_process(tmp_path) as reader:
         reader._process.kill()
