@@ -18,36 +18,61 @@ SMALLEST_SCALE = 2.0**-100
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers of a quantized dtype that may be used."""
+    """The numbers of a quantized dtype that may be used; `middle` is the zero point of symmetric schemes."""
 
     dtype: torch.dtype
     quant_min: int
     quant_max: int
 
+    @property
+    def middle(self) -> int:
+        return (self.quant_min + self.quant_max) // 2
+
 
 QINT8 = Grid(torch.int8, -127, 127)
 """Narrow range: −128 is left out so that the grid is symmetric and w and −w round alike."""
 QUINT8 = Grid(torch.uint8, 0, 255)
+FLOAT8 = Grid(torch.float8_e4m3fn, -448, 448)
+"""Not evenly spaced: dividing by the scale only moves the range to where float8 has its 448 at the ends."""
+
+_GRIDS = {
+    ("qint8", "symmetric"): QINT8,
+    ("qint8", "asymmetric"): Grid(torch.int8, -128, 127),
+    ("quint8", "symmetric"): Grid(torch.uint8, 1, 255),
+    ("quint8", "asymmetric"): QUINT8,
+    ("int4", "symmetric"): Grid(torch.int8, -7, 7),
+    ("int4", "asymmetric"): Grid(torch.int8, -8, 7),
+    ("float8_e4m3", "symmetric"): FLOAT8,
+}
+
+
+def grid_for(dtype: str, scheme: str) -> Grid:
+    """The grid of a dtype under a scheme, in the recipe's words. int4 numbers are held in int8 until packed."""
+    return _GRIDS[dtype, scheme]
 
 
 @dataclass(frozen=True)
 class Affine:
-    """A grid laid over the real numbers. `scale` float32 and `zero_point` int64, both [C] (axis) or [] (per tensor)."""
+    """A grid laid over the real numbers: `scale` float32 and `zero_point` int64 of one shape.
+
+    [] for the whole tensor; [C] with `axis`; [out, in / group_size] with `group_size`, for values [out, in].
+    """
 
     grid: Grid
     scale: Tensor
     zero_point: Tensor
     axis: int | None = None
+    group_size: int | None = None
 
 
 def symmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None) -> Affine:
-    """Zero stays zero: scale = max(|minimum|, |maximum|) / quant_max, zero_point = 0.
+    """Zero in the middle of the grid: scale = max(|minimum|, |maximum|) / (quant_max − middle), zero_point = middle.
 
     `minimum`, `maximum`: float [C] or []. A range of nothing but zeros gets scale 1, which keeps it exact.
     """
     reach = torch.maximum(minimum.abs(), maximum.abs()).to(torch.float32)
-    scale = _valid_scale(reach / grid.quant_max)
-    return Affine(grid, scale, torch.zeros_like(scale, dtype=torch.int64), axis)
+    scale = _valid_scale(reach / (grid.quant_max - grid.middle))
+    return Affine(grid, scale, torch.full_like(scale, grid.middle, dtype=torch.int64), axis)
 
 
 def asymmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None) -> Affine:
@@ -57,32 +82,50 @@ def asymmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = 
     """
     low = minimum.to(torch.float32).clamp(max=0)
     high = maximum.to(torch.float32).clamp(min=0)
-    scale = _valid_scale(high / (grid.quant_max - grid.quant_min) - low / (grid.quant_max - grid.quant_min))
+    steps = grid.quant_max - grid.quant_min
+    scale = _valid_scale(high / steps - low / steps)
     zero_point = (grid.quant_min - torch.round(low / scale)).clamp(grid.quant_min, grid.quant_max)
     return Affine(grid, scale, zero_point.to(torch.int64), axis)
 
 
 def quantize(values: Tensor, affine: Affine) -> Tensor:
-    """Float `values` [..., C, ...] -> integers of the grid's dtype, same shape."""
-    scale, zero_point = _along_axis(values, affine)
-    integers = torch.round(values.to(torch.float32) * (1.0 / scale)) + zero_point
-    return integers.clamp(affine.grid.quant_min, affine.grid.quant_max).to(affine.grid.dtype)
+    """Float `values` [..., C, ...] -> numbers of the grid's dtype, same shape."""
+    scale, zero_point = _spread(values, affine)
+    scaled = values.to(torch.float32) * (1.0 / scale)
+    if not affine.grid.dtype.is_floating_point:
+        scaled = torch.round(scaled) + zero_point
+    return scaled.clamp(affine.grid.quant_min, affine.grid.quant_max).to(affine.grid.dtype)
 
 
 def dequantize(integers: Tensor, affine: Affine) -> Tensor:
-    """Integers -> float32 x̂ = (q − zero_point) · scale, same shape."""
-    scale, zero_point = _along_axis(integers, affine)
+    """Numbers of the grid -> float32 x̂ = (q − zero_point) · scale, same shape."""
+    scale, zero_point = _spread(integers, affine)
     return (integers.to(torch.float32) - zero_point) * scale
 
 
-def _along_axis(values: Tensor, affine: Affine) -> tuple[Tensor, Tensor]:
-    """Shape scale and zero_point [C] to broadcast along the axis: values [64, 3, 3, 3], axis 0 -> [64, 1, 1, 1]."""
-    zero_point = affine.zero_point.to(torch.float32)
+def step_sizes(numbers: Tensor, affine: Affine) -> Tensor:
+    """The distance to the next number of the grid at each of `numbers`, in a shape that broadcasts to theirs.
+
+    Integers are `scale` apart; float8_e4m3 has three bits of mantissa: 2^(exponent − 3), at least 2^−9, times `scale`.
+    """
+    scale, _ = _spread(numbers, affine)
+    if not affine.grid.dtype.is_floating_point:
+        return scale
+    exponent = torch.frexp(numbers.to(torch.float32).abs()).exponent - 1  # 0.5 ≤ mantissa < 1 in frexp
+    return torch.exp2((exponent - 3).clamp(min=-9).to(torch.float32)) * scale
+
+
+def _spread(values: Tensor, affine: Affine) -> tuple[Tensor, Tensor]:
+    """Shape scale and zero_point to broadcast over values: [64, 3, 3, 3] with axis 0 takes [64, 1, 1, 1]."""
+    scale, zero_point = affine.scale, affine.zero_point.to(torch.float32)
+    if affine.group_size is not None:
+        size = affine.group_size
+        return scale.repeat_interleave(size, dim=1), zero_point.repeat_interleave(size, dim=1)
     if affine.axis is None:
-        return affine.scale, zero_point
+        return scale, zero_point
     shape = [1] * values.dim()
     shape[affine.axis] = -1
-    return affine.scale.reshape(shape), zero_point.reshape(shape)
+    return scale.reshape(shape), zero_point.reshape(shape)
 
 
 def _valid_scale(scale: Tensor) -> Tensor:

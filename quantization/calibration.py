@@ -1,56 +1,98 @@
-"""Calibration: run the float model over samples while an observer watches the input of every chosen layer.
+"""Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
 
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from quantization.affine import QUINT8, asymmetric
-from quantization.errors import InvalidSamples
+from quantization.affine import grid_for
+from quantization.errors import InvalidProfile, InvalidSamples
 from quantization.layers import Activation
-from quantization.observers import Observer, observer_for
-from quantization.samples import Samples
+from quantization.observers import observer_for
+from quantization.observers.observer import Target
+from quantization.profile import CALIBRATE_AGAIN, Profile
+from quantization.recipe import ActivationSettings
+from quantization.samples import Batches
 from quantization.selection import Choice
-from quantization.sources.source import Source
+from quantization.sources.source import Layer, Source
+from quantization.statistics import Collector
 
 Step = Callable[[int, int], None]
 """Called with (done, total) after each batch or layer."""
 
+FEW_SAMPLES = 32
+"""Fewer lose over 1 dB on the digits network; both bounds are measured in docs/quantization.md."""
+LATE_GROWTH = 0.25
+"""Share of a range that may come with the last quarter of the batches; more is worth a warning."""
 
-def calibrate(source: Source, choices: Sequence[Choice], samples: Samples, step: Step) -> dict[str, Activation]:
-    """The static grid of each chosen layer's input, by layer name.
 
-    Raises InvalidSamples when a layer's input turned NaN or infinite, naming the layer.
+def calibrate(source: Source, choices: Sequence[Choice], samples: Batches, step: Step) -> Profile:
+    """The statistics that the observers of these choices need."""
+    wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
+    layers = [choice.layer for choice in choices if choice.layer.name in wishes]
+    return collect(source, layers, samples, step, {name for name, wish in wishes.items() if wish.needs_histogram})
+
+
+def collect(
+    source: Source, layers: Sequence[Layer], samples: Batches, step: Step, histograms: Collection[str]
+) -> Profile:
+    """Statistics of the inputs of `layers`, with histograms for the names in `histograms`, in one pass.
+
+    Layers without a module, and those that no sample reaches, are left out.
     """
-    observers = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
+    modules = {layer.name: layer.module for layer in layers if layer.module is not None}
+    collectors = {name: Collector(histogram=name in histograms) for name in modules}
     source.reset()
-    with torch.no_grad(), _watched(choices, observers):
+    with torch.no_grad(), _watched(modules, collectors):
         for done, batch in enumerate(samples, start=1):
             source.run(batch)
             step(done, len(samples))
     source.reset()
-    return {c.layer.name: _activation(c, observers[c.layer.name]) for c in choices if c.layer.name in observers}
+    seen = {name: collector.statistics() for name, collector in collectors.items() if collector.count}
+    return Profile(seen, samples.count, len(samples), samples.batch_size)
+
+
+def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+    """The static grid of each chosen layer's input, by layer name.
+
+    Raises InvalidSamples when an input turned NaN or infinite, naming the layer; InvalidProfile when statistics lack.
+    """
+    return {
+        choice.layer.name: _activation(choice.layer.name, choice.activations, profile)
+        for choice in choices
+        if choice.activations is not None
+    }
+
+
+def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
+    """Where the statistics of these layers may not be enough, in short stable words (docs/quantization.md)."""
+    spots = []
+    if profile.samples < FEW_SAMPLES:
+        spots.append(f"few_samples: {profile.samples}; {FEW_SAMPLES} or more give steadier ranges.")
+    growth = {name: profile.layers[name].late_growth or 0.0 for name in names}
+    moving = sorted((name for name in names if growth[name] > LATE_GROWTH), key=lambda name: -growth[name])
+    if moving:
+        worst = ", ".join(repr(name) for name in moving[:5])
+        share = f"{LATE_GROWTH:.0%}".replace("%", " %")
+        spots.append(f"still_moving: ranges that grew by over {share} in the last quarter: {len(moving)} ({worst}).")
+    return spots
 
 
 @contextmanager
-def _watched(choices: Sequence[Choice], observers: dict[str, Observer]) -> Iterator[None]:
-    """Hooks that show each layer's input to its observer."""
+def _watched(modules: Mapping[str, nn.Module], collectors: Mapping[str, Collector]) -> Iterator[None]:
+    """Hooks that show each layer's input to its collector."""
 
-    def hook_for(observer: Observer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook_for(collector: Collector) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            observer.observe(arguments[0])
+            collector.observe(arguments[0])
 
         return observe
 
-    handles = [
-        choice.layer.module.register_forward_pre_hook(hook_for(observers[choice.layer.name]))
-        for choice in choices
-        if choice.layer.module is not None and choice.layer.name in observers
-    ]
+    handles = [module.register_forward_pre_hook(hook_for(collectors[name])) for name, module in modules.items()]
     try:
         yield
     finally:
@@ -58,13 +100,23 @@ def _watched(choices: Sequence[Choice], observers: dict[str, Observer]) -> Itera
             handle.remove()
 
 
-def _activation(choice: Choice, observer: Observer) -> Activation:
-    assert choice.activations is not None
-    minimum, maximum = (bound.cpu() for bound in observer.range())
-    if not bool(torch.isfinite(minimum) & torch.isfinite(maximum)):
+def _activation(name: str, settings: ActivationSettings, profile: Profile) -> Activation:
+    observer, target = (
+        observer_for(settings.observer),
+        Target(grid_for(settings.dtype, settings.scheme), settings.scheme),
+    )
+    statistics = profile.layers.get(name)
+    if statistics is not None and not statistics.finite:
         raise InvalidSamples(
             "non_finite_activations",
-            f"The input of layer {choice.layer.name!r} becomes NaN or infinite during calibration.",
+            f"The input of layer {name!r} becomes NaN or infinite during calibration.",
             "Check that the float model gives finite outputs on these samples.",
         )
-    return Activation(choice.activations, asymmetric(minimum, maximum, QUINT8), float(minimum), float(maximum))
+    if statistics is None or (observer.needs_histogram and statistics.histogram is None):
+        raise InvalidProfile(
+            "profile_incomplete",
+            f"The profile lacks statistics of the input of layer {name!r} that the recipe's observer needs.",
+            CALIBRATE_AGAIN,
+        )
+    minimum, maximum = observer.of_statistics(statistics, target)
+    return Activation(settings, target.lay(minimum, maximum), float(minimum), float(maximum))

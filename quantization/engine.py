@@ -1,21 +1,21 @@
 """The engine: plan, calibrate, quantize. It knows sources by their leaves and formats not at all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from quantization.affine import QINT8, dequantize, quantize, symmetric
-from quantization.calibration import calibrate
-from quantization.errors import InvalidSamples
+from quantization.calibration import calibrate, static_grids, thin_spots
+from quantization.errors import InvalidRecipe, InvalidSamples
 from quantization.folder import Phase
 from quantization.layers import Activation, Quantized, QuantizedLayer
-from quantization.observers import observer_for
+from quantization.profile import Profile
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import CalibrationReport, SkippedLayer
-from quantization.samples import Samples
+from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
 from quantization.sources.source import Source
 from quantization.sqnr import Noise
 from quantization.versions import versions
+from quantization.weights import decode, encode
 
 Report = Callable[[Phase, int, int], None]
 """Called with (phase, done, total)."""
@@ -27,7 +27,7 @@ class Plan:
 
     choices: list[Choice]
     skipped: list[SkippedLayer]
-    calibration: Samples | None
+    calibration: Batches | None
     held_out: Samples | None
 
 
@@ -57,38 +57,68 @@ def split(samples: Samples, wanted: int | None) -> tuple[Samples, Samples | None
     return samples.between(0, cut), rest if len(rest) else None
 
 
-def quantize_source(source: Source, recipe: Recipe, planned: Plan, report: Report) -> Quantized:
-    """Run the plan. Raises InvalidSamples when calibration meets values that are not finite."""
+def quantize_source(
+    source: Source, recipe: Recipe, planned: Plan, report: Report, profile: Profile | None = None
+) -> Quantized:
+    """Run the plan; with a `profile` of these samples, without a forward pass.
+
+    Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
+    """
     # 1. activations: one pass over the calibration samples
-    activations: dict[str, Activation] = {}
     static = [choice for choice in planned.choices if choice.activations is not None]
-    if planned.calibration is not None and static:
-        activations = calibrate(source, static, planned.calibration, lambda *at: report("calibrating", *at))
+    if not static or planned.calibration is None:
+        profile = None
+    elif profile is None:
+        profile = calibrate(source, static, planned.calibration, lambda *at: report("calibrating", *at))
+    if profile is not None and not profile.reused:
+        planned = without_idle(planned, profile)
+        static = [choice for choice in planned.choices if choice.activations is not None]
+    activations = {} if profile is None else static_grids(static, profile)
     # 2. weights: layer by layer
     layers = []
     for done, choice in enumerate(planned.choices, start=1):
         layers.append(quantize_layer(choice, activations.get(choice.layer.name)))
         report("quantizing", done, len(planned.choices))
-    used = planned.calibration if static else None
-    return Quantized(source, recipe, layers, planned.skipped, _calibration_report(used), versions())
+    calibration = _calibration_report(profile, list(activations))
+    return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
+
+
+def without_idle(planned: Plan, profile: Profile) -> Plan:
+    """The plan without layers that no calibration sample reached: they have no range, and stay in float.
+
+    Raises InvalidRecipe when nothing is left.
+    """
+    idle = {c.layer.name for c in planned.choices if c.activations is not None} - set(profile.layers)
+    choices = [choice for choice in planned.choices if choice.layer.name not in idle]
+    if not choices:
+        raise InvalidRecipe(
+            "nothing_to_quantize",
+            "The recipe leaves every layer in float: never_ran.",
+            "Give calibration samples that reach the selected layers.",
+        )
+    left = [c.layer for c in planned.choices if c.layer.name in idle]
+    skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in left]
+    return replace(planned, choices=choices, skipped=[*planned.skipped, *skipped])
 
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
-    """Weight [out, ...] -> int8, one symmetric grid per output channel (axis 0) or one for all."""
-    axis = choice.weights.axis if choice.weights.granularity == "per_channel" else None
+    """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
     weight = choice.layer.weight.cpu()
-    observer = observer_for(choice.weights.observer, axis)
-    observer.observe(weight)
-    affine = symmetric(*observer.range(), QINT8, axis)
-    integers = quantize(weight, affine)
+    axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+    numbers, affine = encode(weight, choice.weights, axis)
     noise = Noise()
-    noise.add(weight, dequantize(integers, affine))
-    return QuantizedLayer(choice.layer, choice.weights, integers, affine, activation, noise.db)
+    noise.add(weight, decode(numbers, affine))
+    return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 
-def _calibration_report(samples: Samples | None) -> CalibrationReport:
-    if samples is None:
+def _calibration_report(profile: Profile | None, names: list[str]) -> CalibrationReport:
+    if profile is None:
         return CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
     return CalibrationReport(
-        samples=samples.count, batches=len(samples), batch_size=samples.batch_size, passes=1, reused=False
+        samples=profile.samples,
+        batches=profile.batches,
+        batch_size=profile.batch_size,
+        passes=0 if profile.reused else 1,
+        reused=profile.reused,
+        warnings=thin_spots(profile, names),
     )

@@ -3,6 +3,7 @@
     QuantizationError
     ├── InvalidModel        the upload is not a program that can be quantized
     ├── InvalidSamples      calibration or evaluation samples do not serve the model
+    ├── InvalidProfile      the statistics to reuse belong to something else
     ├── InvalidRecipe       the recipe asks for something this model does not have
     ├── Unsupported         a sound wish that this version cannot fulfil
     └── ValidationFailed    the result is there, and a check says no
@@ -36,6 +37,12 @@ class InvalidSamples(QuantizationError):
     title = "The samples can't be used"
 
 
+class InvalidProfile(QuantizationError):
+    """The statistics to reuse belong to something else."""
+
+    title = "The profile can't be used"
+
+
 class InvalidRecipe(QuantizationError):
     """The recipe asks for something this model does not have."""
 
@@ -52,3 +59,5 @@ class ValidationFailed(QuantizationError):
     """The result is there, and a check says no."""
 
     title = "Validation failed"
+    report: object = None
+    """The Report, where `quantize` raises it."""

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from quantization.affine import dequantize, quantize
+from quantization.affine import Affine, dequantize, quantize
 from quantization.layers import Quantized, QuantizedLayer
-from quantization.loadback import Reader
 from quantization.report import EvaluationReport
-from quantization.samples import Samples
-from quantization.sqnr import Noise
+from quantization.samples import Batches, Samples
+from quantization.sqnr import Cosine, Noise, Share
 
 Step = Callable[[int, int], None]
 
@@ -26,7 +26,7 @@ MAX_HELD_OUT_SAMPLES = 256
 class Chosen:
     """The samples to evaluate on, and what the report says of them."""
 
-    samples: Samples | None
+    samples: Batches | None
     report: EvaluationReport
 
 
@@ -42,6 +42,16 @@ def choose_samples(given: Samples | None, held_out: Samples | None, calibration:
     return Chosen(None, EvaluationReport(source="none", samples=0))
 
 
+class Reader(Protocol):
+    """The saved files, opened again; asked for one batch at a time."""
+
+    def start(self, batch: Sequence[Tensor]) -> None:
+        """Take a batch."""
+
+    def finish(self) -> dict[int, Tensor] | None:
+        """The tensors that came out of it, by position; None when the files don't serve."""
+
+
 @dataclass
 class Evaluation:
     """What was measured. `ran` is false as soon as the second process fails once, and the measurement stops there."""
@@ -49,19 +59,22 @@ class Evaluation:
     model: Noise = field(default_factory=Noise)
     layers: dict[str, Noise] = field(default_factory=dict)
     ran: bool = True
+    cosine: Cosine = field(default_factory=Cosine)
+    saturation: dict[str, Share] = field(default_factory=dict)
 
 
-def evaluate(quantized: Quantized, samples: Samples, reader: Reader, step: Step) -> Evaluation:
+def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step) -> Evaluation:
     """Run every batch on both sides; add up signal and noise of the floating outputs, and of each layer's."""
-    result = Evaluation(layers={layer.layer.name: Noise() for layer in quantized.layers})
+    names = [layer.layer.name for layer in quantized.layers]
+    result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
     source = quantized.source
     source.reset()
-    with torch.no_grad(), _compared(quantized.layers, result.layers):
+    with torch.no_grad(), _compared(quantized.layers, result):
         for done, batch in enumerate(samples, start=1):
             reader.start(batch)
             expected = source.run(batch)
             got = reader.finish()
-            if got is None or not _add(result.model, expected, got):
+            if got is None or not _add(result, expected, got):
                 result.ran = False
                 break
             step(done, len(samples))
@@ -69,7 +82,7 @@ def evaluate(quantized: Quantized, samples: Samples, reader: Reader, step: Step)
     return result
 
 
-def _add(noise: Noise, expected: Sequence[object], got: dict[int, Tensor]) -> bool:
+def _add(result: Evaluation, expected: Sequence[object], got: dict[int, Tensor]) -> bool:
     """Whether every tensor came back in its shape and dtype; floating ones count."""
     for position, reference in enumerate(expected):
         if not isinstance(reference, Tensor):
@@ -78,15 +91,16 @@ def _add(noise: Noise, expected: Sequence[object], got: dict[int, Tensor]) -> bo
         if value is None or value.shape != reference.shape or value.dtype != reference.dtype:
             return False
         if reference.is_floating_point():
-            noise.add(reference.cpu(), value)
+            result.model.add(reference.cpu(), value)
+            result.cosine.add(reference.cpu(), value)
     return True
 
 
 @contextmanager
-def _compared(layers: Sequence[QuantizedLayer], noises: dict[str, Noise]) -> Iterator[None]:
+def _compared(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[None]:
     """Hooks that compute each layer a second time, quantized, on the float input it just had."""
     handles = [
-        layer.layer.module.register_forward_hook(_comparison(layer, noises[layer.layer.name]))
+        layer.layer.module.register_forward_hook(_comparison(layer, result))
         for layer in layers
         if layer.layer.module is not None
     ]
@@ -97,15 +111,34 @@ def _compared(layers: Sequence[QuantizedLayer], noises: dict[str, Noise]) -> Ite
             handle.remove()
 
 
-def _comparison(layer: QuantizedLayer, noise: Noise) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
+
     def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         values = arguments[0].cpu()
         if layer.activation is not None:
             grid = layer.activation.affine
+            clipped.count += count_outside(values, grid)
+            clipped.total += values.numel()
             values = dequantize(quantize(values, grid), grid).to(values.dtype)
-        weight = layer.dequantized_weight.to(values.dtype)
-        bias = None if layer.layer.bias is None else layer.layer.bias.cpu()
-        forward = linear if isinstance(module, nn.Linear) else module._conv_forward
-        noise.add(output.cpu(), forward(values, weight, bias))  # type: ignore[operator]
+        twin = _with_weight(module, layer.dequantized_weight.to(output.dtype))
+        noise.add(output.cpu(), twin.forward(values))
 
     return compare
+
+
+def _with_weight(module: nn.Module, weight: Tensor) -> nn.Module:
+    """The same layer on the CPU with another weight; its `forward` calls no hook."""
+    twin = copy(module)
+    own = {name: None if tensor is None else tensor.cpu() for name, tensor in module._parameters.items()}
+    twin.__dict__["_parameters"] = own | {"weight": weight}
+    return twin
+
+
+def count_outside(values: Tensor, affine: Affine) -> int:
+    """How many of `values` [...] round to an integer beyond the grid of a per-tensor `affine`, and are clamped."""
+    half = float(affine.scale) / 2
+    low = (affine.grid.quant_min - int(affine.zero_point)) * float(affine.scale) - half
+    high = (affine.grid.quant_max - int(affine.zero_point)) * float(affine.scale) + half
+    exact = values.to(torch.float32)
+    return int(((exact < low) | (exact > high)).sum())

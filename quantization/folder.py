@@ -2,6 +2,8 @@
 
     FOLDER/job.json                  JobSpec
     FOLDER/<spec.model>              the model file, <spec.dataset>, <spec.evaluation_dataset> likewise
+    FOLDER/<spec.profile>            statistics to reuse in place of a calibration pass, if named
+    FOLDER/profile.safetensors       statistics to keep, when `keep_profile` asks for them
     FOLDER/out/<name>                every artifact, and report.json
     FOLDER/out/error.json            Failure, when the program ends with EXIT_FAILED
 
@@ -22,6 +24,7 @@ JOB_FILE = "job.json"
 OUT_FOLDER = "out"
 REPORT_FILE = "report.json"
 ERROR_FILE = "error.json"
+PROFILE_FILE = "profile.safetensors"
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -35,6 +38,8 @@ class JobSpec(Frozen):
     format: Literal["pt2"] = "pt2"
     dataset: str | None = None
     evaluation_dataset: str | None = None
+    profile: str | None = None
+    keep_profile: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     recipe: Recipe = Recipe()
 

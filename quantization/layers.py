@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quantization.affine import Affine, dequantize
+from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import CalibrationReport, SkippedLayer
 from quantization.sources.source import Layer, Source
+from quantization.weights import decode, to_tensors
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,24 @@ class Activation:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer with its weight as integers [out, ...]; scale and zero_point [out] or []."""
+    """A layer with its weight [out, ...] as numbers of the recipe's dtype, on their grid (None for a cast)."""
 
     layer: Layer
     settings: WeightSettings
     weight: Tensor
-    affine: Affine
+    affine: Affine | None
     activation: Activation | None
     weight_sqnr_db: float | None
 
     @property
     def dequantized_weight(self) -> Tensor:
         """float32 [out, ...], what the quantized layer computes with."""
-        return dequantize(self.weight, self.affine)
+        return decode(self.weight, self.affine)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored in place of the float weight, by name. A symmetric weight needs no zero points."""
-        name = self.layer.weight_name
-        stored = {f"{name}": self.weight, f"{name}_scale": self.affine.scale}
+        """What is stored in place of the float weight, by name."""
+        stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.affine)
         if self.activation is not None:
             stored[f"{self.layer.name}.input_scale"] = self.activation.affine.scale
             stored[f"{self.layer.name}.input_zero_point"] = self.activation.affine.zero_point

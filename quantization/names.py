@@ -1,16 +1,21 @@
 """Names of layers: how a parameter's name gives the layer's, and how a pattern finds it. Standard library only."""
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+
+_RECURRENT = re.compile(r"(?:weight|bias)_((?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)")
 
 
 def layer_name(parameter: str) -> str:
     """The layer that owns a parameter: `encoder.0.weight` -> `encoder.0`.
 
-    A projection inside a larger module has a name of its own: `attn.in_proj_weight` -> `attn.in_proj`.
+    A projection inside a larger module has a name of its own: `attn.in_proj_weight` -> `attn.in_proj`,
+    `lstm.weight_ih_l0` -> `lstm.ih_l0`.
     """
     owner, _, leaf = parameter.rpartition(".")
-    projection = leaf.removesuffix("_weight").removesuffix("_bias")
+    recurrent = _RECURRENT.fullmatch(leaf)
+    projection = recurrent[1] if recurrent else leaf.removesuffix("_weight").removesuffix("_bias")
     return owner if projection == leaf else f"{owner}.{projection}".lstrip(".")
 
 

@@ -4,15 +4,20 @@ Values are the words of the field and of the HTTP API (qint8, per_channel, minma
 not in the types, so a recipe that validates is a recipe that runs. Unknown keys are refused.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-from quantization.names import matches
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 DEFAULT_CALIBRATION_SAMPLES = 128
 """Upper bound when a recipe names none: min-max ranges stop moving long before (docs/quantization.md)."""
+
+DEFAULT_GROUP_SIZE = 32
+CASTS = ("float16", "bfloat16")
+WEIGHT_ONLY = (*CASTS, "int4")
+
+WeightDtype = Literal["qint8", "quint8", "float16", "bfloat16", "float8_e4m3", "int4"]
+Scheme = Literal["symmetric", "asymmetric"]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
@@ -22,37 +27,133 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _refusal(reason: str) -> PydanticCustomError:
+    """A combination that makes no sense, in words that may reach the user."""
+    return PydanticCustomError("combination", "{reason}", {"reason": reason})
+
+
 class MinMaxObserver(Frozen):
     """Range = smallest and largest value seen."""
 
     kind: Literal["minmax"] = "minmax"
 
 
-class WeightSettings(Frozen):
-    """int8, symmetric (zero_point 0): one scale per output channel (axis 0), or one per tensor."""
+class PercentileObserver(Frozen):
+    """Range = all but the outermost 100 − `percentile` percent of the values at each end."""
 
-    dtype: Literal["qint8"] = "qint8"
-    scheme: Literal["symmetric"] = "symmetric"
-    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
-    axis: Literal[0] = 0
-    observer: MinMaxObserver = MinMaxObserver()
+    kind: Literal["percentile"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100, allow_inf_nan=False)] = 99.999
+
+
+class MseObserver(Frozen):
+    """Range = the one with the least quantization error on the values seen."""
+
+    kind: Literal["mse"] = "mse"
+
+
+ObserverSettings = Annotated[MinMaxObserver | PercentileObserver | MseObserver, Field(discriminator="kind")]
+
+
+class WeightSettings(Frozen):
+    """How weights are stored. What is left out follows from the dtype (see `_fill`).
+
+    qint8, quint8, int4: integers with scales. float8_e4m3: float8 with scales. float16, bfloat16: a cast.
+    `axis` null: the layer's output channels. `group_size`: neighbours along the input that share a scale (per_group).
+    """
+
+    dtype: WeightDtype = "qint8"
+    scheme: Scheme = "symmetric"
+    granularity: Literal["per_channel", "per_tensor", "per_group"] = "per_channel"
+    axis: Annotated[int, Field(ge=0, le=4)] | None = None
+    group_size: Annotated[int, Field(ge=2, le=4096)] | None = None
+    observer: ObserverSettings = MinMaxObserver()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """int4 comes asymmetric and in groups (docs/quantization.md); groups come with a size."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("dtype") == "int4":
+            data = {"granularity": "per_group", "scheme": "asymmetric", **data}
+        if data.get("granularity") == "per_group" and data.get("group_size") is None:
+            data = {**data, "group_size": DEFAULT_GROUP_SIZE}
+        return data
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        plain = WeightSettings.model_construct(dtype=self.dtype)
+        if self.dtype in CASTS and self != plain:
+            raise _refusal(f"{self.dtype} is a cast: it has no scheme, granularity, axis, group_size or observer")
+        if self.dtype == "float8_e4m3" and (self.scheme != "symmetric" or self.granularity == "per_group"):
+            raise _refusal("float8_e4m3 weights are symmetric, per_channel or per_tensor")
+        if self.dtype == "int4" and self.granularity != "per_group":
+            raise _refusal("int4 weights need granularity per_group: sixteen levels are too few for a channel")
+        if self.granularity != "per_group" and self.group_size is not None:
+            raise _refusal("group_size belongs to granularity per_group")
+        if self.granularity != "per_channel" and self.axis is not None:
+            raise _refusal("axis belongs to granularity per_channel")
+        return self
 
 
 class ActivationSettings(Frozen):
-    """uint8, asymmetric, one scale and zero_point per tensor, fixed after calibration (static)."""
+    """How a layer's input is quantized: one scale and zero_point per tensor, fixed after calibration (static)."""
 
-    dtype: Literal["quint8"] = "quint8"
-    scheme: Literal["asymmetric"] = "asymmetric"
+    dtype: Literal["quint8", "qint8", "float8_e4m3"] = "quint8"
+    scheme: Scheme = "asymmetric"
     granularity: Literal["per_tensor"] = "per_tensor"
-    observer: MinMaxObserver = MinMaxObserver()
+    observer: ObserverSettings = MinMaxObserver()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """float8 has no zero point to choose."""
+        if isinstance(data, dict) and data.get("dtype") == "float8_e4m3":
+            return {"scheme": "symmetric", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        if self.dtype == "float8_e4m3" and self.scheme != "symmetric":
+            raise _refusal("float8_e4m3 activations are symmetric")
+        if self.dtype == "float8_e4m3" and self.observer.kind == "mse":
+            raise _refusal("the mse observer needs evenly spaced numbers, and float8_e4m3 has none")
+        return self
 
 
-class Override(Frozen):
+class Pair(Frozen):
+    """Weights and activations that go together; activations left out follow the weights' dtype."""
+
+    weights: WeightSettings | None = WeightSettings()
+    activations: ActivationSettings | None = ActivationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "activations" in data:
+            return data
+        weights = data.get("weights", {})
+        dtype = weights.get("dtype") if isinstance(weights, dict) else getattr(weights, "dtype", "none")
+        if dtype == "float8_e4m3":
+            return {**data, "activations": {"dtype": dtype}}
+        return {**data, "activations": None} if dtype in WEIGHT_ONLY else data
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if self.weights is None or self.activations is None:
+            return self
+        dtype = self.weights.dtype
+        if dtype in WEIGHT_ONLY:
+            raise _refusal(f"{dtype} weights are weight-only: set activations to null")
+        if (dtype == "float8_e4m3") != (self.activations.dtype == "float8_e4m3"):
+            raise _refusal("float8_e4m3 goes with float8_e4m3 or null, integers with integers or null")
+        return self
+
+
+class Override(Pair):
     """Other settings for the layers that `names` match; `weights: null` leaves them in float. First match wins."""
 
     names: Annotated[Names, Field(min_length=1)]
-    weights: WeightSettings | None = WeightSettings()
-    activations: ActivationSettings | None = ActivationSettings()
 
 
 class CalibrationSettings(Frozen):
@@ -70,11 +171,10 @@ class ValidationSettings(Frozen):
     max_size_ratio: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
 
 
-class Recipe(Frozen):
+class Recipe(Pair):
     """What to quantize, to which dtype, scheme and granularity, by which observer, with which checks."""
 
     weights: WeightSettings = WeightSettings()
-    activations: ActivationSettings | None = ActivationSettings()
     layer_types: Names = ("Linear", "Conv1d", "Conv2d")
     skip_layers: Names = ("LayerNorm", "Embedding")
     include: Names = ("*",)
@@ -88,17 +188,4 @@ class Recipe(Frozen):
     @property
     def needs_dataset(self) -> bool:
         """Activation ranges come from samples; weight ranges come from the weights."""
-        return self.activations is not None or any(o.activations is not None for o in self.overrides)
-
-
-def unmatched_patterns(recipe: Recipe, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs (JSON pointer, pattern) of the recipe's layer patterns that match none of `names`."""
-    known = list(names)
-    lists = [("/include", recipe.include), ("/exclude", recipe.exclude)]
-    lists += [(f"/overrides/{i}/names", override.names) for i, override in enumerate(recipe.overrides)]
-    return [
-        (f"{pointer}/{position}", pattern)
-        for pointer, patterns in lists
-        for position, pattern in enumerate(patterns)
-        if pattern != "*" and not any(matches(name, [pattern]) for name in known)
-    ]
+        return any(pair.weights is not None and pair.activations is not None for pair in (self, *self.overrides))

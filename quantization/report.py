@@ -21,6 +21,9 @@ SkipReason = Literal[
     "unsupported",
     "shared_weight_conflict",
     "dead_code",
+    "granularity_unsupported",
+    "group_size_mismatch",
+    "never_ran",
 ]
 
 
@@ -33,6 +36,8 @@ class Summary(Part):
 
     sqnr_db: float | None
     exact: bool
+    cosine: float | None = None
+    """Cosine similarity of all floating outputs, float model against saved model: 1 is the same direction."""
     original_bytes: int
     quantized_bytes: int
     compression_ratio: float
@@ -82,6 +87,8 @@ class LayerReport(Part):
     activation: ActivationReport | None
     weight_sqnr_db: float | None
     output_sqnr_db: float | None
+    saturation: float | None = None
+    """Share of input values, on the evaluation samples, that lie outside the static range and are clamped to it."""
     original_bytes: int
     quantized_bytes: int
 
@@ -95,13 +102,14 @@ class SkippedLayer(Part):
 
 
 class CalibrationReport(Part):
-    """What the activation ranges rest on."""
+    """What the activation ranges rest on. `reused`: a profile, no forward pass; `warnings`: where it is thin."""
 
     samples: int
     batches: int
     batch_size: int
     passes: int
     reused: bool
+    warnings: list[str] = []
 
 
 class EvaluationReport(Part):

@@ -3,65 +3,37 @@
 It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
 """
 
-import resource
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from traceback import print_exc
 
 import torch
 
-from quantization.engine import plan, quantize_source
-from quantization.errors import QuantizationError, ValidationFailed
+from quantization.calibration import collect
+from quantization.clock import Clock, peak_memory_bytes
+from quantization.engine import Plan, plan, quantize_source
+from quantization.errors import QuantizationError
 from quantization.evaluation import choose_samples, evaluate
 from quantization.folder import (
     ERROR_FILE,
     EXIT_FAILED,
     EXIT_OK,
     OUT_FOLDER,
+    PROFILE_FILE,
     REPORT_FILE,
     Failure,
     JobSpec,
     Phase,
-    Progress,
     read_spec,
 )
 from quantization.formats import WRITERS, drop_unwanted, write_formats
 from quantization.loadback import second_process
-from quantization.report import Report
+from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.samples import open_samples
 from quantization.sources import open_source
-from quantization.validation import build_report
-
-
-@dataclass
-class Clock:
-    """Where the program stands, told to `emit` at every step, and how long each phase took."""
-
-    emit: Callable[[Progress], None]
-    phase: Phase = "loading"
-    started: float = field(default_factory=monotonic)
-    timings: dict[str, float] = field(default_factory=dict)
-
-    def report(self, phase: Phase, done: int, total: int) -> None:
-        """Take a step; a new phase ends the one before."""
-        if phase != self.phase:
-            self._close()
-            self.phase = phase
-        self.emit(Progress(phase=phase, done=done, total=total))
-
-    def _close(self) -> None:
-        now = monotonic()
-        self.timings[self.phase] = round(now - self.started, 3)
-        self.started = now
-
-    def finished(self) -> dict[str, float]:
-        """Seconds by phase, the current one included."""
-        self._close()
-        return dict(self.timings)
+from quantization.sources.source import Source
+from quantization.validation import build_report, validation_failed
 
 
 def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
@@ -81,7 +53,8 @@ def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
         planned = plan(source, spec.recipe, samples)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
-        quantized = quantize_source(source, spec.recipe, planned, clock.report)
+        profile = _profile(folder, spec, source, planned, clock)
+        quantized = quantize_source(source, spec.recipe, planned, clock.report, profile)
         # 3. save
         for done, _ in enumerate(write_formats(quantized, out), start=1):
             clock.report("saving", done, len(WRITERS))
@@ -97,22 +70,29 @@ def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
         chosen.report,
         opened=opened,
         timings=clock.finished(),
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=peak_memory_bytes(),
     )
     drop_unwanted(spec.recipe, out)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
-        raise _validation_failed(report)
+        raise validation_failed(report)
 
 
-def _validation_failed(report: Report) -> ValidationFailed:
-    failed = [check for check in report.checks if not check.passed]
-    return ValidationFailed(
-        "validation_failed",
-        "; ".join(f"{check.name}: {check.detail}" for check in failed),
-        "Read the report for the layers that lose most, exclude them or lower the bound, "
-        'or set "on_failure" to "warn" to get the artifacts all the same.',
-    )
+def _profile(folder: Path, spec: JobSpec, source: Source, planned: Plan, clock: Clock) -> Profile | None:
+    """The statistics to reuse, or those to keep, of every layer and for every observer; None when neither is asked."""
+    if (spec.profile is None and not spec.keep_profile) or spec.dataset is None or planned.calibration is None:
+        return None
+    samples = planned.calibration
+    model, dataset = (file_sha256(folder / name) for name in (spec.model, spec.dataset))
+    key = profile_key(model, dataset, samples.count, samples.batch_size)
+    if spec.profile is not None:
+        profile = load_profile(folder / spec.profile, key)
+    else:
+        names = {layer.name for layer in source.layers}
+        profile = collect(source, source.layers, samples, lambda *at: clock.report("calibrating", *at), names)
+    if spec.keep_profile:
+        save_profile(profile, key, folder / PROFILE_FILE)
+    return profile
 
 
 def main(arguments: list[str]) -> int:

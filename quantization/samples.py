@@ -5,9 +5,10 @@ Either dimension 0 of a tensor is the input's batch dimension, or the tensor has
 every sample is a call of its own. Only one batch is in memory at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +35,24 @@ class Input:
     name: str
     dtype: torch.dtype
     shape: tuple[int | Extent, ...]
+
+
+class Batches(Protocol):
+    """What calibration and evaluation read: one call of the model at a time."""
+
+    @property
+    def count(self) -> int:
+        """Samples of all batches; of a stream, once it was read."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a whole batch."""
+
+    def __len__(self) -> int:
+        """Number of batches; 0 while a stream doesn't know."""
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        """Tensors in the order of the model's inputs. Raises InvalidSamples."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,7 @@ class Samples:
                 last = min(first + self.batch_size, self.stop)
                 tensors = [s[first:last] for s in slices]
                 for spec, tensor in zip(self.inputs, tensors, strict=True):
-                    _require_finite(spec.name, tensor, first)
+                    require_finite(spec.name, tensor, first)
                 yield tensors if self.stacked else [t.squeeze(0) for t in tensors]
 
 
@@ -90,7 +109,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
         raise InvalidSamples(
             "dataset_invalid", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
         ) from error
-    _require_names(shapes, inputs)
+    require_names(shapes, inputs)
     for spec in inputs:
         if not shapes[spec.name] or dtypes[spec.name] != spec.dtype:
             got = str(dtypes.get(spec.name, "a scalar")).removeprefix("torch.")
@@ -119,7 +138,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
     return samples
 
 
-def _require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
+def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
     expected = {spec.name for spec in inputs}
     for name in sorted(expected - set(shapes)):
         raise InvalidSamples(
@@ -172,13 +191,27 @@ def _batch_sizes(inputs: tuple[Input, ...], wanted: int | None) -> tuple[int, in
     return (size if largest is None else min(size, largest)), smallest
 
 
-def _require_finite(name: str, tensor: Tensor, first_row: int) -> None:
+def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
+    if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(_fits, spec.shape, shape)):
+        wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+        expected, got = (str(kind).removeprefix("torch.") for kind in (spec.dtype, dtype))
+        raise InvalidSamples(
+            "dataset_does_not_fit",
+            f"Tensor {spec.name!r}: expected {expected} {wanted}, got {got} {list(shape)}.",
+            "Give each call as the model takes it: every item is one call, its batch dimension included.",
+        )
+
+
+def require_finite(name: str, tensor: Tensor, first_row: int) -> None:
+    """Raises InvalidSamples naming the first value that is NaN or infinite; row 0 of `tensor` is sample `first_row`."""
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
         return
     where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-    where[0] += first_row
+    if where:
+        where[0] += first_row
     raise InvalidSamples(
         "non_finite_samples",
         f"Tensor {name!r} holds NaN or infinity, first at index {where}.",
-        "Remove or repair these samples and upload the dataset again.",
+        "Remove or repair these samples and try again.",
     )

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quantization.errors import InvalidRecipe
+from quantization.mismatches import mismatches
 from quantization.names import matches
-from quantization.recipe import ActivationSettings, Recipe, WeightSettings, unmatched_patterns
+from quantization.recipe import ActivationSettings, Pair, Recipe, WeightSettings
 from quantization.report import SkippedLayer, SkipReason
 from quantization.sources.source import Layer
 
@@ -26,29 +27,30 @@ class Choice:
 def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[SkippedLayer]]:
     """Sort layers into those to quantize and those left in float with their reason.
 
-    Raises InvalidRecipe when a pattern of the recipe matches no layer, or nothing is left to quantize.
+    Raises InvalidRecipe when a name or type of the recipe matches nothing, or nothing is left to quantize.
     """
     everything = list(layers)
-    for pointer, pattern in unmatched_patterns(recipe, [layer.name for layer in everything]):
+    for mismatch in mismatches(recipe, [layer.name for layer in everything], [layer.type for layer in everything]):
         raise InvalidRecipe(
             "recipe_matches_nothing",
-            f"{pointer}: {pattern!r} matches no layer of the model.",
-            "Use names from the model's list of layers.",
+            f"{mismatch.pointer}: {mismatch.detail}",
+            "Use names and types from the model's list of layers.",
         )
     choices: list[Choice] = []
     skipped: list[SkippedLayer] = []
+    decisions = _agree_on_shared(everything, {layer.name: _decide(layer, recipe) for layer in everything})
     for layer in everything:
-        decision = _decide(layer, recipe)
+        decision = decisions[layer.name]
         if isinstance(decision, Choice):
             choices.append(decision)
         else:
             skipped.append(SkippedLayer(name=layer.name, type=layer.type, reason=decision))
     if not choices:
-        reasons = ", ".join(sorted({skip.reason for skip in skipped})) or "the model has no layers with parameters"
+        reasons = ", ".join(sorted({f"{skip.type} {skip.reason}" for skip in skipped})) or "the model has no layers"
         raise InvalidRecipe(
             "nothing_to_quantize",
             f"The recipe leaves every layer in float: {reasons}.",
-            "Select at least one Linear, Conv1d or Conv2d layer by type and name.",
+            "Select at least one layer by type and name that can be quantized.",
         )
     return choices, skipped
 
@@ -67,7 +69,36 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
         return "not_included"
     if layer.reason is not None:
         return layer.reason
-    for override in recipe.overrides:
-        if matches(layer.name, override.names):
-            return "override" if override.weights is None else Choice(layer, override.weights, override.activations)
-    return Choice(layer, recipe.weights, recipe.activations)
+    pair: Pair = next((o for o in recipe.overrides if matches(layer.name, o.names)), recipe)
+    if pair.weights is None:
+        return "override"
+    # an Embedding's input is indices: there is nothing to quantize
+    activations = None if layer.kind == "Embedding" else pair.activations
+    return _misfit(layer, pair.weights) or Choice(layer, pair.weights, activations)
+
+
+def _agree_on_shared(
+    layers: Iterable[Layer], decisions: dict[str, Choice | SkipReason]
+) -> dict[str, Choice | SkipReason]:
+    """Layers that share a weight are quantized alike or not at all: tied weights stay tied."""
+    sharing: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.weight_name is not None:
+            sharing.setdefault(layer.weight_name, []).append(layer.name)
+    for names in sharing.values():
+        wishes = {d.weights if isinstance(d, Choice) else None for d in (decisions[name] for name in names)}
+        if len(wishes) > 1:
+            conflict: SkipReason = "shared_weight_conflict"
+            decisions |= {name: conflict for name in names if isinstance(decisions[name], Choice)}
+    return decisions
+
+
+def _misfit(layer: Layer, settings: WeightSettings) -> SkipReason | None:
+    """Why these settings can't be laid over this layer's weight; None when they can."""
+    shape = layer.weight.shape
+    if settings.granularity == "per_group":
+        if len(shape) != 2:
+            return "granularity_unsupported"
+        even = settings.dtype != "int4" or shape[1] % 2 == 0
+        return None if shape[1] % (settings.group_size or 1) == 0 and even else "group_size_mismatch"
+    return "granularity_unsupported" if (settings.axis or 0) >= len(shape) else None

@@ -1,4 +1,7 @@
-"""Signal to quantization noise ratio: 10·log10(Σ float² / Σ (float − quantized)²) in dB, summed over tensors."""
+"""How near two results are, as running sums over any count of tensors and batches.
+
+SQNR = 10·log10(Σ float² / Σ (float − quantized)²) dB        cosine = Σ float·quantized / √(Σ float² · Σ quantized²)
+"""
 
 import math
 from dataclasses import dataclass
@@ -33,3 +36,40 @@ class Noise:
         if not math.isfinite(self.signal) or not math.isfinite(self.noise):
             return math.nan
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+
+@dataclass
+class Cosine:
+    """Running sums of a cosine similarity, in float64: 1 means the same direction, whatever the length."""
+
+    product: float = 0.0
+    left: float = 0.0
+    right: float = 0.0
+
+    def add(self, reference: Tensor, approximation: Tensor) -> None:
+        """Add two tensors of one shape."""
+        exact, other = (t.detach().to(torch.float64).flatten() for t in (reference, approximation))
+        self.product += float(exact @ other)
+        self.left += float(exact @ exact)
+        self.right += float(other @ other)
+
+    @property
+    def value(self) -> float | None:
+        """Between −1 and 1; None when a side is all zeros (it has no direction), empty or not finite."""
+        lengths = math.sqrt(self.left) * math.sqrt(self.right)
+        if not math.isfinite(lengths) or lengths == 0:
+            return None
+        return max(-1.0, min(1.0, self.product / lengths))
+
+
+@dataclass
+class Share:
+    """How many of all values seen had a property."""
+
+    count: int = 0
+    total: int = 0
+
+    @property
+    def value(self) -> float | None:
+        """Between 0 and 1; None before the first value."""
+        return self.count / self.total if self.total else None

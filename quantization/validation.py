@@ -10,6 +10,8 @@ import math
 
 import torch
 
+from quantization.affine import step_sizes
+from quantization.errors import ValidationFailed
 from quantization.evaluation import Evaluation
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.recipe import ValidationSettings
@@ -49,7 +51,7 @@ def build_report(
         _range_check(quantized.layers),
     ]
     return Report(
-        verdict=_verdict(checks, settings, evaluated),
+        verdict=verdict(checks, settings, evaluated),
         summary=summary,
         checks=checks,
         layers=[_layer_report(layer, evaluation) for layer in quantized.layers],
@@ -63,7 +65,19 @@ def build_report(
     )
 
 
-def _verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
+def validation_failed(report: Report) -> ValidationFailed:
+    """The error that a failed verdict becomes, in the words of the checks."""
+    failed = [check for check in report.checks if not check.passed]
+    return ValidationFailed(
+        "validation_failed",
+        "; ".join(f"{check.name}: {check.detail}" for check in failed),
+        "Read the report for the layers that lose most, exclude them or lower the bound, "
+        'or set "on_failure" to "warn" to get the artifacts all the same.',
+    )
+
+
+def verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
+    """What the checks come to, under the recipe's `on_failure`."""
     if all(check.passed for check in checks):
         return "not_evaluated" if evaluated.source == "none" else "passed"
     return "warned" if settings.on_failure == "warn" else "failed"
@@ -75,6 +89,7 @@ def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
     return Summary(
         sqnr_db=None if evaluation is None else _finite(evaluation.model.db),
         exact=evaluation is not None and evaluation.ran and evaluation.model.exact,
+        cosine=None if evaluation is None else evaluation.cosine.value,
         original_bytes=source.original_bytes,
         quantized_bytes=stored,
         compression_ratio=source.original_bytes / stored,
@@ -128,15 +143,20 @@ def _range_check(layers: list[QuantizedLayer]) -> Check:
 
 
 def _largest_move(layer: QuantizedLayer) -> float:
-    """Largest |w − ŵ| / scale; infinite when a scale or an integer is not valid."""
-    grid, scale = layer.affine.grid, layer.affine.scale
-    inside = bool(((layer.weight >= grid.quant_min) & (layer.weight <= grid.quant_max)).all())
-    if not inside or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+    """Largest |w − ŵ| in steps of the grid at that place; infinite when a scale or a number is not valid."""
+    weight, dequantized, affine = layer.layer.weight.cpu().float(), layer.dequantized_weight, layer.affine
+    if affine is None:
+        return 0.0 if bool(torch.isfinite(dequantized).all()) else math.inf
+    grid, numbers = affine.grid, layer.weight.float()
+    inside = bool(((numbers >= grid.quant_min) & (numbers <= grid.quant_max)).all())
+    if not inside or not bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all()):
         return math.inf
-    moved = (layer.layer.weight.cpu().float() - layer.dequantized_weight).abs()
-    if layer.affine.axis is not None:
-        moved = moved.movedim(layer.affine.axis, 0).flatten(1).amax(1)
-    return float((moved / scale).max())
+    moved = (weight - dequantized).abs()
+    if layer.settings.observer.kind != "minmax":  # the others clip on purpose: what lies beyond the grid's ends
+        beyond_top = (numbers == grid.quant_max) & (weight > dequantized)
+        beyond_bottom = (numbers == grid.quant_min) & (weight < dequantized)
+        moved = moved.masked_fill(beyond_top | beyond_bottom, 0)
+    return float((moved / step_sizes(numbers, affine)).max())
 
 
 def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> LayerReport:
@@ -148,7 +168,7 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> Layer
             dtype=layer.settings.dtype,
             scheme=layer.settings.scheme,
             granularity=layer.settings.granularity,
-            axis=layer.affine.axis,
+            axis=None if layer.affine is None else layer.affine.axis,
             shape=list(layer.weight.shape),
         ),
         activation=activation
@@ -162,6 +182,7 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> Layer
         ),
         weight_sqnr_db=_finite(layer.weight_sqnr_db),
         output_sqnr_db=None if evaluation is None else _finite(evaluation.layers[layer.layer.name].db),
+        saturation=None if evaluation is None else evaluation.saturation[layer.layer.name].value,
         original_bytes=layer.layer.bytes,
         quantized_bytes=layer.bytes,
     )

@@ -88,6 +88,18 @@ class Counting(nn.Module):
         return output
 
 
+class Recurrent(nn.Module):
+    """Cells whose projections are linear layers once the export is decomposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.lstm = nn.GRUCell(4, 6), nn.LSTMCell(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.lstm(self.gru(x))[0]
+        return hidden
+
+
 @dataclass(frozen=True)
 class Example:
     """A network, inputs to export it with, its dynamic dimensions, and tensors for a dataset."""
@@ -131,3 +143,8 @@ def projections(samples: int = 8) -> Example:
 def counting(samples: int = 8) -> Example:
     torch.manual_seed(0)
     return Example(Counting(), (torch.randn(2, 4),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 4)})
+
+
+def recurrent(samples: int = 32) -> Example:
+    torch.manual_seed(0)
+    return Example(Recurrent(), (torch.randn(2, 4),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 4)})

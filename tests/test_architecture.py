@@ -26,13 +26,21 @@ def third_party(package: str) -> set[str]:
     return outside - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-def test_the_library_needs_torch_safetensors_and_pydantic_alone() -> None:
-    assert third_party("quantization") == {"torch", "safetensors", "pydantic"}
+def test_the_library_needs_four_packages_alone() -> None:
+    assert third_party("quantization") == {"torch", "safetensors", "pydantic", "pydantic_core", "tqdm"}
 
 
-@pytest.mark.parametrize("module", ["recipe", "presets", "report", "folder", "errors", "names"])
+@pytest.mark.parametrize("module", ["recipe", "presets", "report", "folder", "errors", "names", "mismatches"])
 def test_the_vocabulary_loads_without_torch(module: str) -> None:
     code = f"import quantization.{module}, sys; assert not {{'torch', 'numpy', 'safetensors'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_package_itself_loads_without_torch_and_brings_it_for_its_face() -> None:
+    code = (
+        "import sys, quantization.recipe; assert not {'torch', 'numpy', 'safetensors'} & set(sys.modules);"
+        "from quantization import quantize, load; assert 'torch' in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -8,9 +8,9 @@ from app.intake.facts import Extent
 from app.intake.pt2 import read_program
 from quantization import samples
 from quantization.sources import open_source
-from tests.networks import Example, attention, audio, convolutional, counting, projections
+from tests.networks import Example, attention, audio, convolutional, counting, projections, recurrent
 
-EXAMPLES = [convolutional, audio, attention, counting, projections]
+EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 
 
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])

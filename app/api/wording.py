@@ -32,6 +32,9 @@ WORDS = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object, sent as Content-Type: application/json",
+    "union_tag_invalid": "needs {discriminator} to be one of {expected_tags}",
+    "union_tag_not_found": "needs {discriminator}",
+    "combination": "{reason}",
     "too_long": "must have at most {max_length} items",
     "too_short": "must have at least {min_length} items",
 }

@@ -24,6 +24,8 @@ _INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PARAMETER_NAME = re.compile(r"[ !#-;=?-\[\]-~]{1,512}")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SYMBOL = re.compile(r"Symbol\('(\w{1,64})'[^()]*\)|(\w{1,64})")
+_WEIGHTED = ("Linear", "Embedding")
+"""Classes whose weight may be tied to another's."""
 _REPEATED_CALL = re.compile(r"@\d+$")
 
 T = TypeVar("T")
@@ -48,8 +50,10 @@ def read_graph(document: Any) -> Graph:
     ranges = take(document, "range_constraints", dict, _WHERE)
     inputs, parameters = _input_specs(module)
     shapes = {name: _static_shape(value, values, ranges) for value, name in parameters.items()}
-    used, types = _used(take(graph, "nodes", list, f"{_WHERE}: graph"), parameters)
+    used, types, borrowers = _used(take(graph, "nodes", list, f"{_WHERE}: graph"), parameters)
     layers = _layers({name: shape for name, shape in shapes.items() if name in used}, types)
+    own = {layer.name for layer in layers}
+    layers += tuple(Layer(path, kind, shapes[name], 0) for path, (kind, name) in borrowers.items() if path not in own)
     facts = Program(
         inputs=tuple(_tensor(name, values, ranges) for name in inputs),
         layers=layers,
@@ -136,12 +140,14 @@ def _size(size: Any, ranges: dict[str, Any], where: str) -> int | Extent:
     return Extent(low if type(low) is int else 0, high if type(high) is int else None)
 
 
-def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[str, str]]:
-    """Return the parameters that some node takes, and the types of the layers that own them."""
+def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[str, str], dict[str, tuple[str, str]]]:
+    """Return the parameters that some node takes, the types of the layers that own them, and the layers that use the
+    weight of another (tied weights): their type and the weight, by path."""
     if len(nodes) > MAX_NODES:
         raise refused(f"{_WHERE}: the graph has {len(nodes)} nodes; at most {MAX_NODES} are read.")
     used: set[str] = set()
     types: dict[str, str] = {}
+    borrowers: dict[str, tuple[str, str]] = {}
     for node in nodes:
         names = {parameters[value] for value in _values_in(take(node, "inputs", list, _WHERE)) if value in parameters}
         used |= names
@@ -150,7 +156,10 @@ def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[
             holder = name.rpartition(".")[0]
             if holder in stack:
                 types.setdefault(layer_name(name), stack[holder])
-    return used, types
+            path, kind = next(reversed(stack.items()), ("", ""))
+            if kind in _WEIGHTED and path != holder and name.endswith("weight"):
+                borrowers.setdefault(path, (kind, name))
+    return used, types, borrowers
 
 
 def _values_in(argument: Any) -> Iterator[str]:
@@ -186,7 +195,7 @@ def _layers(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> tuple[
         Layer(
             name=layer,
             type=types.get(layer, "Module"),
-            weight_shape=mine.get(f"{layer}.weight".lstrip("."), mine.get(f"{layer}_weight")),
+            weight_shape=next((shape for name, shape in mine.items() if "weight" in name.rpartition(".")[2]), None),
             parameters=sum(math.prod(shape) for shape in mine.values()),
         )
         for layer, mine in owned.items()

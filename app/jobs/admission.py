@@ -1,21 +1,18 @@
 """What must hold before a job is accepted: the dataset serves the model's inputs, the recipe's names exist."""
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 
 from app.catalog.models import Dataset, Model
 from app.errors import Fault, Invalid
 from app.intake.facts import Extent, Tensor
-from quantization.recipe import Recipe, unmatched_patterns
+from quantization.mismatches import mismatches, nearest
+from quantization.recipe import Recipe
 
 
 def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
-    """Raise Invalid when the recipe names layers that the model lacks, or needs a dataset and there is none."""
-    names = [layer["name"] for layer in model.layers]
-    faults = [
-        Fault(f"/recipe{pointer}", f"{pattern!r} matches no layer{_nearest(pattern, names)}.")
-        for pointer, pattern in unmatched_patterns(recipe, names)
-    ]
+    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none."""
+    names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
+    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
     if faults:
         raise Invalid(
             "recipe_matches_nothing",
@@ -54,9 +51,9 @@ def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
     held = {tensor.name: tensor for tensor in tensors}
     wanted = {tensor.name: tensor for tensor in inputs}
     found = [
-        f"{name} is missing{_nearest(name, held)}; expected {_spell(wanted[name])}." for name in wanted.keys() - held
+        f"{name} is missing{nearest(name, held)}; expected {_spell(wanted[name])}." for name in wanted.keys() - held
     ]
-    found += [f"{name} is not an input of the model{_nearest(name, wanted)}." for name in held.keys() - wanted]
+    found += [f"{name} is not an input of the model{nearest(name, wanted)}." for name in held.keys() - wanted]
     if found:
         return sorted(found)
     pairs = [(tensor, held[tensor.name]) for tensor in inputs]
@@ -91,8 +88,3 @@ def _spell(tensor: Tensor, *, one_by_one: bool = False) -> str:
     for size in tensor.shape:
         sizes.append(f"{size.min}..{size.max or ''}" if isinstance(size, Extent) else str(size))
     return f"{tensor.dtype} [{', '.join(sizes)}]"
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, list(names), n=3)
-    return f" (near: {', '.join(near)})" if near else ""

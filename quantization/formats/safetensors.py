@@ -8,16 +8,15 @@ and one `zeropoint.layer.<name>` per quantized layer (docs/quantization.md). Two
 `tied` says which. Same result in, same bytes out.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.source import distinct_bytes
+from quantization.tensor_files import save_tensors
 
 SCHEMA_VERSION = 1
 FILE_KEY = "zeropoint"
@@ -27,10 +26,13 @@ LAYER_KEY = "zeropoint.layer."
 def write_safetensors(quantized: Quantized, path: Path) -> None:
     """Write the file. Raises OSError when the disk doesn't take it."""
     kept, tied = _without_aliases(quantized.tensors)
-    metadata = {FILE_KEY: _json(_file_metadata(quantized, tied))}
-    metadata |= {LAYER_KEY + layer.layer.name: _json(_layer_metadata(layer)) for layer in quantized.layers}
-    save_file(kept, path, metadata)
-    _sort_header(path)
+    save_tensors(kept, path, describe(quantized, tied))
+
+
+def describe(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
+    """The header's JSON objects by key: one for the file, one per quantized layer (docs/quantization.md)."""
+    layers = {LAYER_KEY + layer.layer.name: _layer_metadata(layer) for layer in quantized.layers}
+    return {FILE_KEY: _file_metadata(quantized, tied), **layers}
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -50,7 +52,7 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     return kept, tied
 
 
-def _file_metadata(quantized: Quantized, tied: dict[str, str]) -> dict[str, object]:
+def _file_metadata(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
     stored = distinct_bytes(quantized.tensors.values())
     return {
         "schema_version": SCHEMA_VERSION,
@@ -66,19 +68,11 @@ def _file_metadata(quantized: Quantized, tied: dict[str, str]) -> dict[str, obje
 
 
 def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
-    grid, settings, activation = layer.affine.grid, layer.settings, layer.activation
+    activation = layer.activation
     return {
         "type": layer.layer.type,
         "operator": layer.layer.kind,
-        "weight": settings.model_dump(mode="json")
-        | {
-            "tensor": layer.layer.weight_name,
-            "scale": f"{layer.layer.weight_name}_scale",
-            "zero_point": 0,
-            "shape": list(layer.weight.shape),
-            "quant_min": grid.quant_min,
-            "quant_max": grid.quant_max,
-        },
+        "weight": _weight_metadata(layer),
         "activation": activation
         and activation.settings.model_dump(mode="json")
         | {
@@ -97,18 +91,18 @@ def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
     }
 
 
-def _json(value: dict[str, object]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _sort_header(path: Path) -> None:
-    """Order the header's keys in place: the library writes metadata in the order of a hash table, another each time."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        canonical = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        if len(canonical) != length:
-            raise ValueError("the header changed its length")
-        file.seek(8)
-        file.write(canonical)
+def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
+    """Settings, where the parts are stored, and the grid; a cast has neither scale nor grid."""
+    name, affine = layer.layer.weight_name, layer.affine
+    about: dict[str, object] = layer.settings.model_dump(mode="json")
+    about |= {"tensor": name, "shape": list(layer.weight.shape)}
+    if affine is None:
+        return about
+    stored_zero_point = layer.settings.scheme == "asymmetric"
+    return about | {
+        "axis": affine.axis,
+        "scale": f"{name}_scale",
+        "zero_point": f"{name}_zero_point" if stored_zero_point else affine.grid.middle,
+        "quant_min": affine.grid.quant_min,
+        "quant_max": affine.grid.quant_max,
+    }

@@ -1,24 +1,24 @@
-"""Min-max: the range is the smallest and the largest value seen. No tensor is kept."""
+"""Min-max: the range is the smallest and the largest value."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from quantization.observers.observer import Range, Target
+from quantization.statistics import Statistics
 
+
+@dataclass(frozen=True)
 class MinMax:
-    """Running extremes: float32 [C] with an axis, [] without. NaN, once seen, stays (the engine refuses it by name)."""
+    """Nothing is clipped."""
 
-    def __init__(self, axis: int | None = None) -> None:
-        self._axis = axis
-        self._range: tuple[Tensor, Tensor] | None = None
+    needs_histogram: ClassVar[bool] = False
 
-    def observe(self, values: Tensor) -> None:
-        rows = values.reshape(-1) if self._axis is None else values.movedim(self._axis, 0).flatten(1)
-        low, high = (extreme.to(torch.float32) for extreme in torch.aminmax(rows, dim=-1))
-        if self._range is not None:
-            low, high = torch.minimum(low, self._range[0]), torch.maximum(high, self._range[1])
-        self._range = low, high
+    def of_statistics(self, statistics: Statistics, _: Target) -> Range:
+        return torch.tensor(statistics.minimum), torch.tensor(statistics.maximum)
 
-    def range(self) -> tuple[Tensor, Tensor]:
-        if self._range is None:
-            raise ValueError("nothing was observed")
-        return self._range
+    def of_rows(self, rows: Tensor, _: Target) -> Range:
+        low, high = torch.aminmax(rows.to(torch.float32), dim=-1)
+        return low, high

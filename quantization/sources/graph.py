@@ -2,10 +2,10 @@
 
 An export flattens modules into operators, but each node remembers its modules (`nn_module_stack`: path and class), and
 the signature remembers the name of every parameter. A layer is the module that owns a parameter; it can be quantized
-where the parameter is the weight of a linear or convolution operator, also of a decomposed graph (addmm, convolution).
+where the parameter is the weight of a linear, convolution or embedding operator, also in a decomposed graph (addmm).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from quantization.names import layer_name
-from quantization.sources.source import LayerKind
+from quantization.sources.source import TRANSPOSED, LayerKind
 
 aten = torch.ops.aten
 
@@ -23,10 +23,23 @@ _CONVOLUTIONS: dict[object, LayerKind | None] = {
     aten.conv1d.padding: "Conv1d",
     aten.conv2d.default: "Conv2d",
     aten.conv2d.padding: "Conv2d",
-    aten.convolution.default: None,  # the weight's rank tells
+    aten.conv3d.default: "Conv3d",
+    aten.conv3d.padding: "Conv3d",
+    aten.conv_transpose1d.default: "ConvTranspose1d",
+    aten.conv_transpose2d.input: "ConvTranspose2d",
+    aten.conv_transpose3d.input: "ConvTranspose3d",
+    aten.convolution.default: None,  # the weight's rank and an argument tell
+}
+_BY_RANK: dict[tuple[int, bool], LayerKind] = {
+    (3, False): "Conv1d",
+    (4, False): "Conv2d",
+    (5, False): "Conv3d",
+    (3, True): "ConvTranspose1d",
+    (4, True): "ConvTranspose2d",
+    (5, True): "ConvTranspose3d",
 }
 _TRANSPOSES = (aten.permute.default, aten.t.default, aten.transpose.int)
-_CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups")
+_CONVOLUTION_OPTIONS = ("stride", "padding", "output_padding", "dilation", "groups")
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Call:
 
 
 def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[Call]]:
-    """Every linear and convolution whose weight (and bias) is stored with the program, by layer name.
+    """Every linear, convolution and embedding whose weight (and bias) is stored with the program, by layer name.
 
     `names`: what `stored_names` says of the program.
     """
@@ -56,16 +69,21 @@ def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[Call]]:
         call = _match(node)
         if call is None or call.weight.name not in names or (call.bias is not None and call.bias.name not in names):
             continue
-        calls.setdefault(layer_name(names[call.weight.name]), []).append(call)
+        calls.setdefault(_name(call, names[call.weight.name]), []).append(call)
     return calls
 
 
-def has_other_uses(calls: list[Call]) -> bool:
-    """Whether anything but these calls reads the layer's weight (a tied embedding, say)."""
-    weight = calls[0].weight
+def is_read_elsewhere(weight: Node, calls: Iterable[Call]) -> bool:
+    """Whether anything but these calls reads the weight."""
     own = {call.node for call in calls}
     readers = {user for user in weight.users if user not in own}
     return not all(reader.target in _TRANSPOSES and set(reader.users) <= own for reader in readers)
+
+
+def _name(call: Call, parameter: str) -> str:
+    """The layer that calls: its own path, also where it reads another layer's weight; else the parameter's owner."""
+    innermost = [*module_types(call.node)][-1:]
+    return next((path for path, kind in innermost if kind == call.kind), layer_name(parameter))
 
 
 def stored_names(program: ExportedProgram) -> dict[str, str]:
@@ -91,9 +109,12 @@ def _match(node: Node) -> Call | None:
         return _call(node, "Linear", 1, weight=_transposed(arguments["mat2"]), bias=arguments["self"])
     if node.target is aten.mm.default:
         return _call(node, "Linear", 0, weight=_transposed(arguments["mat2"]), bias=None)
-    if node.target in _CONVOLUTIONS and not arguments.get("transposed", False):
-        kind = _CONVOLUTIONS[node.target] or _kind_by_rank(arguments["weight"])
-        options = {key: arguments[key] for key in _CONVOLUTION_OPTIONS if key in arguments}
+    if node.target is aten.embedding.default:
+        return _call(node, "Embedding", 1, weight=arguments["weight"], bias=None)
+    if node.target in _CONVOLUTIONS:
+        kind = _CONVOLUTIONS[node.target] or _kind_by_rank(arguments["weight"], arguments["transposed"])
+        known = _CONVOLUTION_OPTIONS if kind in TRANSPOSED else set(_CONVOLUTION_OPTIONS) - {"output_padding"}
+        options = {key: arguments[key] for key in known if key in arguments}
         return kind and _call(node, kind, 0, weight=arguments["weight"], bias=arguments.get("bias"), options=options)
     return None
 
@@ -125,6 +146,5 @@ def _transposed(node: Any) -> Any:
     return weight if weight.meta["val"].dim() == 2 else None
 
 
-def _kind_by_rank(weight: Any) -> LayerKind | None:
-    ranks: dict[int, LayerKind] = {3: "Conv1d", 4: "Conv2d"}
-    return ranks.get(weight.meta["val"].dim()) if isinstance(weight, Node) else None
+def _kind_by_rank(weight: Any, transposed: bool) -> LayerKind | None:
+    return _BY_RANK.get((weight.meta["val"].dim(), transposed)) if isinstance(weight, Node) else None

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from quantization.sources.graph import Call, stored_names
+from quantization.sources.source import TRANSPOSED
 
 LEAVES = "zeropoint_leaves"
 """Prefix of the leaves inside the graph module: apart from the user's own names, which may nest in any way."""
@@ -41,21 +42,23 @@ def _leaf(program: ExportedProgram, call: Call) -> nn.Module:
     weight = program.state_dict[names[call.weight.name]].detach()
     bias = None if call.bias is None else program.state_dict[names[call.bias.name]].detach()
     with torch.device("meta"):
-        leaf = _linear(weight) if call.kind == "Linear" else _convolution(call, weight)
+        leaf = _empty(call, weight)
     leaf.weight = nn.Parameter(weight, requires_grad=False)
-    leaf.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+    if call.kind != "Embedding":
+        leaf.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
     return leaf.eval()
 
 
-def _linear(weight: Tensor) -> nn.Module:
-    return nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-
-
-def _convolution(call: Call, weight: Tensor) -> nn.Module:
-    convolution: Any = nn.Conv1d if call.kind == "Conv1d" else nn.Conv2d
+def _empty(call: Call, weight: Tensor) -> nn.Module:
+    """A module of the call's kind and options. Weights: [out, in / groups, ...]; transposed [in, out / groups, ...]."""
+    rows, columns = weight.shape[:2]
+    if call.kind == "Linear":
+        return nn.Linear(columns, rows, bias=False)
+    if call.kind == "Embedding":
+        return nn.Embedding(rows, columns)
     options = {key: value if isinstance(value, int | str) else tuple(value) for key, value in call.options.items()}
     groups = call.options.get("groups", 1)
-    leaf: nn.Module = convolution(
-        weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), bias=False, **options
-    )
+    inputs, outputs = (rows, columns * groups) if call.kind in TRANSPOSED else (columns * groups, rows)
+    convolution: Any = getattr(nn, call.kind)
+    leaf: nn.Module = convolution(inputs, outputs, tuple(weight.shape[2:]), bias=False, **options)
     return leaf

@@ -10,7 +10,17 @@ from torch.export import ExportedProgram
 from quantization.report import SkipReason
 from quantization.samples import Input
 
-LayerKind = Literal["Linear", "Conv1d", "Conv2d"]
+LayerKind = Literal[
+    "Linear",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Embedding",
+]
+TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Layer:
     weight_name: str | None = None
     """The weight's name in the state dict, `encoder.0.weight`."""
     reason: SkipReason | None = None
+
+    @property
+    def output_axis(self) -> int:
+        """Which dimension of the weight counts outputs: transposed convolutions have [in, out / groups, ...]."""
+        return 1 if self.kind in TRANSPOSED else 0
 
     @property
     def weight(self) -> Tensor:

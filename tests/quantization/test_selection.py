@@ -48,8 +48,18 @@ def test_the_first_override_that_matches_wins(opened: OpenExample) -> None:
     assert chosen == {"features.0": False, "features.3": False, "head": True}
 
 
-def test_tied_weights_stay_in_float_for_now(opened: OpenExample) -> None:
-    assert reasons(opened(attention()).layers)["head"] == "shared_weight_conflict"
+def test_layers_that_share_a_weight_are_left_alone_unless_all_of_them_are_chosen(opened: OpenExample) -> None:
+    told = reasons(opened(attention()).layers)
+    assert (told["head"], told["embed"]) == ("shared_weight_conflict", "type_skipped")
+
+
+def test_layers_that_share_a_weight_are_quantized_together(opened: OpenExample) -> None:
+    recipe = Recipe.model_validate({"layer_types": ["Linear", "Embedding"], "skip_layers": []})
+    choices, _ = select(opened(attention()).layers, recipe)
+    chosen = {choice.layer.name: choice for choice in choices}
+    assert chosen["head"].layer.weight_name == chosen["embed"].layer.weight_name == "head.weight"
+    assert chosen["embed"].activations is None
+    assert chosen["head"].activations is not None
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_its_place(opened: OpenExample) -> None:

@@ -65,10 +65,10 @@ def test_dead_code_is_listed_and_leaves(opened: OpenExample) -> None:
     assert source.dead_bytes == (3 * 3 + 3) * 4 + 8  # the layer, and BatchNorm's count of batches
 
 
-def test_a_tied_weight_is_one_layer_and_says_why_it_stays_in_float(opened: OpenExample) -> None:
+def test_layers_of_one_weight_keep_their_own_names(opened: OpenExample) -> None:
     layers = {layer.name: layer for layer in opened(attention()).layers}
-    assert layers["head"].reason == "shared_weight_conflict"
-    assert "embed" not in layers
+    assert (layers["head"].type, layers["embed"].type) == ("Linear", "Embedding")
+    assert layers["head"].weight_name == layers["embed"].weight_name == "head.weight"
     assert isinstance(layers["attention.in_proj"].module, nn.Linear)
     assert layers["attention.in_proj"].type == "MultiheadAttention"
 

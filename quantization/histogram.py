@@ -1,0 +1,65 @@
+"""A histogram that widens without looking at old values again: 4096 bins over a range that is a power of two.
+
+    reach = 2^exponent > max|x|        width = reach / 2048        bin i holds [(i − 2048) · width, (i − 2047) · width)
+
+Scaling a float by a power of two is exact, and so is pairing bins: ⌊⌊y⌋ / 2⌋ = ⌊y / 2⌋. The order of batches, and
+whether two runs were counted together or merged later, can't be seen in the result.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BINS = 4096
+HALF = BINS // 2
+SMALLEST_EXPONENT = -100
+"""Narrower values are noise to a float32 grid; they share the two bins beside zero."""
+CHUNK = 2**20
+"""Values counted at once: small enough for the processor's cache, large enough to hide the calls."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """`counts` int64 [BINS]; `zeros` of them, in bin HALF, are exactly 0 (padding, ReLU), which every grid holds."""
+
+    exponent: int
+    counts: Tensor
+    zeros: int
+
+    @property
+    def edges(self) -> Tensor:
+        """Edges of the bins, float64 [BINS + 1]."""
+        steps = torch.arange(-HALF, HALF + 1, dtype=torch.float64, device=self.counts.device)
+        return steps * math.ldexp(1.0, self.exponent) / HALF
+
+
+def count(values: Tensor, largest: float) -> Histogram:
+    """The histogram of finite float `values` of any shape, `largest` being their greatest magnitude."""
+    exponent = max(math.frexp(largest)[1], SMALLEST_EXPONENT) if largest else SMALLEST_EXPONENT
+    scale = math.ldexp(1.0, 11 - exponent)
+    counts = torch.zeros(BINS, dtype=torch.int64, device=values.device)
+    for part in torch.split(values.reshape(-1), CHUNK):
+        bins = (part.to(torch.float32) * scale).floor_().add_(HALF)
+        counts += torch.bincount(bins.to(torch.int16), minlength=BINS)
+    return Histogram(exponent, counts, values.numel() - int(torch.count_nonzero(values)))
+
+
+def widen(histogram: Histogram, exponent: int) -> Histogram:
+    """The same values over [−2^exponent, 2^exponent). Raises ValueError when that is narrower."""
+    if exponent < histogram.exponent:
+        raise ValueError("a histogram can't become narrower")
+    if exponent == histogram.exponent:
+        return histogram
+    halvings = min(exponent - histogram.exponent, 12)
+    places = torch.arange(-HALF, HALF, device=histogram.counts.device).bitwise_right_shift(halvings) + HALF
+    counts = torch.zeros_like(histogram.counts).index_add_(0, places, histogram.counts)
+    return Histogram(exponent, counts, histogram.zeros)
+
+
+def merge(first: Histogram, second: Histogram) -> Histogram:
+    """The histogram of both sets of values."""
+    exponent = max(first.exponent, second.exponent)
+    first, second = widen(first, exponent), widen(second, exponent)
+    return Histogram(exponent, first.counts + second.counts, first.zeros + second.zeros)

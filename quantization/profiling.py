@@ -1,0 +1,79 @@
+"""A profile for calls in memory: read from its file when it is there, else collected in the one pass and written.
+
+The key hashes what decides the statistics: the model's tensors, and every tensor that was calibrated on.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quantization.calibration import Step, collect
+from quantization.profile import Profile, load_profile, profile_key, save_profile
+from quantization.samples import Batches
+from quantization.sources.source import Source
+
+
+def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profile:
+    """The profile in the file, without a forward pass; a missing file is made.
+
+    Raises InvalidProfile when it is damaged or was made from another model or other samples, OSError when it can't be
+    written. The calls are read in both cases: they must be the same ones.
+    """
+    hashed = Hashed(calls)
+    model = Digest()
+    for name, tensor in sorted(source.tensors.items()):
+        model.add(name, tensor)
+    if path.exists():
+        for _ in hashed:
+            pass
+        return load_profile(path, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size))
+    profile = collect(source, source.layers, hashed, step, {layer.name for layer in source.layers})
+    save_profile(profile, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size), path)
+    return profile
+
+
+class Digest:
+    """Sha256 over named tensors: name, dtype, shape and bytes of each."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor of any dtype and shape in."""
+        self._sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        if flat.numel():
+            self._sha256.update(flat.view(torch.uint8).numpy().data)
+
+    @property
+    def hex(self) -> str:
+        """Of everything so far."""
+        return self._sha256.hexdigest()
+
+
+class Hashed:
+    """Batches that are hashed as they pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.digest = Digest()
+
+    @property
+    def count(self) -> int:
+        return self._batches.count
+
+    @property
+    def batch_size(self) -> int:
+        return self._batches.batch_size
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        for number, batch in enumerate(self._batches):
+            for position, tensor in enumerate(batch):
+                self.digest.add(f"{number}.{position}", tensor)
+            yield batch

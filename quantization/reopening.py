@@ -1,0 +1,60 @@
+"""What was saved, opened again in this process: for whole modules, whose class no second process could know."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from quantization.formats import CHECKPOINT_FILE, SAFETENSORS_FILE
+from quantization.formats.stored import Stored, read_checkpoint, read_safetensors
+from quantization.modules import quantized_module
+from quantization.sources.module import call_module
+
+logger = logging.getLogger(__name__)
+
+
+class ReopenedModule:
+    """Answers as the second process does: what goes wrong is logged, and the answer is no."""
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        self._model = model
+        self._device = device
+        self._module: nn.Module | None = None
+        self._outputs: dict[int, Tensor] | None = None
+
+    def open(self, folder: Path) -> bool:
+        """Whether both files open, agree bit for bit, and fit the float module."""
+        try:
+            stored = read_checkpoint(folder / CHECKPOINT_FILE)
+            require_same(stored, read_safetensors(folder / SAFETENSORS_FILE))
+            self._module = quantized_module(self._model, stored)
+        except Exception:
+            logger.exception("The saved files don't open.")
+            return False
+        return True
+
+    def start(self, batch: Sequence[Tensor]) -> None:
+        """Run a batch."""
+        self._outputs = None
+        if self._module is None:
+            return
+        try:
+            with torch.no_grad():
+                values = call_module(self._module, batch, self._device)
+            self._outputs = {i: value.cpu() for i, value in enumerate(values) if isinstance(value, Tensor)}
+        except Exception:
+            logger.exception("The quantized module doesn't run.")
+
+    def finish(self) -> dict[int, Tensor] | None:
+        """The tensors that came out, by position; None when it failed."""
+        return self._outputs
+
+
+def require_same(left: Stored, right: Stored) -> None:
+    """Raises ValueError, naming the tensor, unless two files hold the same ones bit for bit."""
+    for name in sorted(set(left.tensors) | set(right.tensors)):
+        first, second = left.tensors.get(name), right.tensors.get(name)
+        if first is None or second is None or first.dtype != second.dtype or not torch.equal(first, second):
+            raise ValueError(f"{name} differs between the saved files")

@@ -1,0 +1,54 @@
+"""A saved file and the float source it came from, put together again as the engine's result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantization.errors import InvalidModel
+from quantization.formats.stored import Stored
+from quantization.layers import Activation, Quantized, QuantizedLayer
+from quantization.recipe import ActivationSettings, Recipe
+from quantization.report import CalibrationReport, SkippedLayer
+from quantization.selection import select
+from quantization.sources.source import Layer, Source
+from quantization.sqnr import Noise
+from quantization.weights import decode
+
+
+def restore(source: Source, stored: Stored) -> Quantized:
+    """What `quantize_source` gave. Raises InvalidModel, naming the layer, when the source is of another model.
+
+    What calibration saw is not in the file: its report is empty.
+    """
+    recipe = Recipe.model_validate(stored.about["recipe"])
+    own = {layer.name: layer for layer in source.layers if layer.module is not None}
+    for name in stored.layers:
+        if name not in own or own[name].weight.shape != stored.weight(name)[0].shape:
+            raise InvalidModel(
+                "module_does_not_fit",
+                f"Layer {name!r} of the saved file has no equal in the float model.",
+                "Give the float model that was quantized.",
+            )
+    choices, skipped = select(source.layers, recipe)
+    idle = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
+    skipped += [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in idle]
+    layers = [_layer(layer, stored, stored.layers[name]) for name, layer in own.items() if name in stored.layers]
+    nothing = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
+    return Quantized(source, recipe, layers, skipped, nothing, dict(stored.about["versions"]))
+
+
+def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
+    numbers, affine = stored.weight(layer.name)
+    noise = Noise()
+    noise.add(layer.weight.cpu(), decode(numbers, affine))
+    return QuantizedLayer(
+        layer, stored.settings(layer.name), numbers, affine, _activation(layer, stored, about), noise.db
+    )
+
+
+def _activation(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> Activation | None:
+    values, said = stored.input(layer.name), about["activation"]
+    if values is None:
+        return None
+    fields = {key: value for key, value in said.items() if key in ActivationSettings.model_fields}
+    settings = ActivationSettings.model_validate(fields)
+    return Activation(settings, values, said["minimum"], said["maximum"])

@@ -1,0 +1,79 @@
+"""A weight and its code: float values become numbers of a dtype, are stored under names, and come back.
+
+integers, float8   numbers on a grid; scale beside them, zero_point too where the scheme is asymmetric
+int4               the same, two numbers a byte
+float16, bfloat16  a cast; no grid
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from quantization.affine import Affine, dequantize, grid_for, quantize
+from quantization.observers import observer_for
+from quantization.observers.observer import Target
+from quantization.packing import pack_int4, unpack_int4
+from quantization.recipe import CASTS, WeightSettings
+
+
+def encode(weight: Tensor, settings: WeightSettings, axis: int) -> tuple[Tensor, Affine | None]:
+    """Float [out, ...] -> numbers of the same shape and their grid (None for a cast).
+
+    `axis`: where per_channel scales lie: [64, 3, 3, 3] with axis 0 -> scale [64]. Groups divide axis 1 of [out, in].
+    """
+    if settings.dtype in CASTS:
+        return weight.to(getattr(torch, settings.dtype)), None
+    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme)
+    low, high = observer_for(settings.observer).of_rows(_rows(weight, settings, axis), target)
+    if settings.granularity == "per_tensor":
+        affine = target.lay(low[0], high[0])
+    elif settings.granularity == "per_channel":
+        affine = target.lay(low, high, axis)
+    else:
+        shape = (weight.shape[0], -1)
+        laid = target.lay(low, high)
+        affine = Affine(
+            laid.grid, laid.scale.reshape(shape), laid.zero_point.reshape(shape), group_size=settings.group_size
+        )
+    return quantize(weight, affine), affine
+
+
+def decode(numbers: Tensor, affine: Affine | None) -> Tensor:
+    """Numbers -> float32, what the quantized layer computes with."""
+    return numbers.to(torch.float32) if affine is None else dequantize(numbers, affine)
+
+
+def to_tensors(name: str, settings: WeightSettings, numbers: Tensor, affine: Affine | None) -> dict[str, Tensor]:
+    """What is stored: `name`, `name_scale`, and `name_zero_point` where the scheme has one."""
+    stored = {name: pack_int4(numbers) if settings.dtype == "int4" else numbers}
+    if affine is not None:
+        stored[f"{name}_scale"] = affine.scale
+        if settings.scheme == "asymmetric":
+            stored[f"{name}_zero_point"] = affine.zero_point.to(affine.grid.dtype)
+    return stored
+
+
+def from_tensors(
+    name: str, settings: WeightSettings, axis: int | None, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, Affine | None]:
+    """The inverse of `to_tensors`. Raises KeyError with the name of a tensor that is missing."""
+    stored = tensors[name]
+    numbers = unpack_int4(stored) if settings.dtype == "int4" else stored
+    if settings.dtype in CASTS:
+        return numbers, None
+    grid, scale = grid_for(settings.dtype, settings.scheme), tensors[f"{name}_scale"]
+    if settings.scheme == "asymmetric":
+        zero_point = tensors[f"{name}_zero_point"].to(torch.int64)
+    else:
+        zero_point = torch.full_like(scale, grid.middle, dtype=torch.int64)
+    return numbers, Affine(grid, scale, zero_point, axis, settings.group_size)
+
+
+def _rows(weight: Tensor, settings: WeightSettings, axis: int) -> Tensor:
+    """The values that share a scale, a row for each: [1, n], [C, n] or [out · groups, group_size]."""
+    if settings.granularity == "per_tensor":
+        return weight.reshape(1, -1)
+    if settings.granularity == "per_group":
+        return weight.reshape(-1, settings.group_size or weight.shape[1])
+    return weight.movedim(axis, 0).flatten(1)
