@@ -41,6 +41,7 @@ TITLES = {
     "multipart_invalid": "The form can't be read",
     "no_such_worker": "No worker has this device",
     "not_ready": "The service can't do work now",
+    "operator_unsupported": "The program calls an operator that is not taken",
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
     "range_not_satisfiable": "The range lies outside the artifact",
@@ -51,6 +52,7 @@ TITLES = {
     "request_unreadable": "The request can't be read",
     "route_not_found": "Nothing is here",
     "upload_empty": "The upload is empty",
+    "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
 }
 

@@ -20,6 +20,13 @@ class Settings(BaseSettings):
     scratch_dir: Path = Path("data/scratch")
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1)
     max_json_bytes: int = Field(default=2**20, ge=1024)
+    gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
+    gate_seconds: int = Field(default=300, ge=1)
+    gate_program_bytes: int = Field(default=64 * 2**20, ge=1024)
+    gate_nodes: int = Field(default=50_000, ge=1)
+    gate_tensors: int = Field(default=20_000, ge=1)
+    gate_tensor_bytes: int = Field(default=64 * 2**30, ge=1)
+    gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     job_seconds: int = Field(default=24 * 3600, ge=1)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.catalog import service as catalog
 from app.catalog.models import Dataset, Model
 from app.database import new_id, now
+from app.intake.limits import Limits
 from app.jobs import service
 from app.jobs.models import Job
 from app.jobs.submission import Submission
@@ -56,16 +57,16 @@ def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfi
 
 def add_model(session: Session, storage: Storage, archive: Path) -> Model:
     """Keep a model as an upload would."""
-    with storage.writer() as writer:
+    with storage.writer() as writer, storage.writer() as fresh:
         writer.write(archive.read_bytes())
-        return catalog.add_model(session, writer, "model")
+        return catalog.add_model(session, catalog.Upload(writer, fresh, Limits()), "model")
 
 
 def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
     """Keep a dataset as an upload would."""
-    with storage.writer() as writer:
+    with storage.writer() as writer, storage.writer() as fresh:
         writer.write(data)
-        return catalog.add_dataset(session, writer, "dataset")
+        return catalog.add_dataset(session, catalog.Upload(writer, fresh, Limits()), "dataset")
 
 
 def add_job(session: Session, **fields: Any) -> Job:
@@ -76,6 +77,8 @@ def add_job(session: Session, **fields: Any) -> Job:
         format="pt2",
         bytes=1,
         sha256="a" * 64,
+        stored_bytes=1,
+        stored_sha256="a" * 64,
         created_at=now(),
         inputs=[],
         layers=[],

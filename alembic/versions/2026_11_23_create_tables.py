@@ -18,12 +18,15 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("stored_sha256", sa.String(length=64), nullable=False),
         sa.Column("created_at", app.database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("samples", sa.BigInteger(), nullable=False),
         sa.Column("tensors", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
     )
     op.create_index("ix_datasets_sha256", "datasets", ["sha256"])
+    op.create_index("ix_datasets_stored_sha256", "datasets", ["stored_sha256"])
 
     op.create_table(
         "jobs",
@@ -63,6 +66,8 @@ def upgrade() -> None:
         sa.Column("format", sa.String(length=16), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("stored_sha256", sa.String(length=64), nullable=False),
         sa.Column("created_at", app.database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("inputs", sa.JSON(), nullable=False),
         sa.Column("layers", sa.JSON(), nullable=False),
@@ -70,6 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
     )
     op.create_index("ix_models_sha256", "models", ["sha256"])
+    op.create_index("ix_models_stored_sha256", "models", ["stored_sha256"])
 
     op.create_table(
         "workers",
@@ -125,6 +131,7 @@ def downgrade() -> None:
 
     op.drop_table("artifacts")
     op.drop_table("workers")
+    op.drop_index("ix_models_stored_sha256", "models")
     op.drop_index("ix_models_sha256", "models")
 
     op.drop_table("models")
@@ -132,6 +139,7 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_model_id", "jobs")
 
     op.drop_table("jobs")
+    op.drop_index("ix_datasets_stored_sha256", "datasets")
     op.drop_index("ix_datasets_sha256", "datasets")
 
     op.drop_table("datasets")

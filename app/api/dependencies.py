@@ -1,7 +1,7 @@
 """What endpoints are given: the process's parts, and a session that ends before the response is sent."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from celery import Celery
@@ -9,6 +9,7 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.intake.limits import Limits
 from app.jobs.queue import send_hint
 from app.settings import Settings
 from app.storage import Storage
@@ -23,6 +24,11 @@ class Services:
     sessions: sessionmaker[Session]
     storage: Storage
     celery: Celery
+
+    @property
+    def limits(self) -> Limits:
+        """How much an upload may be."""
+        return Limits(**{field.name: getattr(self.settings, f"gate_{field.name}") for field in fields(Limits)})
 
     def hint(self, job_id: str, device: str, priority: int) -> None:
         """Send a job's id to the workers of a device."""

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
 from app.api.multipart import FormFile
+from app.catalog.service import Upload
 from app.errors import Malformed, TooLarge, WrongType
 from app.storage import BlobWriter
 
@@ -43,7 +44,7 @@ BODY = {
 }
 
 Row = TypeVar("Row")
-Add = Callable[[Session, BlobWriter, str], Row]
+Add = Callable[[Session, Upload, str], Row]
 
 
 async def take_upload(request: Request, services: Services, name: str | None, add: Add[Row]) -> Row:
@@ -57,8 +58,8 @@ async def take_upload(request: Request, services: Services, name: str | None, ad
 
 
 def _keep(services: Services, writer: BlobWriter, name: str, add: Add[Row]) -> Row:
-    with services.sessions() as session:
-        return add(session, writer, name)
+    with services.storage.writer() as fresh, services.sessions() as session:
+        return add(session, Upload(writer, fresh, services.limits), name)
 
 
 async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str | None:

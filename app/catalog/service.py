@@ -1,8 +1,8 @@
-"""Use-cases of models and datasets, each one transaction. An upload is checked before its bytes become a blob."""
+"""Use-cases of models and datasets, each one transaction. Only what the gate wrote becomes a blob."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from sqlalchemy.orm import Session
 
@@ -10,25 +10,40 @@ from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, new_id, now
 from app.errors import NotFound
-from app.intake.pt2 import read_program
-from app.intake.tensors import read_samples
+from app.intake.gate import pass_gate
+from app.intake.limits import Limits
 from app.storage import BlobWriter
 
 
-def add_model(session: Session, upload: BlobWriter, name: str) -> Model:
-    """Check an uploaded model and keep it. Raises Invalid."""
-    program = read_program(upload.path)
-    blob = upload.commit()
+@dataclass(frozen=True)
+class Upload:
+    """What came in, the place for what stands for it, and how much it may be."""
+
+    received: BlobWriter
+    fresh: BlobWriter
+    limits: Limits
+
+    def check(self, kind: str) -> dict[str, Any]:
+        """Pass the gate: fill `fresh`, return the facts. Raises Invalid."""
+        return pass_gate(kind, self.received.path, self.limits, self.fresh.write)
+
+
+def add_model(session: Session, upload: Upload, name: str) -> Model:
+    """Check an uploaded model and keep what the gate made of it. Raises Invalid."""
+    program = upload.check("model")
+    stored = upload.fresh.commit()
     model = Model(
         id=new_id("mdl"),
         name=name,
         format="pt2",
-        bytes=blob.bytes,
-        sha256=blob.sha256,
+        bytes=upload.received.size,
+        sha256=upload.received.sha256,
+        stored_bytes=stored.bytes,
+        stored_sha256=stored.sha256,
         created_at=now(),
-        inputs=[tensor.as_json() for tensor in program.inputs],
-        layers=[asdict(layer) for layer in program.layers],
-        parameters=program.parameters,
+        inputs=program["inputs"],
+        layers=program["layers"],
+        parameters=program["parameters"],
     )
     begin_writing(session)
     session.add(model)
@@ -36,18 +51,20 @@ def add_model(session: Session, upload: BlobWriter, name: str) -> Model:
     return model
 
 
-def add_dataset(session: Session, upload: BlobWriter, name: str) -> Dataset:
-    """Check an uploaded dataset and keep it. Raises Invalid."""
-    samples = read_samples(upload.path)
-    blob = upload.commit()
+def add_dataset(session: Session, upload: Upload, name: str) -> Dataset:
+    """Check an uploaded dataset and keep what the gate made of it. Raises Invalid."""
+    samples = upload.check("dataset")
+    stored = upload.fresh.commit()
     dataset = Dataset(
         id=new_id("dts"),
         name=name,
-        bytes=blob.bytes,
-        sha256=blob.sha256,
+        bytes=upload.received.size,
+        sha256=upload.received.sha256,
+        stored_bytes=stored.bytes,
+        stored_sha256=stored.sha256,
         created_at=now(),
-        samples=samples.samples,
-        tensors=[tensor.as_json() for tensor in samples.tensors],
+        samples=samples["samples"],
+        tensors=samples["tensors"],
     )
     begin_writing(session)
     session.add(dataset)

@@ -1,8 +1,12 @@
 """Reads a zip archive whose members are stored, not compressed: every byte that is promised must be there."""
 
+import os
 import re
 import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -18,7 +22,12 @@ _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_DESCRIPTOR32 = struct.Struct("<4s3L")
+_DESCRIPTOR64 = struct.Struct("<4sL2Q")
 _ENCRYPTED = 0x1
+_DESCRIPTOR = 0x8
+_IN_EXTRA = 0xFFFFFFFF
+CHUNK_BYTES = 2**20
 
 
 def refused(detail: str) -> Invalid:
@@ -28,17 +37,27 @@ def refused(detail: str) -> Invalid:
     )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a member's bytes lie in the file, and their checksum."""
+
+    start: int
+    size: int
+    crc: int
+
+
 class Archive:
     """A zip that was opened; `check_members` comes before the first read."""
 
     def __init__(self, path: Path) -> None:
         self.sizes: dict[str, int] = {}
+        self._places: dict[str, Place] = {}
         self._root = ""
         self._file = path.open("rb")
         try:
             self._directory_start = _check_end(self._file)
             self._zip = zipfile.ZipFile(self._file)
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError):
             self._file.close()
             raise refused("The archive's directory can't be read.") from None
         except BaseException:
@@ -51,20 +70,23 @@ class Archive:
         return [member.filename.partition("/")[2] for member in self._zip.infolist()]
 
     def check_members(self) -> None:
-        """Raise Invalid unless all members are stored, under one root folder, no name twice, no byte shared."""
+        """Raise Invalid unless all members are stored, under one root, no name twice, no byte shared or spare."""
         members = sorted(self._zip.infolist(), key=lambda member: member.header_offset)
         if not members:
             raise refused("The archive is empty.")
         self._root = members[0].filename.split("/")[0]
-        free = 0
+        free, seen = 0, set[str]()
         for member in members:
-            free = _check_member(self._file, member, free, self._directory_start)
+            place, free = _check_member(self._file, member, free, self._directory_start)
             root, _, name = member.filename.partition("/")
             if root != self._root or not name:
                 raise refused("Every member must be in one root folder.")
-            if name in self.sizes:
+            if name.lower() in seen:
                 raise refused(f"{name} is there twice.")
-            self.sizes[name] = member.file_size
+            seen.add(name.lower())
+            self.sizes[name], self._places[name] = member.file_size, place
+        if free != self._directory_start:
+            raise refused("There are bytes between the last member and the directory.")
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """Return a member's bytes, by its name below the root folder."""
@@ -72,10 +94,22 @@ class Archive:
             raise refused(f"{name} is missing.")
         if self.sizes[name] > max_bytes:
             raise refused(f"{name} has {self.sizes[name]} bytes; at most {max_bytes} are read.")
-        try:
-            return self._zip.read(f"{self._root}/{name}")
-        except zipfile.BadZipFile:
-            raise refused(f"{name} was damaged: its checksum differs.") from None
+        return b"".join(self.chunks(name))
+
+    def place(self, name: str) -> Place:
+        """Return where a member lies, by its name below the root folder."""
+        return self._places[name]
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Give a member's bytes piece by piece; the checksum is right once the last one is given. Raises Invalid."""
+        place, crc = self._places[name], 0
+        for start in range(0, place.size, CHUNK_BYTES):
+            self._file.seek(place.start + start)
+            piece = self._file.read(min(CHUNK_BYTES, place.size - start))
+            crc = zlib.crc32(piece, crc)
+            yield piece
+        if crc != place.crc:
+            raise refused(f"{name} was damaged: its checksum differs.")
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +143,8 @@ def _check_end(file: BinaryIO) -> int:
     return int(start)
 
 
-def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> int:
-    """Check one member; `free` is the first byte that no earlier member uses. Returns the next such byte."""
+def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
+    """Check one member, which must begin at `free`, the first byte that no earlier one uses. Returns the next such."""
     name = member.orig_filename
     if not NAME.fullmatch(name) or ".." in name.split("/"):
         raise refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
@@ -119,17 +153,39 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int
     if member.flag_bits & _ENCRYPTED:
         raise refused(f"{name} is encrypted.")
     local = _at(file, member.header_offset, _LOCAL)
-    if member.header_offset < free or not local or local[0] != b"PK\3\4":
-        raise refused(f"{name} overlaps another member or lies outside the file.")
-    end = member.header_offset + _LOCAL.size + local[9] + local[10] + member.file_size
+    if member.header_offset != free or not local or local[0] != b"PK\3\4":
+        raise refused(f"{name} overlaps another member, lies outside the file, or leaves bytes between them.")
+    start = member.header_offset + _LOCAL.size + local[9] + local[10]
+    end = start + member.file_size
     if end > limit:
         raise refused(f"{name} promises more bytes than the file has.")
-    return int(end)
+    if not _agrees(file, member, local):
+        raise refused(f"{name}: its own header says something else than the directory.")
+    return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, end)
+
+
+def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
+    """Whether a local header tells of the same member; torch leaves its numbers to a descriptor behind the bytes."""
+    file.seek(member.header_offset + _LOCAL.size)
+    numbers = ((member.CRC, member.compress_size, member.file_size), (member.CRC, _IN_EXTRA, _IN_EXTRA))
+    deferred = member.flag_bits & _DESCRIPTOR and tuple(local[6:9]) in ((0, 0, 0), (0, _IN_EXTRA, _IN_EXTRA))
+    same = local[2] == member.flag_bits and local[3] == zipfile.ZIP_STORED
+    return same and file.read(local[9]) == member.orig_filename.encode() and (deferred or local[6:9] in numbers)
+
+
+def _descriptor_bytes(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
+    """The length of the descriptor behind a member's bytes, if its flags say that there is one. Raises Invalid."""
+    if not member.flag_bits & _DESCRIPTOR:
+        return 0
+    wanted = (b"PK\7\x08", member.CRC, member.compress_size, member.file_size)
+    for layout in (_DESCRIPTOR32, _DESCRIPTOR64):
+        if _at(file, end, layout) == wanted:
+            return layout.size
+    raise refused(f"{member.orig_filename}: what follows its bytes doesn't fit the directory.")
 
 
 def _at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
-    if offset < 0:
+    if not 0 <= offset <= os.fstat(file.fileno()).st_size - layout.size:
         return None
     file.seek(offset)
-    data = file.read(layout.size)
-    return layout.unpack(data) if len(data) == layout.size else None
+    return layout.unpack(file.read(layout.size))

@@ -1,40 +1,65 @@
-"""Reads a torch.export archive (torch 2.13): which members it has, and whether the weights it promises are there.
+"""Takes a torch.export archive (torch 2.13) apart, checks every value, and writes another one from what it understood.
 
-ROOT/models/model.json                        the program (graph.py)
-ROOT/data/weights/model_weights_config.json   parameter name -> member, dtype, shape
-ROOT/data/weights/weight_N                    raw bytes
-ROOT/data/constants/…                         the same for constants
-ROOT/data/sample_inputs/model.pt              a pickle; it is never opened
+ROOT/models/model.json                        the program (schema.py, flow.py)
+ROOT/data/weights/…, ROOT/data/constants/…    tensors as raw bytes (payloads.py)
+ROOT/data/sample_inputs/model.pt              a pickle of the user's data: never opened, written anew without a byte
+
+torch executes text of such a file in many places. Only the archive that is written here ever reaches it.
 """
 
+import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.intake.archive import Archive
-from app.intake.dtypes import BY_EXPORT_NUMBER
 from app.intake.facts import Program
+from app.intake.flow import check_flow
 from app.intake.foreign import refuse_foreign_archive, refuse_foreign_file
-from app.intake.graph import read_graph, refused, take
+from app.intake.graph import read_facts
+from app.intake.limits import Limits
+from app.intake.payloads import KINDS, Payload, read_payload
+from app.intake.program_error import misfit, refused
+from app.intake.rewriting import Member, archive_of, member_of
+from app.intake.schema import document
 from app.intake.strict_json import read_json
-
-MAX_PROGRAM_BYTES = 128 * 2**20
-MAX_CONFIG_BYTES = 64 * 2**20
+from app.intake.typed import Wrong
 
 PROGRAM = "models/model.json"
-_PAYLOADS = {
-    "data/weights/model_weights_config.json": ("data/weights/", re.compile(r"weight_\d{1,6}")),
-    "data/constants/model_constants_config.json": ("data/constants/", re.compile(r"tensor_\d{1,6}")),
-}
 _MEMBER = re.compile(
     r"models/model\.json|data/weights/(model_weights_config\.json|weight_\d{1,6})"
     r"|data/constants/(model_constants_config\.json|tensor_\d{1,6})|data/sample_inputs/model\.pt"
-    r"|archive_format|archive_version|byteorder|version|\.data/[a-z_]+|\.[a-z_]+"
+    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
+_FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", ".data/version": b"6\n"}
+_EMPTY = ("data/sample_inputs/model.pt",)
 
 
-def read_program(path: Path) -> Program:
-    """Read an exported program. Raises Invalid with where and what."""
+@dataclass(frozen=True)
+class CheckedProgram:
+    """A program whose every value was checked."""
+
+    facts: Program
+    document: dict[str, Any]
+    payloads: tuple[Payload, ...]
+    path: Path
+
+    def fresh(self) -> Iterator[bytes]:
+        """Give the bytes of the fresh archive. Raises Invalid when a tensor's bytes were damaged."""
+        with Archive(self.path) as archive:
+            archive.check_members()
+            small = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
+            members = [member_of(name, content) for name, content in _FIXED.items()]
+            members += [member_of(name, b"") for name in _EMPTY]
+            members += [member_of(name, json.dumps(content).encode()) for name, content in small.items()]
+            members += [_copied(archive, name) for payload in self.payloads for name in payload.members]
+            yield from archive_of(members)
+
+
+def read_program(path: Path, limits: Limits) -> CheckedProgram:
+    """Check a whole archive, every byte of it. Raises Invalid with where and what."""
     refuse_foreign_file(path)
     with Archive(path) as archive:
         refuse_foreign_archive(archive.names)
@@ -44,44 +69,43 @@ def read_program(path: Path) -> Program:
                 raise refused(f"{name}: a program of tensors alone has no such member.")
         if archive.read("archive_format", 16) != b"pt2" or archive.read("byteorder", 16) != b"little":
             raise refused("archive_format and byteorder must say pt2 and little.")
-        stored = {name for config in _PAYLOADS for name in _check_payload(archive, config)}
-        program = read_graph(_document(archive, PROGRAM, MAX_PROGRAM_BYTES))
-    missing = sorted(name for name in program.parameter_names if name not in stored)
-    if missing:
-        raise refused(f"data/weights: no weights for {missing[0]}.")
-    return program.facts
+        payloads = tuple(read_payload(archive, kind, limits) for kind in KINDS)
+        program = _document(archive, limits)
+        for name in (name for payload in payloads for name in payload.members):
+            for _ in archive.chunks(name):  # the checksum, before anything is promised
+                pass
+    _require_tensors(program, payloads)
+    return CheckedProgram(read_facts(program), program, payloads, path)
 
 
-def _document(archive: Archive, name: str, max_bytes: int) -> Any:
-    return read_json(archive.read(name, max_bytes), lambda detail: refused(f"{name}: the file {detail}."))
+def _document(archive: Archive, limits: Limits) -> dict[str, Any]:
+    content = archive.read(PROGRAM, limits.program_bytes)
+    parsed = read_json(content, lambda detail: refused(f"{PROGRAM}: the file {detail}."))
+    try:
+        checked: dict[str, Any] = document(limits)(parsed)
+        check_flow(checked, limits)
+    except Wrong as wrong:
+        raise misfit(PROGRAM, wrong) from None
+    return checked
 
 
-def _check_payload(archive: Archive, config: str) -> list[str]:
-    """Check that every tensor of a config is raw bytes in the archive, and enough of them."""
-    folder, member_name = _PAYLOADS[config]
-    entries = take(_document(archive, config, MAX_CONFIG_BYTES), "config", dict, config)
-    for name, entry in entries.items():
-        member = take(entry, "path_name", str, f"{config}: {name}")
-        if not member_name.fullmatch(member):
-            raise refused(f"{config}: {name} is stored as {member[:64]!r}; only plain tensors are taken.")
-        if take(entry, "use_pickle", bool, f"{config}: {name}"):
-            raise refused(f"{config}: {name} is stored as a pickle; save ordinary tensors.")
-        held = archive.sizes.get(f"{folder}{member}", -1)
-        needed = _storage_bytes(take(entry, "tensor_meta", dict, f"{config}: {name}"), f"{config}: {name}")
-        if held < needed:
-            raise refused(f"{config}: {name} needs {needed} bytes, {folder}{member} has {max(held, 0)}.")
-    return list(entries)
+def _require_tensors(program: dict[str, Any], payloads: tuple[Payload, ...]) -> None:
+    """Every tensor that the signature names is in its config, with the description that the graph gives it."""
+    weights, constants = (payload.config["config"] for payload in payloads)
+    values = program["graph_module"]["graph"]["tensor_values"]
+    for spec in program["graph_module"]["signature"]["input_specs"]:
+        (kind, content), *_ = spec.items()
+        if kind not in ("parameter", "buffer", "tensor_constant"):
+            continue
+        name = content[f"{kind}_name"]
+        held = weights if kind == "parameter" or content.get("persistent") else constants
+        if name not in held:
+            raise refused(f"data: no tensor for {name}.")
+        said, stored = values[content["arg"]["name"]], held[name]["tensor_meta"]
+        if (said["dtype"], said["sizes"]) != (stored["dtype"], stored["sizes"]):
+            raise refused(f"{PROGRAM}: {name} has another dtype or shape than its stored tensor.")
 
 
-def _storage_bytes(meta: dict[str, Any], where: str) -> int:
-    dtype = BY_EXPORT_NUMBER.get(take(meta, "dtype", int, where))
-    if dtype is None:
-        raise refused(f"{where} has a dtype that is not known here.")
-    sizes = [take(size, "as_int", int, where) for size in take(meta, "sizes", list, where)]
-    strides = [take(stride, "as_int", int, where) for stride in take(meta, "strides", list, where)]
-    offset = take(take(meta, "storage_offset", dict, where), "as_int", int, where)
-    if len(sizes) != len(strides) or min([*sizes, *strides, offset]) < 0:
-        raise refused(f"{where} has sizes and strides that don't belong together.")
-    if 0 in sizes:
-        return 0
-    return (offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) + 1) * dtype.bytes
+def _copied(archive: Archive, name: str) -> Member:
+    place = archive.place(name)
+    return Member(name, place.size, place.crc, lambda: archive.chunks(name))

@@ -5,12 +5,15 @@ A safetensors file is 8 bytes (header length, little endian), a JSON header, and
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid
 from app.intake.dtypes import BY_SAFETENSORS_CODE
 from app.intake.facts import Samples, Tensor
+from app.intake.limits import Limits
 from app.intake.strict_json import read_json
 
 MAX_HEADER_BYTES = 16 * 2**20
@@ -20,7 +23,21 @@ MAX_RANK = 32
 NAME = re.compile(r"[A-Za-z0-9_.:/+-]{1,256}")
 
 
-def read_samples(path: Path) -> Samples:
+@dataclass(frozen=True)
+class CheckedSamples:
+    """A dataset whose header was checked."""
+
+    facts: Samples
+    path: Path
+
+    def fresh(self) -> Iterator[bytes]:
+        """Give the bytes of the file."""
+        with self.path.open("rb") as file:
+            while chunk := file.read(2**20):
+                yield chunk
+
+
+def read_samples(path: Path, _: Limits) -> CheckedSamples:
     """Read a dataset. Raises Invalid with where and what."""
     header, body_bytes = _read_header(path)
     header.pop("__metadata__", None)
@@ -37,7 +54,8 @@ def read_samples(path: Path) -> Samples:
     if free != body_bytes:
         raise _refused(f"The tensors take {free} bytes and the file has {body_bytes} for them.")
     tensors.sort(key=lambda tensor: tensor.name)
-    return Samples(_samples({tensor.name: header[tensor.name]["shape"] for tensor in tensors}), tuple(tensors))
+    samples = _samples({tensor.name: header[tensor.name]["shape"] for tensor in tensors})
+    return CheckedSamples(Samples(samples, tuple(tensors)), path)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

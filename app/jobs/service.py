@@ -250,4 +250,4 @@ def _dataset_blob(session: Session, dataset_id: str | None) -> Blob | None:
 
 
 def _blob(upload: Model | Dataset) -> Blob:
-    return Blob(upload.sha256, upload.bytes)
+    return Blob(upload.stored_sha256, upload.stored_bytes)

@@ -10,6 +10,7 @@ import pytest
 
 from app.errors import Invalid
 from app.intake.archive import Archive
+from app.intake.rewriting import Member, archive_of, member_of
 from tests.factories import write_zip
 
 MEMBERS = {"model/models/model.json": b'{"graph_module": 1}', "model/data/weights/weight_0": bytes(64)}
@@ -121,13 +122,35 @@ def test_too_many_members_are_refused_from_the_end_record_alone(tmp_path: Path) 
 
 
 def test_an_archive_of_more_than_four_gibibytes_is_read(tmp_path: Path) -> None:
-    """Its directory has the 64-bit form. The member's bytes are a hole in a sparse file."""
+    """Its directory has the 64-bit form. The first member's bytes are a hole in a sparse file."""
+    path, hole = tmp_path / "model.pt2", bytes(2**30)
+    with path.open("wb") as file:
+        for piece in archive_of([Member("a", 5 * 2**30, 0, lambda: [hole] * 5), member_of("b", b"2")]):
+            if piece is hole:
+                file.seek(len(piece), 1)
+            else:
+                file.write(piece)
+    with Archive(path) as opened:
+        opened.check_members()
+        assert opened.read("b", 1) == b"2"
+
+
+def test_a_header_of_its_own_opinion_is_refused(archive: Path) -> None:
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"model/data/weights/weight_0") + 8] = ord("X")
+    archive.write_bytes(data)
+    assert "its own header says something else" in refusal_of(archive)
+
+
+def test_bytes_between_members_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     with zipfile.ZipFile(path, "w") as target:
         target.writestr("model/a", b"1")
         assert target.fp is not None
-        target.start_dir = target.fp.seek(5 * 2**30)
+        target.start_dir = target.fp.seek(8, 1)
         target.writestr("model/b", b"2")
-    with Archive(path) as opened:
-        opened.check_members()
-        assert opened.read("b", 1) == b"2"
+    assert "bytes between" in refusal_of(path)
+
+
+def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    assert "twice" in refusal_of(write_zip(tmp_path / "model.pt2", {"model/a": b"1", "model/A": b"2"}))

@@ -6,6 +6,7 @@ import pytest
 
 from app.errors import Invalid
 from app.intake.facts import Samples, Tensor
+from app.intake.limits import Limits
 from app.intake.tensors import MAX_HEADER_BYTES, read_samples
 from tests.factories import safetensors, with_header
 from tests.networks import attention
@@ -17,11 +18,11 @@ Y = {"dtype": "F32", "shape": [2], "data_offsets": [24, 32]}
 def read(folder: Path, data: bytes) -> Samples:
     path = folder / "data.safetensors"
     path.write_bytes(data)
-    return read_samples(path)
+    return read_samples(path, Limits()).facts
 
 
 def test_a_file_that_safetensors_wrote_is_read(tmp_path: Path) -> None:
-    samples = read_samples(attention(samples=8).save_dataset(tmp_path / "data.safetensors"))
+    samples = read_samples(attention(samples=8).save_dataset(tmp_path / "data.safetensors"), Limits()).facts
     assert samples == Samples(8, (Tensor("ids", "int64", (8, 5)), Tensor("mask", "float32", (8, 5))))
 
 
@@ -75,7 +76,7 @@ def test_a_header_over_the_limit_is_not_read(tmp_path: Path) -> None:
         file.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
         file.truncate(2 * MAX_HEADER_BYTES)
     with pytest.raises(Invalid, match="not safetensors"):
-        read_samples(path)
+        read_samples(path, Limits())
 
 
 def test_a_key_twice_is_refused(tmp_path: Path) -> None:

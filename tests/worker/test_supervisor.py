@@ -88,7 +88,7 @@ def test_a_fault_of_the_workers_own_fails_the_job_without_a_word_of_it(
     for name in ("database_url", "storage_url", "scratch_dir"):
         monkeypatch.setenv(f"ZEROPOINT_{name.upper()}", str(getattr(settings, name)))
     get_settings.cache_clear()
-    sha256 = session.get_one(Model, session.get_one(Job, job_id).model_id).sha256
+    sha256 = session.get_one(Model, session.get_one(Job, job_id).model_id).stored_sha256
     storage.delete(sha256)
     run_job(job_id, "worker")
     get_settings.cache_clear()

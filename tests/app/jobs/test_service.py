@@ -44,9 +44,9 @@ def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage,
         attempt=1,
         recipe=Recipe(seed=7),
         device="cpu",
-        model=Blob(model.sha256, model.bytes),
-        dataset=Blob(dataset.sha256, dataset.bytes),
-        evaluation_dataset=Blob(dataset.sha256, dataset.bytes),
+        model=Blob(model.stored_sha256, model.stored_bytes),
+        dataset=Blob(dataset.stored_sha256, dataset.stored_bytes),
+        evaluation_dataset=Blob(dataset.stored_sha256, dataset.stored_bytes),
     )
 
 

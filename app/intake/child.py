@@ -1,0 +1,75 @@
+"""The gate's program: `python -m app.intake.child KIND PATH LIMITS` reads one upload and writes what it understood.
+
+On standard output: one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after facts the
+bytes of the fresh file. It lives for one upload, under limits on memory and processor time that it sets before it
+looks, and may write no file at all.
+"""
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.errors import Invalid
+from app.intake.limits import Limits
+from app.intake.pt2 import read_program
+from app.intake.tensors import read_samples
+
+
+class Checked(Protocol):
+    """An upload that was understood: what it is, and the bytes that stand for it from now on."""
+
+    @property
+    def facts(self) -> Any: ...
+
+    def fresh(self) -> Iterator[bytes]: ...
+
+
+READERS: dict[str, Callable[[Path, Limits], Checked]] = {"model": read_program, "dataset": read_samples}
+
+
+def main(kind: str, path: str, limits_text: str) -> None:
+    """Read the upload; what goes wrong in another way than by a refusal ends the program with a traceback."""
+    limits = Limits.from_json(limits_text)
+    confine(limits)
+    try:
+        checked = READERS[kind](Path(path), limits)
+        head = {"facts": asdict(checked.facts)}
+    except Invalid as refusal:
+        head = {"refusal": {"code": refusal.code, "detail": refusal.detail, "remedy": refusal.remedy}}
+    except (MemoryError, RecursionError):
+        head = {"refusal": too_demanding(limits)}
+    out = sys.stdout.buffer
+    out.write(json.dumps(head).encode() + b"\n")
+    if "facts" in head:
+        for chunk in checked.fresh():
+            out.write(chunk)
+    out.flush()
+
+
+def too_demanding(limits: Limits) -> dict[str, str]:
+    """The refusal of a file that can't be read within the limits."""
+    return {
+        "code": "upload_too_demanding",
+        "detail": f"Reading the file takes more than {limits.memory_bytes} bytes of memory or {limits.seconds} s.",
+        "remedy": "Upload a smaller program, or ask the operator to raise ZEROPOINT_GATE_MEMORY_BYTES or _SECONDS.",
+    }
+
+
+def confine(limits: Limits) -> None:
+    """Memory, processor time, open files, and no file to write: for this process and for good."""
+    for what, most in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_CPU, limits.seconds),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 32),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,135 @@
+"""Typed reading: a check takes what JSON gave and returns a fresh value of its type, or raises Wrong.
+
+What comes out is built from the checks alone: a key or a character that no check names can't pass through. Containers
+put their key in front of the place of what is wrong inside them: `node 17: inputs/2/arg`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Check = Callable[[Any], Any]
+
+
+class Wrong(Exception):
+    """What is wrong, and where: the keys on the way to it, outermost first."""
+
+    def __init__(self, detail: str, *path: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.path = list(path)
+
+
+def inside(key: object, check: Check, value: Any) -> Any:
+    """The checked value; `key` is put in front of what is wrong in it."""
+    try:
+        return check(value)
+    except Wrong as wrong:
+        wrong.path.insert(0, str(key))
+        raise
+
+
+def integer(low: int, high: int) -> Check:
+    """An int (no bool) within bounds."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int:
+            raise Wrong("must be an integer")
+        if not low <= value <= high:
+            raise Wrong(f"must lie within {low}..{high}")
+        return value
+
+    return check
+
+
+def boolean(value: Any) -> bool:
+    """True or false."""
+    if type(value) is not bool:
+        raise Wrong("must be true or false")
+    return value
+
+
+def text(pattern: str, what: str) -> Check:
+    """A string that the whole pattern matches; `what` says in words what it may be."""
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        if type(value) is not str or compiled.fullmatch(value) is None:
+            raise Wrong(f"must be {what}")
+        return str(value)
+
+    return check
+
+
+def one_of(*allowed: object) -> Check:
+    """One of these values, of the same type."""
+
+    def check(value: Any) -> Any:
+        for candidate in allowed:
+            if type(value) is type(candidate) and value == candidate:
+                return candidate
+        raise Wrong(f"must be one of {', '.join(map(str, allowed))}")
+
+    return check
+
+
+def nullable(check: Check) -> Check:
+    """Null, or what the check takes."""
+    return lambda value: None if value is None else check(value)
+
+
+def list_of(check: Check, most: int, item: str = "") -> Check:
+    """A list of at most `most` items; `item` names one in a place: `node 17`."""
+
+    def read(value: Any) -> list[Any]:
+        if type(value) is not list:
+            raise Wrong("must be a list")
+        if len(value) > most:
+            raise Wrong(f"has {len(value)} items; at most {most} are taken")
+        return [inside(f"{item} {position}".lstrip(), check, entry) for position, entry in enumerate(value)]
+
+    return read
+
+
+def dict_of(key: Check, check: Check, most: int) -> Check:
+    """An object whose keys are data too."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise Wrong("must be an object")
+        if len(value) > most:
+            raise Wrong(f"has {len(value)} entries; at most {most} are taken")
+        return {key(name): inside(name, check, entry) for name, entry in value.items()}
+
+    return read
+
+
+def record(fields: dict[str, Check], ignored: Iterable[str] = ()) -> Check:
+    """An object with exactly these keys; `ignored` ones may be there too, and are left behind."""
+    known = {*fields, *ignored}
+
+    def read(value: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise Wrong("must be an object")
+        if not value.keys() <= known:
+            raise Wrong("has a key that torch 2.13 doesn't write")
+        missing = fields.keys() - value.keys()
+        if missing:
+            raise Wrong(f"lacks {min(missing)}")
+        return {name: inside(name, check, value[name]) for name, check in fields.items()}
+
+    return read
+
+
+def union(kinds: dict[str, Check]) -> Check:
+    """An object with exactly one of these keys, as torch writes a choice."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if type(value) is not dict or len(value) != 1:
+            raise Wrong("must be an object with one key")
+        (kind, content), *_ = value.items()
+        if kind not in kinds:
+            raise Wrong(f"must be one of {', '.join(kinds)}")
+        return {kind: inside(kind, kinds[kind], content)}
+
+    return read

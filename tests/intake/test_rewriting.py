@@ -1,0 +1,101 @@
+"""Honest programs pass the gate, and what it wrote computes the same, bit for bit, and passes again unchanged."""
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from app.intake.limits import Limits
+from app.intake.operators import allowed
+from app.intake.pt2 import PROGRAM, read_program
+from app.intake.rewriting import archive_of, member_of
+from tests import operators
+from tests.factories import members_of
+from tests.honest import HONEST
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """torch logs each operator that it traces."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def rewritten(program: ExportedProgram, folder: Path) -> bytes:
+    """What the gate makes of the saved program."""
+    path = folder / "model.pt2"
+    torch.export.save(program, path)
+    return b"".join(read_program(path, Limits()).fresh())
+
+
+def outputs(program: ExportedProgram, arguments: object) -> list[object]:
+    """Every leaf of the output; dropout of a train-mode export rolls the same dice each time."""
+    args, kwargs = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, arguments)
+    torch.manual_seed(0)
+    return pytree.tree_leaves(program.module()(*args, **kwargs))
+
+
+def assert_same(program: ExportedProgram, fresh: bytes) -> None:
+    loaded = torch.export.load(io.BytesIO(fresh))
+    before, after = outputs(program, program.example_inputs), outputs(loaded, program.example_inputs)
+    assert len(before) == len(after)
+    for left, right in zip(before, after, strict=True):
+        if isinstance(left, Tensor):
+            assert isinstance(right, Tensor)
+            assert (left.dtype, left.shape) == (right.dtype, right.shape)
+            assert torch.equal(left.nan_to_num(), right.nan_to_num())
+        else:
+            assert left == right
+
+
+@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_program_passes_and_computes_the_same(tmp_path: Path, name: str, decompose: bool) -> None:
+    torch.manual_seed(0)
+    program = HONEST[name]().program(decompose=decompose)
+    fresh = rewritten(program, tmp_path)
+    assert_same(program, fresh)
+    (tmp_path / "again.pt2").write_bytes(fresh)
+    assert b"".join(read_program(tmp_path / "again.pt2", Limits()).fresh()) == fresh
+
+
+def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Path) -> None:
+    (tmp_path / "fresh.pt2").write_bytes(rewritten(HONEST["dict inputs and kwargs"]().program(), tmp_path))
+    members = {name.partition("/")[2]: data for name, data in members_of(tmp_path / "fresh.pt2").items()}
+    assert members["data/sample_inputs/model.pt"] == b""
+    for word in (b"stack_trace", b"guards_code", b"honest.py", b"from_node", b"torch_fn"):
+        assert word not in members[PROGRAM]
+
+
+@pytest.mark.slow
+def test_every_allowed_operator_is_exported_gated_and_run(tmp_path: Path) -> None:
+    """The list is what `scripts/list_operators.py` writes: no more, no less than these programs call."""
+    called: set[str] = set()
+    for decompose in (False, True):
+        for name in operators.names():
+            program = operators.program(name, decompose=decompose)
+            fresh = rewritten(program, tmp_path)
+            assert_same(program, fresh)
+            called |= targets_of(fresh, tmp_path)
+        for make in HONEST.values():
+            called |= targets_of(rewritten(make().program(decompose=decompose), tmp_path), tmp_path)
+    assert called == allowed()
+
+
+def targets_of(archive: bytes, folder: Path) -> set[str]:
+    (folder / "read.pt2").write_bytes(archive)
+    nodes = read_program(folder / "read.pt2", Limits()).document["graph_module"]["graph"]["nodes"]
+    return {node["target"] for node in nodes}
+
+
+def test_the_writer_is_read_by_pythons_own_zip(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"".join(archive_of([member_of("a", b"1"), member_of("b/c", b""), member_of("d", bytes(1000))])))
+    assert members_of(path) == {"model/a": b"1", "model/b/c": b"", "model/d": bytes(1000)}

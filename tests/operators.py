@@ -1,0 +1,202 @@
+"""One-operator programs: with tests/honest.py, what the gate's list of operators is generated from.
+
+Each entry is an expression over the values below, of static shape, so that both its export and its decomposition
+become short programs. Random, stateful, writing and data-dependent operators are not here, and so not allowed.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+
+POINTWISE = """
+abs acos acosh asin asinh atan atanh ceil cos cosh erf erfc exp exp2 expm1 floor frac log log10 log1p log2 neg
+reciprocal relu round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc isnan isinf isfinite nan_to_num
+logical_not sgn positive signbit
+"""
+BINARY = """
+add sub mul div true_divide pow atan2 maximum minimum fmod remainder floor_divide eq ne lt le gt ge logical_and
+logical_or logical_xor copysign fmax fmin
+"""
+REDUCTIONS = """
+sum mean amax amin prod std var logsumexp any all cumsum cumprod argmax argmin softmax log_softmax argsort unbind
+"""
+ACTIVATIONS = """
+relu relu6 elu selu celu gelu silu mish hardswish hardsigmoid hardtanh leaky_relu logsigmoid softplus softsign
+tanhshrink softshrink hardshrink glu threshold_
+"""
+
+EXPRESSIONS = """
+x.add_(1) x.mul_(2) x.sub_(1) x.div_(2) x.clamp_(0,1) x.relu_() x.copy_(y) x.fill_(1) x.zero_() x.neg_() x.exp_()
+x.masked_fill_(b,0.) x.add_(y) x.mul_(y) x.sub_(y) x.div_(y) x.sigmoid_() x.tanh_() x.sqrt_() F.relu(x,inplace=True)
+F.silu(x,inplace=True) F.hardtanh(x,inplace=True) F.leaky_relu(x,inplace=True) F.relu6(x,inplace=True)
+F.hardswish(x,inplace=True) F.hardsigmoid(x,inplace=True) F.elu(x,inplace=True) F.dropout(x,0.5,False) x+1 x-1 1-x x*2
+x/2 2/x x//2 x%2 x**2 x**0.5 2.**x x==0 x!=0 x<0 x<=0 x>0 x>=0 -x b&b b|b b^b ~b i&3 i|3 i^3 i<<1 i>>1 i+1 i*2 i//2 i%3
+i.float() x.to(torch.float16) x.double() x.long() x.bool() x.type_as(i) x.half().float() x.bfloat16() x.clamp(0,1)
+x.clamp(min=0) x.clamp(max=1) x.clamp_min(0) x.clamp_max(1) torch.clamp(x,y,y+1) x.lerp(y,0.5) torch.where(b,x,y)
+torch.where(b,x,0.) torch.where(b,1.,x) x.masked_fill(b,0.) torch.addcmul(x,y,y) torch.addcdiv(x,y,y+3) torch.rsub(x,1)
+torch.rsub(x,y) torch.special.expit(x) torch.erfinv(x/9) x.sum() x.sum(1) x.sum((1,2)) x.mean() x.mean(1,keepdim=True)
+x.mean((1,2)) x.amax((1,2)) x.max() x.min() x.max(1)[0] x.min(1)[1] x.var(1) x.var((1,2),unbiased=False) x.std(1)
+torch.var_mean(x,1)[0] torch.std_mean(x,1)[1] x.argmax() x.prod() x.any() x.all() b.any(1) b.all(1) x.norm()
+x.norm(2,1) x.norm(1,1) torch.linalg.vector_norm(x,dim=1) torch.linalg.norm(x) torch.linalg.matrix_norm(x) x.cumsum(1)
+x.topk(2,1)[0] x.sort(1)[1] x.kthvalue(2,1)[0] x.median() x.logsumexp(1) x.softmax(-1) x.log_softmax(-1)
+F.softmin(x,-1) x.count_nonzero(1) torch.aminmax(x,dim=1)[0] torch.dist(x,y) x.mode(1)[0] x.view(4,36) x.view(4,-1)
+x.reshape(24,6) x.flatten() x.flatten(1) x.unflatten(1,(2,3)) x.permute(2,0,1) x.transpose(0,1) x.swapaxes(0,1)
+x.movedim(0,1) m.t() m.T m.mT x.squeeze() x.unsqueeze(0) x[None] x[:,0] x[:,1:3] x[...,-1] x[:,::2] x[:,i[0,:2]]
+x[i[0,:2]%4] x[:,:,i[0,:2]] x.select(1,0) x.narrow(1,0,2) x.index_select(1,i[0]) x.gather(1,i3) x.take_along_dim(i3,1)
+x.scatter(1,i3,y) x.scatter(1,i3,1.) x.scatter_add(1,i3,y) x.index_add(1,i[0],y) x.index_copy(1,j,y)
+x.index_fill(1,j,0.) x.index_put((j%4,),y[0]) x.masked_scatter(b,y) x.diagonal(0,1,2) x.diag_embed() x.expand(2,4,6,6)
+x.expand_as(y) x.broadcast_to(2,4,6,6) x.repeat(2,1,1) x.repeat_interleave(2,1) x.tile(2,1,1) x.roll(1,1) x.flip(1)
+x.rot90(1,(1,2)) x.chunk(2,1)[0] x.split(2,1)[0] x.split([2,4],1)[1] x.tensor_split(2,1)[0] x.unbind(1)[0]
+x.unfold(1,2,2) x.view_as(y) x.reshape_as(y) x.contiguous() x.clone() x.detach() x.as_strided((4,6),(6,1))
+torch.cat([x,y],1) torch.stack([x,y],1) torch.hstack([x,y]) torch.vstack([x,y]) torch.cat([x,y]) torch.concat([x,y],2)
+torch.zeros(2,3)+x[0,0,0] torch.ones(2,3)+x[0,0,0] torch.full((2,),1.5)+x[0,0,0] torch.arange(6)+x
+torch.arange(1,7,1)+x torch.arange(0,6)+x torch.linspace(0,1,6)+x torch.eye(6)+x torch.zeros_like(x)+x
+torch.ones_like(x)+x torch.full_like(x,2)+x x.new_zeros(2)+x[0,0,0] x.new_ones(2)+x[0,0,0] x.new_full((2,),3.)+x[0,0,0]
+torch.tensor(2.)*x torch.tensor([1.,2.]).sum()+x torch.scalar_tensor(2.)*x torch.tril(x) torch.triu(x)
+torch.meshgrid(x[0,0],y[0,0],indexing='ij')[0] torch.outer(x[0,0],y[0,0]) torch.bucketize(x,x[0,0].sort()[0])
+torch.searchsorted(x[0,0].sort()[0],y[0,0]) torch.histc(x)+0 F.one_hot(i%5,5) m@m x@m x@y torch.matmul(x,y)
+torch.mm(m,m) torch.bmm(x,y) torch.mv(m,m[0]) torch.dot(m[0],m[1]) torch.addmm(m,m,m) torch.baddbmm(x,x,y)
+torch.addmv(m[0],m,m[0]) torch.einsum('bij,bjk->bik',x,y) torch.einsum('bij,jk->bik',x,m) torch.inner(x,m)
+torch.tensordot(x,m,1) torch.kron(m,m) torch.cross(x[...,:3],y[...,:3],-1) torch.linalg.multi_dot([m,m,m])
+torch.chain_matmul(m,m) F.linear(x,m) F.linear(x,m,m[0]) F.bilinear(m,m,x[:,:6,:6]) F.embedding(i,m)
+F.embedding_bag(i,m)[0] F.cosine_similarity(x,y,1) F.normalize(x,dim=1) F.pairwise_distance(m,m+1) torch.cdist(x,y)
+F.layer_norm(x,(6,)) F.layer_norm(x,(6,),m[0],m[1]) F.rms_norm(x,(6,)) F.rms_norm(x,(6,),m[0]) F.group_norm(p,2)
+F.instance_norm(p) F.local_response_norm(p,2) F.batch_norm(p,s,s+1) F.batch_norm(p,s,s+1,s,s) F.conv1d(p1,w1)
+F.conv1d(p1,w1,s,padding='same') F.conv2d(p,w) F.conv2d(p,w,s,2,1) F.conv2d(p,w,padding='same')
+F.conv2d(p,w[:,:1],groups=4) F.conv3d(p3,w3) F.conv3d(p3,w3,padding='same') F.conv_transpose2d(p,w)
+F.conv_transpose3d(p3,w3) F.max_pool1d(p1,2) F.max_pool2d(p,2) F.max_pool2d(p,3,2,1) F.max_pool3d(p3,2)
+F.avg_pool1d(p1,2) F.avg_pool2d(p,2) F.avg_pool3d(p3,2) F.adaptive_avg_pool1d(p1,2) F.adaptive_avg_pool2d(p,1)
+F.adaptive_avg_pool2d(p,3) F.adaptive_avg_pool3d(p3,2) F.adaptive_max_pool1d(p1,2) F.adaptive_max_pool2d(p,2)
+F.lp_pool2d(p,2,2) F.max_unpool2d(*F.max_pool2d(p,2,return_indices=True),2)
+F.fold(x[:1,:4].reshape(1,4,6)[:,:,:4],(3,3),2) F.pad(p,(1,1)) F.pad(p,(1,1,1,1)) F.pad(p,(1,1,1,1),'reflect')
+F.pad(p,(1,1,1,1),'replicate') F.pad(p,(1,1,1,1),'circular') F.unfold(p,3) F.pad(p1,(1,1),'reflect')
+F.pad(p1,(1,1),'replicate') F.pad(x,(1,1),value=2.) F.interpolate(p,scale_factor=2) F.interpolate(p,(5,5))
+F.interpolate(p,scale_factor=2,mode='bilinear') F.interpolate(p,(5,5),mode='bilinear',align_corners=True)
+F.interpolate(p,scale_factor=2,mode='bicubic') F.interpolate(p1,scale_factor=2)
+F.interpolate(p1,scale_factor=2,mode='linear') F.interpolate(p3,scale_factor=2)
+F.interpolate(p3,scale_factor=2,mode='trilinear') F.interpolate(p,(4,4),mode='area')
+F.interpolate(p,(4,4),mode='nearest-exact') F.pixel_shuffle(p,2) F.pixel_unshuffle(p,2) F.channel_shuffle(p,2)
+F.grid_sample(p,p[:,:2].permute(0,2,3,1),align_corners=False) F.affine_grid(x[:,:2,:3],(4,1,5,5),align_corners=False)
+F.prelu(p,s) F.prelu(p,s[:1]) F.gelu(x,approximate='tanh') F.threshold(x,0.,1.) F.rrelu(x)
+F.scaled_dot_product_attention(x,y,x) F.scaled_dot_product_attention(q,q,q)
+F.scaled_dot_product_attention(q,q,q,is_causal=True) F.scaled_dot_product_attention(q,q,q,attn_mask=b[0])
+F.mse_loss(x,y) F.l1_loss(x,y) F.smooth_l1_loss(x,y) F.cross_entropy(m,i[0]) F.nll_loss(m.log_softmax(1),i[0])
+F.binary_cross_entropy_with_logits(x,y) F.kl_div(x,y.softmax(-1)) F.huber_loss(x,y) torch.quantile(x[0,0],0.5)
+torch.bitwise_not(i) torch.bitwise_and(i,i) torch.logaddexp(x,y) torch.hypot(x,y) torch.xlogy(y.abs(),y.abs()+1)
+torch.heaviside(x,y) torch.isclose(x,y) torch.nan_to_num(x) torch.complex(x,y).real
+torch.view_as_real(torch.complex(x,y)) torch.polar(x.abs(),y).imag torch.fft.rfft(x).real
+torch.fft.irfft(torch.fft.rfft(x)) torch.stft(x[0],6,return_complex=True).abs() torch.diff(x) torch.trapezoid(x)
+torch.trace(m) torch.det(m) torch.inverse(m+torch.eye(6)*9) torch.renorm(m,2,0,1.) torch.gather(x,2,i3)
+torch.cummax(x,1)[0] torch.cummin(x,1)[0] torch.isin(i,i[0]) torch.cartesian_prod(m[0],m[1]) torch.block_diag(m,m)
+torch.add(x,y,alpha=2) torch.sub(x,y,alpha=2) torch.div(x,y,rounding_mode='floor') torch.div(x,2,rounding_mode='trunc')
+torch.float_power(x.abs(),2.) x.ldexp(y) F.conv_transpose1d(p1.reshape(4,4,9),w1[:,:4]) x.to(x.device) x.to('cpu')
+x.to(y) x.to(x.device,torch.float16) x.to(device=x.device,dtype=torch.float16) x.cpu() x.type(torch.float16) x.float()
+x.int() x.to(torch.float16,copy=True) x.to(dtype=torch.float64,memory_format=torch.contiguous_format) torch.min(x,y)
+torch.max(x,y) torch._weight_norm(m,m[:,:1]) x.fill_(torch.tensor(1.)) p.contiguous(memory_format=torch.channels_last)
+x.clone(memory_format=torch.contiguous_format) x.index_put_((j%4,),y[0]) x.index_put((j%4,),y[0],accumulate=True)
+x.scatter_(1,i3,y) x.scatter_add_(1,i3,y) x.index_add_(1,i[0],y) x.masked_fill_(b,torch.tensor(0.))
+x.masked_fill(b,torch.tensor(0.)) x.slice_scatter(y[:,:2],1,0,2) x.select_scatter(y[:,0],1,0) x.pow_(2) x.clamp_min_(0)
+x.clamp_max_(1) x.square_() x.abs_() x.rsqrt_() x.reciprocal_() x.lerp_(y,0.5) x.addcmul_(x,y) x.erf_() x.cos_()
+x.sin_() torch.ge(x,0) torch.pow(2,x) torch.true_divide(x,2) x.remainder(2) x.fmod(2) torch.fmod(x,2)
+torch.bitwise_or(i,i) torch.bitwise_xor(i,i) torch.bitwise_left_shift(i,1) torch.bitwise_right_shift(i,1)
+b.logical_not() b.to(torch.float32) b.sum() b.long().cumsum(-1) i.max() i.min() i.sum() x.sum(dtype=torch.float64)
+x.mean(dtype=torch.float64) x.cumsum(1,dtype=torch.float64) torch.softmax(x,-1,dtype=torch.float64)
+x.log_softmax(-1,torch.float64) x.min(1)[0] x.amin(1) x.nansum() x.nanmean() torch.std(x) torch.var(x) x.prod(1)
+x.cumprod(1) x.logcumsumexp(1) x.argmin(1) x.argsort(1,descending=True) x.sort(stable=True,dim=1)[0]
+x.topk(2,1,largest=False)[1] torch.triu_indices(4,4)+0 torch.tril_indices(4,4)+0 torch.arange(0.,1.,0.25)+0
+torch.arange(6.)+x torch.zeros(6,dtype=torch.float16)+x[0,0].half() torch.ones(()) torch.empty(4).fill_(1)
+x.new_empty(4).fill_(1) x.new_tensor([1.,2.]) torch.zeros_like(x,dtype=torch.int64) torch.unsqueeze(x,0).squeeze(0)
+x.unsqueeze(0).squeeze((0,)) x.flatten(0,1).unflatten(0,(4,6)) x.ravel() x.view(torch.int32) x.adjoint() x.mH x
+torch.rot90(m) torch.fliplr(m) torch.flipud(m) torch.column_stack([m,m]) torch.dstack([m,m]) torch.atleast_3d(m)
+torch.squeeze(x,0) torch.tensor_split(x,3)[0] torch.addr(m,m[0],m[1]) torch.vdot(m[0],m[1]) torch.ger(m[0],m[1])
+torch.addbmm(m,x,y) torch.linalg.vecdot(x,y) torch.linalg.cross(x[...,:3],y[...,:3]) F.layer_norm(x,(6,),m[0],None)
+F.layer_norm(x,(6,6)) F.embedding(i,m,padding_idx=0) F.dropout2d(p,0.5,False) F.alpha_dropout(x,0.5,False)
+F.feature_alpha_dropout(x,0.5,False)
+F.multi_head_attention_forward(x,x,x,6,2,torch.cat([m,m,m]),None,None,None,False,0.,m,None)[0] F.conv2d(p,w,s,1,1,2)
+F.conv1d(p1,w1,None,2,1) F.conv_transpose2d(p,w,s,2,1,1) F.max_pool2d(p,3,2,1,ceil_mode=True)
+F.avg_pool2d(p,3,2,1,ceil_mode=True,count_include_pad=False) F.max_pool1d(p1,2,return_indices=True)[1]
+F.adaptive_avg_pool2d(p,(1,None)) F.upsample(p,scale_factor=2) F.hardtanh(x,-2,2) F.softplus(x,2) F.glu(x,1)
+F.sigmoid(x) F.tanh(x) torch.selu(x) torch.celu(x) torch.prelu(p,s) torch.special.logit(x.sigmoid()) torch.sinc(x)
+torch.deg2rad(x) torch.rad2deg(x) torch.trapz(x) torch.special.gammaln(x.abs()+1) torch.lgamma(x.abs()+1)
+torch.digamma(x.abs()+1) torch.i0(x) torch.special.erfcx(x) torch.mvlgamma(x.abs()+3,1) torch.polygamma(1,x.abs()+1)
+"""
+
+
+DYNAMIC = """
+x.reshape(n*6,6) x.reshape(n,-1) x.view(n,36) torch.zeros(n//2)+x[0,0,0] x.median(1)[0] x[:n-1] x[1:] x.repeat(n,1,1)
+x.flatten(0,1) torch.arange(n)+x[0,0,0] torch.arange(n+1)+x[0,0,0] torch.zeros(n,n)+x[0,0,0]
+torch.full((n,n),-1.)+x[0,0,0] torch.ones(n%3+2)+x[0,0,0] torch.arange(n)[:,None]<torch.arange(n)[None]
+torch.cat([x,x]) x/n x*n x.sum()/n x.sum()/(n*6) x.new_zeros(n)+x[:,0,0] torch.eye(n)+x[0,0,0] x.narrow(0,0,n-1)
+x.mean(0,keepdim=True).expand(n,-1,-1) x.unfold(0,2,1) F.pad(x,(0,0,0,0,0,n)) x.cumsum(0) x.flip(0) x.roll(1,0)
+torch.triu(torch.full((n,n),-1.))+x[0,0,0] torch.empty_like(x).fill_(n) torch.full((n,),n) x.new_full((n,),1.)+x[:,0,0]
+x.to(torch.int64)+n x.expand(2,n,6,6) torch.zeros(torch.sym_max(n,3))+x[0,0,0] torch.zeros(torch.sym_min(n,3))+x[0,0,0]
+"""
+"""Over x with a dynamic batch n, which the graph then computes with."""
+
+
+def names() -> Iterator[str]:
+    """Every expression, spaces apart."""
+    yield from (f"torch.{name}(x)" for name in POINTWISE.split())
+    yield from (f"torch.{name}(x,y)" for name in BINARY.split())
+    yield from (f"torch.{name}(x,1)" for name in REDUCTIONS.split())
+    yield from (f"F.{name}(x)" for name in ACTIVATIONS.split() if not name.endswith("_"))
+    yield from EXPRESSIONS.split()
+    yield from DYNAMIC.split()
+
+
+class Expression(nn.Module):
+    """One expression over the values that `inputs` gives and `forward` derives."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.code = compile(text, "expression", "eval")
+
+    def forward(self, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
+        values = {"x": x, "y": y, "i": i, "torch": torch, "F": F}
+        values |= {"b": x > y, "m": x[0], "q": x.unsqueeze(1), "i3": i[:, :, None].expand(4, 6, 6), "j": i[0].sort()[1]}
+        weight = y[0, :4, :4, None, None]
+        values |= {"p": x.reshape(1, 4, 6, 6), "s": y[0, :4, 0].abs(), "w": weight.expand(4, 4, 3, 3)}
+        values |= {
+            "p1": x,
+            "w1": y[:, :, :3],
+            "p3": x.reshape(1, 4, 3, 4, 3),
+            "w3": weight[..., None].expand(4, 4, 2, 2, 2),
+        }
+        result = eval(self.code, values)
+        return result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """x, y float32 [4, 6, 6]; i int64 [4, 6] within 0 … 5."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(4, 6, 6, generator=generator) for _ in range(2))
+    return x, y, torch.randint(0, 6, (4, 6), generator=generator)
+
+
+class Sized(nn.Module):
+    """One expression over x and the size n of its batch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.code = compile(text, "expression", "eval")
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = {"x": x, "n": x.shape[0], "torch": torch, "F": F}
+        result: Tensor = eval(self.code, values)
+        return result
+
+
+def program(text: str, *, decompose: bool = False) -> ExportedProgram:
+    """The export of one expression. Raises what torch raises for one that can't be exported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
+        if text in DYNAMIC.split():
+            dynamic = {"x": {0: torch.export.Dim("n", min=4, max=64)}}
+            exported = torch.export.export(Sized(text), inputs()[:1], dynamic_shapes=dynamic)
+        else:
+            exported = torch.export.export(Expression(text), inputs())
+        return exported.run_decompositions() if decompose else exported
