@@ -1,11 +1,10 @@
-"""One-operator programs: with tests/honest.py, what the gate's list of operators is generated from.
+"""Programs of single operators: with tests/honest.py, what the gate's list of operators is generated from.
 
 Each entry is an expression over the values below, of static shape, so that both its export and its decomposition
 become short programs. Random, stateful, writing and data-dependent operators are not here, and so not allowed.
 """
 
 import warnings
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ sum mean amax amin prod std var logsumexp any all cumsum cumprod argmax argmin s
 """
 ACTIVATIONS = """
 relu relu6 elu selu celu gelu silu mish hardswish hardsigmoid hardtanh leaky_relu logsigmoid softplus softsign
-tanhshrink softshrink hardshrink glu threshold_
+tanhshrink softshrink hardshrink glu
 """
 
 EXPRESSIONS = """
@@ -85,7 +84,7 @@ F.prelu(p,s) F.prelu(p,s[:1]) F.gelu(x,approximate='tanh') F.threshold(x,0.,1.) 
 F.scaled_dot_product_attention(x,y,x) F.scaled_dot_product_attention(q,q,q)
 F.scaled_dot_product_attention(q,q,q,is_causal=True) F.scaled_dot_product_attention(q,q,q,attn_mask=b[0])
 F.mse_loss(x,y) F.l1_loss(x,y) F.smooth_l1_loss(x,y) F.cross_entropy(m,i[0]) F.nll_loss(m.log_softmax(1),i[0])
-F.binary_cross_entropy_with_logits(x,y) F.kl_div(x,y.softmax(-1)) F.huber_loss(x,y) torch.quantile(x[0,0],0.5)
+F.binary_cross_entropy_with_logits(x,y) F.kl_div(x,y.softmax(-1)) F.huber_loss(x,y) 
 torch.bitwise_not(i) torch.bitwise_and(i,i) torch.logaddexp(x,y) torch.hypot(x,y) torch.xlogy(y.abs(),y.abs()+1)
 torch.heaviside(x,y) torch.isclose(x,y) torch.nan_to_num(x) torch.complex(x,y).real
 torch.view_as_real(torch.complex(x,y)) torch.polar(x.abs(),y).imag torch.fft.rfft(x).real
@@ -138,36 +137,53 @@ x.to(torch.int64)+n x.expand(2,n,6,6) torch.zeros(torch.sym_max(n,3))+x[0,0,0] t
 """Over x with a dynamic batch n, which the graph then computes with."""
 
 
-def names() -> Iterator[str]:
-    """Every expression, spaces apart."""
-    yield from (f"torch.{name}(x)" for name in POINTWISE.split())
-    yield from (f"torch.{name}(x,y)" for name in BINARY.split())
-    yield from (f"torch.{name}(x,1)" for name in REDUCTIONS.split())
-    yield from (f"F.{name}(x)" for name in ACTIVATIONS.split() if not name.endswith("_"))
-    yield from EXPRESSIONS.split()
-    yield from DYNAMIC.split()
+GROUP = 64
+"""Expressions that share a program: tracing one costs far more than a node more."""
 
 
-class Expression(nn.Module):
-    """One expression over the values that `inputs` gives and `forward` derives."""
+def groups() -> list[tuple[str, ...]]:
+    """Every expression, by program; static and dynamic ones apart."""
+    static = [f"torch.{name}(x)" for name in POINTWISE.split()] + [f"torch.{name}(x,y)" for name in BINARY.split()]
+    static += [f"torch.{name}(x,1)" for name in REDUCTIONS.split()]
+    static += [f"F.{name}(x)" for name in ACTIVATIONS.split()] + EXPRESSIONS.split()
+    whole = [static, DYNAMIC.split()]
+    return [tuple(some[start : start + GROUP]) for some in whole for start in range(0, len(some), GROUP)]
 
-    def __init__(self, text: str) -> None:
+
+class Expressions(nn.Module):
+    """Expressions over x, y and i, and what is derived of them; each on copies, which it may change."""
+
+    def __init__(self, texts: tuple[str, ...]) -> None:
         super().__init__()
-        self.code = compile(text, "expression", "eval")
+        self.codes = [compile(text, text, "eval") for text in texts]
 
-    def forward(self, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
-        values = {"x": x, "y": y, "i": i, "torch": torch, "F": F}
-        values |= {"b": x > y, "m": x[0], "q": x.unsqueeze(1), "i3": i[:, :, None].expand(4, 6, 6), "j": i[0].sort()[1]}
-        weight = y[0, :4, :4, None, None]
-        values |= {"p": x.reshape(1, 4, 6, 6), "s": y[0, :4, 0].abs(), "w": weight.expand(4, 4, 3, 3)}
-        values |= {
-            "p1": x,
-            "w1": y[:, :, :3],
-            "p3": x.reshape(1, 4, 3, 4, 3),
-            "w3": weight[..., None].expand(4, 4, 2, 2, 2),
-        }
-        result = eval(self.code, values)
-        return result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result
+    def forward(self, x: Tensor, y: Tensor, i: Tensor) -> list[Tensor]:
+        results = []
+        for code in self.codes:
+            result = eval(code, {"torch": torch, "F": F, **_values(x.clone(), y.clone(), i.clone())})
+            results.append(result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result)
+        return results
+
+
+def _values(x: Tensor, y: Tensor, i: Tensor) -> dict[str, Tensor]:
+    weight = y[0, :4, :4, None, None]
+    return {
+        **{"x": x, "y": y, "i": i, "b": x > y, "m": x[0], "q": x.unsqueeze(1)},
+        **{"i3": i[:, :, None].expand(4, 6, 6), "j": i[0].sort()[1], "s": y[0, :4, 0].abs()},
+        **{"p1": x, "p": x.reshape(1, 4, 6, 6), "p3": x.reshape(1, 4, 3, 4, 3)},
+        **{"w1": y[:, :, :3], "w": weight.expand(4, 4, 3, 3), "w3": weight[..., None].expand(4, 4, 2, 2, 2)},
+    }
+
+
+class Sized(nn.Module):
+    """Expressions over x and the size n of its batch."""
+
+    def __init__(self, texts: tuple[str, ...]) -> None:
+        super().__init__()
+        self.codes = [compile(text, text, "eval") for text in texts]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [eval(code, {"x": x.clone(), "n": x.shape[0], "torch": torch, "F": F}) for code in self.codes]
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -177,26 +193,13 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.randint(0, 6, (4, 6), generator=generator)
 
 
-class Sized(nn.Module):
-    """One expression over x and the size n of its batch."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.code = compile(text, "expression", "eval")
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = {"x": x, "n": x.shape[0], "torch": torch, "F": F}
-        result: Tensor = eval(self.code, values)
-        return result
-
-
-def program(text: str, *, decompose: bool = False) -> ExportedProgram:
-    """The export of one expression. Raises what torch raises for one that can't be exported."""
+def program(texts: tuple[str, ...], *, decompose: bool = False) -> ExportedProgram:
+    """The export of some expressions. Raises what torch raises for one that can't be exported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
-        if text in DYNAMIC.split():
+        if texts[0] in DYNAMIC.split():
             dynamic = {"x": {0: torch.export.Dim("n", min=4, max=64)}}
-            exported = torch.export.export(Sized(text), inputs()[:1], dynamic_shapes=dynamic)
+            exported = torch.export.export(Sized(texts), inputs()[:1], dynamic_shapes=dynamic)
         else:
-            exported = torch.export.export(Expression(text), inputs())
+            exported = torch.export.export(Expressions(texts), inputs())
         return exported.run_decompositions() if decompose else exported
