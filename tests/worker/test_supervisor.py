@@ -16,6 +16,7 @@ from app.storage import Storage
 from quantization.recipe import CalibrationSettings, Recipe
 from tests.factories import add_dataset, add_model
 from tests.networks import convolutional
+from worker.sandbox import Sandbox
 from worker.supervisor import Workshop, supervise
 from worker.tasks import run_job
 
@@ -37,7 +38,7 @@ def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
 
 @pytest.fixture
 def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Workshop:
-    return Workshop(sessions, storage, settings.scratch_dir, job_seconds=60)
+    return Workshop(sessions, storage, settings.scratch_dir, 60, Sandbox())
 
 
 def reread(session: Session, job_id: str) -> Job:
@@ -75,7 +76,7 @@ def test_a_job_that_takes_too_long_is_stopped_and_fails(
 ) -> None:
     claim = service.claim(session, job_id, "worker")
     assert claim is not None
-    supervise(claim, Workshop(sessions, storage, tmp_path / "scratch", job_seconds=1))
+    supervise(claim, Workshop(sessions, storage, tmp_path / "scratch", 1, Sandbox()))
     job = reread(session, job_id)
     assert job.state == "failed"
     assert job.error is not None
