@@ -3,6 +3,7 @@
 It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -133,13 +134,29 @@ def _attempt(folder: Path, clock: Clock, guard: Guard) -> Failure | None:
         return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
     except Exception as error:
         print_exc()
-        return _out_of_memory(clock.phase) if _is_memory(error) else _internal(clock.phase)
+        if _is_memory(error):
+            return _out_of_memory(clock.phase)
+        return _disk_limit(clock.phase) if _is_disk(error) else _internal(clock.phase)
     return None
 
 
 def _is_memory(error: Exception) -> bool:
     """Python, CUDA and torch's CPU allocator each say it in their own way."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+
+
+def _disk_limit(phase: Phase) -> Failure:
+    return Failure(
+        code="disk_limit",
+        title="The job's files are too large",
+        detail=f"A file could not grow while {phase}: the job's limit was reached, or the disk is full.",
+        remedy="Use fewer samples or a smaller batch, or ask the operator for more room.",
+        phase=phase,
+    )
 
 
 def _out_of_memory(phase: Phase) -> Failure:
