@@ -4,6 +4,7 @@ It knows no service: what it reads and writes lies in FOLDER, progress goes to s
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -146,7 +147,9 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _is_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+    """Python and safetensors say it in the system's words. (torch's archive writer ends the process: a crash.)"""
+    numbers = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+    return any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _disk_limit(phase: Phase) -> Failure:
