@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import artifacts, datasets, errors, health, jobs, models, presets
+from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets
 from app.api.dependencies import Services
 from app.api.openapi import publish
 from app.api.request_id import RequestId
@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = create_services(settings)
-    for resource in (models, datasets, jobs, artifacts, presets, health):
+    for resource in (models, datasets, jobs, artifacts, presets, health, metrics):
         app.include_router(resource.router)
     app.add_middleware(RequestId)
     errors.install(app)

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     job_seconds: int = Field(default=24 * 3600, ge=1)
+    job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
+    job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
+    sandbox_require: str = "landlock,seccomp,rlimits"
 
 
 @cache

@@ -11,7 +11,7 @@ What goes wrong is told on standard error, for operators; the answer is {"ok": f
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
+
+COMMAND = (sys.executable, "-P", "-m", "quantization.loadback")
 
 
 class Reader:
@@ -66,9 +68,8 @@ class Reader:
 
 
 @contextmanager
-def second_process(folder: Path) -> Iterator[Reader]:
+def second_process(folder: Path, command: Sequence[str] = COMMAND) -> Iterator[Reader]:
     """Start the process; it ends with the block, and what was exchanged in `folder` goes with it."""
-    command = [sys.executable, "-P", "-m", "quantization.loadback"]
     with (
         TemporaryDirectory(dir=folder) as scratch,
         # unbuffered: nothing is left to flush into a pipe whose reader died
@@ -80,8 +81,9 @@ def second_process(folder: Path) -> Iterator[Reader]:
             process.kill()
 
 
-def main() -> None:
-    """Answer questions until standard input ends."""
+def main(before_opening: Callable[[], None] = lambda: None) -> None:
+    """Answer questions until standard input ends; `before_opening` is called before a file is opened."""
+    before_opening()
     answers = sys.stdout
     sys.stdout = sys.stderr
     program: ExportedProgram | None = None

@@ -3,8 +3,12 @@
 It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
 """
 
+import errno
+import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import print_exc
 
@@ -28,7 +32,7 @@ from quantization.folder import (
     read_spec,
 )
 from quantization.formats import WRITERS, drop_unwanted, write_formats
-from quantization.loadback import second_process
+from quantization.loadback import COMMAND, second_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.samples import open_samples
 from quantization.sources import open_source
@@ -36,12 +40,24 @@ from quantization.sources.source import Source
 from quantization.validation import build_report, validation_failed
 
 
-def run(folder: Path, spec: JobSpec, clock: Clock) -> None:
+@dataclass(frozen=True)
+class Guard:
+    """What a sandbox asks for: how the second process starts, and what to do before an upload is opened."""
+
+    reader: Sequence[str] = COMMAND
+    before_opening: Callable[[], None] = lambda: None
+
+
+UNGUARDED = Guard()
+
+
+def run(folder: Path, spec: JobSpec, clock: Clock, guard: Guard = UNGUARDED) -> None:
     """Do the job. Raises QuantizationError; the report is on disk as soon as there is one."""
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with second_process(folder) as reader:
+    with second_process(folder, guard.reader) as reader:
+        guard.before_opening()
         # 1. load
         clock.report("loading", 0, 1)
         source = open_source(folder / spec.model, spec.format, spec.device)
@@ -95,7 +111,7 @@ def _profile(folder: Path, spec: JobSpec, source: Source, planned: Plan, clock: 
     return profile
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], guard: Guard = UNGUARDED) -> int:
     """Run the folder named in `arguments`; the exit code says how it ended (see `folder`)."""
     if len(arguments) != 1:
         print("usage: python -m quantization.run FOLDER", file=sys.stderr)  # noqa: T201 - a program speaks
@@ -103,7 +119,7 @@ def main(arguments: list[str]) -> int:
     folder, lines = Path(arguments[0]).resolve(), sys.stdout
     clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
     with redirect_stdout(sys.stderr):
-        failure = _attempt(folder, clock)
+        failure = _attempt(folder, clock, guard)
     if failure is None:
         return EXIT_OK
     (folder / OUT_FOLDER).mkdir(exist_ok=True)
@@ -111,21 +127,39 @@ def main(arguments: list[str]) -> int:
     return EXIT_FAILED
 
 
-def _attempt(folder: Path, clock: Clock) -> Failure | None:
+def _attempt(folder: Path, clock: Clock, guard: Guard) -> Failure | None:
     """Run, and turn what goes wrong into words for the user; what it was goes to standard error."""
     try:
-        run(folder, read_spec(folder), clock)
+        run(folder, read_spec(folder), clock, guard)
     except QuantizationError as error:
         return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
     except Exception as error:
         print_exc()
-        return _out_of_memory(clock.phase) if _is_memory(error) else _internal(clock.phase)
+        if _is_memory(error):
+            return _out_of_memory(clock.phase)
+        return _disk_limit(clock.phase) if _is_disk(error) else _internal(clock.phase)
     return None
 
 
 def _is_memory(error: Exception) -> bool:
     """Python, CUDA and torch's CPU allocator each say it in their own way."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _is_disk(error: Exception) -> bool:
+    """Python and safetensors say it in the system's words. (torch's archive writer ends the process: a crash.)"""
+    numbers = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+    return any(os.strerror(number) in str(error) for number in numbers)
+
+
+def _disk_limit(phase: Phase) -> Failure:
+    return Failure(
+        code="disk_limit",
+        title="The job's files are too large",
+        detail=f"A file could not grow while {phase}: the job's limit was reached, or the disk is full.",
+        remedy="Use fewer samples or a smaller batch, or ask the operator for more room.",
+        phase=phase,
+    )
 
 
 def _out_of_memory(phase: Phase) -> Failure:

@@ -1,11 +1,12 @@
 """What the child left in out/, checked, stored, and listed in a manifest. The child has read an upload: trust nothing.
 
-A name that is not in ARTIFACT_KINDS, a link, a missing file or a report that does not parse makes the whole output
-invalid: half a result is no result.
+A name that is not in ARTIFACT_KINDS, a link, a missing file, too many bytes, a file that is not what its name says or
+a report that does not parse makes the whole output invalid: half a result is no result.
 """
 
 import json
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from app.jobs.service import Claim, Product
 from app.storage import Storage
 from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
 from quantization.report import Report
+from worker.inspection import NotAnArtifact, inspect
 
 MANIFEST_FILE = "manifest.json"
 ARTIFACT_KINDS = {
@@ -26,7 +28,10 @@ ARTIFACT_KINDS = {
 }
 FORMAT_FILES = {"safetensors": "model.safetensors", "pt2": "model.pt2"}
 REPORT_CAP = 64 << 20
+SIZE_FACTOR = 4
+ROOM_BYTES = 64 << 20
 ERROR_CAP = 1 << 16
+CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -37,7 +42,10 @@ class OutputError(Exception):
 
 def read_failure(folder: Path) -> Failure:
     """out/error.json. Raises OutputError."""
-    return _read(_out(folder) / ERROR_FILE, Failure, ERROR_CAP)
+    failure = _read(_out(folder) / ERROR_FILE, Failure, ERROR_CAP)
+    if not CODE.fullmatch(failure.code):
+        raise OutputError(f"{ERROR_FILE}: {failure.code!r} is no code")
+    return failure
 
 
 def read_report(folder: Path) -> Report:
@@ -53,7 +61,13 @@ def outputs(folder: Path, claim: Claim) -> list[Path]:
     found = sorted(path.name for path in out.iterdir())
     if found != wanted or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
         raise OutputError(f"expected the files {wanted} in out/, found {found}")
-    return [out / name for name in found]
+    paths = [out / name for name in found]
+    total, cap = sum(path.stat().st_size for path in paths), _cap(claim)
+    if total > cap:
+        raise OutputError(f"out/ holds {total} bytes, more than {cap} for a model of {claim.model.bytes}")
+    for path in paths:
+        _inspect(path)
+    return paths
 
 
 def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
@@ -77,6 +91,18 @@ def store_manifest(claim: Claim, report: Report, products: Sequence[Product], st
     with storage.writer() as writer:
         writer.write(json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
         return Product(name=MANIFEST_FILE, kind="manifest", blob=writer.commit())
+
+
+def _cap(claim: Claim) -> int:
+    """Two files of the model's size at most, in types that are not wider; the rest is room for metadata and report."""
+    return SIZE_FACTOR * claim.model.bytes + REPORT_CAP + ROOM_BYTES
+
+
+def _inspect(path: Path) -> None:
+    try:
+        inspect(path)
+    except NotAnArtifact as error:
+        raise OutputError(str(error)) from error
 
 
 def _out(folder: Path) -> Path:

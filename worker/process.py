@@ -9,7 +9,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -126,11 +125,6 @@ class Child:
         os.close(self._pidfd)
 
 
-def quantization_command(folder: Path) -> list[str]:
-    """The child program on a job's folder. -P: the folder holds uploads, nothing in it may be imported."""
-    return [sys.executable, "-P", "-u", "-m", "quantization.run", str(folder)]
-
-
 @contextmanager
 def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
     """Start `command` in `folder`; on leaving the block it and all of its group are gone."""
@@ -139,7 +133,7 @@ def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
         subprocess.Popen(
             command,
             cwd=folder,
-            env=_environment(folder),
+            env=environment(folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -162,7 +156,7 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """No credential and no setting of ours, and every cache inside the folder, which is removed afterwards."""
     return {
         "PATH": os.defpath,

@@ -30,8 +30,10 @@ from quantization.folder import (
 )
 from worker import failures
 from worker.delivery import OutputError, outputs, read_failure, read_report, store, store_manifest
-from worker.process import Child, quantization_command, started
+from worker.process import Child, started
 from worker.progress import ProgressWatch, Reading
+from worker.sandbox import Sandbox, command
+from worker.usage import Excess, UsageWatch
 
 TICK_SECONDS = 0.2
 RECORD_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -47,15 +49,17 @@ class Workshop:
     storage: Storage
     scratch: Path
     job_seconds: int
+    sandbox: Sandbox
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How the child ended: by itself (standing GO_ON, not overdue), or because it was stopped."""
+    """How the child ended: by itself (standing GO_ON, no excess, not overdue), or because it was stopped."""
 
     exit_code: int
     standing: Standing
     overdue: bool
+    excess: Excess | None
     phase: Phase | None
     last_words: str
 
@@ -73,6 +77,8 @@ def supervise(claim: Claim, workshop: Workshop) -> None:
             log.warning("the claim was lost, nothing is recorded")
         elif ending.standing is Standing.CANCEL:
             record(workshop, lambda session: service.finish_cancelled(session, claim))
+        elif ending.excess:
+            _fail(claim, workshop, ending, failures.took_too_much(ending.excess, ending.phase))
         elif ending.overdue:
             _fail(claim, workshop, ending, failures.took_too_long(workshop.job_seconds, ending.phase))
         elif ending.exit_code == EXIT_OK:
@@ -130,17 +136,19 @@ def _run(claim: Claim, workshop: Workshop, folder: Path) -> Ending:
     watch = ProgressWatch()
     standing = Standing.GO_ON
     deadline = time.monotonic() + workshop.job_seconds
-    with started(quantization_command(folder), folder) as child:
+    with started(command("job", folder, workshop.sandbox), folder) as child:
         log.info("attempt %s: child %s started", claim.attempt, child.pid)
-        while not child.ended and standing is Standing.GO_ON and time.monotonic() < deadline:
+        usage = UsageWatch(child.pid, folder, workshop.sandbox.memory_bytes, workshop.sandbox.disk_bytes)
+        while not child.ended and standing is Standing.GO_ON and not usage.excess and time.monotonic() < deadline:
             _listen(child, watch)
+            usage.look()
             standing = _beat(claim, workshop, watch.due())
         overdue = standing is Standing.GO_ON and not child.ended
         exit_code = child.stop()
         for line in child.read(0):
             watch.feed(line)
     log.info("child %s ended with %s in phase %s", child.pid, exit_code, watch.phase)
-    return Ending(exit_code, standing, overdue, watch.phase, child.last_words)
+    return Ending(exit_code, standing, overdue, usage.excess, watch.phase, child.last_words)
 
 
 def _listen(child: Child, watch: ProgressWatch) -> None:

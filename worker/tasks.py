@@ -12,6 +12,7 @@ from app.jobs import service
 from app.settings import Settings, get_settings
 from app.storage import open_storage
 from worker import failures
+from worker.self_test import sandbox_of
 from worker.supervisor import Workshop, record, supervise
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def run_job(job_id: str, worker: str) -> None:
         if claim is None:
             log.info("nothing to claim")
             return
-        workshop = Workshop(sessions, open_storage(settings.storage_url), settings.scratch_dir, settings.job_seconds)
+        storage = open_storage(settings.storage_url)
+        workshop = Workshop(sessions, storage, settings.scratch_dir, settings.job_seconds, sandbox_of(settings))
         try:
             supervise(claim, workshop)
         except SystemExit:

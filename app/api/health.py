@@ -8,9 +8,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.dependencies import Services, ServicesDep
 from app.api.openapi import problems
+from app.api.schemas import Readiness
 from app.database import schema_is_current
 from app.errors import Fault, Unavailable
-from app.jobs.queries import live_devices
+from app.jobs.queries import live_devices, live_sandbox
 from app.jobs.queue import broker_answers
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,11 @@ def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(services: ServicesDep) -> dict[str, str]:
-    """Say whether jobs can be taken and done: database, broker, storage, and at least one live worker."""
+def ready(services: ServicesDep) -> Readiness:
+    """Say whether jobs can be taken and done: database, broker, storage, and at least one live worker.
+
+    `sandbox` names the layers that every live worker tried at its start, and whether they hold in all of them.
+    """
     faults = [Fault(f"/{part}", detail) for part, check in PARTS.items() if (detail := check(services))]
     if faults:
         raise Unavailable(
@@ -35,7 +39,8 @@ def ready(services: ServicesDep) -> dict[str, str]:
             "Start or repair what errors names.",
             faults,
         )
-    return {"status": "ready"}
+    with services.sessions() as session:
+        return Readiness(status="ready", sandbox=live_sandbox(session))
 
 
 def _database(services: Services) -> str | None:

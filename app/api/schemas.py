@@ -201,3 +201,10 @@ class Problem(Body):
     detail: str | None = None
     remedy: str | None = None
     errors: list[FaultBody] | None = None
+
+
+class Readiness(Body):
+    """The service can take jobs and do them."""
+
+    status: Literal["ready"]
+    sandbox: dict[str, bool]

@@ -105,5 +105,6 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
     device: Mapped[str] = mapped_column(String(8))
     version: Mapped[str] = mapped_column(String(32))
+    sandbox: Mapped[dict[str, bool]] = mapped_column(JSON, server_default="{}")
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)

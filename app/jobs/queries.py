@@ -64,6 +64,13 @@ def live_devices(session: Session) -> set[str]:
     return repository.devices_seen(session, now() - timedelta(seconds=WORKER_SEEN_SECONDS))
 
 
+def live_sandbox(session: Session) -> dict[str, bool]:
+    """Return the layers of the sandbox: one is on if it holds in every live worker."""
+    sandboxes = repository.sandboxes_seen(session, now() - timedelta(seconds=WORKER_SEEN_SECONDS))
+    layers = sorted({layer for sandbox in sandboxes for layer in sandbox})
+    return {layer: all(sandbox.get(layer, False) for sandbox in sandboxes) for layer in layers}
+
+
 def no_job(job_id: str) -> NoReturn:
     """Raise NotFound for a job."""
     raise NotFound("job_not_found", f"There is no job {job_id}.", "GET /v1/jobs lists what there is.")

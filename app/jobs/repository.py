@@ -116,3 +116,8 @@ def find_worker(session: Session, name: str) -> Worker | None:
 def devices_seen(session: Session, since: datetime) -> set[str]:
     """Return the devices of workers that announced themselves since then."""
     return set(session.scalars(select(Worker.device).where(Worker.seen_at >= since)))
+
+
+def sandboxes_seen(session: Session, since: datetime) -> Sequence[dict[str, bool]]:
+    """Return what workers that announced themselves since then said of their sandboxes."""
+    return session.scalars(select(Worker.sandbox).where(Worker.seen_at >= since)).all()

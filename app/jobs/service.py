@@ -1,6 +1,6 @@
 """Use-cases of jobs, each one transaction. The row is the truth: a worker writes only where its token still matches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -179,14 +179,14 @@ def finish_cancelled(session: Session, claim: Claim) -> bool:
     return _finish(session, claim, JobState.CANCELLED, ())
 
 
-def announce_worker(session: Session, name: str, device: str) -> None:
-    """Note that a worker lives."""
+def announce_worker(session: Session, name: str, device: str, sandbox: Mapping[str, bool]) -> None:
+    """Note that a worker lives, and which layers of its sandbox hold."""
     begin_writing(session)
     worker = repository.find_worker(session, name)
     if worker is None:
-        session.add(Worker(name=name, device=device, version=VERSION, started_at=now(), seen_at=now()))
-    else:
-        worker.device, worker.version, worker.seen_at = device, VERSION, now()
+        worker = Worker(name=name, started_at=now())
+        session.add(worker)
+    worker.device, worker.version, worker.sandbox, worker.seen_at = device, VERSION, dict(sandbox), now()
     session.commit()
 
 

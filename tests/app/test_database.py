@@ -59,7 +59,7 @@ def test_a_time_comes_back_as_the_same_moment_in_utc(session: Session) -> None:
 def test_writers_wait_for_each_other(sessions: sessionmaker[Session]) -> None:
     """Without the early lock SQLite refuses a transaction that read before another one wrote."""
     with sessions() as session:
-        session.execute(text("INSERT INTO workers VALUES ('w', 'cpu', '0', '2026-01-01', '2026-01-01')"))
+        session.execute(text("INSERT INTO workers VALUES ('w', 'cpu', '0', '2026-01-01', '2026-01-01', '{}')"))
         session.commit()
 
     def count_up() -> None:

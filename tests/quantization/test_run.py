@@ -145,6 +145,14 @@ def test_a_refusal_names_the_phase_and_keeps_quiet_about_the_machine(tmp_path: P
     assert str(tmp_path) not in told.model_dump_json()
 
 
+def test_a_file_that_can_not_grow_is_told_as_such(tmp_path: Path) -> None:
+    run(tmp_path, convolutional())
+    limited = f"ulimit -f 1; exec {sys.executable} -m quantization.run {tmp_path}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_FAILED, done.stderr
+    assert failure(tmp_path).code == "disk_limit", done.stderr
+
+
 class Exploding(torch.nn.Module):
     """Finite on paper, infinite on the way."""
 

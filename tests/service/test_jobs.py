@@ -63,6 +63,32 @@ def test_progress_is_seen_while_the_job_runs(running: Running, program: Path, ma
     running.ended(job_id)
 
 
+def test_a_running_job_and_its_second_process_are_locked_down(
+    running: Running, program: Path, many_samples: Path
+) -> None:
+    job_id = running.submit(program, many_samples, ONE_BY_ONE)
+    running.in_phase(job_id, "calibrating")
+    leader = running.child(job_id)
+    first, second = descendants(leader)
+
+    def status(pid: int) -> dict[str, str]:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    outside = int(status(running.process.pid)["Seccomp_filters"])
+    for pid in (first, second):
+        eventually(lambda pid=pid: int(status(pid)["Seccomp_filters"]) == outside + 2)  # type: ignore[misc]
+        assert (status(pid)["NoNewPrivs"], int(status(pid)["CapEff"], 16)) == ("1", 0)
+    running.client.post(f"/v1/jobs/{job_id}/cancel")
+    running.ended(job_id)
+
+
+def test_readiness_says_which_layers_hold(running: Running) -> None:
+    layers = running.client.get("/readyz").json()["sandbox"]
+    assert {"landlock": True, "seccomp": True, "rlimits": True}.items() <= layers.items()
+    assert 'zeropoint_sandbox_layer{layer="landlock"} 1' in running.client.get("/metrics").text
+
+
 def test_cancel_stops_the_child_within_two_seconds(running: Running, program: Path, many_samples: Path) -> None:
     job_id = running.submit(program, many_samples, ONE_BY_ONE)
     running.in_phase(job_id, "calibrating")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,19 @@ def claim(recipe: Recipe | None = None) -> Claim:
     )
 
 
+def safetensors(header: object, body: bytes = b"0123") -> bytes:
+    written = json.dumps(header).encode()
+    return len(written).to_bytes(8, "little") + written + body
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A job's folder as a successful child leaves it."""
     out = tmp_path / "out"
     out.mkdir()
-    (out / "model.safetensors").write_bytes(b"tensors")
-    (out / "model.pt2").write_bytes(b"program")
+    (out / "model.safetensors").write_bytes(safetensors({"w": {"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}}))
+    with zipfile.ZipFile(out / "model.pt2", "w") as program:
+        program.writestr("model/archive_format", "pt2")
     (out / "report.json").write_text(REPORT.model_dump_json())
     return tmp_path
 
@@ -95,6 +102,58 @@ def test_a_link_to_another_file_is_refused(folder: Path) -> None:
     (folder / "out" / "model.pt2").unlink()
     (folder / "out" / "model.pt2").symlink_to("/etc/passwd")
     with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+def test_more_bytes_than_a_model_can_become_are_refused(folder: Path) -> None:
+    with (folder / "out" / "model.pt2").open("r+b") as program:
+        program.truncate(200 << 20)
+    with pytest.raises(OutputError, match="more than"):
+        outputs(folder, claim())
+
+
+ENTRY = {"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"tensors",
+        (1 << 40).to_bytes(8, "little"),
+        safetensors([]),
+        safetensors({"w": ENTRY}, b"01234"),
+        safetensors({"w": ENTRY}, b"012"),
+        safetensors({"w": ENTRY | {"shape": [5]}}),
+        safetensors({"w": ENTRY | {"shape": [-2, -2]}}),
+        safetensors({"w": ENTRY | {"dtype": "PICKLE"}}),
+        safetensors({"w": ENTRY | {"data_offsets": [1, 5]}}, b"01234"),
+        safetensors({"w": ENTRY, "v": ENTRY}),
+        safetensors({"w": ENTRY | {"more": 1}}),
+        safetensors({"w": ENTRY, "__metadata__": {"a": 1}}),
+    ],
+)
+def test_weights_that_are_not_honest_safetensors_are_refused(content: bytes, folder: Path) -> None:
+    (folder / "out" / "model.safetensors").write_bytes(content)
+    with pytest.raises(OutputError, match=r"model\.safetensors"):
+        outputs(folder, claim())
+
+
+def test_honest_safetensors_with_metadata_are_taken(folder: Path) -> None:
+    content = safetensors({"w": ENTRY, "empty": ENTRY | {"shape": [0], "data_offsets": [4, 4]}, "__metadata__": {}})
+    (folder / "out" / "model.safetensors").write_bytes(content)
+    assert len(outputs(folder, claim())) == 3
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, None], ids=["deflated", "no_zip"])
+def test_a_program_that_is_no_plain_archive_is_refused(compression: int | None, folder: Path) -> None:
+    path = folder / "out" / "model.pt2"
+    if compression is None:
+        path.write_bytes(b"program")
+    else:
+        with zipfile.ZipFile(path, "w", compression) as program:
+            program.writestr("model/archive_format", "pt2" * 1000)
+    with pytest.raises(OutputError, match=r"model\.pt2"):
         outputs(folder, claim())
 
 
@@ -131,17 +190,26 @@ def test_a_reason_that_is_too_long_is_refused(folder: Path) -> None:
         read_failure(folder)
 
 
+@pytest.mark.parametrize("code", ["", "Bad", "a b", "x" * 65, "<script>"])
+def test_a_reason_whose_code_is_no_code_is_refused(code: str, folder: Path) -> None:
+    reason = {"code": code, "title": "a", "detail": "a", "remedy": "a"}
+    (folder / "out" / "error.json").write_text(json.dumps(reason))
+    with pytest.raises(OutputError):
+        read_failure(folder)
+
+
 def test_the_manifest_lists_what_went_in_and_what_came_out(folder: Path, tmp_path: Path) -> None:
     storage = open_storage(f"file://{tmp_path}/storage")
     products = store(outputs(folder, claim()), storage)
     product = store_manifest(claim(), REPORT, products, storage)
+    program = (folder / "out" / "model.pt2").read_bytes()
     manifest = json.loads(storage.path(product.blob.sha256).read_text())
     assert (product.name, product.kind) == ("manifest.json", "manifest")
     assert manifest["inputs"] == {
         "model": {"sha256": "a" * 64, "bytes": 10},
         "dataset": {"sha256": "b" * 64, "bytes": 20},
     }
-    assert manifest["outputs"]["model.pt2"] == {"sha256": hashlib.sha256(b"program").hexdigest(), "bytes": 7}
+    assert manifest["outputs"]["model.pt2"] == {"sha256": hashlib.sha256(program).hexdigest(), "bytes": len(program)}
     assert Recipe.model_validate(manifest["recipe"]) == Recipe()
     assert (manifest["job"], manifest["attempt"], manifest["seed"]) == ("job_1", 1, 0)
     assert manifest["versions"] == {"torch": "2.13.0"}

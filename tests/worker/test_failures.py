@@ -6,6 +6,7 @@ import pytest
 
 from quantization.folder import Failure
 from worker import failures
+from worker.sandbox import EXIT_UNCONFINED
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,11 @@ from worker import failures
     [
         (failures.died(-signal.SIGSEGV, "calibrating"), "crashed"),
         (failures.died(-signal.SIGKILL, "calibrating"), "out_of_memory"),
+        (failures.died(-signal.SIGSYS, "calibrating"), "sandbox_violation"),
+        (failures.died(-signal.SIGXCPU, "calibrating"), "cpu_time_limit"),
+        (failures.died(-signal.SIGXFSZ, "calibrating"), "disk_limit"),
+        (failures.took_too_much("memory", "calibrating"), "out_of_memory"),
+        (failures.took_too_much("disk", "calibrating"), "disk_limit"),
         (failures.took_too_long(60, "calibrating"), "wall_time_limit"),
         (failures.invalid_output("calibrating"), "invalid_output"),
     ],
@@ -29,3 +35,7 @@ def test_a_failure_names_its_code_its_phase_and_a_remedy(failure: Failure, code:
 )
 def test_a_crash_is_told_by_signal_or_exit_code(exit_code: int, words: str) -> None:
     assert words in failures.died(exit_code, None).detail
+
+
+def test_a_child_that_could_not_be_confined_is_the_services_own_fault() -> None:
+    assert failures.died(EXIT_UNCONFINED, None).code == "internal_error"

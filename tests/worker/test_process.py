@@ -11,7 +11,8 @@ import pytest
 
 from quantization.folder import EXIT_FAILED
 from tests.service.processes import eventually, is_running
-from worker.process import LINE_CAP, STDERR_CAP, STDERR_FILE, LineReader, quantization_command, started
+from worker.process import LINE_CAP, STDERR_CAP, STDERR_FILE, LineReader, started
+from worker.sandbox import Sandbox, command
 
 
 def python(program: str) -> list[str]:
@@ -135,7 +136,7 @@ def test_a_line_in_pieces_is_put_together() -> None:
 
 def test_the_childs_program_never_imports_from_the_jobs_folder(tmp_path: Path) -> None:
     (tmp_path / "pydantic.py").write_text("print('imported')")
-    with started(quantization_command(tmp_path), tmp_path) as child:
+    with started(command("job", tmp_path, Sandbox()), tmp_path) as child:
         while not child.ended:
             assert b"imported" not in child.read(1)
         assert child.stop() == EXIT_FAILED  # there is no job in the folder

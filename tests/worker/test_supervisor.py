@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from app.storage import Storage
 from quantization.recipe import CalibrationSettings, Recipe
 from tests.factories import add_dataset, add_model
 from tests.networks import convolutional
+from worker.sandbox import Sandbox
 from worker.supervisor import Workshop, supervise
 from worker.tasks import run_job
 
@@ -37,7 +39,7 @@ def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
 
 @pytest.fixture
 def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Workshop:
-    return Workshop(sessions, storage, settings.scratch_dir, job_seconds=60)
+    return Workshop(sessions, storage, settings.scratch_dir, 60, Sandbox())
 
 
 def reread(session: Session, job_id: str) -> Job:
@@ -75,11 +77,34 @@ def test_a_job_that_takes_too_long_is_stopped_and_fails(
 ) -> None:
     claim = service.claim(session, job_id, "worker")
     assert claim is not None
-    supervise(claim, Workshop(sessions, storage, tmp_path / "scratch", job_seconds=1))
+    supervise(claim, Workshop(sessions, storage, tmp_path / "scratch", 1, Sandbox()))
     job = reread(session, job_id)
     assert job.state == "failed"
     assert job.error is not None
     assert job.error["code"] == "wall_time_limit"
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "code"),
+    [
+        (
+            Sandbox(device="cuda", memory_bytes=50 << 20),
+            "out_of_memory",
+        ),  # so that no limit of the kernel's is in the way
+        (Sandbox(disk_bytes=1 << 20), "disk_limit"),
+    ],
+    ids=["memory", "disk"],
+)
+def test_a_job_that_holds_too_much_is_stopped_and_fails(
+    sandbox: Sandbox, code: str, job_id: str, session: Session, workshop: Workshop
+) -> None:
+    claim = service.claim(session, job_id, "worker")
+    assert claim is not None
+    supervise(claim, replace(workshop, sandbox=sandbox))
+    job = reread(session, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error["code"] == code
 
 
 def test_a_fault_of_the_workers_own_fails_the_job_without_a_word_of_it(

@@ -42,8 +42,15 @@ def test_alive_needs_nothing(served_with: Callable[..., httpx.Client]) -> None:
 
 
 def test_ready_with_every_part(client: httpx.Client, session: Session) -> None:
-    service.announce_worker(session, "w", "cpu")
-    assert client.get("/readyz").json() == {"status": "ready"}
+    service.announce_worker(session, "w", "cpu", {"landlock": True})
+    assert client.get("/readyz").json() == {"status": "ready", "sandbox": {"landlock": True}}
+
+
+def test_a_layer_counts_as_on_when_every_worker_has_it(client: httpx.Client, session: Session) -> None:
+    service.announce_worker(session, "new", "cpu", {"landlock": True, "seccomp": True, "signals": True})
+    service.announce_worker(session, "old", "cpu", {"landlock": True, "seccomp": False})
+    layers = {"landlock": True, "seccomp": False, "signals": False}
+    assert client.get("/readyz").json()["sandbox"] == layers
 
 
 def test_not_ready_without_a_worker(client: httpx.Client) -> None:
@@ -51,7 +58,7 @@ def test_not_ready_without_a_worker(client: httpx.Client) -> None:
 
 
 def test_not_ready_without_a_broker(served_with: Callable[..., httpx.Client], session: Session) -> None:
-    service.announce_worker(session, "w", "cpu")
+    service.announce_worker(session, "w", "cpu", {})
     assert missing(served_with(broker_url=f"redis://127.0.0.1:{free_port()}")) == ["/broker"]
 
 
@@ -66,6 +73,6 @@ def test_not_ready_without_a_database(served_with: Callable[..., httpx.Client]) 
 
 
 def test_not_ready_when_blobs_can_not_be_written(client: httpx.Client, settings: Settings, session: Session) -> None:
-    service.announce_worker(session, "w", "cpu")
+    service.announce_worker(session, "w", "cpu", {})
     (Path(settings.storage_url.removeprefix("file:")) / "tmp").rmdir()
     assert missing(client) == ["/storage"]

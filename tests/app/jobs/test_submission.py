@@ -76,7 +76,7 @@ def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session
 @pytest.mark.parametrize(("live", "queue"), [([], "cpu"), (["cpu"], "cpu"), (["cpu", "cuda"], "cuda")])
 def test_auto_takes_a_gpu_when_one_lives(session: Session, live: list[str], queue: str) -> None:
     for device in live:
-        service.announce_worker(session, device, device)
+        service.announce_worker(session, device, device, {})
     assert add_job(session).device == queue
 
 
@@ -87,12 +87,12 @@ def test_a_gpu_that_nobody_has_is_refused(session: Session) -> None:
 
 
 def test_a_worker_that_was_not_seen_for_long_does_not_count(session: Session) -> None:
-    service.announce_worker(session, "w", "cuda")
+    service.announce_worker(session, "w", "cuda", {})
     worker = session.get_one(Worker, "w")
     worker.seen_at = worker.seen_at.replace(year=2020)
     session.commit()
     assert queries.live_devices(session) == set()
-    service.announce_worker(session, "w", "cuda")
+    service.announce_worker(session, "w", "cuda", {})
     assert queries.live_devices(session) == {"cuda"}
 
 

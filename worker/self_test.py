@@ -1,0 +1,89 @@
+"""Which layers of the sandbox hold on this machine, found by trying: a real child is told to break each of them."""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from app.settings import Settings
+from worker.probe import TASK_FILE
+from worker.process import environment
+from worker.sandbox import Sandbox, command, missing
+
+ACTS: Mapping[str, tuple[str, ...]] = {
+    "rlimits": ("outgrow_the_file_limit", "raise_a_limit"),
+    "network_namespace": ("share_the_network",),
+    "privileges": ("hold_a_privilege",),
+    "landlock": ("read_elsewhere", "list_elsewhere", "write_elsewhere", "start_another_program"),
+    "signals": ("signal_the_worker",),
+    "seccomp": (
+        *("connect", "open_a_unix_socket", "change_a_mode_elsewhere", "limit_the_worker"),
+        *("fork", "make_a_namespace", "start_a_program"),
+    ),
+}
+"""Layer -> what it alone must prevent."""
+
+SECONDS = 60.0
+
+
+def sandbox_of(settings: Settings) -> Sandbox:
+    """The sandbox that the settings ask for."""
+    return Sandbox(
+        memory_bytes=settings.job_memory_bytes,
+        disk_bytes=settings.job_disk_bytes,
+        # of all cores together: the wall-clock limit comes first, unless nobody is left to keep it
+        cpu_seconds=settings.job_seconds * (os.cpu_count() or 1),
+        device=settings.worker_device,
+        required=tuple(name.strip() for name in settings.sandbox_require.split(",") if name.strip()),
+    )
+
+
+def held_or_refuse(sandbox: Sandbox) -> dict[str, bool]:
+    """Test the sandbox. Raises SystemExit, with what to do, when a required layer does not hold."""
+    found = self_test(sandbox)
+    if off := missing(sandbox.required, [layer for layer, holds in found.items() if holds]):
+        state = ", ".join(f"{layer} {'on' if holds else 'off'}" for layer, holds in found.items())
+        raise SystemExit(
+            f"This worker does not start: its sandbox lacks {', '.join(off)} ({state}). Jobs open files that strangers"
+            " made. See docs/sandbox.md for what each layer needs; ZEROPOINT_SANDBOX_REQUIRE names the required ones."
+        )
+    return found
+
+
+def self_test(sandbox: Sandbox) -> dict[str, bool]:
+    """Layer -> whether it prevented all that it must."""
+    worked = attempts(sandbox)
+    return {layer: not any(worked.get(act, True) for act in acts) for layer, acts in ACTS.items()}
+
+
+def attempts(sandbox: Sandbox) -> dict[str, bool]:
+    """Act -> whether it worked, in a child with this sandbox."""
+    with (
+        tempfile.TemporaryDirectory(prefix="zeropoint-self-test-") as name,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        folder, elsewhere = Path(name).resolve() / "inside", Path(name).resolve() / "elsewhere"
+        for made in (folder, elsewhere):
+            made.mkdir(mode=0o700)
+        (elsewhere / "secret").touch()
+        task = {
+            "elsewhere": str(elsewhere),
+            "port": server.getsockname()[1],
+            "network": os.readlink("/proc/self/ns/net"),
+        }
+        (folder / TASK_FILE).write_text(json.dumps(task))
+        said = subprocess.run(
+            # a layer that is off must be seen here, and not end the probe before it begins
+            command("probe", folder, replace(sandbox, required=())),
+            cwd=folder,
+            env=environment(folder),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+            check=True,
+        ).stdout
+    return {line["act"]: line["worked"] for line in map(json.loads, said.splitlines())}

@@ -1,0 +1,62 @@
+"""What a running child really holds, memory and files: seen from outside, where no limit of the kernel's can serve.
+
+RLIMIT_AS counts addresses of one process, and can't be used with CUDA; RLIMIT_FSIZE counts one file.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+Excess = Literal["memory", "disk"]
+
+_COUNTED = ("RssAnon:", "RssShmem:")
+"""Pages that only this program needs; those of a file can be dropped and read again."""
+
+
+class UsageWatch:
+    """Looks at the group of processes that `leader` leads, and at its folder; `excess` says what is too much."""
+
+    def __init__(self, leader: int, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
+        self.excess: Excess | None = None
+        self._leader = leader
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._disk_bytes = disk_bytes
+
+    def look(self) -> None:
+        if memory_of_group(self._leader) > self._memory_bytes:
+            self.excess = "memory"
+        elif bytes_below(self._folder) > self._disk_bytes:
+            self.excess = "disk"
+
+
+def memory_of_group(leader: int) -> int:
+    """Bytes of memory that the processes of a group hold together."""
+    return sum(_memory(pid) for pid in _group(leader))
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes that the files in a folder take on the disk; holes don't count, links are not followed."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512
+    return total
+
+
+def _group(leader: int) -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):  # ended meanwhile
+                if os.getpgid(int(name)) == leader:
+                    yield int(name)
+
+
+def _memory(pid: int) -> int:
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_COUNTED))
+    return 0
