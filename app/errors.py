@@ -40,6 +40,8 @@ TITLES = {
     "model_not_found": "No such model",
     "multipart_invalid": "The form can't be read",
     "no_such_worker": "No worker has this device",
+    "non_finite_samples": "The dataset holds NaN or infinity",
+    "non_finite_weights": "The weights hold NaN or infinity",
     "not_ready": "The service can't do work now",
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
@@ -52,6 +54,7 @@ TITLES = {
     "route_not_found": "Nothing is here",
     "upload_empty": "The upload is empty",
     "upload_too_large": "The upload is too large",
+    "weights_invalid": "The weights can't be used",
 }
 
 

@@ -1,12 +1,16 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load, save_file
 
 from app.errors import Invalid
-from app.intake.facts import Samples, Tensor
-from app.intake.tensors import MAX_HEADER_BYTES, read_samples
+from app.intake.facts import Samples, Tensor, Weights
+from app.intake.safetensors_file import CHUNK_BYTES, MAX_HEADER_BYTES
+from app.intake.tensors import plan_samples, plan_weights, read_samples, read_weights, rewrite_samples
 from tests.factories import safetensors, with_header
 from tests.networks import attention
 
@@ -87,3 +91,61 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
 def test_tensors_of_zeros_are_read(tmp_path: Path) -> None:
     samples = read(tmp_path, safetensors(b=("BOOL", [3]), a=("I64", [3, 2])))
     assert samples == Samples(3, (Tensor("a", "int64", (3, 2)), Tensor("b", "bool", (3,))))
+
+
+def saved(folder: Path, **tensors: torch.Tensor) -> Path:
+    path = folder / "data.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_a_plan_writes_what_it_checked(tmp_path: Path) -> None:
+    tensors = {"y": torch.randn(3, CHUNK_BYTES), "x": torch.tensor([True, False, True])}
+    plan = plan_samples(saved(tmp_path, **tensors))
+    target = io.BytesIO()
+    plan.write(target)
+    assert plan.facts == Samples(3, (Tensor("x", "bool", (3,)), Tensor("y", "float32", (3, CHUNK_BYTES))))
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load(target.getvalue()).items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_first_non_finite_sample_is_named(tmp_path: Path, dtype: torch.dtype) -> None:
+    x = torch.zeros(2, 3, CHUNK_BYTES // 4, dtype=dtype)
+    x[1, 2, 7] = float("nan")
+    x[1, 2, 8] = float("inf")
+    target = io.BytesIO()
+    with pytest.raises(Invalid, match=r"Tensor 'x' holds NaN or infinity, first at index \[1, 2, 7\]") as refusal:
+        rewrite_samples(saved(tmp_path, x=x, a=torch.ones(2)), target)
+    assert refusal.value.code == "non_finite_samples"
+    assert target.getvalue() == b""
+
+
+def test_a_bool_that_is_neither_zero_nor_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.safetensors"
+    path.write_bytes(with_header({"x": {"dtype": "BOOL", "shape": [2, 2], "data_offsets": [0, 4]}}, b"\0\1\1\2"))
+    with pytest.raises(Invalid, match=r"neither 0 nor 1, first at index \[1, 1\]") as refusal:
+        plan_samples(path)
+    assert refusal.value.code == "dataset_invalid"
+
+
+def test_weights_have_any_shapes(tmp_path: Path) -> None:
+    path = saved(tmp_path, scale=torch.tensor(2.0), w=torch.ones(2, 3), none=torch.zeros(0))
+    expected = (Tensor("none", "float32", (0,)), Tensor("scale", "float32", ()), Tensor("w", "float32", (2, 3)))
+    assert read_weights(path) == plan_weights(path).facts == Weights(expected, 7)
+
+
+def test_non_finite_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"'scale'.*index \[\]") as refusal:
+        plan_weights(saved(tmp_path, scale=torch.tensor(float("-inf"))))
+    assert refusal.value.code == "non_finite_weights"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x02}q\x00.", with_header({}), with_header({"x": {**X, "shape": [2, 4]}}, bytes(24))]
+)
+def test_what_is_no_weights_is_refused_as_weights(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(Invalid) as refusal:
+        plan_weights(path)
+    assert refusal.value.code == "weights_invalid"
