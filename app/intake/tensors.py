@@ -5,20 +5,26 @@ safetensors file. What is stored was never copied from an upload as it came.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 from app.errors import Invalid
 from app.intake.facts import Samples, Weights
+from app.intake.npy import MAGIC as NPY
+from app.intake.npy import SAVE_SAMPLES, read_npy
+from app.intake.npz import read_npz
 from app.intake.safetensors_file import MAX_TENSORS, Stored, read_stored, write_stored
 from app.intake.strict_json import Refuse
 from app.intake.values import first_odd_value, index_of
+from app.intake.zip_members import MAGIC as ZIP
 
-SAVE_SAMPLES = (
-    "Save the samples with safetensors: save_file({'x': samples}, 'data.safetensors'), one tensor for each model input."
-)
+DEFAULT_NAME = "x"
+"""The name of a tensor that comes without one."""
+
 _SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
+_NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
 
 Facts = TypeVar("Facts", Samples, Weights)
 
@@ -35,17 +41,20 @@ class Plan(Generic[Facts]):
         write_stored(self.stored, target)
 
 
-def plan_samples(path: Path) -> Plan[Samples]:
-    """Check a dataset, every value included. Raises Invalid with where and what."""
-    stored = read_stored(path, _samples_refused)
+def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[Samples]:
+    """Check a dataset (.safetensors, .npy, .npz), every value included. Raises Invalid with where and what.
+
+    `max_bytes` bounds what an .npz unpacks to; `name` is for the tensor of an .npy, which has none.
+    """
+    stored = _read_dataset(path, max_bytes, name)
     facts = _samples(stored)
     _check_values(stored, _samples_refused, _non_finite_samples)
     return Plan(facts, stored)
 
 
-def rewrite_samples(source: Path, target: BinaryIO) -> Samples:
+def rewrite_samples(source: Path, target: BinaryIO, max_bytes: int, name: str = DEFAULT_NAME) -> Samples:
     """Check a dataset and write it anew. Raises Invalid before the first byte is written."""
-    plan = plan_samples(source)
+    plan = plan_samples(source, max_bytes, name)
     plan.write(target)
     return plan.facts
 
@@ -68,6 +77,12 @@ def read_weights(path: Path) -> Weights:
     return _weights(read_stored(path, _weights_refused))
 
 
+def name_for(filename: str | None) -> str:
+    """Return the tensor's name for an .npy that a client called so: the part before .npy if it is an identifier."""
+    found = _NPY_FILE.fullmatch(filename or "")
+    return found[1] if found else DEFAULT_NAME
+
+
 def _samples_refused(detail: str) -> Invalid:
     return Invalid("dataset_invalid", detail, SAVE_SAMPLES)
 
@@ -82,6 +97,16 @@ def _non_finite_samples(detail: str) -> Invalid:
 
 def _non_finite_weights(detail: str) -> Invalid:
     return Invalid("non_finite_weights", detail, "Train or repair the model and upload again.")
+
+
+def _read_dataset(path: Path, max_bytes: int, name: str) -> tuple[Stored, ...]:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        return (read_npy(path, name),)
+    if head.startswith(ZIP):
+        return read_npz(path, max_bytes)
+    return read_stored(path, _samples_refused)
 
 
 def _samples(stored: tuple[Stored, ...]) -> Samples:
