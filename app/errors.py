@@ -19,6 +19,7 @@ TITLES = {
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
+    "checkpoint_invalid": "The Hugging Face folder can't be used",
     "content_encoding_unsupported": "Compressed bodies are not taken",
     "content_type_unsupported": "This content type is not taken",
     "cursor_invalid": "The cursor can't be read",
