@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TITLES = {
+    "architecture_unsupported": "This network is not built here",
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
