@@ -70,8 +70,8 @@ def _read_tensors(
         plan = plan_weights(folder / file)
         parameters += plan.facts.parameters
         for stored in plan.stored:
-            if stored.name in tensors or (places is not None and places.get(stored.name) != name):
-                raise refused(f"{stored.name} is in {name}, and in another file or not there by the index.")
+            if places is not None and places.get(stored.name) != name:
+                raise refused(f"{stored.name} is in {name}, where the index does not have it.")
             tensors[stored.name] = CheckpointTensor(file, stored.dtype, stored.shape)
     return tensors, parameters
 

@@ -39,7 +39,7 @@ _DTYPES = {
 _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}
 _SIZES = r"(?:\d{1,19},(?: *\d{1,19}(?:, *\d{1,19})*,?)?)?"
 _ENTRY = rf"(?:'descr': *'[^'\\]{{1,16}}'|'fortran_order': *(?:True|False)|'shape': *\({_SIZES}\))"
-_HEADER = re.compile(rf"\{{ *{_ENTRY}, *{_ENTRY}, *{_ENTRY} *,? *\}} *\n?", re.ASCII)
+_HEADER = re.compile(rf"\{{ *{_ENTRY}, *{_ENTRY}, *{_ENTRY} *,? *\}} *\n?")
 _FOUND = re.compile(r"'(descr|fortran_order|shape)': *(?:'([^']+)'|(True|False)|\(([^)]*)\))")
 _PICKLED = re.compile(r"'descr': *(?:'[|<>=]?O|\[)")
 

@@ -1,5 +1,6 @@
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_links_and_devices_are_not_regular(tmp_path: Path) -> None:
 A = Entry("a", b"0123456789")
 BROKEN = {
     "a size that is too small": ([Entry("a", deflate(b"1" * 99), DEFLATED, bytes=98, checksum=0)], "more bytes than"),
-    "a size that is too large": ([Entry("a", deflate(b"1"), DEFLATED, bytes=9, checksum=0)], "damaged"),
+    "a size that is too large": ([Entry("a", deflate(b"1"), DEFLATED, bytes=9, checksum=zlib.crc32(b"1"))], "damaged"),
     "a checksum that differs": ([Entry("a", b"1", checksum=5)], "damaged"),
     "bytes that are no deflate stream": ([Entry("a", b"\xff" * 9, DEFLATED, bytes=9, checksum=0)], "damaged"),
     "a stream that is cut off": ([Entry("a", deflate(b"12345" * 99)[:-2], DEFLATED, bytes=5, checksum=0)], "cut off"),
@@ -99,6 +100,16 @@ def test_an_archive_that_is_not_true_is_refused(tmp_path: Path, entries: list[En
 
 def test_more_members_than_the_end_record_counts_are_refused(tmp_path: Path) -> None:
     assert "at most 10" in refusal_of(zips.write(tmp_path / "x", *(Entry(str(n), b"") for n in range(11)), count=1))
+
+
+def test_too_many_members_are_refused_from_the_end_record_alone(tmp_path: Path) -> None:
+    assert "60000 members" in refusal_of(zips.write(tmp_path / "x", A, count=60_000))
+
+
+def test_a_comment_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = zips.write(tmp_path / "x", A)
+    path.write_bytes(path.read_bytes()[:-2] + b"\5\0")
+    assert "cut off" in refusal_of(path)
 
 
 @pytest.mark.parametrize("cut", [1, 22, 60])
