@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TITLES = {
+    "architecture_unsupported": "This network is not built here",
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
+    "checkpoint_invalid": "The Hugging Face folder can't be used",
     "content_encoding_unsupported": "Compressed bodies are not taken",
     "content_type_unsupported": "This content type is not taken",
     "cursor_invalid": "The cursor can't be read",
@@ -40,6 +42,8 @@ TITLES = {
     "model_not_found": "No such model",
     "multipart_invalid": "The form can't be read",
     "no_such_worker": "No worker has this device",
+    "non_finite_samples": "The dataset holds NaN or infinity",
+    "non_finite_weights": "The weights hold NaN or infinity",
     "not_ready": "The service can't do work now",
     "operator_unsupported": "The program calls an operator that is not taken",
     "preset_not_found": "No such preset",
@@ -54,6 +58,7 @@ TITLES = {
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
+    "weights_invalid": "The weights can't be used",
 }
 
 

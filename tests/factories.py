@@ -1,5 +1,6 @@
 """One word for each thing that a test needs to be there."""
 
+import io
 import json
 import struct
 import zipfile
@@ -13,6 +14,7 @@ from app.catalog import service as catalog
 from app.catalog.models import Dataset, Model
 from app.database import new_id, now
 from app.intake.limits import Limits
+from app.intake.pt2 import read_program
 from app.jobs import service
 from app.jobs.models import Job
 from app.jobs.submission import Submission
@@ -55,18 +57,25 @@ def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfi
     return path
 
 
+def fresh_of(archive: Path) -> bytes:
+    """What the gate writes in place of a program."""
+    target = io.BytesIO()
+    read_program(archive, Limits()).write(target)
+    return target.getvalue()
+
+
 def add_model(session: Session, storage: Storage, archive: Path) -> Model:
     """Keep a model as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(archive.read_bytes())
-        return catalog.add_model(session, catalog.Upload(writer, fresh, Limits()), "model")
+        return catalog.add_model(session, catalog.Upload(writer, fresh, Limits(), ""), "model")
 
 
 def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
     """Keep a dataset as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(data)
-        return catalog.add_dataset(session, catalog.Upload(writer, fresh, Limits()), "dataset")
+        return catalog.add_dataset(session, catalog.Upload(writer, fresh, Limits(), ""), "dataset")
 
 
 def add_job(session: Session, **fields: Any) -> Job:

@@ -80,6 +80,16 @@ def pickled(name: str) -> Callable[[Members, Path], None]:
     return lambda members, canary: members.update({name: pickle.dumps(Touch(canary))})
 
 
+def both(*changes: Callable[[Members, Path], object]) -> Callable[[Members, Path], None]:
+    """One change after another."""
+
+    def apply(members: Members, canary: Path) -> None:
+        for change in changes:
+            change(members, canary)
+
+    return apply
+
+
 def weight(**fields: object) -> Callable[[Members, Path], None]:
     """Change what the config says of the first weight."""
     return edit(WEIGHTS, lambda document, _: next(iter(document["config"].values())).update(fields))
@@ -144,7 +154,9 @@ SYMBOL = "Symbol('s1', positive=True, integer=True)"
 THIS = json.dumps({"__enum__": True, "fqn": "this:Zen", "name": "x"})
 
 ATTACKS: dict[str, Attack] = {
-    "pickled weight": Attack(weight(use_pickle=True), "use_pickle"),
+    "pickled weight": Attack(
+        both(weight(use_pickle=True), pickled("data/weights/weight_0")), "use_pickle: must be one of False"
+    ),
     "pickled sample inputs": Attack(pickled(INPUTS), None),
     "legacy weights": Attack(pickled("data/weights/model.pt"), "no such member"),
     "legacy constants": Attack(pickled("data/constants/model.pt"), "no such member"),

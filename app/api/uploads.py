@@ -54,12 +54,12 @@ async def take_upload(request: Request, services: Services, name: str | None, ad
     """
     with await run_in_threadpool(services.storage.writer) as writer:
         filename = await _receive(request, writer, services.settings.max_upload_bytes)
-        return await run_in_threadpool(_keep, services, writer, name or _plain(filename), add)
+        return await run_in_threadpool(_keep, services, writer, _plain(filename), name, add)
 
 
-def _keep(services: Services, writer: BlobWriter, name: str, add: Add[Row]) -> Row:
+def _keep(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
     with services.storage.writer() as fresh, services.sessions() as session:
-        return add(session, Upload(writer, fresh, services.limits), name)
+        return add(session, Upload(writer, fresh, services.limits, filename), name or filename)
 
 
 async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str | None:

@@ -22,10 +22,12 @@ class Upload:
     received: BlobWriter
     fresh: BlobWriter
     limits: Limits
+    filename: str
+    """What the client calls the file."""
 
     def check(self, kind: str) -> dict[str, Any]:
         """Pass the gate: fill `fresh`, return the facts. Raises Invalid."""
-        return pass_gate(kind, self.received.path, self.limits, self.fresh.write)
+        return pass_gate(kind, self.received.path, self.limits, self.fresh.write, self.filename)
 
 
 def add_model(session: Session, upload: Upload, name: str) -> Model:

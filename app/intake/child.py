@@ -1,4 +1,4 @@
-"""The gate's program: `python -m app.intake.child KIND PATH LIMITS` reads one upload and writes what it understood.
+"""The gate's program: `python -m app.intake.child KIND PATH LIMITS FILENAME` reads one upload and writes it anew.
 
 On standard output: one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after facts the
 bytes of the fresh file. It lives for one upload, under limits on memory and processor time that it sets before it
@@ -8,15 +8,14 @@ looks, and may write no file at all.
 import json
 import resource
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from app.errors import Invalid
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
-from app.intake.tensors import read_samples
+from app.intake.tensors import name_for, plan_samples
 
 
 class Checked(Protocol):
@@ -25,18 +24,22 @@ class Checked(Protocol):
     @property
     def facts(self) -> Any: ...
 
-    def fresh(self) -> Iterator[bytes]: ...
+    def write(self, target: BinaryIO) -> None: ...
 
 
-READERS: dict[str, Callable[[Path, Limits], Checked]] = {"model": read_program, "dataset": read_samples}
+def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
+    """Check an upload of this kind. Raises Invalid."""
+    if kind == "model":
+        return read_program(path, limits)
+    return plan_samples(path, limits.dataset_bytes, name_for(filename))
 
 
-def main(kind: str, path: str, limits_text: str) -> None:
+def main(kind: str, path: str, limits_text: str, filename: str) -> None:
     """Read the upload; what goes wrong in another way than by a refusal ends the program with a traceback."""
     limits = Limits.from_json(limits_text)
     confine(limits)
     try:
-        checked = READERS[kind](Path(path), limits)
+        checked = read(kind, Path(path), limits, filename)
         head = {"facts": asdict(checked.facts)}
     except Invalid as refusal:
         head = {"refusal": {"code": refusal.code, "detail": refusal.detail, "remedy": refusal.remedy}}
@@ -45,8 +48,7 @@ def main(kind: str, path: str, limits_text: str) -> None:
     out = sys.stdout.buffer
     out.write(json.dumps(head).encode() + b"\n")
     if "facts" in head:
-        for chunk in checked.fresh():
-            out.write(chunk)
+        checked.write(out)
     out.flush()
 
 

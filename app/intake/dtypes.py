@@ -31,5 +31,6 @@ _DTYPES = (
     Dtype("uint64", 8, 35, "U64"),
 )
 
+BY_NAME = {dtype.name: dtype for dtype in _DTYPES}
 BY_EXPORT_NUMBER = {dtype.export_number: dtype for dtype in _DTYPES}
 BY_SAFETENSORS_CODE = {dtype.safetensors_code: dtype for dtype in _DTYPES if dtype.safetensors_code}

@@ -61,3 +61,11 @@ class Samples:
 
     samples: int
     tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors without the network that they belong to."""
+
+    tensors: tuple[Tensor, ...]
+    parameters: int

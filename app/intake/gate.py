@@ -17,13 +17,16 @@ CHUNK_BYTES = 2**20
 MAX_HEAD_BYTES = 64 * 2**20
 
 
-def pass_gate(kind: str, path: Path, limits: Limits, write: Callable[[bytes], None]) -> dict[str, Any]:
+def pass_gate(
+    kind: str, path: Path, limits: Limits, write: Callable[[bytes], None], filename: str = ""
+) -> dict[str, Any]:
     """Check the upload at `path`, give the fresh file to `write` piece by piece, and return the facts about it.
 
-    `kind`: "model" or "dataset". Raises Invalid with where, what and what to do; RuntimeError when the gate itself
-    breaks. Memory here stays flat whatever the upload holds.
+    `kind`: "model" or "dataset"; `filename`: what the client calls the file. Raises Invalid with where, what and what
+    to do; RuntimeError when the gate itself breaks. Memory here stays flat whatever the upload holds.
     """
-    command = [sys.executable, "-P", "-m", "app.intake.child", kind, str(path.resolve()), limits.as_json()]
+    arguments = [kind, str(path.resolve()), limits.as_json(), filename]
+    command = [sys.executable, "-P", "-m", "app.intake.child", *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=_environment(), start_new_session=True
     ) as process:

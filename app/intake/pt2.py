@@ -9,10 +9,9 @@ torch executes text of such a file in many places. Only the archive that is writ
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from app.intake.archive import Archive
 from app.intake.facts import Program
@@ -46,8 +45,8 @@ class CheckedProgram:
     payloads: tuple[Payload, ...]
     path: Path
 
-    def fresh(self) -> Iterator[bytes]:
-        """Give the bytes of the fresh archive. Raises Invalid when a tensor's bytes were damaged."""
+    def write(self, target: BinaryIO) -> None:
+        """Write the fresh archive, front to back; memory stays constant."""
         with Archive(self.path) as archive:
             archive.check_members()
             small = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
@@ -55,7 +54,8 @@ class CheckedProgram:
             members += [member_of(name, b"") for name in _EMPTY]
             members += [member_of(name, json.dumps(content).encode()) for name, content in small.items()]
             members += [_copied(archive, name) for payload in self.payloads for name in payload.members]
-            yield from archive_of(members)
+            for piece in archive_of(members):
+                target.write(piece)
 
 
 def read_program(path: Path, limits: Limits) -> CheckedProgram:

@@ -1,123 +1,139 @@
-"""Reads the header of a safetensors file as a dataset: names, dtypes, shapes, and one number of samples.
+"""Reads named tensors as what they are meant to be: samples of a dataset, or weights without a network.
 
-A safetensors file is 8 bytes (header length, little endian), a JSON header, and the tensors' bytes one after another.
+Each is known in two steps: a plan is made from checked headers and checked values, then the plan writes a fresh
+safetensors file. What is stored was never copied from an upload as it came.
 """
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Generic, TypeVar
 
 from app.errors import Invalid
-from app.intake.dtypes import BY_SAFETENSORS_CODE
-from app.intake.facts import Samples, Tensor
-from app.intake.limits import Limits
-from app.intake.strict_json import read_json
+from app.intake.facts import Samples, Weights
+from app.intake.npy import MAGIC as NPY
+from app.intake.npy import SAVE_SAMPLES, read_npy
+from app.intake.npz import read_npz
+from app.intake.safetensors_file import MAX_TENSORS, Stored, read_stored, write_stored
+from app.intake.strict_json import Refuse
+from app.intake.values import first_odd_value, index_of
+from app.intake.zip_members import MAGIC as ZIP
 
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_TENSORS = 20_000
-MAX_RANK = 32
+DEFAULT_NAME = "x"
+"""The name of a tensor that comes without one."""
 
-NAME = re.compile(r"[A-Za-z0-9_.:/+-]{1,256}")
+_SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
+_NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
+
+Facts = TypeVar("Facts", Samples, Weights)
 
 
 @dataclass(frozen=True)
-class CheckedSamples:
-    """A dataset whose header was checked."""
+class Plan(Generic[Facts]):
+    """What a file holds, all of it checked, and how to write it anew."""
 
-    facts: Samples
-    path: Path
+    facts: Facts
+    stored: tuple[Stored, ...]
 
-    def fresh(self) -> Iterator[bytes]:
-        """Give the bytes of the file."""
-        with self.path.open("rb") as file:
-            while chunk := file.read(2**20):
-                yield chunk
+    def write(self, target: BinaryIO) -> None:
+        """Write a fresh safetensors file; memory stays constant."""
+        write_stored(self.stored, target)
 
 
-def read_samples(path: Path, _: Limits) -> CheckedSamples:
-    """Read a dataset. Raises Invalid with where and what."""
-    header, body_bytes = _read_header(path)
-    header.pop("__metadata__", None)
-    if not 1 <= len(header) <= MAX_TENSORS:
-        raise _refused(f"The file holds {len(header)} tensors; a dataset has 1 to {MAX_TENSORS}.")
-    free = 0
-    tensors = []
-    for name, entry in sorted(header.items(), key=lambda item: _offsets(item[0], item[1])):
-        start, end = _offsets(name, entry)
-        if start != free:
-            raise _refused(f"{name}: its bytes begin at {start}, expected {free}.")
-        tensors.append(_tensor(name, entry, end - start))
-        free = end
-    if free != body_bytes:
-        raise _refused(f"The tensors take {free} bytes and the file has {body_bytes} for them.")
-    tensors.sort(key=lambda tensor: tensor.name)
-    samples = _samples({tensor.name: header[tensor.name]["shape"] for tensor in tensors})
-    return CheckedSamples(Samples(samples, tuple(tensors)), path)
+def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[Samples]:
+    """Check a dataset (.safetensors, .npy, .npz), every value included. Raises Invalid with where and what.
+
+    `max_bytes` bounds what an .npz unpacks to; `name` is for the tensor of an .npy, which has none.
+    """
+    stored = _read_dataset(path, max_bytes, name)
+    facts = _samples(stored)
+    _check_values(stored, _samples_refused, _non_finite_samples)
+    return Plan(facts, stored)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    size = path.stat().st_size
+def rewrite_samples(source: Path, target: BinaryIO, max_bytes: int, name: str = DEFAULT_NAME) -> Samples:
+    """Check a dataset and write it anew. Raises Invalid before the first byte is written."""
+    plan = plan_samples(source, max_bytes, name)
+    plan.write(target)
+    return plan.facts
+
+
+def plan_weights(path: Path) -> Plan[Weights]:
+    """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
+    stored = read_stored(path, _weights_refused)
+    facts = _weights(stored)
+    _check_values(stored, _weights_refused, _non_finite_weights)
+    return Plan(facts, stored)
+
+
+def read_samples(path: Path) -> Samples:
+    """Read the header of a safetensors dataset. Raises Invalid with where and what."""
+    return _samples(read_stored(path, _samples_refused))
+
+
+def read_weights(path: Path) -> Weights:
+    """Read the header of a safetensors file of weights, of any shapes. Raises Invalid with where and what."""
+    return _weights(read_stored(path, _weights_refused))
+
+
+def name_for(filename: str | None) -> str:
+    """Return the tensor's name for an .npy that a client called so: the part before .npy if it is an identifier."""
+    found = _NPY_FILE.fullmatch(filename or "")
+    return found[1] if found else DEFAULT_NAME
+
+
+def _samples_refused(detail: str) -> Invalid:
+    return Invalid("dataset_invalid", detail, SAVE_SAMPLES)
+
+
+def _weights_refused(detail: str) -> Invalid:
+    return Invalid("weights_invalid", detail, _SAVE_WEIGHTS)
+
+
+def _non_finite_samples(detail: str) -> Invalid:
+    return Invalid("non_finite_samples", detail, "Remove or repair these samples and upload again.")
+
+
+def _non_finite_weights(detail: str) -> Invalid:
+    return Invalid("non_finite_weights", detail, "Train or repair the model and upload again.")
+
+
+def _read_dataset(path: Path, max_bytes: int, name: str) -> tuple[Stored, ...]:
     with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
-            raise Invalid("dataset_invalid", "The file is not safetensors.", _SAVE)
-        data = file.read(header_bytes)
-    header = read_json(data, lambda detail: _refused(f"The header {detail}."))
-    if not isinstance(header, dict):
-        raise _refused("The header is not an object.")
-    return header, size - 8 - header_bytes
+        head = file.read(8)
+    if head.startswith(NPY):
+        return (read_npy(path, name),)
+    if head.startswith(ZIP):
+        return read_npz(path, max_bytes)
+    return read_stored(path, _samples_refused)
 
 
-def _offsets(name: str, entry: Any) -> tuple[int, int]:
-    match entry:
-        case {"data_offsets": [int(start), int(end)]} if 0 <= start <= end:
-            return start, end
-    raise _refused(f"{_shown(name)}: data_offsets must be two growing numbers.")
-
-
-def _tensor(name: str, entry: dict[str, Any], size: int) -> Tensor:
-    if not NAME.fullmatch(name):
-        raise _refused(f"{_shown(name)}: a name has letters, digits and . _ : / + - only.")
-    shape, code = entry.get("shape"), entry.get("dtype")
-    dtype = BY_SAFETENSORS_CODE.get(code) if isinstance(code, str) else None
-    if dtype is None:
-        raise _refused(f"{name}: this dtype is not taken; known are {', '.join(BY_SAFETENSORS_CODE)}.")
-    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_is_size(item) for item in shape):
-        raise _refused(f"{name}: the shape must be a list of at most {MAX_RANK} sizes.")
-    if math.prod(shape) * dtype.bytes != size:
-        raise _refused(
-            f"{name}: {dtype.name} {shape} takes {math.prod(shape) * dtype.bytes} bytes, the file has {size}."
-        )
-    return Tensor(name, dtype.name, tuple(shape))
-
-
-def _samples(shapes: dict[str, list[int]]) -> int:
-    for name, shape in shapes.items():
-        if not shape or shape[0] == 0:
-            raise _refused(f"{name}: the first dimension counts samples and must be 1 or more.")
-    counts = {shape[0] for shape in shapes.values()}
+def _samples(stored: tuple[Stored, ...]) -> Samples:
+    if not stored:
+        raise _samples_refused(f"The file holds 0 tensors; a dataset has 1 to {MAX_TENSORS}.")
+    for item in stored:
+        if not item.shape or item.shape[0] == 0:
+            raise _samples_refused(f"{item.name}: the first dimension counts samples and must be 1 or more.")
+    counts = {item.shape[0] for item in stored}
     if len(counts) > 1:
-        listed = ", ".join(f"{name} has {shape[0]}" for name, shape in list(shapes.items())[:5])
-        raise _refused(f"Every tensor needs the same number of samples: {listed}.")
-    return counts.pop()
+        listed = ", ".join(f"{item.name} has {item.shape[0]}" for item in stored[:5])
+        raise _samples_refused(f"Every tensor needs the same number of samples: {listed}.")
+    return Samples(counts.pop(), tuple(item.tensor for item in stored))
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+def _weights(stored: tuple[Stored, ...]) -> Weights:
+    if not stored:
+        raise _weights_refused("The file holds 0 tensors.")
+    return Weights(tuple(item.tensor for item in stored), sum(math.prod(item.shape) for item in stored))
 
 
-def _shown(name: str) -> str:
-    """A name from an upload that was not checked yet, fit for a message."""
-    return name if NAME.fullmatch(name) else "A tensor"
-
-
-_SAVE = (
-    "Save the samples with safetensors: save_file({'x': samples}, 'data.safetensors'), one tensor for each model input."
-)
-
-
-def _refused(detail: str) -> Invalid:
-    return Invalid("dataset_invalid", detail, _SAVE)
+def _check_values(stored: tuple[Stored, ...], refuse: Refuse, refuse_non_finite: Refuse) -> None:
+    for item in stored:
+        flat = first_odd_value(item.dtype, item.chunks())
+        if flat is None:
+            continue
+        where = index_of(flat, item.shape)
+        if item.dtype == "bool":
+            raise refuse(f"Tensor {item.name!r} holds a bool that is neither 0 nor 1, first at index {where}.")
+        raise refuse_non_finite(f"Tensor {item.name!r} holds NaN or infinity, first at index {where}.")

@@ -3,6 +3,7 @@
 Whatever bytes come, a reader raises its own refusal or nothing. Crashes end the program with their input in hex.
 """
 
+import io
 import json
 import sys
 import tempfile
@@ -17,7 +18,7 @@ with atheris.instrument_imports(include=["app.intake"]):
     from app.intake.limits import Limits
     from app.intake.pt2 import read_program
     from app.intake.symbols import expression
-    from app.intake.tensors import read_samples
+    from app.intake.tensors import plan_samples
     from app.intake.trees import output_spec
     from app.intake.typed import Wrong
 
@@ -67,8 +68,7 @@ def read_document(data: bytes) -> None:
     path = Path(tempfile.gettempdir()) / "fuzzed.pt2"
     write(MEMBERS | {PROGRAM: data}, path)
     try:
-        for _ in read_program(path, LIMITS).fresh():
-            pass
+        read_program(path, LIMITS).write(io.BytesIO())
     except Invalid:
         return
 
@@ -78,7 +78,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "archive": on_file(read_archive),
     "program": on_file(lambda path: read_program(path, LIMITS)),
     "document": read_document,
-    "samples": on_file(lambda path: read_samples(path, LIMITS)),
+    "samples": on_file(lambda path: plan_samples(path, LIMITS.dataset_bytes)),
     "expression": on_text(expression),
     "tree": on_text(output_spec),
 }

@@ -15,6 +15,7 @@ import torch
 from app.errors import Invalid
 from app.intake.limits import Limits
 from app.intake.pt2 import PROGRAM, read_program
+from tests.factories import fresh_of
 from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, payload, write
 from tests.servers import ROOT
 
@@ -75,7 +76,7 @@ def test_mutants_of_honest_archives_are_refused_or_harmless(tmp_path: Path, name
         mutate(document, payload(canary), random.Random(seed))
         path = write(members | {name: json.dumps(document).encode()}, tmp_path / "mutant.pt2")
         try:
-            fresh = b"".join(read_program(path, Limits()).fresh())
+            fresh = fresh_of(path)
         except Invalid:
             continue
         taken += 1
@@ -88,7 +89,7 @@ def test_mutants_of_honest_archives_are_refused_or_harmless(tmp_path: Path, name
 def require_harmless(fresh: bytes, path: Path) -> None:
     """It passes again unchanged, and torch loads and runs it, or says no."""
     path.write_bytes(fresh)
-    assert b"".join(read_program(path, Limits()).fresh()) == fresh
+    assert fresh_of(path) == fresh
     try:
         torch.export.load(io.BytesIO(fresh)).module()(torch.rand(4, 1, 8, 8))
     except Exception:  # a program may be nonsense, which the job that loads it finds out

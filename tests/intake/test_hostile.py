@@ -12,6 +12,7 @@ from app.errors import Invalid
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.intake.pt2 import PROGRAM, read_program
+from tests.factories import fresh_of
 from tests.hostile import ATTACKS, Members, attacked, honest_members, write
 
 REFUSED = {"program_invalid", "operator_unsupported", "archive_invalid", "model_format_unsupported"}
@@ -38,7 +39,7 @@ def test_an_attack_is_refused_with_the_place(tmp_path: Path, members: Members, n
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.answer is None])
 def test_what_is_taken_lost_what_was_hostile_in_it(tmp_path: Path, members: Members, name: str) -> None:
     path = attacked(name, members, tmp_path / "model.pt2", tmp_path / "CANARY")
-    fresh = b"".join(read_program(path, Limits()).fresh())
+    fresh = fresh_of(path)
     assert b"CANARY" not in fresh
     torch.export.load(io.BytesIO(fresh)).module()(torch.rand(4, 1, 8, 8))
     assert not (tmp_path / "CANARY").exists()

@@ -16,7 +16,7 @@ from app.intake.operators import allowed
 from app.intake.pt2 import PROGRAM, read_program
 from app.intake.rewriting import archive_of, member_of
 from tests import operators
-from tests.factories import members_of
+from tests.factories import fresh_of, members_of
 from tests.honest import HONEST
 
 
@@ -32,7 +32,7 @@ def rewritten(program: ExportedProgram, folder: Path) -> bytes:
     """What the gate makes of the saved program."""
     path = folder / "model.pt2"
     torch.export.save(program, path)
-    return b"".join(read_program(path, Limits()).fresh())
+    return fresh_of(path)
 
 
 def outputs(program: ExportedProgram, arguments: object) -> list[object]:
@@ -63,7 +63,7 @@ def test_an_honest_program_passes_and_computes_the_same(tmp_path: Path, name: st
     fresh = rewritten(program, tmp_path)
     assert_same(program, fresh)
     (tmp_path / "again.pt2").write_bytes(fresh)
-    assert b"".join(read_program(tmp_path / "again.pt2", Limits()).fresh()) == fresh
+    assert fresh_of(tmp_path / "again.pt2") == fresh
 
 
 def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Path) -> None:

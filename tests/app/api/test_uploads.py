@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from safetensors.torch import load_file
 
 from app.api.multipart import FormFile
 from app.main import create_services
@@ -56,7 +57,8 @@ def test_a_dataset_is_described(client: httpx.Client, settings: Settings) -> Non
     assert answer.status_code == 201
     assert dataset["samples"] == 4
     assert dataset["tensors"] == [{"name": "x", "dtype": "float32", "shape": [4, 3]}]
-    assert [path.name for path in files(settings)] == [dataset["sha256"]]
+    (stored,) = files(settings)
+    assert load_file(stored)["x"].shape == (4, 3)
     assert client.get(answer.headers["Location"]).json() == dataset
 
 
