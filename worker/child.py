@@ -2,6 +2,7 @@
 
     python -m worker.child job FOLDER SANDBOX       quantization.run, locked down before it opens the upload
     python -m worker.child loadback SANDBOX         its second process, confined already, locked down before the files
+    python -m worker.child gate FOLDER SANDBOX …    app.intake.child, which the API starts for each upload
     python -m worker.child probe FOLDER SANDBOX     tries what must not work (see `self_test`)
 
 Nothing heavier than the standard library is imported before the confinement.
@@ -9,6 +10,7 @@ Nothing heavier than the standard library is imported before the confinement.
 
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,8 @@ def _become(program: str, *rest: str) -> int:
     confine(folder, sandbox)
     if program == "probe":
         return probe.main(folder, partial(lock_down, sandbox))
+    if program == "gate":
+        return _gate(sandbox, rest[2:])
     return _job(folder, sandbox, rest[1])
 
 
@@ -41,6 +45,14 @@ def _job(folder: Path, sandbox: Sandbox, told: str) -> int:
 
     guard = run.Guard(reader=[*child_command("loadback"), told], before_opening=partial(lock_down, sandbox))
     return run.main([str(folder)], guard)
+
+
+def _gate(sandbox: Sandbox, arguments: Sequence[str]) -> int:
+    from app.intake import child  # noqa: PLC0415 - like the others, once this process is confined
+
+    lock_down(sandbox)
+    child.main(*arguments)
+    return 0
 
 
 def _loadback(sandbox: Sandbox) -> int:

@@ -82,7 +82,11 @@ def store_manifest(claim: Claim, report: Report, products: Sequence[Product], st
         "job": claim.job_id,
         "attempt": claim.attempt,
         "device": claim.device,
-        "inputs": {role: {"sha256": blob.sha256, "bytes": blob.bytes} for role, blob in inputs.items() if blob},
+        "inputs": {
+            role: {"sha256": blob.uploaded_sha256, "bytes": blob.uploaded_bytes, "stored_sha256": blob.sha256}
+            for role, blob in inputs.items()
+            if blob
+        },
         "outputs": {p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes} for p in products},
         "recipe": claim.recipe.model_dump(mode="json"),
         "seed": claim.recipe.seed,

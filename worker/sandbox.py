@@ -41,6 +41,8 @@ class Sandbox:
     device: str = "cpu"
     required: tuple[str, ...] = ("landlock", "seccomp", "rlimits")
     layers: tuple[str, ...] = LAYERS
+    reads: tuple[str, ...] = ()
+    """Further files and folders to read from."""
 
     @property
     def address_space_bytes(self) -> int | None:
@@ -60,7 +62,7 @@ def child_command(program: str) -> list[str]:
 def parse(text: str) -> Sandbox:
     """The other end of `command`."""
     told: dict[str, Any] = json.loads(text)
-    return Sandbox(**told | {name: tuple(told[name]) for name in ("required", "layers") if name in told})
+    return Sandbox(**told | {name: tuple(told[name]) for name in ("required", "layers", "reads") if name in told})
 
 
 def confine(folder: Path, sandbox: Sandbox) -> list[str]:
@@ -69,7 +71,7 @@ def confine(folder: Path, sandbox: Sandbox) -> list[str]:
         "rlimits": lambda: limits.apply(sandbox.cpu_seconds, sandbox.disk_bytes, sandbox.address_space_bytes),
         "network_namespace": namespaces.leave_the_network,
         "privileges": privileges.drop,
-        "landlock": lambda: landlock.restrict(_rules(folder, sandbox.device)),
+        "landlock": lambda: landlock.restrict(_rules(folder, sandbox)),
         "signals": _check_signals,
         "seccomp": seccomp.confine,
     }
@@ -111,8 +113,9 @@ def _check_signals() -> None:
         raise LayerOff(f"Landlock ABI {landlock.abi()} leaves signals open")
 
 
-def _rules(folder: Path, device: str) -> Iterator[landlock.Rule]:
+def _rules(folder: Path, sandbox: Sandbox) -> Iterator[landlock.Rule]:
     yield folder, WORK
+    yield from ((path, READ if path.is_dir() else READ_FILE) for path in map(Path, sandbox.reads))
     yield from ((Path(path), READ) for path in (*_PYTHON, *_LIBRARIES) if str(path) != "/")
     yield from ((Path(path), READ_FILE) for path in _FACTS)
     yield from ((Path(path), RUN) for path in (os.path.realpath(sys.executable), *_LOADERS))
@@ -120,7 +123,7 @@ def _rules(folder: Path, device: str) -> Iterator[landlock.Rule]:
     # The import system lists the folder that our packages lie in, and may find our version there.
     yield _CODE, READ_DIR
     yield from ((path, READ) for path in (_CODE / "quantization", _CODE / "worker", *_CODE.glob("*.egg-info")))
-    if device == "cuda":
+    if sandbox.device == "cuda":
         yield from ((path, USE_DEVICE) for path in Path("/dev").glob("nvidia*"))
         yield from ((Path(path), READ) for path in _CUDA)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import Any
 
@@ -13,6 +14,8 @@ from app.errors import Invalid
 from app.intake.child import too_demanding
 from app.intake.limits import Limits
 
+CODE = Path(app.__file__).parents[1]
+LAYERS = ("rlimits", "privileges", "landlock", "signals", "seccomp")
 CHUNK_BYTES = 2**20
 MAX_HEAD_BYTES = 64 * 2**20
 
@@ -26,10 +29,16 @@ def pass_gate(
     to do; RuntimeError when the gate itself breaks. Memory here stays flat whatever the upload holds.
     """
     arguments = [kind, str(path.resolve()), limits.as_json(), filename]
-    command = [sys.executable, "-P", "-m", "app.intake.child", *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=_environment(), start_new_session=True
-    ) as process:
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen(
+            _command(Path(folder), path.resolve(), limits, arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env={"LANG": "C.UTF-8", "PYTHONPATH": str(CODE)},  # nothing of ours: no credential, no setting
+            start_new_session=True,
+        ) as process,
+    ):
         alarm = Timer(limits.seconds, process.kill)
         alarm.start()
         try:
@@ -64,6 +73,14 @@ def _receive(process: "subprocess.Popen[bytes]", write: Callable[[bytes], None])
     return json.loads(line) if line.endswith(b"\n") else None
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of ours: no credential, no setting."""
-    return {"LANG": "C.UTF-8", "PYTHONPATH": str(Path(app.__file__).parents[1])}
+def _command(folder: Path, upload: Path, limits: Limits, arguments: list[str]) -> list[str]:
+    """The gate's program inside the sandbox that jobs have, started by name: it may read our code and the upload."""
+    sandbox = {
+        "memory_bytes": limits.memory_bytes,
+        "disk_bytes": 0,
+        "cpu_seconds": limits.seconds,
+        "required": [],  # strict reading is what holds here; the sandbox is there for what the interpreter may lack
+        "layers": LAYERS,
+        "reads": [str(CODE / "app"), str(upload)],
+    }
+    return [sys.executable, "-P", "-m", "worker.child", "gate", str(folder), json.dumps(sandbox), *arguments]

@@ -38,6 +38,14 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
+class Input(Blob):
+    """A blob that the gate wrote, and the upload that it stands for: what its owner knows it by."""
+
+    uploaded_sha256: str
+    uploaded_bytes: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """A worker's right to run a job, and all it needs to do so."""
 
@@ -46,9 +54,9 @@ class Claim:
     attempt: int
     recipe: Recipe
     device: str
-    model: Blob
-    dataset: Blob | None
-    evaluation_dataset: Blob | None
+    model: Input
+    dataset: Input | None
+    evaluation_dataset: Input | None
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,9 @@ def claim(session: Session, job_id: str, worker: str) -> Claim | None:
         attempt=job.attempts,
         recipe=Recipe.model_validate(job.recipe),
         device=job.device,
-        model=_blob(catalog.find(session, Model, job.model_id) or no_model(job.model_id)),
-        dataset=_dataset_blob(session, job.dataset_id),
-        evaluation_dataset=_dataset_blob(session, job.evaluation_dataset_id),
+        model=_input(catalog.find(session, Model, job.model_id) or no_model(job.model_id)),
+        dataset=_dataset_input(session, job.dataset_id),
+        evaluation_dataset=_dataset_input(session, job.evaluation_dataset_id),
     )
     session.commit()
     return taken
@@ -243,11 +251,11 @@ def _standing(job: Job | None, claim: Claim) -> Standing:
     return Standing.CANCEL if job.state == JobState.CANCELLING else Standing.GO_ON
 
 
-def _dataset_blob(session: Session, dataset_id: str | None) -> Blob | None:
+def _dataset_input(session: Session, dataset_id: str | None) -> Input | None:
     if dataset_id is None:
         return None
-    return _blob(catalog.find(session, Dataset, dataset_id) or no_dataset(dataset_id))
+    return _input(catalog.find(session, Dataset, dataset_id) or no_dataset(dataset_id))
 
 
-def _blob(upload: Model | Dataset) -> Blob:
-    return Blob(upload.stored_sha256, upload.stored_bytes)
+def _input(upload: Model | Dataset) -> Input:
+    return Input(upload.stored_sha256, upload.stored_bytes, upload.sha256, upload.bytes)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.service import Claim
-from app.storage import Blob, open_storage
+from app.jobs.service import Claim, Input
+from app.storage import open_storage
 from quantization.recipe import Recipe
 from quantization.report import CalibrationReport, EvaluationReport, Report, Summary
 from worker.delivery import (
@@ -52,8 +52,8 @@ def claim(recipe: Recipe | None = None) -> Claim:
         attempt=1,
         recipe=recipe or Recipe(),
         device="cpu",
-        model=Blob("a" * 64, 10),
-        dataset=Blob("b" * 64, 20),
+        model=Input("a" * 64, 10, "c" * 64, 11),
+        dataset=Input("b" * 64, 20, "d" * 64, 21),
         evaluation_dataset=None,
     )
 
@@ -206,8 +206,8 @@ def test_the_manifest_lists_what_went_in_and_what_came_out(folder: Path, tmp_pat
     manifest = json.loads(storage.path(product.blob.sha256).read_text())
     assert (product.name, product.kind) == ("manifest.json", "manifest")
     assert manifest["inputs"] == {
-        "model": {"sha256": "a" * 64, "bytes": 10},
-        "dataset": {"sha256": "b" * 64, "bytes": 20},
+        "model": {"sha256": "c" * 64, "bytes": 11, "stored_sha256": "a" * 64},
+        "dataset": {"sha256": "d" * 64, "bytes": 21, "stored_sha256": "b" * 64},
     }
     assert manifest["outputs"]["model.pt2"] == {"sha256": hashlib.sha256(program).hexdigest(), "bytes": len(program)}
     assert Recipe.model_validate(manifest["recipe"]) == Recipe()

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.errors import Conflict
 from app.jobs import queries, service
-from app.jobs.service import Claim, Product, Standing
+from app.jobs.service import Claim, Input, Product, Standing
 from app.jobs.submission import Submission
 from app.storage import Blob, Storage
 from quantization.folder import Failure, Progress
@@ -38,15 +38,16 @@ def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage,
     dataset = add_dataset(session, storage, samples.read_bytes())
     wish = Submission(model=model.id, recipe=Recipe(seed=7), dataset=dataset.id, evaluation_dataset=dataset.id)
     job = service.submit(session, wish, lambda *_: None)
+    taken = Input(dataset.stored_sha256, dataset.stored_bytes, dataset.sha256, dataset.bytes)
     assert service.claim(session, job.id, "worker") == Claim(
         job_id=job.id,
         token=1,
         attempt=1,
         recipe=Recipe(seed=7),
         device="cpu",
-        model=Blob(model.stored_sha256, model.stored_bytes),
-        dataset=Blob(dataset.stored_sha256, dataset.stored_bytes),
-        evaluation_dataset=Blob(dataset.stored_sha256, dataset.stored_bytes),
+        model=Input(model.stored_sha256, model.stored_bytes, model.sha256, model.bytes),
+        dataset=taken,
+        evaluation_dataset=taken,
     )
 
 
