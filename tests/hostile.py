@@ -237,6 +237,10 @@ ATTACKS: dict[str, Attack] = {
         argument(as_custom_obj={"name": "x", "class_fqn": "y"}), "node 0: inputs/0/arg"
     ),
     "text as argument": Attack(argument(as_string="__import__('os')"), "plain characters"),
+    "float beyond floats": Attack(
+        lambda m, _: m.update({PROGRAM: m[PROGRAM].replace(b'"as_float": 0.1', b'"as_float": 1e999')}),
+        "must be a float",
+    ),
     "device that is not there": Attack(argument(as_device={"type": "cuda", "index": 0}), "must be one of cpu"),
     "value that nobody makes": Attack(argument(as_tensor={"name": "ghost"}), "no earlier node makes"),
     "value made twice": Attack(graph(lambda g, _: g["nodes"].append(g["nodes"][0])), "there already"),

@@ -1,6 +1,7 @@
 """Values of a program: names, tensors, symbolic sizes and arguments of operators, as checks that build them anew."""
 
 import keyword
+import math
 from typing import Any
 
 from app.intake.dtypes import BY_EXPORT_NUMBER
@@ -34,7 +35,7 @@ def _is_harmless(value: str) -> bool:
 
 def _float(value: Any) -> float | str:
     """A JSON number, or one of the words that torch writes for what is not one."""
-    if type(value) is float:
+    if type(value) is float and math.isfinite(value):  # JSON's 1e999 is infinite
         return value
     if value in ("Infinity", "-Infinity", "NaN"):
         return str(value)
