@@ -1,6 +1,5 @@
 """Reads a zip archive whose members are stored, not compressed: every byte that is promised must be there."""
 
-import os
 import re
 import struct
 import zipfile
@@ -12,16 +11,13 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from app.errors import Invalid
+from app.intake.zip_records import LOCAL, directory_start, record_at
 
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY_BYTES = 8 * 2**20
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,128}(/[A-Za-z0-9_.+-]{1,128}){0,15}")
 
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_LOCAL = struct.Struct("<4s5H3L2H")
 _DESCRIPTOR32 = struct.Struct("<4s3L")
 _DESCRIPTOR64 = struct.Struct("<4sL2Q")
 _ENCRYPTED = 0x1
@@ -55,7 +51,7 @@ class Archive:
         self._root = ""
         self._file = path.open("rb")
         try:
-            self._directory_start = _check_end(self._file)
+            self._directory_start = directory_start(self._file, MAX_MEMBERS, MAX_DIRECTORY_BYTES, refused)
             self._zip = zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError):
             self._file.close()
@@ -121,28 +117,6 @@ class Archive:
         self._file.close()
 
 
-def _check_end(file: BinaryIO) -> int:
-    """Check the end record before anything is allocated from it; return where the directory starts."""
-    size = file.seek(0, 2)
-    record = _at(file, size - _END.size, _END)
-    if not record or record[0] != b"PK\5\6" or record[7]:
-        raise refused("The archive has no end record in its last 22 bytes: it is cut off, or something follows it.")
-    count, directory_bytes, start = record[4], record[5], record[6]
-    end = size - _END.size
-    locator = _at(file, end - _LOCATOR64.size, _LOCATOR64)
-    if locator and locator[0] == b"PK\6\7":
-        record64 = _at(file, locator[2], _END64)
-        if not record64 or record64[0] != b"PK\6\6" or locator[2] + _END64.size + _LOCATOR64.size != end:
-            raise refused("The archive's 64-bit end record can't be read.")
-        count, directory_bytes, start = record64[7], record64[8], record64[9]
-        end = locator[2]
-    if count > MAX_MEMBERS or directory_bytes > MAX_DIRECTORY_BYTES:
-        raise refused(f"The archive has {count} members; at most {MAX_MEMBERS} are read.")
-    if start + directory_bytes != end:
-        raise refused("The archive's directory is not where its end record says.")
-    return int(start)
-
-
 def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
     """Check one member, which must begin at `free`, the first byte that no earlier one uses. Returns the next such."""
     name = member.orig_filename
@@ -152,10 +126,10 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int
         raise refused(f"{name} is compressed; torch.export stores its members as they are.")
     if member.flag_bits & _ENCRYPTED:
         raise refused(f"{name} is encrypted.")
-    local = _at(file, member.header_offset, _LOCAL)
+    local = record_at(file, member.header_offset, LOCAL)
     if member.header_offset != free or not local or local[0] != b"PK\3\4":
         raise refused(f"{name} overlaps another member, lies outside the file, or leaves bytes between them.")
-    start = member.header_offset + _LOCAL.size + local[9] + local[10]
+    start = member.header_offset + LOCAL.size + local[9] + local[10]
     end = start + member.file_size
     if end > limit:
         raise refused(f"{name} promises more bytes than the file has.")
@@ -166,7 +140,7 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int
 
 def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
     """Whether a local header tells of the same member; torch leaves its numbers to a descriptor behind the bytes."""
-    file.seek(member.header_offset + _LOCAL.size)
+    file.seek(member.header_offset + LOCAL.size)
     numbers = ((member.CRC, member.compress_size, member.file_size), (member.CRC, _IN_EXTRA, _IN_EXTRA))
     deferred = member.flag_bits & _DESCRIPTOR and tuple(local[6:9]) in ((0, 0, 0), (0, _IN_EXTRA, _IN_EXTRA))
     same = local[2] == member.flag_bits and local[3] == zipfile.ZIP_STORED
@@ -179,13 +153,6 @@ def _descriptor_bytes(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
         return 0
     wanted = (b"PK\7\x08", member.CRC, member.compress_size, member.file_size)
     for layout in (_DESCRIPTOR32, _DESCRIPTOR64):
-        if _at(file, end, layout) == wanted:
+        if record_at(file, end, layout) == wanted:
             return layout.size
     raise refused(f"{member.orig_filename}: what follows its bytes doesn't fit the directory.")
-
-
-def _at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
-    if not 0 <= offset <= os.fstat(file.fileno()).st_size - layout.size:
-        return None
-    file.seek(offset)
-    return layout.unpack(file.read(layout.size))

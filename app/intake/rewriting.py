@@ -9,14 +9,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from app.intake.zip_records import END, END64, LOCAL, LOCATOR64
+
 ROOT = "model"
 ALIGNMENT = 64
 
-_LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_END = struct.Struct("<4s4H2LH")
 _VERSION, _DATE, _IN_EXTRA = 45, 0x21, 0xFFFFFFFF
 _PADDING_ID = 0x4246
 
@@ -60,10 +58,10 @@ def archive_of(members: Iterable[Member]) -> Iterator[bytes]:
 def _header(member: Member, offset: int) -> bytes:
     name = f"{ROOT}/{member.name}".encode()
     sizes = struct.pack("<2H2Q", 1, 16, member.size, member.size)
-    padding = -(offset + _LOCAL.size + len(name) + len(sizes) + 4) % ALIGNMENT
+    padding = -(offset + LOCAL.size + len(name) + len(sizes) + 4) % ALIGNMENT
     extra = sizes + struct.pack("<2H", _PADDING_ID, padding) + bytes(padding)
     fields = (_VERSION, 0, 0, 0, _DATE, member.crc, _IN_EXTRA, _IN_EXTRA, len(name), len(extra))
-    return _LOCAL.pack(b"PK\3\4", *fields) + name + extra
+    return LOCAL.pack(b"PK\3\4", *fields) + name + extra
 
 
 def _entry(member: Member, offset: int) -> bytes:
@@ -74,6 +72,6 @@ def _entry(member: Member, offset: int) -> bytes:
 
 
 def _end(count: int, directory_bytes: int, start: int) -> bytes:
-    record = _END64.pack(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, directory_bytes, start)
-    locator = _LOCATOR64.pack(b"PK\6\7", 0, start + directory_bytes, 1)
-    return record + locator + _END.pack(b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, _IN_EXTRA, _IN_EXTRA, 0)
+    record = END64.pack(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, directory_bytes, start)
+    locator = LOCATOR64.pack(b"PK\6\7", 0, start + directory_bytes, 1)
+    return record + locator + END.pack(b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, _IN_EXTRA, _IN_EXTRA, 0)

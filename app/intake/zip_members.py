@@ -11,17 +11,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from app.intake.safetensors_file import CHUNK_BYTES
 from app.intake.strict_json import Refuse
+from app.intake.zip_records import LOCAL, directory_start, record_at
 
 MAGIC = b"PK\3\4"
 
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x1
 _INPUT_BYTES = 2**16
 
@@ -47,7 +44,7 @@ class Member:
 def read_members(path: Path, max_members: int, refuse: Refuse) -> tuple[Member, ...]:
     """Read the directory; folders are left out. `refuse` makes the error to raise."""
     with path.open("rb") as file:
-        limit = _check_end(file, max_members, refuse)
+        limit = directory_start(file, max_members, max_members * 512, refuse)
         try:
             entries = zipfile.ZipFile(file).infolist()
         except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, struct.error, OverflowError, NotImplementedError):
@@ -92,48 +89,18 @@ def even(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield bytes(waiting)
 
 
-def _check_end(file: BinaryIO, max_members: int, refuse: Refuse) -> int:
-    """Check the end record before anything is allocated from it; return where the directory starts."""
-    size = file.seek(0, 2)
-    end = size - _END.size
-    record = _at(file, end, _END)
-    if not record or record[0] != b"PK\5\6" or record[7]:
-        raise refuse("The archive has no end record in its last 22 bytes: it is cut off, or something follows it.")
-    count, directory_bytes, start = record[4:7]
-    locator = _at(file, end - _LOCATOR64.size, _LOCATOR64)
-    if locator and locator[0] == b"PK\6\7":
-        end = locator[2]
-        record64 = _at(file, end, _END64)
-        if not record64 or record64[0] != b"PK\6\6" or end + _END64.size + _LOCATOR64.size + _END.size != size:
-            raise refuse("The archive's 64-bit end record can't be read.")
-        count, directory_bytes, start = record64[7:10]
-    if count > max_members or directory_bytes > max_members * 512:
-        raise refuse(f"The archive has {count} members; at most {max_members} are read.")
-    if start + directory_bytes != end:
-        raise refuse("The archive's directory is not where its end record says.")
-    return int(start)
-
-
 def _member(file: BinaryIO, entry: zipfile.ZipInfo, refuse: Refuse) -> Member:
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise refuse("A member of the archive is encrypted, or compressed in another way than deflate.")
-    local = _at(file, entry.header_offset, _LOCAL)
+    local = record_at(file, entry.header_offset, LOCAL)
     if not local or local[0] != MAGIC:
         raise refuse("Members of the archive overlap or lie outside the file.")
     deflated = entry.compress_type == zipfile.ZIP_DEFLATED
     if not deflated and entry.compress_size != entry.file_size:
         raise refuse("A member of the archive claims another size than it has.")
-    start = entry.header_offset + _LOCAL.size + local[9] + local[10]
+    start = entry.header_offset + LOCAL.size + local[9] + local[10]
     mode = entry.external_attr >> 16
     return Member(entry.orig_filename, entry.file_size, start, entry.compress_size, entry.CRC, deflated, mode)
-
-
-def _at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
-    if offset < 0 or offset >= 2**63:
-        return None
-    file.seek(offset)
-    data = file.read(layout.size)
-    return layout.unpack(data) if len(data) == layout.size else None
 
 
 def _stored(file: BinaryIO, member: Member) -> Iterator[bytes]:

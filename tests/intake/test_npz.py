@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,10 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @given(data=st.data())
 def test_damaged_archives_are_read_or_refused(tmp_path: Path, honest: bytes, data: st.DataObject) -> None:
     taken_or_refused(read, tmp_path / "x", data.draw(damaged(honest)))
+
+
+def test_an_end_record_beyond_any_file_is_refused(tmp_path: Path) -> None:
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 2**62, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "x.npz").write_bytes(b"PK\3\4" + bytes(60) + locator + end)
+    assert "64-bit end record" in refusal_of(tmp_path / "x.npz").detail
