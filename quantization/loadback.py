@@ -9,11 +9,11 @@ What goes wrong is told on standard error, for operators; the answer is {"ok": f
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
 from typing import Any, cast
@@ -32,7 +32,7 @@ COMMAND = (sys.executable, "-P", "-m", "quantization.loadback")
 class Reader:
     """The parent's end: asks one question at a time. False or None means that the files don't serve a stranger."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", scratch: Path) -> None:
+    def __init__(self, process: Popen[bytes], scratch: Path) -> None:
         self._process = process
         self._scratch = scratch
 
@@ -68,17 +68,28 @@ class Reader:
 
 
 @contextmanager
-def second_process(folder: Path, command: Sequence[str] = COMMAND) -> Iterator[Reader]:
-    """Start the process; it ends with the block, and what was exchanged in `folder` goes with it."""
-    with (
-        TemporaryDirectory(dir=folder) as scratch,
-        # unbuffered: nothing is left to flush into a pipe whose reader died
-        subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-    ):
+def second_process(folder: Path) -> Iterator[Reader]:
+    """Start the process and ask it; it ends with the block, and what was exchanged in `folder` goes with it."""
+    with reader_process() as process, reader_in(folder, process) as reader:
+        yield reader
+
+
+@contextmanager
+def reader_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
+    """Start the process alone, before anyone knows what it will read; it ends with the block."""
+    # unbuffered: nothing is left to flush into a pipe whose reader died
+    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE) as process:
         try:
-            yield Reader(process, Path(scratch))
+            yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def reader_in(folder: Path, process: Popen[bytes]) -> Iterator[Reader]:
+    """Ask a process that was started; what was exchanged in `folder` goes with the block."""
+    with TemporaryDirectory(dir=folder) as scratch:
+        yield Reader(process, Path(scratch))
 
 
 def main(before_opening: Callable[[], None] = lambda: None) -> None:

@@ -6,10 +6,9 @@ It knows no service: what it reads and writes lies in FOLDER, progress goes to s
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from traceback import print_exc
 
 import torch
@@ -32,7 +31,7 @@ from quantization.folder import (
     read_spec,
 )
 from quantization.formats import WRITERS, drop_unwanted, write_formats
-from quantization.loadback import COMMAND, second_process
+from quantization.loadback import reader_in, reader_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.samples import open_samples
 from quantization.sources import open_source
@@ -40,24 +39,37 @@ from quantization.sources.source import Source
 from quantization.validation import build_report, validation_failed
 
 
-@dataclass(frozen=True)
-class Guard:
-    """What a sandbox asks for: how the second process starts, and what to do before an upload is opened."""
-
-    reader: Sequence[str] = COMMAND
-    before_opening: Callable[[], None] = lambda: None
-
-
-UNGUARDED = Guard()
+def main(arguments: list[str]) -> int:
+    """Do the job of the folder named in `arguments`; the exit code says how it ended (see `folder`)."""
+    if len(arguments) != 1:
+        print("usage: python -m quantization.run FOLDER", file=sys.stderr)  # noqa: T201 - a program speaks
+        return 2
+    with reader_process() as process:
+        return do_job(Path(arguments[0]).resolve(), process)
 
 
-def run(folder: Path, spec: JobSpec, clock: Clock, guard: Guard = UNGUARDED) -> None:
-    """Do the job. Raises QuantizationError; the report is on disk as soon as there is one."""
+def do_job(folder: Path, process: Popen[bytes]) -> int:
+    """Do the job of `folder`, a path that stays. `process`: started by `reader_process`, reads back what was saved.
+
+    What goes wrong becomes the exit code and FOLDER/out/error.json.
+    """
+    lines = sys.stdout
+    clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
+    with redirect_stdout(sys.stderr):
+        failure = _attempt(folder, clock, process)
+    if failure is None:
+        return EXIT_OK
+    (folder / OUT_FOLDER).mkdir(exist_ok=True)
+    (folder / OUT_FOLDER / ERROR_FILE).write_text(failure.model_dump_json())
+    return EXIT_FAILED
+
+
+def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
+    """The steps of a job. Raises QuantizationError; the report is on disk as soon as there is one."""
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with second_process(folder, guard.reader) as reader:
-        guard.before_opening()
+    with reader_in(folder, process) as reader:
         # 1. load
         clock.report("loading", 0, 1)
         source = open_source(folder / spec.model, spec.format, spec.device)
@@ -111,26 +123,10 @@ def _profile(folder: Path, spec: JobSpec, source: Source, planned: Plan, clock: 
     return profile
 
 
-def main(arguments: list[str], guard: Guard = UNGUARDED) -> int:
-    """Run the folder named in `arguments`; the exit code says how it ended (see `folder`)."""
-    if len(arguments) != 1:
-        print("usage: python -m quantization.run FOLDER", file=sys.stderr)  # noqa: T201 - a program speaks
-        return 2
-    folder, lines = Path(arguments[0]).resolve(), sys.stdout
-    clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
-    with redirect_stdout(sys.stderr):
-        failure = _attempt(folder, clock, guard)
-    if failure is None:
-        return EXIT_OK
-    (folder / OUT_FOLDER).mkdir(exist_ok=True)
-    (folder / OUT_FOLDER / ERROR_FILE).write_text(failure.model_dump_json())
-    return EXIT_FAILED
-
-
-def _attempt(folder: Path, clock: Clock, guard: Guard) -> Failure | None:
+def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:
     """Run, and turn what goes wrong into words for the user; what it was goes to standard error."""
     try:
-        run(folder, read_spec(folder), clock, guard)
+        run(folder, read_spec(folder), clock, process)
     except QuantizationError as error:
         return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
     except Exception as error:

@@ -1,21 +1,31 @@
 """The program of every child: it confines itself, and only then becomes what it was started for.
 
-    python -m worker.child job FOLDER SANDBOX       quantization.run, locked down before it opens the upload
+    python -m worker.child job FOLDER SANDBOX       quantization.run, warmed up and locked down before there is a job
     python -m worker.child loadback SANDBOX         its second process, confined already, locked down before the files
     python -m worker.child gate FOLDER SANDBOX …    app.intake.child, which the API starts for each upload
     python -m worker.child probe FOLDER SANDBOX     tries what must not work (see `self_test`)
 
 Nothing heavier than the standard library is imported before the confinement.
+
+A job's program may be started long before its job: FOLDER, its working directory, is empty; it gets ready, and waits
+for the line GO on standard input. Until then the worker may rename the folder, and puts the job in. Landlock and the
+working directory follow the folder itself, and nothing else is used before the line. Without it there is no job.
 """
 
+import gc
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from worker import probe
-from worker.sandbox import EXIT_UNCONFINED, Sandbox, Unconfined, child_command, confine, lock_down, parse
+from worker.sandbox import EXIT_UNCONFINED, GO, Sandbox, Unconfined, child_command, confine, lock_down, parse
+
+HERE = "/proc/self/cwd"
+"""The folder under whatever name it has, for this process and for those that it starts in it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,19 +42,24 @@ def _become(program: str, *rest: str) -> int:
     if program == "loadback":
         return _loadback(parse(rest[0]))
     folder, sandbox = Path(rest[0]), parse(rest[1])
+    if program == "job":
+        return _job(sandbox, rest[1])
     confine(folder, sandbox)
     if program == "probe":
         return probe.main(folder, partial(lock_down, sandbox))
-    if program == "gate":
-        return _gate(sandbox, rest[2:])
-    return _job(folder, sandbox, rest[1])
+    return _gate(sandbox, rest[2:])
 
 
-def _job(folder: Path, sandbox: Sandbox, told: str) -> int:
-    from quantization import run  # noqa: PLC0415 - torch is imported by a process that is confined already
+def _job(sandbox: Sandbox, told: str) -> int:
+    confine(Path(os.curdir), sandbox)  # FOLDER may have another name by now
+    # Libraries remember where their caches are when they are imported; the second process gets these too.
+    os.environ.update(HOME=HERE, TMPDIR=HERE, TORCHINDUCTOR_CACHE_DIR=HERE)  # noqa: TID251 - no setting is read
+    with _for_good():
+        from quantization import loadback, run, warmup  # noqa: F401, PLC0415 - once this process is confined
 
-    guard = run.Guard(reader=[*child_command("loadback"), told], before_opening=partial(lock_down, sandbox))
-    return run.main([str(folder)], guard)
+    with loadback.reader_process([*child_command("loadback"), told]) as process:
+        lock_down(sandbox)
+        return run.do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else 0
 
 
 def _gate(sandbox: Sandbox, arguments: Sequence[str]) -> int:
@@ -56,10 +71,20 @@ def _gate(sandbox: Sandbox, arguments: Sequence[str]) -> int:
 
 
 def _loadback(sandbox: Sandbox) -> int:
-    from quantization import loadback  # noqa: PLC0415
+    with _for_good():
+        from quantization import loadback, warmup  # noqa: F401, PLC0415
 
     loadback.main(partial(lock_down, sandbox))
     return 0
+
+
+@contextmanager
+def _for_good() -> Iterator[None]:
+    """What is imported here stays: the garbage collector need not look at it, now, later or at the exit."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import quantization
+from worker.sandbox import GO
 
 LINE_CAP = 4096
 CHUNK = 1 << 16
@@ -69,11 +70,13 @@ class Child:
     """A running child program: `read` until `ended`, then `stop` for the exit code."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: CappedLog) -> None:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         self.pid = process.pid
         self.ended = False
         self._process = process
+        self._stdin = process.stdin
         self._lines = LineReader()
         self._log = log
         self._selector = selectors.DefaultSelector()
@@ -86,6 +89,11 @@ class Child:
     def _watch(self, pipe: IO[bytes], feed: Callable[[bytes], None]) -> None:
         os.set_blocking(pipe.fileno(), False)
         self._selector.register(pipe, selectors.EVENT_READ, feed)
+
+    def go(self) -> None:
+        """Tell a job's program that its folder holds the job: once. Raises ValueError the second time."""
+        with suppress(BrokenPipeError), self._stdin:  # it ended already: its exit code says why
+            self._stdin.write(GO)
 
     def read(self, wait_seconds: float) -> list[bytes]:
         """Wait at most so long for output or the end; return the whole lines of standard output that are there."""
@@ -134,7 +142,7 @@ def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
             command,
             cwd=folder,
             env=environment(folder),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,

@@ -24,6 +24,9 @@ LAYERS = ("rlimits", "network_namespace", "privileges", "landlock", "signals", "
 EXIT_UNCONFINED = 78
 """A required layer could not be put on: the child ends before it does anything else."""
 
+GO = b"go\n"
+"""What a job's program waits for: its folder holds the job, and keeps its path from now on."""
+
 log = logging.getLogger(__name__)
 
 

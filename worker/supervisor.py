@@ -137,6 +137,7 @@ def _run(claim: Claim, workshop: Workshop, folder: Path) -> Ending:
     standing = Standing.GO_ON
     deadline = time.monotonic() + workshop.job_seconds
     with started(command("job", folder, workshop.sandbox), folder) as child:
+        child.go()
         log.info("attempt %s: child %s started", claim.attempt, child.pid)
         usage = UsageWatch(child.pid, folder, workshop.sandbox.memory_bytes, workshop.sandbox.disk_bytes)
         while not child.ended and standing is Standing.GO_ON and not usage.excess and time.monotonic() < deadline:

@@ -62,6 +62,7 @@ def test_in_the_sandbox_it_does_nothing(tmp_path: Path, members: Members, name: 
     convolutional().save_dataset(folder / "dataset.safetensors")
     (folder / JOB_FILE).write_text(JobSpec(model="model.pt2", dataset="dataset.safetensors").model_dump_json())
     with started(command("job", folder, Sandbox()), folder) as child:
+        child.go()
         while not child.ended:
             child.read(1)
     assert not canary.exists()

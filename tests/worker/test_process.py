@@ -137,6 +137,7 @@ def test_a_line_in_pieces_is_put_together() -> None:
 def test_the_childs_program_never_imports_from_the_jobs_folder(tmp_path: Path) -> None:
     (tmp_path / "pydantic.py").write_text("print('imported')")
     with started(command("job", tmp_path, Sandbox()), tmp_path) as child:
+        child.go()
         while not child.ended:
             assert b"imported" not in child.read(1)
         assert child.stop() == EXIT_FAILED  # there is no job in the folder
