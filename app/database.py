@@ -2,6 +2,8 @@
 
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,19 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    TypeDecorator,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy import make_url as parse_url
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -27,6 +41,9 @@ NAMES = {
 }
 
 POSTGRESQL_OPTIONS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""A host that is gone without a word is noticed within half a minute."""
 
 
 class Base(DeclarativeBase):
@@ -59,6 +76,22 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def clock(session: Session) -> datetime:
+    """Return the database's own time: all who share it agree on when a lease ends. SQLite's is this machine's."""
+    if session.get_bind().dialect.name == "sqlite":
+        return now()
+    moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return moment.astimezone(UTC)
+
+
+def try_lock(session: Session, name: str) -> bool:
+    """Take a lock until the transaction ends, if nobody has it. On SQLite whoever writes has the only one."""
+    if session.get_bind().dialect.name == "sqlite":
+        return True
+    taken: bool = session.execute(select(func.pg_try_advisory_xact_lock(func.hashtext(name)))).scalar_one()
+    return taken
+
+
 def create_engine_for(settings: Settings) -> Engine:
     """Return an engine for the settings' database; nothing is connected yet."""
     url = parse_url(settings.database_url)
@@ -66,13 +99,23 @@ def create_engine_for(settings: Settings) -> Engine:
         return _sqlite_engine(url)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    connect_args = {"options": POSTGRESQL_OPTIONS, "connect_timeout": 5}
+    connect_args = {"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, **KEEPALIVES}
     return create_engine(url, pool_pre_ping=True, connect_args=connect_args)
 
 
 def create_sessions(engine: Engine) -> sessionmaker[Session]:
     """Return the factory of sessions; rows stay readable after a commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[sessionmaker[Session]]:
+    """Sessions of an engine of its own, closed afterwards: connections must never be shared across a fork."""
+    engine = create_engine_for(settings)
+    try:
+        yield create_sessions(engine)
+    finally:
+        engine.dispose()
 
 
 def begin_writing(session: Session) -> None:

@@ -24,6 +24,7 @@ TITLES = {
     "content_encoding_unsupported": "Compressed bodies are not taken",
     "content_type_unsupported": "This content type is not taken",
     "cursor_invalid": "The cursor can't be read",
+    "database_unavailable": "The database is away",
     "dataset_does_not_fit": "The dataset doesn't fit the model",
     "dataset_in_use": "A job needs this dataset",
     "dataset_invalid": "The dataset can't be used",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI
 
@@ -12,12 +13,13 @@ from app.api.openapi import publish
 from app.api.request_id import RequestId
 from app.database import create_engine_for, create_sessions
 from app.jobs.queue import create_celery
+from app.jobs.reconciler import reconciling
 from app.settings import Settings, get_settings
 from app.storage import open_storage
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the application; nothing is connected before the first request."""
+def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> FastAPI:
+    """Return the application. With its start it begins to look for lost jobs; before, nothing is connected."""
     settings = settings or get_settings()
     app = FastAPI(
         title="Zeropoint",
@@ -27,7 +29,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan,
+        lifespan=_reconciling if reconciles else _alone,
     )
     app.state.services = create_services(settings)
     for resource in (models, datasets, jobs, artifacts, presets, health, metrics):
@@ -51,8 +53,17 @@ def create_services(settings: Settings) -> Services:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _alone(app: FastAPI) -> AsyncIterator[None]:
     yield
     services: Services = app.state.services
     services.engine.dispose()
     services.celery.close()
+
+
+@asynccontextmanager
+async def _reconciling(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    async with _alone(app):
+        with reconciling(services.settings, services.celery) as wake:
+            app.state.services = replace(services, wake=wake)
+            yield

@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
+    worker_stop_seconds: int = Field(default=30, ge=0)
+    lease_seconds: float = Field(default=60, ge=1)
+    reconcile_seconds: float = Field(default=5, gt=0)
+    job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1)
     job_seconds: int = Field(default=24 * 3600, ge=1)
     job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)

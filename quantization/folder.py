@@ -21,6 +21,7 @@ from quantization.recipe import Frozen, Recipe
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
 
 JOB_FILE = "job.json"
+CHECKPOINT_FOLDER = "checkpoints"
 OUT_FOLDER = "out"
 REPORT_FILE = "report.json"
 ERROR_FILE = "error.json"
@@ -40,6 +41,8 @@ class JobSpec(Frozen):
     evaluation_dataset: str | None = None
     profile: str | None = None
     keep_profile: bool = False
+    checkpoint_key: str | None = None
+    checkpoint_seconds: float = 30.0
     device: Literal["cpu", "cuda"] = "cpu"
     recipe: Recipe = Recipe()
 

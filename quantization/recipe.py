@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+DEFAULT_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_SAMPLES = 128
 """Upper bound when a recipe names none: min-max ranges stop moving long before (docs/quantization.md)."""
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantization.errors import InvalidSamples
+from quantization.recipe import DEFAULT_BATCH_SIZE
 
-DEFAULT_BATCH_SIZE = 32
 EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
 
 

@@ -114,7 +114,7 @@ def storage(settings: Settings) -> Storage:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One API for the whole run; `client` gives it the parts of each test."""
     folder = tmp_path_factory.mktemp("api")
-    app = create_app(Settings(database_url="sqlite://", storage_url=f"file:{folder}"))
+    app = create_app(Settings(database_url="sqlite://", storage_url=f"file:{folder}"), reconciles=False)
     with api_thread(app) as client:
         client.app = app  # type: ignore[attr-defined]
         yield client

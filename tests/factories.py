@@ -15,12 +15,14 @@ from app.catalog.models import Dataset, Model
 from app.database import new_id, now
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
-from app.jobs import service
+from app.jobs import claims, service
+from app.jobs.claims import Claim
 from app.jobs.models import Job
-from app.jobs.submission import Submission
+from app.jobs.submission import MostSeconds, Submission
 from app.storage import Storage
 from quantization.recipe import Recipe
 
+MOST = MostSeconds(pending=3600, running=3600)
 WIDTHS = {"F32": 4, "I64": 8, "U8": 1, "BOOL": 1, "F16": 2}
 
 
@@ -96,4 +98,11 @@ def add_job(session: Session, **fields: Any) -> Job:
     session.add(model)
     session.commit()
     submission = Submission(**{"model": model.id, "recipe": Recipe(activations=None), **fields})
-    return service.submit(session, submission, lambda *_: None)
+    return service.submit(session, submission, MOST)
+
+
+def claim_one(session: Session, device: str = "cpu", worker: str = "worker") -> Claim:
+    """Claim the job whose turn it is."""
+    claim = claims.claim(session, device, worker, lease_seconds=60)
+    assert claim is not None
+    return claim

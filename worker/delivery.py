@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.jobs.service import Claim, Product
+from app.jobs.claims import Claim
+from app.jobs.endings import Product
 from app.storage import Storage
 from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
 from quantization.report import Report
@@ -62,7 +63,7 @@ def outputs(folder: Path, claim: Claim) -> list[Path]:
     if found != wanted or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
         raise OutputError(f"expected the files {wanted} in out/, found {found}")
     paths = [out / name for name in found]
-    total, cap = sum(path.stat().st_size for path in paths), _cap(claim)
+    total, cap = sum(path.stat().st_size for path in paths), output_cap(claim)
     if total > cap:
         raise OutputError(f"out/ holds {total} bytes, more than {cap} for a model of {claim.model.bytes}")
     for path in paths:
@@ -97,7 +98,7 @@ def store_manifest(claim: Claim, report: Report, products: Sequence[Product], st
         return Product(name=MANIFEST_FILE, kind="manifest", blob=writer.commit())
 
 
-def _cap(claim: Claim) -> int:
+def output_cap(claim: Claim) -> int:
     """Two files of the model's size at most, in types that are not wider; the rest is room for metadata and report."""
     return SIZE_FACTOR * claim.model.bytes + REPORT_CAP + ROOM_BYTES
 

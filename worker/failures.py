@@ -3,63 +3,65 @@
 import signal
 
 from quantization.folder import Failure, Phase
+from quantization.recipe import Recipe
+from quantization.remedies import fewer_samples, less_on_disk, smaller_batch
 from worker.sandbox import EXIT_UNCONFINED
 from worker.usage import Excess
 
 
-def died(exit_code: int, phase: Phase | None) -> Failure:
+def died(exit_code: int, phase: Phase | None, recipe: Recipe) -> Failure:
     """A child that ended in a way that is not in its contract."""
     match -exit_code:
         case signal.SIGKILL:
             # Nobody else kills it so: the worker itself does only when it has stopped listening.
-            return out_of_memory(f"The system killed the quantization program {_while(phase)}.", phase)
+            return out_of_memory(f"The system killed the quantization program {_while(phase)}.", phase, recipe)
         case signal.SIGSYS:
             return _sandbox_violation(phase)
         case signal.SIGXCPU:
-            return _cpu_time_limit(phase)
+            return _cpu_time_limit(phase, recipe)
         case signal.SIGXFSZ:
-            return disk_limit(f"The quantization program wrote too large a file {_while(phase)}.", phase)
+            return disk_limit(f"The quantization program wrote too large a file {_while(phase)}.", phase, recipe)
     if exit_code == EXIT_UNCONFINED:
         return internal_error()
     return _crashed(exit_code, phase)
 
 
-def took_too_much(what: Excess, phase: Phase | None) -> Failure:
+def took_too_much(what: Excess, phase: Phase | None, recipe: Recipe) -> Failure:
     """A child that the worker killed because it held more than a job may."""
     if what == "memory":
-        return out_of_memory(f"The job held more memory than it may {_while(phase)}.", phase)
-    return disk_limit(f"The job's files took more room than they may {_while(phase)}.", phase)
+        return out_of_memory(f"The job held more memory than it may {_while(phase)}.", phase, recipe)
+    return disk_limit(f"The job's files took more room than they may {_while(phase)}.", phase, recipe)
 
 
-def took_too_long(seconds: int, phase: Phase | None) -> Failure:
+def took_too_long(seconds: int, phase: Phase | None, recipe: Recipe) -> Failure:
     """A child that ran longer than a job may."""
     return Failure(
         code="wall_time_limit",
         title="The job took too long",
         detail=f"It was stopped after {seconds} seconds {_while(phase)}.",
-        remedy="Use fewer calibration samples, or ask the operator to raise ZEROPOINT_JOB_SECONDS.",
+        remedy=f"{fewer_samples(recipe)}, or set a higher limits.running_seconds (at most ZEROPOINT_JOB_SECONDS).",
         phase=phase,
     )
 
 
-def out_of_memory(detail: str, phase: Phase | None) -> Failure:
+def out_of_memory(detail: str, phase: Phase | None, recipe: Recipe) -> Failure:
     """Memory ran out, as the system or the worker saw it."""
     return Failure(
         code="out_of_memory",
         title="Memory ran out",
         detail=detail,
-        remedy='Set "calibration": {"batch_size": 8} in the recipe, use fewer samples, or a worker with more memory.',
+        remedy=f"{smaller_batch(recipe)}, or use a worker with more memory.",
         phase=phase,
     )
 
 
-def disk_limit(detail: str, phase: Phase | None) -> Failure:
+def disk_limit(detail: str, phase: Phase | None, recipe: Recipe) -> Failure:
     """Files grew over what a job may have."""
     return Failure(
         code="disk_limit",
         title="The job's files are too large",
         detail=detail,
-        remedy="Use fewer samples or a smaller batch, or ask the operator to raise ZEROPOINT_JOB_DISK_BYTES.",
+        remedy=f"{less_on_disk(recipe)}, or ask the operator to raise ZEROPOINT_JOB_DISK_BYTES.",
         phase=phase,
     )
 
@@ -75,13 +77,35 @@ def invalid_output(phase: Phase | None) -> Failure:
     )
 
 
-def worker_stopped() -> Failure:
-    """The worker was told to stop while it worked on the job."""
+def storage_unavailable(phase: Phase | None = None) -> Failure:
+    """Blobs could not be read or written."""
     return Failure(
-        code="worker_stopped",
-        title="The worker was stopped",
-        detail="The worker was shut down before the job was done.",
-        remedy="Submit the job again.",
+        code="storage_unavailable",
+        title="The storage was away",
+        detail="The job's files could not be fetched or stored, however often it was tried.",
+        remedy="Submit the job again; if it ends so again, tell the operator that the storage fails.",
+        phase=phase,
+    )
+
+
+def storage_full(phase: Phase | None = None) -> Failure:
+    """There was no room for a job's files."""
+    return Failure(
+        code="storage_full",
+        title="The storage is full",
+        detail="There was no room for the job's files, however often it was tried.",
+        remedy="Ask the operator for room, or for a shorter ZEROPOINT_KEEP_JOBS_SECONDS; then submit the job again.",
+        phase=phase,
+    )
+
+
+def blob_missing() -> Failure:
+    """What was uploaded is gone from the storage, or was changed there."""
+    return Failure(
+        code="blob_missing",
+        title="An upload is gone",
+        detail="The stored bytes of the model or a dataset are missing or were changed.",
+        remedy="Upload them again, submit the job with the new ids, and tell the operator.",
     )
 
 
@@ -116,12 +140,12 @@ def _sandbox_violation(phase: Phase | None) -> Failure:
     )
 
 
-def _cpu_time_limit(phase: Phase | None) -> Failure:
+def _cpu_time_limit(phase: Phase | None, recipe: Recipe) -> Failure:
     return Failure(
         code="cpu_time_limit",
         title="The job took too much processor time",
         detail=f"The system stopped the quantization program {_while(phase)}.",
-        remedy="Use fewer calibration samples, or ask the operator to raise ZEROPOINT_JOB_SECONDS.",
+        remedy=f"{fewer_samples(recipe)}, or ask the operator to raise ZEROPOINT_JOB_SECONDS.",
         phase=phase,
     )
 

@@ -1,20 +1,36 @@
-"""The Celery worker: `celery -A worker.main worker -Q cpu`, or `zeropoint worker`."""
+"""The Celery worker: `celery -A worker.main worker -Q cpu`, or `zeropoint worker`.
+
+The main process announces itself, looks for lost jobs, and forks one pool process for each slot. Those do the jobs.
+"""
 
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
+from billiard import active_children
 from celery import Task
-from celery.signals import setup_logging, worker_init, worker_process_init, worker_ready
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
-from app.jobs import service
-from app.jobs.queue import TASK_NAME, create_celery, send_hint
+from app.database import connected
+from app.jobs import workers
+from app.jobs.queue import TASK_NAME, create_celery
+from app.jobs.reconciler import reconciling
 from app.settings import get_settings
-from worker import tasks
+from worker import scratch, tasks
 from worker.self_test import held_or_refuse, sandbox_of
+from worker.spare import Spares
 
 ANNOUNCE_SECONDS = 10
 ANNOUNCED_FILE = "announced"
@@ -22,11 +38,14 @@ ANNOUNCED_FILE = "announced"
 
 log = logging.getLogger(__name__)
 app = create_celery(get_settings())
+spares = Spares(get_settings().scratch_dir, sandbox_of(get_settings()))
+threads = ExitStack()
 
 
 @app.task(name=TASK_NAME, bind=True)
-def run_job(self: Task[..., None], job_id: str) -> None:
-    tasks.run_job(job_id, worker=str(self.request.hostname))
+def look(self: Task[..., None]) -> None:
+    tasks.look(str(self.request.hostname), get_settings(), spares)
+    spares.prepare()
 
 
 @setup_logging.connect
@@ -42,38 +61,61 @@ def configure_logging(**_: Any) -> None:
 def test_sandbox(sender: Any, **_: Any) -> None:
     """Before any job is taken. A machine without a required layer gets none."""
     sender.sandbox = held_or_refuse(sandbox_of(get_settings()))
+    scratch.sweep(get_settings().scratch_dir)
 
 
 @worker_process_init.connect
-def leave_in_order(**_: Any) -> None:
-    """On SIGTERM a pool process unwinds: its child is stopped, the scratch folder removed, the job's end recorded."""
+def begin_pool_process(**_: Any) -> None:
+    """On SIGTERM a pool process unwinds: its child is stopped, its folder removed, its job given back."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    spares.prepare()
+
+
+@worker_process_shutdown.connect
+def end_pool_process(**_: Any) -> None:
+    spares.close()
 
 
 @worker_ready.connect
-def begin_announcing(sender: Any, **_: Any) -> None:
+def begin(sender: Any, **_: Any) -> None:
     worker = (sender.hostname, sender.controller.sandbox)
     threading.Thread(target=announce_for_ever, args=worker, name="announce", daemon=True).start()
+    threads.enter_context(reconciling(get_settings(), app))
+
+
+@worker_shutting_down.connect
+def stop_in_time(**_: Any) -> None:
+    """Celery takes no more hints and waits for the running jobs, for ever. After a while they are given back."""
+    timer = threading.Timer(get_settings().worker_stop_seconds, _stop_pool)
+    timer.daemon = True
+    timer.start()
+
+
+@worker_shutdown.connect
+def end(**_: Any) -> None:
+    threads.close()
 
 
 def announce_for_ever(name: str, sandbox: Mapping[str, bool]) -> None:
-    """Tell the database that this worker lives. The first time, hints that the broker may have lost are sent again."""
+    """Tell the database that this worker lives."""
     pause = threading.Event()
-    announced = False
     while True:
         try:
-            announce(name, sandbox, resend=not announced)
-            announced = True
+            announce(name, sandbox)
         except Exception:
             log.exception("could not announce this worker, trying again in %s s", ANNOUNCE_SECONDS)
         pause.wait(ANNOUNCE_SECONDS)
 
 
-def announce(name: str, sandbox: Mapping[str, bool], *, resend: bool) -> None:
+def announce(name: str, sandbox: Mapping[str, bool]) -> None:
     settings = get_settings()
-    with tasks.database(settings) as sessions, sessions() as session:
-        service.announce_worker(session, name, settings.worker_device, sandbox)
-        for job_id, device in service.queued_job_ids(session) if resend else []:
-            send_hint(app, job_id, device)
+    with connected(settings) as sessions, sessions() as session:
+        workers.announce_worker(session, name, settings.worker_device, sandbox)
     settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     (settings.scratch_dir / ANNOUNCED_FILE).touch()
+    scratch.sweep(settings.scratch_dir)
+
+
+def _stop_pool() -> None:
+    for process in active_children():
+        process.terminate()

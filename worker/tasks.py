@@ -1,19 +1,24 @@
-"""The one task: claim the job that a hint names, and carry it through."""
+"""The one task: claim the job whose turn it is, and carry it through."""
 
+import errno
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.database import create_engine_for, create_sessions
-from app.jobs import service
-from app.settings import Settings, get_settings
-from app.storage import open_storage
+from app.database import connected
+from app.jobs import claims, endings
+from app.jobs.claims import Claim
+from app.settings import Settings
+from app.storage import BlobDamaged, open_storage
+from quantization.folder import Failure
 from worker import failures
 from worker.self_test import sandbox_of
+from worker.spare import Spares
 from worker.supervisor import Workshop, record, supervise
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
 current_job: ContextVar[str] = ContextVar("current_job", default="-")
@@ -27,33 +32,44 @@ class JobIdFilter(logging.Filter):
         return True
 
 
-def run_job(job_id: str, worker: str) -> None:
-    """Do the job if it is still to be done. A second hint for the same job finds nothing to claim."""
-    current_job.set(job_id)
-    settings = get_settings()
-    with database(settings) as sessions:
-        with sessions() as session:
-            claim = service.claim(session, job_id, worker)
+def look(worker: str, settings: Settings, spares: Spares) -> None:
+    """Do a job if one is to be done. A hint too many finds nothing to claim."""
+    with connected(settings) as sessions:
+        try:
+            with sessions() as session:
+                claim = claims.claim(session, settings.worker_device, worker, settings.lease_seconds)
+        except SQLAlchemyError:
+            log.warning("the database does not answer: what waits gets another hint")
+            return
         if claim is None:
             log.info("nothing to claim")
             return
         storage = open_storage(settings.storage_url)
-        workshop = Workshop(sessions, storage, settings.scratch_dir, settings.job_seconds, sandbox_of(settings))
-        try:
-            supervise(claim, workshop)
-        except SystemExit:
-            record(workshop, lambda session: service.finish_failed(session, claim, failures.worker_stopped(), []))
-            raise
-        except Exception:
-            log.exception("the job could not be carried through")
-            record(workshop, lambda session: service.finish_failed(session, claim, failures.internal_error(), []))
+        workshop = Workshop(
+            sessions, storage, settings.scratch_dir, sandbox_of(settings), spares, settings.lease_seconds
+        )
+        _carry_through(claim, workshop)
 
 
-@contextmanager
-def database(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    """Sessions of an engine of its own, closed afterwards: connections must never be shared across a fork."""
-    engine = create_engine_for(settings)
+def _carry_through(claim: Claim, workshop: Workshop) -> None:
+    current_job.set(claim.job_id)
     try:
-        yield create_sessions(engine)
+        supervise(claim, workshop)
+    except SystemExit:
+        log.info("told to stop, the job is given back")
+        record(workshop, partial(endings.give_back, claim=claim))
+        raise
+    except Exception as error:
+        log.exception("the job could not be carried through")
+        record(workshop, partial(endings.fail, claim=claim, failure=_why(error)))
     finally:
-        engine.dispose()
+        current_job.set("-")
+
+
+def _why(error: Exception) -> Failure:
+    """What the worker's own trouble means for the job."""
+    if isinstance(error, BlobDamaged):
+        return failures.blob_missing()
+    if isinstance(error, OSError):
+        return failures.storage_full() if error.errno in NO_ROOM else failures.storage_unavailable()
+    return failures.internal_error()

@@ -20,13 +20,16 @@ class UsageWatch:
 
     def __init__(self, leader: int, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
         self.excess: Excess | None = None
+        self.peak_memory_bytes = 0
         self._leader = leader
         self._folder = folder
         self._memory_bytes = memory_bytes
         self._disk_bytes = disk_bytes
 
     def look(self) -> None:
-        if memory_of_group(self._leader) > self._memory_bytes:
+        memory = memory_of_group(self._leader)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
+        if memory > self._memory_bytes:
             self.excess = "memory"
         elif bytes_below(self._folder) > self._disk_bytes:
             self.excess = "disk"

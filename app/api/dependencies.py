@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.intake.limits import Limits
-from app.jobs.queue import send_hint
+from app.jobs.reconciler import Wake
+from app.jobs.submission import MostSeconds
 from app.settings import Settings
 from app.storage import Storage
 
@@ -24,15 +25,18 @@ class Services:
     sessions: sessionmaker[Session]
     storage: Storage
     celery: Celery
+    wake: Wake = lambda: None
+    """Asks the reconciler to look now; does nothing where none runs."""
 
     @property
     def limits(self) -> Limits:
         """How much an upload may be."""
         return Limits(**{field.name: getattr(self.settings, f"gate_{field.name}") for field in fields(Limits)})
 
-    def hint(self, job_id: str, device: str, priority: int) -> None:
-        """Send a job's id to the workers of a device."""
-        send_hint(self.celery, job_id, device, priority)
+    @property
+    def most_seconds(self) -> MostSeconds:
+        """How long a job may wait and run."""
+        return MostSeconds(self.settings.job_pending_seconds, self.settings.job_seconds)
 
 
 def _services(request: Request) -> Services:

@@ -1,5 +1,6 @@
 """The one place that knows status numbers: every refusal becomes application/problem+json (RFC 9457)."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
 from app.api.wording import faults_of
@@ -21,6 +23,8 @@ from app.errors import (
     Unavailable,
     WrongType,
 )
+
+log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 TYPE = "urn:zeropoint:problem:"
@@ -41,6 +45,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    for away in (OperationalError, InterfaceError):
+        app.add_exception_handler(away, _on_database_away)
 
 
 def problem(
@@ -82,6 +88,17 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         raise error
     status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     return problem(request.state.request_id, status, error)
+
+
+def _on_database_away(request: Request, error: Exception) -> Response:
+    """A commit may have been cut off: whether it took effect is not known, so repeating it must be safe."""
+    log.error("the database does not answer", exc_info=error)
+    refusal = Unavailable(
+        "database_unavailable",
+        "The database does not answer.",
+        "Ask again in a moment. A POST /v1/jobs is safe to repeat under an Idempotency-Key.",
+    )
+    return problem(request.state.request_id, HTTPStatus.SERVICE_UNAVAILABLE, refusal, {"Retry-After": "5"})
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -11,8 +11,8 @@ from app.api.openapi import problems
 from app.api.schemas import Readiness
 from app.database import schema_is_current
 from app.errors import Fault, Unavailable
-from app.jobs.queries import live_devices, live_sandbox
 from app.jobs.queue import broker_answers
+from app.jobs.workers import live_devices, live_sandbox
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,12 @@
 """/v1/jobs: submit, list, read, cancel, history."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body_limit import LimitedRoute
@@ -12,7 +14,7 @@ from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import preset_named
-from app.api.schemas import EventBody, EventPage, JobBody, JobPage, JobRequest
+from app.api.schemas import AttemptBody, AttemptPage, EventBody, EventPage, JobBody, JobPage, JobRequest
 from app.errors import Fault, Invalid
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
@@ -61,6 +63,9 @@ async def submit_job(
         device=wanted.device,
         tags=wanted.tags,
         priority=wanted.priority,
+        owner=wanted.owner,
+        pending_seconds=wanted.limits.pending_seconds,
+        running_seconds=wanted.limits.running_seconds,
         idempotency_key=idempotency_key,
     )
     job = await run_in_threadpool(_submit, services, submission)
@@ -79,23 +84,31 @@ def list_jobs(
     state: JobState | None = None,
     tag: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
     model: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
+    owner: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
     limit: LimitQuery = 20,
 ) -> JobPage:
     """List jobs, newest first."""
-    rows = queries.page(session, JobFilter(state, tag, model), before, limit)
-    return JobPage(items=[JobBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
+    rows = queries.page(session, JobFilter(state, tag, model, owner), before, limit)
+    return JobPage(items=_bodies(session, rows), next_cursor=next_cursor(rows, limit))
 
 
 @router.get("/{job_id}", responses=problems(404))
 def read_job(session: SessionDep, job_id: PathName) -> JobBody:
     """Read a job: its state, phase and progress."""
-    return JobBody.model_validate(queries.read(session, job_id))
+    return _body(session, queries.read(session, job_id))
+
+
+@router.get("/{job_id}/attempts", responses=problems(404))
+def list_attempts(session: SessionDep, job_id: PathName) -> AttemptPage:
+    """Read the runs of a job: by whom, since when, and how each ended."""
+    rows = queries.attempts(session, job_id)
+    return AttemptPage(items=[AttemptBody.model_validate(row) for row in rows])
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=problems(404, 409))
 def cancel_job(session: SessionDep, job_id: PathName) -> JobBody:
     """Stop a job. Asking again changes nothing; a job that has ended is refused."""
-    return JobBody.model_validate(service.request_cancel(session, job_id))
+    return _body(session, service.request_cancel(session, job_id))
 
 
 @router.get("/{job_id}/events", responses=problems(404, 422))
@@ -123,12 +136,24 @@ def _recipe(wanted: JobRequest) -> Recipe:
 
 def _submit(services: Services, submission: Submission) -> JobBody:
     with services.sessions() as session:
-        return JobBody.model_validate(service.submit(session, submission, services.hint))
+        body = _body(session, service.submit(session, submission, services.most_seconds))
+    services.wake()
+    return body
 
 
 def _read(services: Services, job_id: str) -> JobBody:
     with services.sessions() as session:
-        return JobBody.model_validate(queries.read(session, job_id))
+        return _body(session, queries.read(session, job_id))
+
+
+def _body(session: Session, job: queries.JobRow) -> JobBody:
+    return _bodies(session, [job])[0]
+
+
+def _bodies(session: Session, jobs: Sequence[queries.JobRow]) -> list[JobBody]:
+    reasons = queries.waiting_for(session, jobs)
+    bodies = [JobBody.model_validate(job) for job in jobs]
+    return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
 
 
 def _wait_seconds(prefer: str | None) -> int:

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
 
+from app.jobs.queries import WaitingFor
 from app.jobs.status import TERMINAL, JobState
+from app.jobs.taxonomy import CLASSES, FailureClass
 from quantization.folder import Phase
 from quantization.recipe import Recipe
 from quantization.report import Verdict
@@ -81,6 +83,15 @@ EXAMPLES: list[JsonValue] = [
 ]
 
 
+class LimitsRequest(BaseModel):
+    """Shorter than the service's own limits; a longer wish is cut to them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pending_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+    running_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+
+
 class JobRequest(BaseModel):
     """One recipe, or the name of a preset, on one model."""
 
@@ -93,7 +104,9 @@ class JobRequest(BaseModel):
     preset: Annotated[str, StringConstraints(max_length=64)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
-    priority: Annotated[int, Field(ge=0, le=9, description="9 runs first.")] = 0
+    priority: Annotated[int, Field(ge=0, le=9, description="Of an owner's jobs, 9 runs first.")] = 0
+    owner: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    limits: LimitsRequest = LimitsRequest()
 
 
 class ProgressBody(Body):
@@ -112,10 +125,23 @@ class FailureBody(Body):
     remedy: str
     phase: Phase | None
 
+    @computed_field
+    def category(self) -> FailureClass:
+        """Whose matter it is: what was sent, what this version can't, a limit, or the service itself."""
+        return CLASSES.get(self.code, FailureClass.SERVICE)
+
+
+class LimitsBody(Body):
+    """How long the job may wait, each time that it does, and how long one attempt may run."""
+
+    pending_seconds: int
+    running_seconds: int
+
 
 class LinksBody(Body):
     self: str
     events: str
+    attempts: str
     report: str
     artifacts: str
 
@@ -138,17 +164,40 @@ class JobBody(Body):
     finished_at: datetime | None
     tags: list[str]
     priority: int
+    owner: str
+    limits: LimitsBody
+    waiting_for: WaitingFor | None = None
 
     @computed_field
     def links(self) -> LinksBody:
         """Where the rest of the job is."""
         here = f"/v1/jobs/{self.id}"
-        return LinksBody(self=here, events=f"{here}/events", report=f"{here}/report", artifacts=f"{here}/artifacts")
+        names = ("events", "attempts", "report", "artifacts")
+        return LinksBody(self=here, **{name: f"{here}/{name}" for name in names})
 
 
 class JobPage(Body):
     items: list[JobBody]
     next_cursor: str | None
+
+
+class AttemptBody(Body):
+    """One run of a job. `outcome` null: it goes on. A run that was given back is no attempt, and has the next one's
+    number.
+    """
+
+    number: int
+    token: int
+    worker: str
+    device: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    peak_memory_bytes: int | None
+
+
+class AttemptPage(Body):
+    items: list[AttemptBody]
 
 
 class EventBody(Body):

@@ -1,4 +1,4 @@
-"""Tables of jobs: the job, its tags, its numbered history, its artifacts, and the workers that announced themselves."""
+"""Tables of jobs: the job, its tags, attempts, numbered history and artifacts; what survives an attempt; who works."""
 
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_model_id", "model_id"),
+        Index("ix_jobs_state_lease_until", "state", "lease_until"),
         UniqueConstraint("idempotency_key"),
     )
 
@@ -32,11 +33,18 @@ class Job(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(64))
     evaluation_dataset_id: Mapped[str | None] = mapped_column(String(64))
     recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
+    owner: Mapped[str] = mapped_column(String(64))
+    wanted_device: Mapped[str] = mapped_column(String(8))
     device: Mapped[str] = mapped_column(String(8))
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    pending_seconds: Mapped[int] = mapped_column(Integer)
+    running_seconds: Mapped[int] = mapped_column(Integer)
+    pending_until: Mapped[datetime] = mapped_column(UtcDateTime)
     token: Mapped[int] = mapped_column(Integer, default=0)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     worker: Mapped[str | None] = mapped_column(String(255))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     events: Mapped[int] = mapped_column(Integer, default=0)
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str] = mapped_column(String(64))
@@ -49,6 +57,11 @@ class Job(Base):
     def tags(self) -> list[str]:
         """The words that the user gave it."""
         return [row.tag for row in self.tag_rows]
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """How long it may wait, each time that it does, and how long one attempt may run."""
+        return {"pending_seconds": self.pending_seconds, "running_seconds": self.running_seconds}
 
     @property
     def progress(self) -> dict[str, float | None]:
@@ -67,6 +80,43 @@ class JobTag(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class Owner(Base):
+    """Whose jobs these are, and when one of them was last claimed: a free slot goes to who waited longest."""
+
+    __tablename__ = "owners"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    served_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Attempt(Base):
+    """One run of a job by one worker; `outcome` is null while it may still write."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    token: Mapped[int] = mapped_column(Integer, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer)
+    worker: Mapped[str] = mapped_column(String(255))
+    device: Mapped[str] = mapped_column(String(8))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str | None] = mapped_column(String(32))
+    peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Checkpoint(Base):
+    """A blob that lets another attempt go on; `key` stands for model, data, recipe, device and versions."""
+
+    __tablename__ = "checkpoints"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
 class JobEvent(Base):

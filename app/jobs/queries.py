@@ -1,19 +1,23 @@
 """What can be asked about jobs; nothing here writes."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from sqlalchemy.orm import Session
 
 from app.database import now
 from app.errors import NotFound
 from app.jobs import repository
-from app.jobs.models import Artifact, Job, JobEvent
+from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import TERMINAL, JobState
+from app.jobs.workers import live_devices
 from quantization.folder import REPORT_FILE
 
-WORKER_SEEN_SECONDS = 30
+JobRow = Job
+"""For annotations of those who may not name the tables."""
+
+WaitingFor = Literal["worker", "pause", "slot"]
+"""A live worker with the job's device; the end of the pause before another attempt; a worker that is not busy."""
 
 
 def read(session: Session, job_id: str) -> Job:
@@ -59,16 +63,30 @@ def report(session: Session, job_id: str) -> Artifact:
     return found
 
 
-def live_devices(session: Session) -> set[str]:
-    """Return the devices that some live worker has."""
-    return repository.devices_seen(session, now() - timedelta(seconds=WORKER_SEEN_SECONDS))
+def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    """Return the runs of a job, in their order. Raises NotFound."""
+    return repository.attempts(session, read(session, job_id).id)
 
 
-def live_sandbox(session: Session) -> dict[str, bool]:
-    """Return the layers of the sandbox: one is on if it holds in every live worker."""
-    sandboxes = repository.sandboxes_seen(session, now() - timedelta(seconds=WORKER_SEEN_SECONDS))
-    layers = sorted({layer for sandbox in sandboxes for layer in sandbox})
-    return {layer: all(sandbox.get(layer, False) for sandbox in sandboxes) for layer in layers}
+def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:
+    """Say what each queued job waits for, by id."""
+    queued = [job for job in jobs if job.state == JobState.QUEUED]
+    if not queued:
+        return {}
+    live, at = live_devices(session), now()
+
+    def reason(job: Job) -> WaitingFor:
+        if job.device not in live:
+            return "worker"
+        return "pause" if job.not_before and job.not_before > at else "slot"
+
+    return {job.id: reason(job) for job in queued}
+
+
+def count_by_state(session: Session) -> dict[JobState, int]:
+    """Return how many jobs are in each state."""
+    found = repository.count_by_state(session)
+    return {state: found.get(state, 0) for state in JobState}
 
 
 def no_job(job_id: str) -> NoReturn:

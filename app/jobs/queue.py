@@ -1,6 +1,6 @@
-"""The Celery object and the one message: a job's id, a hint to look at its row."""
+"""The Celery object and the one message: a hint to look for a job. It names none: whose turn it is, the rows say."""
 
-import logging
+from typing import Any
 
 from celery import Celery
 from kombu import Queue
@@ -8,11 +8,12 @@ from kombu.exceptions import OperationalError
 
 from app.settings import Settings
 
-TASK_NAME = "zeropoint.run_job"
+TASK_NAME = "zeropoint.look"
 DEVICES = ("cpu", "cuda")
-TOP_PRIORITY = 9
+MOST_HINTS = 1000
+"""Sent at once; more come when these have been looked at."""
 
-log = logging.getLogger(__name__)
+BROKER_AWAY = (OperationalError, OSError)
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -33,7 +34,6 @@ def create_celery(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_max_tasks_per_child=200,
         worker_max_memory_per_child=400_000,
-        worker_soft_shutdown_timeout=30,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,  # that channel is unauthenticated; the workers table says who lives
         worker_send_task_events=False,
@@ -52,19 +52,26 @@ def create_celery(settings: Settings) -> Celery:
             "unacked_restore_interval": 10,
             "unacked_restore_throttle": 1,
             "global_keyprefix": settings.broker_prefix,
-            "priority_steps": list(range(TOP_PRIORITY + 1)),
         },
     )
     return celery
 
 
-def send_hint(celery: Celery, job_id: str, device: str, priority: int = 0) -> None:
-    """Tell the workers of a device to look at a job. A hint that can't be sent is logged: the row waits."""
-    try:
-        # Redis serves the lowest number first.
-        celery.send_task(TASK_NAME, args=[job_id], queue=device, priority=TOP_PRIORITY - priority)
-    except (OperationalError, OSError):
-        log.warning("no hint was sent for %s: the broker does not answer", job_id)
+def send_hints(celery: Celery, device: str, wanted: int) -> int:
+    """Let as many hints wait for the workers of a device as there are jobs for them. Return how many were sent.
+
+    Counting first keeps a queue short whose workers are busy, and fills one again that lost everything. Raises
+    BROKER_AWAY when the broker does not answer.
+    """
+    with celery.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, timeout=3)
+        channel = connection.default_channel
+        declared: Any = celery.amqp.queues[device](channel).queue_declare()
+        missing: int = max(0, min(wanted, MOST_HINTS) - declared.message_count)
+        with celery.amqp.Producer(channel) as producer:
+            for _ in range(missing):
+                celery.send_task(TASK_NAME, queue=device, producer=producer, retry=False)
+    return missing
 
 
 def broker_answers(celery: Celery) -> bool:
@@ -72,6 +79,6 @@ def broker_answers(celery: Celery) -> bool:
     try:
         with celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=3)
-    except (OperationalError, OSError):
+    except BROKER_AWAY:
         return False
     return True

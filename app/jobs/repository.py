@@ -1,16 +1,18 @@
 """All SQL about jobs. Nothing here commits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, Update, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app.database import now
-from app.jobs.models import Artifact, Job, JobEvent, JobTag, Worker
-from app.jobs.status import LIVE, JobState, sources_of
+from app.jobs.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
+from app.jobs.status import HELD, LIVE, JobState, Move
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class JobFilter:
     state: JobState | None = None
     tag: str | None = None
     model_id: str | None = None
+    owner: str | None = None
 
 
 def find(session: Session, job_id: str) -> Job | None:
@@ -44,6 +47,8 @@ def page(session: Session, wanted: JobFilter, before: str | None, limit: int) ->
         query = query.where(Job.state == wanted.state)
     if wanted.model_id is not None:
         query = query.where(Job.model_id == wanted.model_id)
+    if wanted.owner is not None:
+        query = query.where(Job.owner == wanted.owner)
     if wanted.tag is not None:
         query = query.join(JobTag).where(JobTag.tag == wanted.tag)
     if before is not None:
@@ -51,25 +56,97 @@ def page(session: Session, wanted: JobFilter, before: str | None, limit: int) ->
     return session.scalars(query).all()
 
 
-def claim(session: Session, job_id: str, worker: str) -> Job | None:
-    """Give a queued job to a worker under a new token; None when it is not queued."""
-    changes = {
-        "state": JobState.RUNNING,
-        "token": Job.token + 1,
-        "attempts": Job.attempts + 1,
-        "worker": worker,
-        "started_at": now(),
-    }
-    query = update(Job).where(Job.id == job_id, Job.state == JobState.QUEUED).values(changes).returning(Job)
-    return session.scalar(query, execution_options={"populate_existing": True})
+def next_queued(session: Session, device: str, at: datetime) -> str | None:
+    """Return the job that a free slot is for, locked: of the owner with the fewest running, then of the one that waited
+    longest for its turn; of those the highest priority, then the oldest.
+    """
+    held = select(Job.owner, func.count().label("running")).where(Job.state.in_(HELD)).group_by(Job.owner).subquery()
+    query = (
+        select(Job.id)
+        .outerjoin(held, held.c.owner == Job.owner)
+        .outerjoin(Owner, Owner.name == Job.owner)
+        .where(Job.state == JobState.QUEUED, Job.device == device, _is_due(at))
+        .order_by(func.coalesce(held.c.running, 0), Owner.served_at.asc().nulls_first(), Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True)
+    )
+    return session.scalar(query)
 
 
-def finish(session: Session, job_id: str, token: int, state: JobState, **results: Any) -> bool:
-    """End a job, if it may end so and the token is still its own. Returns whether it did."""
-    changes = {"state": state, "phase": None, "eta_seconds": None, "finished_at": now(), **results}
-    allowed = [source for source in sources_of(state) if source != JobState.QUEUED]
-    query = update(Job).where(Job.id == job_id, Job.token == token, Job.state.in_(allowed)).values(changes)
-    return session.scalar(query.returning(Job.id)) is not None
+def note_served(session: Session, owner: str, at: datetime) -> None:
+    """Remember that an owner had its turn."""
+    insert: Any = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    statement = insert(Owner).values(name=owner, served_at=at)
+    session.execute(statement.on_conflict_do_update(index_elements=[Owner.name], set_={"served_at": at}))
+
+
+def take(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
+    """Make a move under a new token, if the job's state allows it. Returns the job."""
+    query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources))
+    return _moved(session, query.values({"state": by.target, "token": Job.token + 1, **changes}))
+
+
+def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str, Any]) -> Job | None:
+    """Make a move, if the job's state allows it and the token is still its own. Returns the job."""
+    query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources), Job.token == token)
+    return _moved(session, query.values({"state": by.target, **changes}))
+
+
+def renew(session: Session, job_id: str, token: int, until: datetime) -> JobState | None:
+    """Put a lease off, and return the job's state; None when the token is no longer its own."""
+    query = update(Job).where(Job.id == job_id, Job.token == token, Job.state.in_(HELD)).values(lease_until=until)
+    state = session.scalar(query.returning(Job.state))
+    return None if state is None else JobState(state)
+
+
+def lapsed(session: Session, at: datetime) -> Sequence[Job]:
+    """Return the jobs whose lease ran out, locked."""
+    query = select(Job).where(Job.state.in_(HELD), Job.lease_until < at).order_by(Job.id)
+    return session.scalars(query.with_for_update(skip_locked=True), execution_options={"populate_existing": True}).all()
+
+
+def waited_too_long(session: Session, at: datetime) -> Sequence[Job]:
+    """Return the jobs that waited longer than they may, locked."""
+    query = select(Job).where(Job.state == JobState.QUEUED, Job.pending_until < at).order_by(Job.id)
+    return session.scalars(query.with_for_update(skip_locked=True), execution_options={"populate_existing": True}).all()
+
+
+def reroute(session: Session, devices: Collection[str], device: str) -> None:
+    """Give queued jobs that run anywhere to `device`, unless they already wait for one of `devices`."""
+    lost = (Job.state == JobState.QUEUED, Job.wanted_device == "auto", Job.device.not_in(devices))
+    session.execute(update(Job).where(*lost).values(device=device))
+
+
+def count_due(session: Session, at: datetime) -> dict[str, int]:
+    """Return how many queued jobs each device could claim now."""
+    query = select(Job.device, func.count()).where(Job.state == JobState.QUEUED, _is_due(at)).group_by(Job.device)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """Return how many jobs there are in each state that has any."""
+    return {row[0]: row[1] for row in session.execute(select(Job.state, func.count()).group_by(Job.state))}
+
+
+def end_attempt(session: Session, job_id: str, token: int, **changes: Any) -> None:
+    """Say how an attempt ended."""
+    query = update(Attempt).where(Attempt.job_id == job_id, Attempt.token == token)
+    session.execute(query.values(changes))
+
+
+def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    """Return a job's attempts in their order."""
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.token)).all()
+
+
+def checkpoints(session: Session, key: str) -> Sequence[Checkpoint]:
+    """Return what attempts with this key left, by name."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.key == key).order_by(Checkpoint.name)).all()
+
+
+def forget_checkpoints(session: Session, older_than: datetime) -> None:
+    """Drop the checkpoints that nobody renewed since then."""
+    session.execute(delete(Checkpoint).where(Checkpoint.created_at < older_than))
 
 
 def add_event(session: Session, job_id: str, kind: str, data: dict[str, Any]) -> None:
@@ -102,12 +179,6 @@ def live_job_with(session: Session, upload_id: str) -> str | None:
     return session.scalar(select(Job.id).where(Job.state.in_(LIVE), needs).limit(1))
 
 
-def queued(session: Session) -> list[tuple[str, str]]:
-    """Return id and device of every queued job, oldest first."""
-    query = select(Job.id, Job.device).where(Job.state == JobState.QUEUED).order_by(Job.id)
-    return [(row.id, row.device) for row in session.execute(query)]
-
-
 def find_worker(session: Session, name: str) -> Worker | None:
     """Return a worker that announced itself."""
     return session.get(Worker, name)
@@ -121,3 +192,16 @@ def devices_seen(session: Session, since: datetime) -> set[str]:
 def sandboxes_seen(session: Session, since: datetime) -> Sequence[dict[str, bool]]:
     """Return what workers that announced themselves since then said of their sandboxes."""
     return session.scalars(select(Worker.sandbox).where(Worker.seen_at >= since)).all()
+
+
+def forget_workers(session: Session, not_seen_since: datetime) -> None:
+    """Drop the workers that have not announced themselves since then."""
+    session.execute(delete(Worker).where(Worker.seen_at < not_seen_since))
+
+
+def _is_due(at: datetime) -> ColumnElement[bool]:
+    return or_(Job.not_before.is_(None), Job.not_before <= at)
+
+
+def _moved(session: Session, query: Update) -> Job | None:
+    return session.scalar(query.returning(Job), execution_options={"populate_existing": True})

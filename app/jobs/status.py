@@ -1,5 +1,9 @@
-"""The states of a job, the moves between them and which ones are final: declared here, once."""
+"""The states of a job and the moves between them: declared here, once, for the code, the docs and the tests.
 
+Every UPDATE of a state takes its sources and its target from a move; docs/jobs.md shows the same table.
+"""
+
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -12,22 +16,40 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+@dataclass(frozen=True)
+class Move:
+    """From each of `sources` to `target`, made by `by`."""
 
-MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    JobState.RUNNING: _ENDS | {JobState.CANCELLING},
-    # Work that had already ended when the wish to stop arrived is recorded as it ended.
-    JobState.CANCELLING: _ENDS,
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    sources: frozenset[JobState]
+    target: JobState
+    by: str
+
+
+_QUEUED, _RUNNING = frozenset({JobState.QUEUED}), frozenset({JobState.RUNNING})
+_CANCELLING = frozenset({JobState.CANCELLING})
+
+CLAIM = Move(_QUEUED, JobState.RUNNING, "a worker with a free slot")
+DROP = Move(_QUEUED, JobState.CANCELLED, "a caller who cancels what waits")
+EXPIRE = Move(_QUEUED, JobState.FAILED, "the reconciler, when the job waited too long")
+RECALL = Move(_RUNNING, JobState.CANCELLING, "a caller who cancels what runs")
+RETRY = Move(_RUNNING, JobState.QUEUED, "the worker that stops, or the reconciler when the lease ran out")
+# Work that had already ended when the wish to stop arrived is recorded as it ended.
+SUCCEED = Move(_RUNNING | _CANCELLING, JobState.SUCCEEDED, "the worker that holds the claim")
+FAIL = Move(_RUNNING | _CANCELLING, JobState.FAILED, "the worker, or the reconciler when no attempt is left")
+STOP = Move(_CANCELLING, JobState.CANCELLED, "the worker, or the reconciler when the lease ran out")
+
+MOVES = {
+    "claim": CLAIM,
+    "drop": DROP,
+    "expire": EXPIRE,
+    "recall": RECALL,
+    "retry": RETRY,
+    "succeed": SUCCEED,
+    "fail": FAIL,
+    "stop": STOP,
 }
 
-TERMINAL = frozenset(state for state, moves in MOVES.items() if not moves)
+TERMINAL = frozenset(JobState) - {source for move in MOVES.values() for source in move.sources}
 LIVE = frozenset(JobState) - TERMINAL
-
-
-def sources_of(target: JobState) -> frozenset[JobState]:
-    """Return the states from which a job may come to `target`."""
-    return frozenset(state for state, moves in MOVES.items() if target in moves)
+HELD = frozenset({JobState.RUNNING, JobState.CANCELLING})
+"""A worker holds a claim on it, with a lease."""

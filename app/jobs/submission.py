@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -10,18 +11,18 @@ from sqlalchemy.orm import Session
 from app.catalog import repository as catalog
 from app.catalog.models import Dataset, Model
 from app.catalog.service import no_dataset, no_model
-from app.database import new_id, now
+from app.database import clock, new_id
 from app.errors import Fault, Invalid
 from app.jobs.admission import check_dataset, check_recipe
 from app.jobs.models import Job, JobTag
-from app.jobs.queries import live_devices
 from app.jobs.status import JobState
+from app.jobs.workers import live_devices
 from quantization.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One recipe on one model, with ids of uploads; `priority` 9 runs first, 0 is usual."""
+    """One recipe on one model, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual."""
 
     model: str
     recipe: Recipe
@@ -30,6 +31,9 @@ class Submission:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: tuple[str, ...] = ()
     priority: int = 0
+    owner: str = ""
+    pending_seconds: int | None = None
+    running_seconds: int | None = None
     idempotency_key: str | None = None
 
     @property
@@ -39,7 +43,15 @@ class Submission:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def accept(session: Session, submission: Submission) -> Job:
+@dataclass(frozen=True)
+class MostSeconds:
+    """How long a job may wait and run at most: a wish for more is cut to this."""
+
+    pending: int
+    running: int
+
+
+def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     """Return the row of a job, once everything holds that it needs. Raises Invalid, NotFound."""
     model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
     check_recipe(submission.recipe, model, has_dataset=submission.dataset is not None)
@@ -50,6 +62,8 @@ def accept(session: Session, submission: Submission) -> Job:
         if dataset_id is not None:
             dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
             check_dataset(model, dataset, pointer)
+    created_at = clock(session)
+    pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
         id=new_id("job"),
         state=JobState.QUEUED,
@@ -57,11 +71,16 @@ def accept(session: Session, submission: Submission) -> Job:
         dataset_id=submission.dataset,
         evaluation_dataset_id=submission.evaluation_dataset,
         recipe=submission.recipe.model_dump(mode="json"),
+        owner=submission.owner,
+        wanted_device=submission.device,
         device=_device(session, submission.device),
         priority=submission.priority,
+        pending_seconds=pending,
+        pending_until=created_at + timedelta(seconds=pending),
+        running_seconds=min(submission.running_seconds or most.running, most.running),
         idempotency_key=submission.idempotency_key,
         request_sha256=submission.sha256,
-        created_at=now(),
+        created_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],
     )
 

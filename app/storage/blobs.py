@@ -15,6 +15,10 @@ class Blob:
     bytes: int
 
 
+class BlobDamaged(OSError):
+    """A blob is gone, or its bytes are no longer those of its name."""
+
+
 class BlobWriter(Protocol):
     """Bytes on their way in. As a context manager it aborts what was not committed."""
 
@@ -56,7 +60,7 @@ class Storage(Protocol):
         """Store a copy of a local file."""
 
     def fetch(self, sha256: str, path: Path) -> None:
-        """Copy a blob into a new local file, checking its digest on the way. Raises OSError when it differs."""
+        """Copy a blob into a new local file, checking its digest on the way. Raises BlobDamaged when it differs."""
 
     def path(self, sha256: str) -> Path:
         """A local file with the blob's bytes, to be read only."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.storage.blobs import Blob, BlobWriter
+from app.storage.blobs import Blob, BlobDamaged, BlobWriter
 
 CHUNK_BYTES = 2**20
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -87,13 +87,17 @@ class LocalStorage:
 
     def fetch(self, sha256: str, path: Path) -> None:
         digest = hashlib.sha256()
-        with path.open("xb") as target:
-            for chunk in self.open(sha256):
+        try:
+            source = _blob_path(self._root, sha256).open("rb")
+        except FileNotFoundError as error:
+            raise BlobDamaged(f"The blob {sha256} is gone.") from error
+        with source, path.open("xb") as target:
+            while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 target.write(chunk)
         if digest.hexdigest() != sha256:
             path.unlink()
-            raise OSError(f"The blob {sha256} was changed on disk.")
+            raise BlobDamaged(f"The blob {sha256} was changed on disk.")
 
     def path(self, sha256: str) -> Path:
         path = _blob_path(self._root, sha256)

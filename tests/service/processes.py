@@ -1,5 +1,6 @@
 """What the system shows of processes, and patience."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,11 @@ def descendants(pid: int) -> list[int]:
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def working_folder(pid: int) -> str:
+    """Where a process is; a folder that was moved shows its new place."""
+    return os.readlink(f"/proc/{pid}/cwd")
 
 
 def is_leader(pid: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from tests.servers import ROOT, free_port
-from tests.service.processes import command_line, descendants, eventually, is_leader
+from tests.service.processes import descendants, eventually, is_leader, working_folder
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -57,7 +57,7 @@ class Running:
 
     def child(self, job_id: str) -> int:
         """The process id of a job's child program."""
-        (pid,) = [pid for pid in descendants(self.process.pid) if is_leader(pid) and job_id in command_line(pid)]
+        (pid,) = [pid for pid in descendants(self.process.pid) if is_leader(pid) and job_id in working_folder(pid)]
         return pid
 
 

@@ -28,7 +28,7 @@ def test_it_stops_when_told_to_and_leaves_nothing(
         assert [pid for pid in processes if is_running(pid)] == []
 
 
-def test_it_stops_a_running_job_and_the_job_says_so(
+def test_it_gives_a_running_job_back_and_the_next_one_goes_on_with_it(
     tmp_path: Path, environment: Mapping[str, str], program: Path, many_samples: Path
 ) -> None:
     with service(tmp_path, environment) as running:
@@ -39,8 +39,11 @@ def test_it_stops_a_running_job_and_the_job_says_so(
         running.process.wait(30)
         assert [pid for pid in processes if is_running(pid)] == []
     with service(tmp_path, environment) as again:
-        job = again.job(job_id)
-    assert (job["state"], job["error"]["code"]) == ("failed", "worker_stopped")
+        again.in_phase(job_id, "calibrating")
+        assert again.job(job_id)["attempts"] == 1
+        outcomes = [one["outcome"] for one in again.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]]
+        again.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert outcomes == ["released", None]
 
 
 def test_a_job_is_done_on_either_database(
@@ -86,4 +89,5 @@ def test_a_job_that_waited_while_the_service_was_down_is_done_after_the_start(
         running.in_phase(blocking, "calibrating")
         waiting = running.submit(program, few_samples, {})
     with service(tmp_path, environment) as again:  # with an empty Redis
+        again.client.post(f"/v1/jobs/{blocking}/cancel")
         assert again.ended(waiting)["state"] == "succeeded"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.service import Claim, Input
+from app.jobs.claims import Claim, Input
 from app.storage import open_storage
 from quantization.recipe import Recipe
 from quantization.report import CalibrationReport, EvaluationReport, Report, Summary
@@ -52,6 +52,7 @@ def claim(recipe: Recipe | None = None) -> Claim:
         attempt=1,
         recipe=recipe or Recipe(),
         device="cpu",
+        running_seconds=60,
         model=Input("a" * 64, 10, "c" * 64, 11),
         dataset=Input("b" * 64, 20, "d" * 64, 21),
         evaluation_dataset=None,

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from quantization.folder import Failure
+from quantization.recipe import Recipe
 from worker import failures
 from worker.sandbox import EXIT_UNCONFINED
 
@@ -12,14 +13,14 @@ from worker.sandbox import EXIT_UNCONFINED
 @pytest.mark.parametrize(
     ("failure", "code"),
     [
-        (failures.died(-signal.SIGSEGV, "calibrating"), "crashed"),
-        (failures.died(-signal.SIGKILL, "calibrating"), "out_of_memory"),
-        (failures.died(-signal.SIGSYS, "calibrating"), "sandbox_violation"),
-        (failures.died(-signal.SIGXCPU, "calibrating"), "cpu_time_limit"),
-        (failures.died(-signal.SIGXFSZ, "calibrating"), "disk_limit"),
-        (failures.took_too_much("memory", "calibrating"), "out_of_memory"),
-        (failures.took_too_much("disk", "calibrating"), "disk_limit"),
-        (failures.took_too_long(60, "calibrating"), "wall_time_limit"),
+        (failures.died(-signal.SIGSEGV, "calibrating", Recipe()), "crashed"),
+        (failures.died(-signal.SIGKILL, "calibrating", Recipe()), "out_of_memory"),
+        (failures.died(-signal.SIGSYS, "calibrating", Recipe()), "sandbox_violation"),
+        (failures.died(-signal.SIGXCPU, "calibrating", Recipe()), "cpu_time_limit"),
+        (failures.died(-signal.SIGXFSZ, "calibrating", Recipe()), "disk_limit"),
+        (failures.took_too_much("memory", "calibrating", Recipe()), "out_of_memory"),
+        (failures.took_too_much("disk", "calibrating", Recipe()), "disk_limit"),
+        (failures.took_too_long(60, "calibrating", Recipe()), "wall_time_limit"),
         (failures.invalid_output("calibrating"), "invalid_output"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -34,8 +35,8 @@ def test_a_failure_names_its_code_its_phase_and_a_remedy(failure: Failure, code:
     [(-signal.SIGSEGV, "SIGSEGV"), (-signal.SIGABRT, "SIGABRT"), (2, "exit code 2"), (-200, "-200")],
 )
 def test_a_crash_is_told_by_signal_or_exit_code(exit_code: int, words: str) -> None:
-    assert words in failures.died(exit_code, None).detail
+    assert words in failures.died(exit_code, None, Recipe()).detail
 
 
 def test_a_child_that_could_not_be_confined_is_the_services_own_fault() -> None:
-    assert failures.died(EXIT_UNCONFINED, None).code == "internal_error"
+    assert failures.died(EXIT_UNCONFINED, None, Recipe()).code == "internal_error"

@@ -1,7 +1,8 @@
-"""One sha256 job and its real child program, with a real database and a real storage."""
+"""One claimed job and its real child program, with a real database and a real storage."""
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Model
-from app.jobs import service
+from app.database import begin_writing
+from app.jobs import queries, service
 from app.jobs.models import Job
-from app.jobs.submission import Submission
-from app.settings import Settings, get_settings
+from app.jobs.submission import MostSeconds, Submission
+from app.settings import Settings
 from app.storage import Storage
 from quantization.recipe import CalibrationSettings, Recipe
-from tests.factories import add_dataset, add_model
+from tests.factories import add_dataset, add_model, claim_one
 from tests.networks import convolutional
+from worker.heartbeat import LAST_BEAT_SECONDS
 from worker.sandbox import Sandbox
+from worker.spare import Spares
 from worker.supervisor import Workshop, supervise
-from worker.tasks import run_job
+from worker.tasks import look
 
 # What is recorded is the database's matter, and tested there on both.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -27,19 +31,25 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ONE_BY_ONE = Recipe(calibration=CalibrationSettings(samples=100_000, batch_size=1))
 
 
-@pytest.fixture
-def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
+def submit(session: Session, storage: Storage, folder: Path, running_seconds: int = 60) -> str:
     """A queued job that would calibrate for minutes."""
     example = convolutional(100_000)
-    model = add_model(session, storage, example.export(tmp_path / "model.pt2"))
-    dataset = add_dataset(session, storage, example.save_dataset(tmp_path / "samples.safetensors").read_bytes())
+    model = add_model(session, storage, example.export(folder / "model.pt2"))
+    dataset = add_dataset(session, storage, example.save_dataset(folder / "samples.safetensors").read_bytes())
     submission = Submission(model=model.id, dataset=dataset.id, recipe=ONE_BY_ONE)
-    return service.submit(session, submission, lambda *_: None).id
+    return service.submit(session, submission, MostSeconds(3600, running_seconds)).id
 
 
 @pytest.fixture
-def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Workshop:
-    return Workshop(sessions, storage, settings.scratch_dir, 60, Sandbox())
+def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
+    return submit(session, storage, tmp_path)
+
+
+@pytest.fixture
+def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Iterator[Workshop]:
+    spares = Spares(settings.scratch_dir, Sandbox())
+    yield Workshop(sessions, storage, settings.scratch_dir, Sandbox(), spares, lease_seconds=60)
+    spares.close()
 
 
 def reread(session: Session, job_id: str) -> Job:
@@ -48,11 +58,16 @@ def reread(session: Session, job_id: str) -> Job:
     return session.get_one(Job, job_id)
 
 
+def error_of(job: Job) -> dict[str, str]:
+    assert job.state == "failed"
+    assert job.error is not None
+    return job.error
+
+
 def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     job_id: str, session: Session, workshop: Workshop
 ) -> None:
-    claim = service.claim(session, job_id, "worker")
-    assert claim is not None
+    claim = claim_one(session)
 
     def take_over() -> None:
         time.sleep(1)
@@ -72,25 +87,33 @@ def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     assert not (workshop.scratch / job_id).exists()
 
 
-def test_a_job_that_takes_too_long_is_stopped_and_fails(
-    job_id: str, session: Session, sessions: sessionmaker[Session], storage: Storage, tmp_path: Path
+def test_a_lease_that_can_not_be_renewed_ends_the_child_before_others_may_have_the_job(
+    job_id: str, session: Session, workshop: Workshop
 ) -> None:
-    claim = service.claim(session, job_id, "worker")
-    assert claim is not None
-    supervise(claim, Workshop(sessions, storage, tmp_path / "scratch", 1, Sandbox()))
-    job = reread(session, job_id)
-    assert job.state == "failed"
-    assert job.error is not None
-    assert job.error["code"] == "wall_time_limit"
+    claim = claim_one(session)
+    lease_seconds = 6.0
+    begin_writing(session)  # SQLite's one write lock: renewals wait, as for a database that hangs
+    began = time.monotonic()
+    supervise(claim, replace(workshop, lease_seconds=lease_seconds))
+    assert 3 < time.monotonic() - began < lease_seconds + LAST_BEAT_SECONDS
+    assert not (workshop.scratch / job_id).exists()
+
+
+def test_a_job_that_takes_too_long_is_stopped_and_fails(
+    session: Session, storage: Storage, workshop: Workshop, tmp_path: Path
+) -> None:
+    job_id = submit(session, storage, tmp_path, running_seconds=1)
+    supervise(claim_one(session), workshop)
+    error = error_of(reread(session, job_id))
+    assert error["code"] == "wall_time_limit"
+    assert '"samples": 50000' in error["remedy"]
 
 
 @pytest.mark.parametrize(
     ("sandbox", "code"),
     [
-        (
-            Sandbox(device="cuda", memory_bytes=50 << 20),
-            "out_of_memory",
-        ),  # so that no limit of the kernel's is in the way
+        # on "cuda" no limit of the kernel's is in the way
+        (Sandbox(device="cuda", memory_bytes=50 << 20), "out_of_memory"),
         (Sandbox(disk_bytes=1 << 20), "disk_limit"),
     ],
     ids=["memory", "disk"],
@@ -98,27 +121,39 @@ def test_a_job_that_takes_too_long_is_stopped_and_fails(
 def test_a_job_that_holds_too_much_is_stopped_and_fails(
     sandbox: Sandbox, code: str, job_id: str, session: Session, workshop: Workshop
 ) -> None:
-    claim = service.claim(session, job_id, "worker")
-    assert claim is not None
-    supervise(claim, replace(workshop, sandbox=sandbox))
-    job = reread(session, job_id)
-    assert job.state == "failed"
-    assert job.error is not None
-    assert job.error["code"] == code
+    supervise(claim_one(session), replace(workshop, sandbox=sandbox))
+    error = error_of(reread(session, job_id))
+    assert error["code"] == code
+    assert error["remedy"].startswith('Set "')
+    (attempt,) = queries.attempts(session, job_id)
+    assert attempt.peak_memory_bytes is not None
+    assert attempt.peak_memory_bytes > 1 << 20
 
 
-def test_a_fault_of_the_workers_own_fails_the_job_without_a_word_of_it(
-    job_id: str, session: Session, settings: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
+def look_once(settings: Settings) -> None:
+    spares = Spares(settings.scratch_dir, Sandbox())
+    look("worker", settings, spares)
+    spares.close()
+
+
+def test_an_upload_whose_bytes_are_gone_fails_the_job_and_says_so(
+    job_id: str, session: Session, settings: Settings, storage: Storage
 ) -> None:
-    for name in ("database_url", "storage_url", "scratch_dir"):
-        monkeypatch.setenv(f"ZEROPOINT_{name.upper()}", str(getattr(settings, name)))
-    get_settings.cache_clear()
     sha256 = session.get_one(Model, session.get_one(Job, job_id).model_id).stored_sha256
     storage.delete(sha256)
-    run_job(job_id, "worker")
-    get_settings.cache_clear()
+    look_once(settings)
+    error = error_of(reread(session, job_id))
+    assert error["code"] == "blob_missing"
+    assert sha256 not in str(error)
+
+
+def test_a_storage_that_is_away_is_waited_for(job_id: str, session: Session, settings: Settings) -> None:
+    sha256 = session.get_one(Model, session.get_one(Job, job_id).model_id).stored_sha256
+    blobs = Path(settings.storage_url.removeprefix("file:")) / "blobs" / sha256[:2]
+    blobs.rename(blobs.with_name("away"))
+    blobs.symlink_to(blobs)  # opening anything below fails with ELOOP, for root too
+    look_once(settings)
     job = reread(session, job_id)
-    assert job.state == "failed"
-    assert job.error is not None
-    assert job.error["code"] == "internal_error"
-    assert sha256 not in str(job.error)
+    assert (job.state, job.attempts, job.error) == ("queued", 1, None)
+    assert job.not_before is not None
+    assert [attempt.outcome for attempt in queries.attempts(session, job_id)] == ["storage_unavailable"]

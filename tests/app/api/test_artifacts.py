@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.api.digests import repr_digest
-from app.jobs import service
-from app.jobs.service import Product
+from app.jobs import endings
+from app.jobs.endings import Product
 from app.storage import Storage
-from tests.factories import add_job
+from tests.factories import add_job, claim_one
 
 DATA = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -23,14 +23,13 @@ def job(client: httpx.Client, sessions: sessionmaker[Session], storage: Storage)
     """The address of a job that succeeded."""
     with sessions() as session:
         job_id = add_job(session).id
-        claim = service.claim(session, job_id, "worker")
-        assert claim is not None
+        claim = claim_one(session)
         products = []
         for name, kind, data in (("model.safetensors", "safetensors", DATA), ("report.json", "report", REPORT)):
             with storage.writer() as writer:
                 writer.write(data)
                 products.append(Product(name, kind, writer.commit()))
-        service.finish_succeeded(session, claim, "passed", products)
+        endings.succeed(session, claim, "passed", products)
     return f"/v1/jobs/{job_id}"
 
 

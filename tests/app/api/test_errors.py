@@ -5,10 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from app.api.wording import WORDS
 from app.errors import TITLES
+from app.main import create_services
+from app.settings import Settings
+from tests.factories import add_job
+from tests.servers import free_port
 
 KEYS = {"type", "title", "status", "code", "detail", "remedy", "request_id"}
 
@@ -54,12 +58,9 @@ def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
     assert "GET" in client.put("/v1/presets").headers["Allow"]
 
 
-def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Client, engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE job_tags"))
-        connection.execute(text("DROP TABLE job_events"))
-        connection.execute(text("DROP TABLE artifacts"))
-        connection.execute(text("DROP TABLE jobs"))
+def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Client, session: Session) -> None:
+    add_job(session).recipe = {"no": "recipe"}
+    session.commit()
     answer = client.get("/v1/jobs", headers={"X-Request-ID": "mine"})
     assert answer.status_code == 500
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -71,6 +72,17 @@ def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Cli
         "code": "internal_error",
         "request_id": "mine",
     }
+
+
+def test_a_database_that_is_away_is_said_and_nothing_of_it(client: httpx.Client, settings: Settings) -> None:
+    app: Any = client.app  # type: ignore[attr-defined]
+    away = f"postgresql://someone:secret@127.0.0.1:{free_port()}/nowhere"
+    app.state.services = create_services(settings.model_copy(update={"database_url": away}))
+    answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert answer.headers["Retry-After"]
+    assert "127.0.0.1" not in answer.text
+    app.state.services.engine.dispose()
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", ""])

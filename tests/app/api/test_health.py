@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.database import migrate
-from app.jobs import service
+from app.jobs import workers
 from app.main import create_services
 from app.settings import Settings
 from tests.servers import free_port
@@ -42,13 +42,13 @@ def test_alive_needs_nothing(served_with: Callable[..., httpx.Client]) -> None:
 
 
 def test_ready_with_every_part(client: httpx.Client, session: Session) -> None:
-    service.announce_worker(session, "w", "cpu", {"landlock": True})
+    workers.announce_worker(session, "w", "cpu", {"landlock": True})
     assert client.get("/readyz").json() == {"status": "ready", "sandbox": {"landlock": True}}
 
 
 def test_a_layer_counts_as_on_when_every_worker_has_it(client: httpx.Client, session: Session) -> None:
-    service.announce_worker(session, "new", "cpu", {"landlock": True, "seccomp": True, "signals": True})
-    service.announce_worker(session, "old", "cpu", {"landlock": True, "seccomp": False})
+    workers.announce_worker(session, "new", "cpu", {"landlock": True, "seccomp": True, "signals": True})
+    workers.announce_worker(session, "old", "cpu", {"landlock": True, "seccomp": False})
     layers = {"landlock": True, "seccomp": False, "signals": False}
     assert client.get("/readyz").json()["sandbox"] == layers
 
@@ -58,7 +58,7 @@ def test_not_ready_without_a_worker(client: httpx.Client) -> None:
 
 
 def test_not_ready_without_a_broker(served_with: Callable[..., httpx.Client], session: Session) -> None:
-    service.announce_worker(session, "w", "cpu", {})
+    workers.announce_worker(session, "w", "cpu", {})
     assert missing(served_with(broker_url=f"redis://127.0.0.1:{free_port()}")) == ["/broker"]
 
 
@@ -73,6 +73,6 @@ def test_not_ready_without_a_database(served_with: Callable[..., httpx.Client]) 
 
 
 def test_not_ready_when_blobs_can_not_be_written(client: httpx.Client, settings: Settings, session: Session) -> None:
-    service.announce_worker(session, "w", "cpu", {})
+    workers.announce_worker(session, "w", "cpu", {})
     (Path(settings.storage_url.removeprefix("file:")) / "tmp").rmdir()
     assert missing(client) == ["/storage"]

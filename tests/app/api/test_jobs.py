@@ -8,11 +8,13 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.jobs import service
+from app.jobs import endings, workers
+from quantization.folder import Failure
 from quantization.presets import PRESETS
-from tests.factories import safetensors
+from tests.factories import claim_one, safetensors
 
 WEIGHT_ONLY = "int8-weight-only"
+LOST_STORAGE = Failure(code="storage_unavailable", title="Away", detail="It was.", remedy="Again.")
 WRONG = safetensors(x=("F32", [4, 3, 8, 8]))
 
 
@@ -29,7 +31,8 @@ def submitted(client: httpx.Client, model_id: str, **more: Any) -> dict[str, Any
 
 
 def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, Any]) -> None:
-    answer = client.post("/v1/jobs", json={**wish, "tags": ["b", "a", "b"], "priority": 3})
+    more = {"tags": ["b", "a", "b"], "priority": 3, "owner": "vision", "limits": {"pending_seconds": 60}}
+    answer = client.post("/v1/jobs", json={**wish, **more})
     job = answer.json()
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
@@ -51,9 +54,13 @@ def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, A
         "finished_at": None,
         "tags": ["a", "b"],
         "priority": 3,
+        "owner": "vision",
+        "limits": {"pending_seconds": 60, "running_seconds": 24 * 3600},
+        "waiting_for": "worker",
         "links": {
             "self": f"/v1/jobs/{job['id']}",
             "events": f"/v1/jobs/{job['id']}/events",
+            "attempts": f"/v1/jobs/{job['id']}/attempts",
             "report": f"/v1/jobs/{job['id']}/report",
             "artifacts": f"/v1/jobs/{job['id']}/artifacts",
         },
@@ -189,6 +196,44 @@ def archive_model(client: httpx.Client, archive: Any) -> tuple[str, str]:
     return one, two
 
 
+def test_jobs_are_found_by_their_owner(client: httpx.Client, model_id: str) -> None:
+    job = submitted(client, model_id, owner="vision")
+    submitted(client, model_id, owner="speech")
+    items = client.get("/v1/jobs", params={"owner": "vision"}).json()["items"]
+    assert [item["id"] for item in items] == [job["id"]]
+
+
+def test_a_job_says_what_it_waits_for(client: httpx.Client, model_id: str, session: Session) -> None:
+    address = submitted(client, model_id)["links"]["self"]
+    assert client.get(address).json()["waiting_for"] == "worker"
+    workers.announce_worker(session, "w", "cpu", {})
+    assert client.get(address).json()["waiting_for"] == "slot"
+    claim = claim_one(session)
+    assert client.get(address).json()["waiting_for"] is None
+    endings.fail(session, claim, LOST_STORAGE)
+    assert client.get(address).json()["waiting_for"] == "pause"
+
+
+def test_every_attempt_is_listed(client: httpx.Client, model_id: str, session: Session) -> None:
+    job = submitted(client, model_id)
+    endings.give_back(session, claim_one(session, worker="one"))
+    endings.stop(session, claim_one(session, worker="two"))
+    attempts = client.get(job["links"]["attempts"]).json()["items"]
+    assert [(a["number"], a["token"], a["worker"], a["outcome"]) for a in attempts] == [
+        (1, 1, "one", "released"),
+        (1, 2, "two", None),
+    ]
+    assert attempts[0]["ended_at"] >= attempts[0]["started_at"]
+
+
+def test_a_failed_job_says_whose_matter_it_is(client: httpx.Client, model_id: str, session: Session) -> None:
+    address = submitted(client, model_id)["links"]["self"]
+    claim = claim_one(session)
+    endings.fail(session, claim, LOST_STORAGE.model_copy(update={"code": "out_of_memory"}))
+    error = client.get(address).json()["error"]
+    assert (error["code"], error["category"]) == ("out_of_memory", "resource")
+
+
 def test_an_unknown_state_is_refused(client: httpx.Client) -> None:
     answer = client.get("/v1/jobs", params={"state": "paused"})
     assert answer.json()["errors"][0]["pointer"] == "/query/state"
@@ -199,7 +244,7 @@ def test_cancel_is_idempotent_until_the_job_has_ended(
 ) -> None:
     job = submitted(client, model_id)
     with sessions() as session:
-        assert service.claim(session, job["id"], "worker")
+        claim_one(session)
     answers = [client.post(f"{job['links']['self']}/cancel") for _ in range(2)]
     assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(202, "cancelling")] * 2
 
@@ -219,7 +264,7 @@ def test_events_are_numbered_and_read_from_any_point(client: httpx.Client, model
     assert client.get(job["links"]["events"], params={"after": 1}).json()["items"] == events[1:]
 
 
-@pytest.mark.parametrize("address", ["", "/events", "/report", "/artifacts", "/artifacts/report.json"])
+@pytest.mark.parametrize("address", ["", "/events", "/attempts", "/report", "/artifacts", "/artifacts/report.json"])
 def test_an_unknown_job_is_not_found(client: httpx.Client, address: str) -> None:
     answer = client.get(f"/v1/jobs/job_0{address}")
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")

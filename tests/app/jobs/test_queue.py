@@ -1,14 +1,14 @@
 """Hints on a real Redis."""
 
-import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
 from kombu import Connection
 
-from app.jobs.queue import TASK_NAME, broker_answers, create_celery, send_hint
+from app.jobs.queue import BROKER_AWAY, MOST_HINTS, TASK_NAME, broker_answers, create_celery, send_hints
 from app.settings import Settings
 from tests.servers import free_port
 
@@ -25,39 +25,39 @@ def celery(redis_url: str, request: pytest.FixtureRequest) -> Iterator[Celery]:
     celery.close()
 
 
-def received(celery: Celery, device: str, count: int) -> list[str]:
-    """Return the job ids of the next messages in a queue."""
-    ids = []
+def waiting(celery: Celery, device: str) -> int:
+    """How many hints are in a queue."""
+    with celery.connection_for_read() as connection:
+        declared: Any = celery.amqp.queues[device](connection.default_channel).queue_declare()
+        count: int = declared.message_count
+        return count
+
+
+def test_as_many_hints_wait_as_there_are_jobs(celery: Celery) -> None:
+    assert [send_hints(celery, "cuda", wanted) for wanted in (2, 2, 3, 1, 0)] == [2, 0, 1, 0, 0]
+    assert (waiting(celery, "cuda"), waiting(celery, "cpu")) == (3, 0)
+
+
+def test_a_hint_names_no_job(celery: Celery) -> None:
+    send_hints(celery, "cpu", 1)
     with celery.connection_for_read() as connection:
         assert isinstance(connection, Connection)
-        with connection.SimpleQueue(device) as queue:
-            for _ in range(count):
-                message = queue.get(timeout=5)
-                assert message.headers["task"] == TASK_NAME
-                ids.append(message.payload[0][0])
-                message.ack()
-    return ids
+        with connection.SimpleQueue("cpu") as queue:
+            message = queue.get(timeout=5)
+            assert message.headers["task"] == TASK_NAME
+            assert message.payload[:2] == [[], {}]
+            message.ack()
 
 
-def test_a_hint_is_the_job_s_id_on_the_queue_of_its_device(celery: Celery) -> None:
-    send_hint(celery, "job_1", "cuda")
-    send_hint(celery, "job_2", "cpu")
-    assert received(celery, "cuda", 1) == ["job_1"]
-    assert received(celery, "cpu", 1) == ["job_2"]
+def test_a_flood_of_jobs_is_no_flood_of_hints(celery: Celery) -> None:
+    assert send_hints(celery, "cpu", MOST_HINTS + 5) == MOST_HINTS
 
 
-def test_a_higher_priority_is_served_first(celery: Celery) -> None:
-    for priority in (0, 9, 5):
-        send_hint(celery, f"job_{priority}", "cpu", priority)
-    assert received(celery, "cpu", 3) == ["job_9", "job_5", "job_0"]
-
-
-def test_without_a_broker_a_hint_is_logged_and_soon_given_up(away: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_broker_sending_is_soon_given_up(away: Settings) -> None:
     started = time.monotonic()
-    with caplog.at_level(logging.WARNING):
-        send_hint(create_celery(away), "job_1", "cpu")
+    with pytest.raises(BROKER_AWAY):
+        send_hints(create_celery(away), "cpu", 1)
     assert time.monotonic() - started < 5
-    assert "no hint was sent for job_1" in caplog.text
 
 
 def test_broker_answers(celery: Celery, away: Settings) -> None:

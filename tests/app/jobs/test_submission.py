@@ -10,33 +10,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.catalog.models import Model
 from app.database import new_id
 from app.errors import Conflict, Invalid, NotFound
-from app.jobs import queries, service
+from app.jobs import queries, service, workers
 from app.jobs.models import Worker
 from app.jobs.repository import JobFilter
-from app.jobs.service import Product
-from app.jobs.submission import Submission
-from app.storage import Blob, Storage
-from quantization.folder import Failure
+from app.jobs.status import JobState
+from app.jobs.submission import MostSeconds, Submission
+from app.storage import Storage
 from quantization.recipe import Recipe
-from tests.factories import add_dataset, add_job, add_model, safetensors
+from tests.factories import MOST, add_dataset, add_job, add_model, claim_one, safetensors
 
 WEIGHT_ONLY = Recipe(activations=None)
-MODEL_FILE = Product("model.safetensors", "safetensors", Blob("c" * 64, 3))
-REPORT = Product("report.json", "report", Blob("d" * 64, 4))
-FAILURE = Failure(code="crashed", title="It crashed", detail="It did.", remedy="Try.", phase="calibrating")
-
-
-def test_a_hint_is_sent_after_the_row_can_be_seen(sessions: sessionmaker[Session]) -> None:
-    seen: list[str] = []
-
-    def hint(job_id: str, device: str, priority: int) -> None:
-        with sessions() as other:
-            seen.append(queries.read(other, job_id).state)
-
-    with sessions() as session:
-        model = add_job(session).model_id
-        service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), hint)
-    assert seen == ["queued"]
 
 
 def test_the_same_key_and_request_are_one_job(session: Session) -> None:
@@ -63,7 +46,7 @@ def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session
     def submit() -> None:
         barrier.wait()
         with sessions() as session:
-            made.append(service.submit(session, wish, lambda *_: None).id)
+            made.append(service.submit(session, wish, MOST).id)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]
     for thread in threads:
@@ -76,7 +59,7 @@ def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session
 @pytest.mark.parametrize(("live", "queue"), [([], "cpu"), (["cpu"], "cpu"), (["cpu", "cuda"], "cuda")])
 def test_auto_takes_a_gpu_when_one_lives(session: Session, live: list[str], queue: str) -> None:
     for device in live:
-        service.announce_worker(session, device, device, {})
+        workers.announce_worker(session, device, device, {})
     assert add_job(session).device == queue
 
 
@@ -87,18 +70,18 @@ def test_a_gpu_that_nobody_has_is_refused(session: Session) -> None:
 
 
 def test_a_worker_that_was_not_seen_for_long_does_not_count(session: Session) -> None:
-    service.announce_worker(session, "w", "cuda", {})
+    workers.announce_worker(session, "w", "cuda", {})
     worker = session.get_one(Worker, "w")
     worker.seen_at = worker.seen_at.replace(year=2020)
     session.commit()
-    assert queries.live_devices(session) == set()
-    service.announce_worker(session, "w", "cuda", {})
-    assert queries.live_devices(session) == {"cuda"}
+    assert workers.live_devices(session) == set()
+    workers.announce_worker(session, "w", "cuda", {})
+    assert workers.live_devices(session) == {"cuda"}
 
 
 def test_a_model_is_kept_while_a_live_job_needs_it(session: Session) -> None:
     job = add_job(session)
-    assert service.claim(session, job.id, "worker")
+    claim_one(session)
     service.request_cancel(session, job.id)
     with pytest.raises(Conflict) as refusal:
         service.delete_model(session, job.model_id)
@@ -139,7 +122,7 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: se
     def submit(model: str) -> None:
         barrier.wait()
         with sessions() as session, suppress(NotFound):
-            service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), lambda *_: None)
+            service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), MOST)
 
     def delete(model: str) -> None:
         barrier.wait()
@@ -153,8 +136,8 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: se
         for thread in threads:
             thread.join()
     with sessions() as session:
-        for job_id, _ in service.queued_job_ids(session):
-            assert session.get(Model, queries.read(session, job_id).model_id) is not None
+        for job in queries.page(session, JobFilter(JobState.QUEUED), None, 100):
+            assert session.get(Model, job.model_id) is not None
 
 
 @pytest.mark.parametrize(
@@ -191,3 +174,12 @@ def test_a_wrong_layer_name_gets_near_names(session: Session, storage: Storage, 
 def test_an_upload_that_is_not_there_is_refused(session: Session, field: str) -> None:
     with pytest.raises(NotFound):
         add_job(session, **{field: new_id("dts")})
+
+
+@pytest.mark.parametrize(("wish", "got"), [(None, 100), (7, 7), (1000, 100)])
+def test_a_wish_for_time_is_cut_to_the_services_own_limits(session: Session, wish: int | None, got: int) -> None:
+    model = add_job(session).model_id
+    submission = Submission(model=model, recipe=WEIGHT_ONLY, pending_seconds=wish, running_seconds=wish)
+    job = service.submit(session, submission, MostSeconds(pending=100, running=100))
+    assert job.limits == {"pending_seconds": got, "running_seconds": got}
+    assert (job.pending_until - job.created_at).total_seconds() == got

@@ -1,0 +1,166 @@
+"""A worker's right to run a job: to take it, to hold it, to report on it. Each use-case is one transaction.
+
+The row is the truth. A claim has a fencing token and a lease; whatever a worker writes names its token, so one that was
+presumed dead can spoil nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.catalog import repository as catalog
+from app.catalog.models import Dataset, Model
+from app.catalog.service import no_dataset, no_model
+from app.database import begin_writing, clock
+from app.jobs import repository
+from app.jobs.models import Attempt, Checkpoint, Job
+from app.jobs.status import CLAIM, HELD, JobState
+from app.storage import Blob
+from quantization.folder import Progress
+from quantization.recipe import Recipe
+
+
+class Standing(StrEnum):
+    """What the row says to the worker that holds a token."""
+
+    GO_ON = "go_on"
+    CANCEL = "cancel"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Input(Blob):
+    """A blob that the gate wrote, and the upload that it stands for: what its owner knows it by."""
+
+    uploaded_sha256: str
+    uploaded_bytes: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to run a job, and all it needs to do so."""
+
+    job_id: str
+    token: int
+    attempt: int
+    recipe: Recipe
+    device: str
+    running_seconds: int
+    model: Input
+    dataset: Input | None
+    evaluation_dataset: Input | None
+
+
+def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
+    """Take the queued job whose turn it is; None when there is nothing to do."""
+    begin_writing(session)
+    at = clock(session)
+    job_id = repository.next_queued(session, device, at)
+    changes: dict[str, Any] = {
+        "worker": worker,
+        "lease_until": at + timedelta(seconds=lease_seconds),
+        "not_before": None,
+        "started_at": at,
+        "attempts": Job.attempts + 1,
+    }
+    job = repository.take(session, job_id, CLAIM, changes) if job_id else None
+    if job is None:
+        session.rollback()
+        return None
+    # Counted before the work: a job that takes its machine down with it is counted too.
+    session.add(
+        Attempt(job_id=job.id, token=job.token, number=job.attempts, worker=worker, device=device, started_at=at)
+    )
+    repository.note_served(session, job.owner, at)
+    repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
+    taken = _claim_of(session, job)
+    session.commit()
+    return taken
+
+
+def renew(session: Session, claim: Claim, lease_seconds: float) -> Standing:
+    """Put the lease off."""
+    begin_writing(session)
+    until = clock(session) + timedelta(seconds=lease_seconds)
+    state = repository.renew(session, claim.job_id, claim.token, until)
+    session.commit()
+    return _standing(state)
+
+
+def standing(session: Session, claim: Claim) -> Standing:
+    """Say whether the worker shall go on; a read that ends its transaction."""
+    job = repository.find(session, claim.job_id)
+    session.rollback()
+    return standing_of(job, claim)
+
+
+def report_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> Standing:
+    """Record how far the work is; a new phase is a line of the history."""
+    begin_writing(session)
+    job = repository.lock(session, claim.job_id)
+    found = standing_of(job, claim)
+    if job is None or found == Standing.LOST:
+        session.rollback()
+        return Standing.LOST
+    if job.phase != progress.phase:
+        repository.add_event(session, job.id, "phase", {"phase": progress.phase})
+    job.phase, job.done, job.total = progress.phase, progress.done, progress.total
+    job.eta_seconds = eta_seconds
+    session.commit()
+    return found
+
+
+def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> Standing:
+    """Remember a blob that lets another attempt go on; it replaces the one of the same name."""
+    begin_writing(session)
+    found = standing_of(repository.lock(session, claim.job_id), claim)
+    if found != Standing.LOST:
+        kept = Checkpoint(key=key, name=name, sha256=blob.sha256, bytes=blob.bytes, created_at=clock(session))
+        session.merge(kept)
+    session.commit()
+    return found
+
+
+def checkpoints(session: Session, key: str) -> dict[str, str]:
+    """Return name and sha256 of what attempts with this key left."""
+    found = {row.name: row.sha256 for row in repository.checkpoints(session, key)}
+    session.rollback()
+    return found
+
+
+def standing_of(job: Job | None, claim: Claim) -> Standing:
+    """Say what a row says to the holder of a claim."""
+    return _standing(JobState(job.state) if job is not None and job.token == claim.token else None)
+
+
+def _standing(state: JobState | None) -> Standing:
+    if state not in HELD:
+        return Standing.LOST
+    return Standing.CANCEL if state == JobState.CANCELLING else Standing.GO_ON
+
+
+def _claim_of(session: Session, job: Job) -> Claim:
+    return Claim(
+        job_id=job.id,
+        token=job.token,
+        attempt=job.attempts,
+        recipe=Recipe.model_validate(job.recipe),
+        device=job.device,
+        running_seconds=job.running_seconds,
+        model=_input(catalog.find(session, Model, job.model_id) or no_model(job.model_id)),
+        dataset=_dataset(session, job.dataset_id),
+        evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
+    )
+
+
+def _dataset(session: Session, dataset_id: str | None) -> Input | None:
+    if dataset_id is None:
+        return None
+    return _input(catalog.find(session, Dataset, dataset_id) or no_dataset(dataset_id))
+
+
+def _input(upload: Model | Dataset) -> Input:
+    return Input(upload.stored_sha256, upload.stored_bytes, upload.sha256, upload.bytes)

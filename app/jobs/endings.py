@@ -1,0 +1,132 @@
+"""How attempts end: recorded once, with all that came of it, by whoever still holds the token; or not at all.
+
+A job's own death is final. What carries jobs may be lost: then the job is queued again, while attempts are left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.database import begin_writing, clock, new_id
+from app.jobs import repository
+from app.jobs.claims import Claim, Standing, standing_of
+from app.jobs.models import Artifact, Job
+from app.jobs.status import FAIL, RETRY, STOP, SUCCEED, Move
+from app.jobs.taxonomy import is_transient
+from app.storage import Blob
+from quantization.folder import Failure
+
+MAX_ATTEMPTS = 3
+RETRY_PAUSE = timedelta(seconds=5)
+VALIDATION_FAILED = "validation_failed"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One artifact that was stored."""
+
+    name: str
+    kind: str
+    blob: Blob
+
+
+def succeed(
+    session: Session, claim: Claim, verdict: str, products: Sequence[Product], peak_memory_bytes: int | None = None
+) -> bool:
+    """Record success with its artifacts; False when the token is no longer the job's and nothing was written."""
+    return _end(session, claim, SUCCEED, products, peak_memory_bytes, verdict=verdict)
+
+
+def fail(
+    session: Session,
+    claim: Claim,
+    failure: Failure,
+    products: Sequence[Product] = (),
+    peak_memory_bytes: int | None = None,
+) -> bool:
+    """Record why a job failed; a report may come with it. What is transient is tried again while attempts are left."""
+    if is_transient(failure.code) and claim.attempt < MAX_ATTEMPTS:
+        pause = RETRY_PAUSE * 4 ** (claim.attempt - 1)
+        again = _requeue(session, claim, failure.code, peak_memory_bytes, pause=pause)
+        return again or stop(session, claim, peak_memory_bytes)
+    verdict = "failed" if failure.code == VALIDATION_FAILED else None
+    return _end(session, claim, FAIL, products, peak_memory_bytes, verdict=verdict, error=failure.model_dump())
+
+
+def stop(session: Session, claim: Claim, peak_memory_bytes: int | None = None) -> bool:
+    """Record that the work was stopped because somebody wished so."""
+    return _end(session, claim, STOP, (), peak_memory_bytes)
+
+
+def give_back(session: Session, claim: Claim) -> bool:
+    """Let another worker go on with the job: this one was told to stop, which is no attempt."""
+    return _requeue(session, claim, "released", None, attempts=Job.attempts - 1) or stop(session, claim)
+
+
+def requeue(session: Session, job: Job, at: datetime, because: str, **changes: Any) -> bool:
+    """Put a job whose attempt ended back into the queue, within the caller's transaction."""
+    ended = {"phase": None, "eta_seconds": None, "worker": None, "lease_until": None, "done": 0, "total": 0}
+    waits = {"pending_until": at + timedelta(seconds=job.pending_seconds)}
+    if repository.move(session, job.id, RETRY, job.token, {**ended, **waits, **changes}) is None:
+        return False
+    repository.end_attempt(session, job.id, job.token, ended_at=at, outcome=because)
+    repository.add_event(session, job.id, "state", {"state": RETRY.target, "because": because})
+    return True
+
+
+def finish(session: Session, job_id: str, token: int, by: Move, at: datetime, **results: Any) -> bool:
+    """End a job for good, within the caller's transaction; False when its token is another one."""
+    ended = {"phase": None, "eta_seconds": None, "lease_until": None, "finished_at": at}
+    if repository.move(session, job_id, by, token, {**ended, **results}) is None:
+        return False
+    repository.end_attempt(session, job_id, token, ended_at=at, outcome=by.target)
+    data = {"state": by.target} | {key: value for key, value in results.items() if value is not None}
+    repository.add_event(session, job_id, "state", data)
+    return True
+
+
+def _end(
+    session: Session, claim: Claim, by: Move, products: Sequence[Product], peak: int | None, **results: Any
+) -> bool:
+    begin_writing(session)
+    at = clock(session)
+    if not finish(session, claim.job_id, claim.token, by, at, **results):
+        session.rollback()
+        return False
+    repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=peak)
+    session.add_all(_artifact(claim, product, at) for product in products)
+    session.commit()
+    return True
+
+
+def _requeue(
+    session: Session, claim: Claim, because: str, peak: int | None, pause: timedelta | None = None, **changes: Any
+) -> bool:
+    begin_writing(session)
+    at = clock(session)
+    job = repository.lock(session, claim.job_id)
+    if pause:
+        changes["not_before"] = at + pause
+    held = job is not None and standing_of(job, claim) != Standing.LOST
+    if job is None or not held or not requeue(session, job, at, because, **changes):
+        session.rollback()
+        return False
+    repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=peak)
+    session.commit()
+    return True
+
+
+def _artifact(claim: Claim, product: Product, at: datetime) -> Artifact:
+    return Artifact(
+        id=new_id("art"),
+        job_id=claim.job_id,
+        attempt=claim.attempt,
+        name=product.name,
+        kind=product.kind,
+        bytes=product.blob.bytes,
+        sha256=product.blob.sha256,
+        created_at=at,
+    )

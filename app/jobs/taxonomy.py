@@ -1,0 +1,56 @@
+"""Why jobs fail: every stable code and its class. docs/errors.md gives each its cause and remedy.
+
+A job's own death is final at once; only the loss of what carries a job is tried again, which is the class `transient`.
+"""
+
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    USER_INPUT = "user_input"
+    """The model, the samples or the recipe: change what was sent."""
+    UNSUPPORTED = "unsupported"
+    """A sound wish that this version can't fulfil."""
+    RESOURCE = "resource"
+    """A limit was reached: ask for less, or for a higher limit."""
+    SERVICE = "service"
+    """A fault of ours: tell the operator."""
+    TRANSIENT = "transient"
+    """What carries jobs was lost, more often than a job is tried again."""
+
+
+CLASSES = {
+    "dataset_does_not_fit": FailureClass.USER_INPUT,
+    "dataset_invalid": FailureClass.USER_INPUT,
+    "dataset_required": FailureClass.USER_INPUT,
+    "non_finite_activations": FailureClass.USER_INPUT,
+    "non_finite_samples": FailureClass.USER_INPUT,
+    "non_finite_weights": FailureClass.USER_INPUT,
+    "nothing_to_quantize": FailureClass.USER_INPUT,
+    "profile_does_not_match": FailureClass.USER_INPUT,
+    "profile_incomplete": FailureClass.USER_INPUT,
+    "profile_invalid": FailureClass.USER_INPUT,
+    "program_invalid": FailureClass.USER_INPUT,
+    "recipe_matches_nothing": FailureClass.USER_INPUT,
+    "sandbox_violation": FailureClass.USER_INPUT,
+    "validation_failed": FailureClass.USER_INPUT,
+    "unsupported_input": FailureClass.UNSUPPORTED,
+    "cpu_time_limit": FailureClass.RESOURCE,
+    "disk_limit": FailureClass.RESOURCE,
+    "no_such_worker": FailureClass.RESOURCE,
+    "out_of_memory": FailureClass.RESOURCE,
+    "pending_time_limit": FailureClass.RESOURCE,
+    "wall_time_limit": FailureClass.RESOURCE,
+    "blob_missing": FailureClass.SERVICE,
+    "crashed": FailureClass.SERVICE,
+    "internal_error": FailureClass.SERVICE,
+    "invalid_output": FailureClass.SERVICE,
+    "storage_full": FailureClass.TRANSIENT,
+    "storage_unavailable": FailureClass.TRANSIENT,
+    "worker_lost": FailureClass.TRANSIENT,
+}
+
+
+def is_transient(code: str) -> bool:
+    """Whether another attempt may end otherwise."""
+    return CLASSES[code] is FailureClass.TRANSIENT

@@ -1,0 +1,105 @@
+"""A claim's pulse: a thread that renews the lease, records progress, and learns what the row wants.
+
+A database that hangs stops this thread and nothing else. By the worker's own clock the lease then ends a little before
+others may take the job: `standing` is LOST from there on, whether the database says so or not.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import claims
+from app.jobs.claims import Claim, Standing
+
+BEATS_PER_LEASE = 4
+LISTEN_SECONDS = 0.5
+LAST_BEAT_SECONDS = 1.0
+POLL_SECONDS = 0.002
+SAFE_SHARE = 5 / 6
+"""Of the lease: clocks drift, and stopping a child takes a moment."""
+
+Write = Callable[[Session], Standing]
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Beats while it is entered; `standing` is what the row last said, `tell` has something written to it."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        claim: Claim,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sessions = sessions
+        self._claim = claim
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._held_until = clock() + lease_seconds * SAFE_SHARE
+        self._renew_at = clock() + lease_seconds / BEATS_PER_LEASE
+        self._said = Standing.GO_ON
+        self._writes: deque[Write] = deque()
+        self._asked = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_over, name="heartbeat", daemon=True)
+
+    @property
+    def standing(self) -> Standing:
+        """Whether to go on."""
+        return Standing.LOST if self._clock() > self._held_until else self._said
+
+    def tell(self, write: Write) -> None:
+        """Have something written soon, in order; a database that is away gets it when it is back."""
+        self._writes.append(write)
+        self._asked.set()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all is written that was told, but no longer than this: an end must not come before its phases."""
+        until = self._clock() + seconds
+        while self._writes and self._clock() < until:
+            time.sleep(POLL_SECONDS)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._asked.set()
+        self._thread.join(LAST_BEAT_SECONDS)
+
+    def _beat_until_over(self) -> None:
+        pause = min(LISTEN_SECONDS, self._lease_seconds / BEATS_PER_LEASE)
+        while not self._over.is_set():
+            try:
+                self._said = self._beat()
+            except SQLAlchemyError:
+                log.warning("the database does not answer, the child goes on while the lease holds")
+            except Exception:
+                log.exception("this beat failed, the next one may not")
+            self._asked.wait(pause)
+            self._asked.clear()
+
+    def _beat(self) -> Standing:
+        with self._sessions() as session:
+            said = claims.standing(session, self._claim)
+            while self._writes and said is not Standing.LOST:
+                said = self._writes[0](session)
+                self._writes.popleft()
+            began = self._clock()
+            if began >= self._renew_at and said is not Standing.LOST:
+                said = claims.renew(session, self._claim, self._lease_seconds)
+                self._held_until = began + self._lease_seconds * SAFE_SHARE
+                self._renew_at = began + self._lease_seconds / BEATS_PER_LEASE
+        return said
