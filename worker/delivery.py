@@ -6,7 +6,6 @@ a report that does not parse makes the whole output invalid: half a result is no
 
 import json
 import os
-import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.jobs.claims import Claim
 from app.jobs.endings import Product
+from app.jobs.taxonomy import CLASSES
 from app.storage import Storage
 from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
 from quantization.report import Report
@@ -32,7 +32,6 @@ REPORT_CAP = 64 << 20
 SIZE_FACTOR = 4
 ROOM_BYTES = 64 << 20
 ERROR_CAP = 1 << 16
-CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -44,8 +43,8 @@ class OutputError(Exception):
 def read_failure(folder: Path) -> Failure:
     """out/error.json. Raises OutputError."""
     failure = _read(_out(folder) / ERROR_FILE, Failure, ERROR_CAP)
-    if not CODE.fullmatch(failure.code):
-        raise OutputError(f"{ERROR_FILE}: {failure.code!r} is no code")
+    if failure.code not in CLASSES:
+        raise OutputError(f"{ERROR_FILE}: {failure.code[:64]!r} is no code")
     return failure
 
 

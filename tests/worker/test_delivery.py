@@ -191,7 +191,7 @@ def test_a_reason_that_is_too_long_is_refused(folder: Path) -> None:
         read_failure(folder)
 
 
-@pytest.mark.parametrize("code", ["", "Bad", "a b", "x" * 65, "<script>"])
+@pytest.mark.parametrize("code", ["", "Bad", "a b", "x" * 65, "<script>", "unheard_of"])
 def test_a_reason_whose_code_is_no_code_is_refused(code: str, folder: Path) -> None:
     reason = {"code": code, "title": "a", "detail": "a", "remedy": "a"}
     (folder / "out" / "error.json").write_text(json.dumps(reason))

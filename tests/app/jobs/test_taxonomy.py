@@ -1,0 +1,45 @@
+"""Why jobs fail: each code has a class, is documented with it, and is given by something that a job may meet."""
+
+import re
+from pathlib import Path
+
+from app.jobs.taxonomy import CLASSES, FailureClass, is_transient
+from tests.servers import ROOT
+
+PYTHON_ONLY = {
+    # refusals of the library that no job can meet: it takes modules in memory, saved folders and Python keywords
+    *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit", "recipe_invalid"),
+    *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
+    *("unsupported_model", "unsupported_module", "unsupported_output"),
+}
+DEATHS = ("worker/failures.py", "app/jobs/reconciler.py", "quantization/run.py")
+
+
+def refusals() -> set[str]:
+    """The code of every QuantizationError that the library raises."""
+    kinds = "InvalidModel|InvalidSamples|InvalidProfile|InvalidRecipe|Unsupported|ValidationFailed"
+    text = "".join(path.read_text() for path in (ROOT / "quantization").rglob("*.py"))
+    return set(re.findall(rf'\b(?:{kinds})\(\s*"(\w+)"', text))
+
+
+def deaths() -> set[str]:
+    """The code of every Failure that is not a refusal."""
+    return {code for name in DEATHS for code in re.findall(r'\bcode="(\w+)"', Path(ROOT / name).read_text())}
+
+
+def test_every_code_has_a_class_and_every_class_has_a_code() -> None:
+    assert set(CLASSES) == (refusals() - PYTHON_ONLY) | deaths()
+    assert set(CLASSES.values()) == set(FailureClass)
+
+
+def test_what_no_job_can_meet_is_raised_all_the_same() -> None:
+    assert refusals() >= PYTHON_ONLY
+
+
+def test_every_code_is_documented_with_its_class() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| .+ \| .+ \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert {code: kind for code, kind in rows if not kind.isdigit()} == CLASSES
+
+
+def test_only_the_loss_of_what_carries_jobs_is_tried_again() -> None:
+    assert {code for code in CLASSES if is_transient(code)} == {"storage_full", "storage_unavailable", "worker_lost"}
