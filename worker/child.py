@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from worker import probe
 from worker.sandbox import EXIT_UNCONFINED, GO, Sandbox, Unconfined, child_command, confine, lock_down, parse
@@ -50,7 +51,7 @@ def _become(program: str, *rest: str) -> int:
     return _gate(sandbox, rest[2:])
 
 
-def _job(sandbox: Sandbox, told: str) -> int:
+def _job(sandbox: Sandbox, told: str) -> NoReturn:
     confine(Path(os.curdir), sandbox)  # FOLDER may have another name by now
     # Libraries remember where their caches are when they are imported; the second process gets these too.
     os.environ.update(HOME=HERE, TMPDIR=HERE, TORCHINDUCTOR_CACHE_DIR=HERE)  # noqa: TID251 - no setting is read
@@ -59,7 +60,10 @@ def _job(sandbox: Sandbox, told: str) -> int:
 
     with loadback.reader_process([*child_command("loadback"), told]) as process:
         lock_down(sandbox)
-        return run.do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else 0
+        exit_code = run.do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # Python would take apart all that torch loaded, for half a second
 
 
 def _gate(sandbox: Sandbox, arguments: Sequence[str]) -> int:
