@@ -1,6 +1,6 @@
 """What every storage does. A blob is known by the sha256 of its bytes and never changes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,19 @@ class Blob:
 
 class BlobDamaged(OSError):
     """A blob is gone, or its bytes are no longer those of its name."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep removed: blobs and their bytes, and uploads that were never finished."""
+
+    blobs: int
+    bytes: int
+    unfinished: int
+
+
+Referenced = Callable[[Sequence[str]], set[str]]
+"""Says which of some digests a row names."""
 
 
 class BlobWriter(Protocol):
@@ -70,6 +83,13 @@ class Storage(Protocol):
 
     def delete(self, sha256: str) -> None:
         """Remove a blob; an unknown one is no error."""
+
+    def sweep(self, older_than_seconds: float, referenced: Referenced) -> Swept:
+        """Remove unreferenced blobs and unfinished uploads that are older than a grace time.
+
+        The grace must be longer than a row may take to follow the commit of its blob; then no blob is removed that a
+        row names, whoever commits and deletes meanwhile. Raises OSError, and what `referenced` raises.
+        """
 
     def check(self) -> None:
         """Raise OSError when blobs can't be written."""
