@@ -1,5 +1,6 @@
 """What every storage does. A blob is known by the sha256 of its bytes and never changes."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,15 @@ class Swept:
 Referenced = Callable[[Sequence[str]], set[str]]
 """Says which of some digests a row names."""
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errno of an OSError that says: the disk, the quota or the process may hold no more."""
+
 
 class BlobWriter(Protocol):
-    """Bytes on their way in. As a context manager it aborts what was not committed."""
+    """Bytes on their way in. As a context manager it aborts what was not committed.
+
+    Writing and committing raise OSError; its errno is in NO_ROOM when room is what is missing.
+    """
 
     @property
     def path(self) -> Path:
@@ -46,6 +53,9 @@ class BlobWriter(Protocol):
     @property
     def size(self) -> int:
         """How much was written so far."""
+
+    def expect(self, size: int) -> None:
+        """Raise OSError (NO_ROOM) when there is no room for so many more bytes; none is set aside."""
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""

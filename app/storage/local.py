@@ -1,5 +1,6 @@
 """Blobs in a folder: tmp/<random> while they are written, then blobs/ab/cd/<sha256>."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,8 @@ from app.storage.layout import blob_path, locked, sync_folder
 from app.storage.sweep import sweep_folder
 
 CHUNK_BYTES = 2**20
+RESERVE_BYTES = 16 * 2**20
+"""Room on the file system that blobs leave alone: rows and logs may live there too, and must go on."""
 
 
 def folder_of(url: str) -> Path:
@@ -39,7 +42,14 @@ class LocalWriter:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
+    def expect(self, size: int) -> None:
+        room = os.fstatvfs(self._file.fileno())
+        # A file system that does not know its own size gives it as 0.
+        if room.f_blocks and size > room.f_bavail * room.f_frsize - RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def write(self, chunk: bytes) -> None:
+        self.expect(len(chunk))
         view = memoryview(chunk)
         while view:
             view = view[self._file.write(view) :]
