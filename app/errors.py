@@ -7,7 +7,8 @@
     ├── TooLarge      over a limit
     ├── WrongType     a kind of content that is not taken
     ├── Invalid       readable, and refused for what it says
-    └── Unavailable   not now
+    ├── Unavailable   not now
+    └── StorageFull   no room to keep it
 
 A code is stable and has one title; docs/errors.md lists each with its cause and remedy.
 """
@@ -56,6 +57,7 @@ TITLES = {
     "request_invalid": "The request is not valid",
     "request_unreadable": "The request can't be read",
     "route_not_found": "Nothing is here",
+    "storage_full": "There is no room left for this file",
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
@@ -109,3 +111,7 @@ class Invalid(ServiceError):
 
 class Unavailable(ServiceError):
     """Not now."""
+
+
+class StorageFull(ServiceError):
+    """No room to keep it."""

@@ -11,12 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """One frozen set of values for a process; `.env.example` lists each with its default."""
 
-    model_config = SettingsConfigDict(env_prefix="ZEROPOINT_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ZEROPOINT_", env_parse_none_str="None", frozen=True)
 
     database_url: str = "sqlite:///data/zeropoint.db"
     broker_url: str = "redis://127.0.0.1:6379/0"
     broker_prefix: str = "zeropoint:"
     storage_url: str = "file:data/storage"
+    keep_blobs_seconds: int = Field(default=24 * 3600, ge=3600)
+    keep_jobs_seconds: int | None = Field(default=None, ge=60)
     scratch_dir: Path = Path("data/scratch")
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1)
     max_json_bytes: int = Field(default=2**20, ge=1024)

@@ -19,6 +19,7 @@ from app.errors import (
     Malformed,
     NotFound,
     ServiceError,
+    StorageFull,
     TooLarge,
     Unavailable,
     WrongType,
@@ -37,6 +38,7 @@ STATUSES: dict[type[ServiceError], HTTPStatus] = {
     WrongType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 

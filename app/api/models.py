@@ -13,7 +13,7 @@ from app.jobs.service import delete_model
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.post("", status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422))
+@router.post("", status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507))
 async def upload_model(
     request: Request, response: Response, services: ServicesDep, name: NameQuery = None
 ) -> ModelBody:

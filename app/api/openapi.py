@@ -18,6 +18,7 @@ _REASONS = {
     416: "The range lies outside the artifact.",
     422: "Refused for what it says; errors names each place.",
     503: "Not now; the answer says which part is missing.",
+    507: "There is no room left for this file.",
 }
 
 _EXAMPLE = {

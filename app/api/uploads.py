@@ -1,6 +1,7 @@
 """Takes an upload, raw or as a form, into storage while it is hashed; memory stays constant."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -13,8 +14,10 @@ from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
 from app.api.multipart import FormFile
 from app.catalog.service import Upload
-from app.errors import Malformed, TooLarge, WrongType
-from app.storage import BlobWriter
+from app.errors import Malformed, StorageFull, TooLarge, WrongType
+from app.storage import NO_ROOM, BlobWriter
+
+log = logging.getLogger(__name__)
 
 WRITE_BYTES = 2**20
 FORM_OVERHEAD_BYTES = 64 * 2**10
@@ -50,11 +53,17 @@ Add = Callable[[Session, Upload, str], Row]
 async def take_upload(request: Request, services: Services, name: str | None, add: Add[Row]) -> Row:
     """Stream the body into storage, then run the use-case that checks and keeps it.
 
-    An upload that ends early, for whatever reason, leaves no file.
+    An upload that ends early, for whatever reason, leaves no file. Raises ServiceError.
     """
-    with await run_in_threadpool(services.storage.writer) as writer:
-        filename = await _receive(request, writer, services.settings.max_upload_bytes)
-        return await run_in_threadpool(_keep, services, writer, _plain(filename), name, add)
+    try:
+        with await run_in_threadpool(services.storage.writer) as writer:
+            filename = await _receive(request, writer, services.settings.max_upload_bytes)
+            return await run_in_threadpool(_keep, services, writer, _plain(filename), name, add)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        log.warning("an upload found no room", exc_info=True)
+        raise _storage_full() from error
 
 
 def _keep(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
@@ -66,7 +75,10 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str 
     """Write the file to storage; return the name that the client's form gave it."""
     form = _form_of(request)
     limit = max_bytes + (FORM_OVERHEAD_BYTES if form else 0)
-    _check_announced_length(request, limit, max_bytes)
+    announced = _announced_length(request)
+    if announced > limit:
+        raise _too_large(max_bytes)
+    await run_in_threadpool(writer.expect, announced)
     whole = announced_sha256(request.headers, "Content-Digest")
     file = announced_sha256(request.headers, "Repr-Digest")
     body_hash = hashlib.sha256()
@@ -111,10 +123,10 @@ def _form_of(request: Request) -> FormFile | None:
     return None
 
 
-def _check_announced_length(request: Request, limit: int, max_bytes: int) -> None:
+def _announced_length(request: Request) -> int:
+    """Content-Length; 0 when there is none, or nothing that counts bytes."""
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > limit:
-        raise _too_large(max_bytes)
+    return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -122,6 +134,14 @@ def _too_large(max_bytes: int) -> TooLarge:
         "upload_too_large",
         f"The file has more than {max_bytes} bytes, the largest that is taken here.",
         "Send fewer samples or a smaller model, or ask the operator to raise ZEROPOINT_MAX_UPLOAD_BYTES.",
+    )
+
+
+def _storage_full() -> StorageFull:
+    return StorageFull(
+        "storage_full",
+        "The disk that keeps uploads has no room for this file.",
+        "Ask the operator for room, or delete models and datasets that nobody needs: their room is free within a day.",
     )
 
 

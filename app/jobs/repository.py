@@ -199,6 +199,13 @@ def forget_workers(session: Session, not_seen_since: datetime) -> None:
     session.execute(delete(Worker).where(Worker.seen_at < not_seen_since))
 
 
+def delete_ended(session: Session, before: datetime, limit: int) -> int:
+    """Delete some of the jobs that ended before a time, and return how many; their other rows go with them."""
+    ended = select(Job.id).where(Job.state.not_in(LIVE), Job.finished_at < before).order_by(Job.id).limit(limit)
+    query = delete(Job).where(Job.id.in_(ended)).returning(Job.id)
+    return len(session.scalars(query, execution_options={"synchronize_session": False}).all())
+
+
 def _is_due(at: datetime) -> ColumnElement[bool]:
     return or_(Job.not_before.is_(None), Job.not_before <= at)
 

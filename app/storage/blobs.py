@@ -1,6 +1,7 @@
 """What every storage does. A blob is known by the sha256 of its bytes and never changes."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,27 @@ class BlobDamaged(OSError):
     """A blob is gone, or its bytes are no longer those of its name."""
 
 
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep removed: blobs and their bytes, and uploads that were never finished."""
+
+    blobs: int
+    bytes: int
+    unfinished: int
+
+
+Referenced = Callable[[Sequence[str]], set[str]]
+"""Says which of some digests a row names."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errno of an OSError that says: the disk, the quota or the process may hold no more."""
+
+
 class BlobWriter(Protocol):
-    """Bytes on their way in. As a context manager it aborts what was not committed."""
+    """Bytes on their way in. As a context manager it aborts what was not committed.
+
+    Writing and committing raise OSError; its errno is in NO_ROOM when room is what is missing.
+    """
 
     @property
     def path(self) -> Path:
@@ -33,6 +53,9 @@ class BlobWriter(Protocol):
     @property
     def size(self) -> int:
         """How much was written so far."""
+
+    def expect(self, size: int) -> None:
+        """Raise OSError (NO_ROOM) when there is no room for so many more bytes; none is set aside."""
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""
@@ -70,6 +93,13 @@ class Storage(Protocol):
 
     def delete(self, sha256: str) -> None:
         """Remove a blob; an unknown one is no error."""
+
+    def sweep(self, older_than_seconds: float, referenced: Referenced) -> Swept:
+        """Remove unreferenced blobs and unfinished uploads that are older than a grace time.
+
+        The grace must be longer than a row may take to follow the commit of its blob; then no blob is removed that a
+        row names, whoever commits and deletes meanwhile. Raises OSError, and what `referenced` raises.
+        """
 
     def check(self) -> None:
         """Raise OSError when blobs can't be written."""

@@ -1,18 +1,22 @@
 """Blobs in a folder: tmp/<random> while they are written, then blobs/ab/cd/<sha256>."""
 
+import errno
+import fcntl
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.storage.blobs import Blob, BlobDamaged, BlobWriter
+from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Referenced, Swept
+from app.storage.layout import blob_path, locked, sync_folder
+from app.storage.sweep import sweep_folder
 
 CHUNK_BYTES = 2**20
-DIGEST = re.compile(r"[0-9a-f]{64}")
+RESERVE_BYTES = 16 * 2**20
+"""Room on the file system that blobs leave alone: rows and logs may live there too, and must go on."""
 
 
 def folder_of(url: str) -> Path:
@@ -32,12 +36,20 @@ class LocalWriter:
         self.size = 0
         self.path = root / "tmp" / secrets.token_hex(16)
         self._file = self.path.open("xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_SH)  # while it is held, no sweep takes the file for a dead one
 
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
+    def expect(self, size: int) -> None:
+        room = os.fstatvfs(self._file.fileno())
+        # A file system that does not know its own size gives it as 0.
+        if room.f_blocks and size > room.f_bavail * room.f_frsize - RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def write(self, chunk: bytes) -> None:
+        self.expect(len(chunk))
         view = memoryview(chunk)
         while view:
             view = view[self._file.write(view) :]
@@ -45,19 +57,24 @@ class LocalWriter:
         self.size += len(chunk)
 
     def commit(self) -> Blob:
-        os.fsync(self._file.fileno())
-        os.fchmod(self._file.fileno(), 0o400)
-        self._file.close()
-        target = _blob_path(self._root, self.sha256)
+        descriptor = self._file.fileno()
+        os.fsync(descriptor)
+        os.fchmod(descriptor, 0o400)
+        target = blob_path(self._root, self.sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.rename(target)
+        with locked(self._root, fcntl.LOCK_SH):
+            os.utime(descriptor)  # a blob's age counts from here, however long ago its last byte came
+            self.path.rename(target)
+        self._file.close()
         for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
-            _sync_folder(folder)
+            sync_folder(folder)
         return Blob(self.sha256, self.size)
 
     def abort(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +105,7 @@ class LocalStorage:
     def fetch(self, sha256: str, path: Path) -> None:
         digest = hashlib.sha256()
         try:
-            source = _blob_path(self._root, sha256).open("rb")
+            source = blob_path(self._root, sha256).open("rb")
         except FileNotFoundError as error:
             raise BlobDamaged(f"The blob {sha256} is gone.") from error
         with source, path.open("xb") as target:
@@ -100,7 +117,7 @@ class LocalStorage:
             raise BlobDamaged(f"The blob {sha256} was changed on disk.")
 
     def path(self, sha256: str) -> Path:
-        path = _blob_path(self._root, sha256)
+        path = blob_path(self._root, sha256)
         if not path.is_file():
             raise FileNotFoundError(f"There is no blob {sha256}.")
         return path
@@ -114,22 +131,11 @@ class LocalStorage:
                 yield chunk
 
     def delete(self, sha256: str) -> None:
-        _blob_path(self._root, sha256).unlink(missing_ok=True)
+        blob_path(self._root, sha256).unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float, referenced: Referenced) -> Swept:
+        return sweep_folder(self._root, older_than_seconds, referenced)
 
     def check(self) -> None:
         with self.writer() as writer:
             writer.write(b"ready")
-
-
-def _blob_path(root: Path, sha256: str) -> Path:
-    if not DIGEST.fullmatch(sha256):
-        raise FileNotFoundError("That is not the name of a blob.")
-    return root / "blobs" / sha256[:2] / sha256[2:4] / sha256
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

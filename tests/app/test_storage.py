@@ -19,7 +19,7 @@ def local(root: Path) -> LocalStorage:
 
 
 def files(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file()]
+    return [path for path in root.glob("*/**/*") if path.is_file()]
 
 
 def write(storage: LocalStorage, data: bytes) -> str:

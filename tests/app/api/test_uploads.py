@@ -24,7 +24,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 
 
 def files(settings: Settings) -> list[Path]:
-    return [path for path in Path(settings.storage_url.removeprefix("file:")).rglob("*") if path.is_file()]
+    return [path for path in Path(settings.storage_url.removeprefix("file:")).glob("*/**/*") if path.is_file()]
 
 
 def digest(data: bytes) -> str:

@@ -1,0 +1,77 @@
+"""Removes what nobody needs from a storage folder while others write to it: old blobs without a row, dead uploads.
+
+Why no blob in use is removed. A row follows its blob's commit, and a commit makes the file's time fresh: it renames a
+new file over the old one. A sweep fixes its cutoff first, then asks the database, then looks at the time again and
+unlinks. A row that the database did not name yet was committed after it was asked, hence its blob less than the grace
+before that: the time is behind the cutoff, and the sweep sees it, because commit's [touch, rename] and the sweep's
+[look, unlink] exclude each other. So the grace must be longer than a row takes to follow its blob.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from app.storage.blobs import Referenced, Swept
+from app.storage.layout import DIGEST, blob_path, locked, present_ns
+
+BATCH = 500
+
+
+def sweep_folder(root: Path, older_than_seconds: float, referenced: Referenced) -> Swept:
+    """Remove what is older than the grace and named by nothing. Raises OSError, and what `referenced` raises."""
+    cutoff = present_ns(root) - int(older_than_seconds * 1e9)
+    unfinished = sum(_drop_unfinished(path, cutoff) for path in (root / "tmp").iterdir())
+    sizes: list[int] = []
+    candidates = _old_blobs(root / "blobs", cutoff)
+    while batch := list(islice(candidates, BATCH)):
+        needed = referenced(batch)
+        found = [_remove(root, sha256, cutoff) for sha256 in batch if sha256 not in needed]
+        sizes += [size for size in found if size is not None]
+    return Swept(len(sizes), sum(sizes), unfinished)
+
+
+def _old_blobs(folder: Path, cutoff: int) -> Iterator[str]:
+    for path in folder.glob("*/*/*"):
+        if DIGEST.fullmatch(path.name) and _time_ns(path) <= cutoff:
+            yield path.name
+
+
+def _remove(root: Path, sha256: str, cutoff: int) -> int | None:
+    """Unlink a blob that nothing named, and return its size; None when it was committed again, or is gone."""
+    with ExitStack() as opened:
+        with locked(root, fcntl.LOCK_EX):
+            path = blob_path(root, sha256)
+            try:
+                # Opened, not only looked at: a network file system may answer a look from memory, an open it may not.
+                facts = os.fstat(opened.enter_context(path.open("rb")).fileno())
+            except FileNotFoundError:
+                return None
+            if facts.st_mtime_ns > cutoff:
+                return None
+            # No need to sync the folder: a blob that a crash brings back is swept another time.
+            path.unlink()
+        # The file is still open: its room is given back after the lock, so no commit waits for that.
+        return facts.st_size
+
+
+def _drop_unfinished(path: Path, cutoff: int) -> bool:
+    """Remove an upload that nobody writes any more; a living writer holds a lock on its file, however slow it is."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mtime_ns > cutoff:
+                return False
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True
+
+
+def _time_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 2**63
