@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from quantization.affine import grid_for
+from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidProfile, InvalidSamples
 from quantization.layers import Activation
 from quantization.observers import observer_for
 from quantization.observers.observer import Target
+from quantization.passes import Pass
 from quantization.profile import CALIBRATE_AGAIN, Profile
 from quantization.recipe import ActivationSettings
 from quantization.samples import Batches
@@ -30,27 +32,51 @@ LATE_GROWTH = 0.25
 """Share of a range that may come with the last quarter of the batches; more is worth a warning."""
 
 
-def calibrate(source: Source, choices: Sequence[Choice], samples: Batches, step: Step) -> Profile:
+def calibrate(
+    source: Source,
+    choices: Sequence[Choice],
+    samples: Batches,
+    step: Step,
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+) -> Profile:
     """The statistics that the observers of these choices need."""
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
     layers = [choice.layer for choice in choices if choice.layer.name in wishes]
-    return collect(source, layers, samples, step, {name for name, wish in wishes.items() if wish.needs_histogram})
+    histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
+    return collect(source, layers, samples, step, histograms, checkpoints=checkpoints)
 
 
 def collect(
-    source: Source, layers: Sequence[Layer], samples: Batches, step: Step, histograms: Collection[str]
+    source: Source,
+    layers: Sequence[Layer],
+    samples: Batches,
+    step: Step,
+    histograms: Collection[str],
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
     """Statistics of the inputs of `layers`, with histograms for the names in `histograms`, in one pass.
 
-    Layers without a module, and those that no sample reaches, are left out.
+    Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
+    there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.
     """
     modules = {layer.name: layer.module for layer in layers if layer.module is not None}
     collectors = {name: Collector(histogram=name in histograms) for name in modules}
-    source.reset()
+    checkpoints.begin()
+    progress = Pass(source, collectors)
+    progress.resume(checkpoints)
+    if progress.done:
+        step(progress.done, len(samples))
     with torch.no_grad(), _watched(modules, collectors):
-        for done, batch in enumerate(samples, start=1):
+        for batch in progress.remaining(samples):
             source.run(batch)
-            step(done, len(samples))
+            progress.done += 1
+            if checkpoints.due:
+                progress.keep(checkpoints)
+            step(progress.done, len(samples))
+    if checkpoints.long:
+        progress.keep(checkpoints)
     source.reset()
     seen = {name: collector.statistics() for name, collector in collectors.items() if collector.count}
     return Profile(seen, samples.count, len(samples), samples.batch_size)

@@ -1,10 +1,13 @@
 """The engine: plan, calibrate, quantize. It knows sources by their leaves and formats not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from quantization.calibration import calibrate, static_grids, thin_spots
+from quantization.calibration import Step, calibrate, static_grids, thin_spots
+from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidRecipe, InvalidSamples
+from quantization.finished import FinishedLayers
 from quantization.folder import Phase
 from quantization.layers import Activation, Quantized, QuantizedLayer
 from quantization.profile import Profile
@@ -58,9 +61,15 @@ def split(samples: Samples, wanted: int | None) -> tuple[Samples, Samples | None
 
 
 def quantize_source(
-    source: Source, recipe: Recipe, planned: Plan, report: Report, profile: Profile | None = None
+    source: Source,
+    recipe: Recipe,
+    planned: Plan,
+    report: Report,
+    profile: Profile | None = None,
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Quantized:
-    """Run the plan; with a `profile` of these samples, without a forward pass.
+    """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
 
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
@@ -69,16 +78,14 @@ def quantize_source(
     if not static or planned.calibration is None:
         profile = None
     elif profile is None:
-        profile = calibrate(source, static, planned.calibration, lambda *at: report("calibrating", *at))
+        samples, step = planned.calibration, partial(report, "calibrating")
+        profile = calibrate(source, static, samples, step, checkpoints=checkpoints)
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)
         static = [choice for choice in planned.choices if choice.activations is not None]
     activations = {} if profile is None else static_grids(static, profile)
     # 2. weights: layer by layer
-    layers = []
-    for done, choice in enumerate(planned.choices, start=1):
-        layers.append(quantize_layer(choice, activations.get(choice.layer.name)))
-        report("quantizing", done, len(planned.choices))
+    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints)
     calibration = _calibration_report(profile, list(activations))
     return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
 
@@ -99,6 +106,27 @@ def without_idle(planned: Plan, profile: Profile) -> Plan:
     left = [c.layer for c in planned.choices if c.layer.name in idle]
     skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in left]
     return replace(planned, choices=choices, skipped=[*planned.skipped, *skipped])
+
+
+def quantize_layers(
+    choices: Sequence[Choice], activations: Mapping[str, Activation], step: Step, checkpoints: Checkpoints
+) -> list[QuantizedLayer]:
+    """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
+    finished = FinishedLayers(checkpoints, choices)
+    done, layers = len(finished.found), []
+    if done:
+        step(done, len(choices))
+    for choice in choices:
+        activation = activations.get(choice.layer.name)
+        layer = finished.take(choice.layer.name, activation)
+        if layer is None:
+            layer = quantize_layer(choice, activation)
+            finished.add(layer)
+            done += 1
+            step(done, len(choices))
+        layers.append(layer)
+    finished.close()
+    return layers
 
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:

@@ -4,6 +4,8 @@
     FOLDER/<spec.model>              the model file, <spec.dataset>, <spec.evaluation_dataset> likewise
     FOLDER/<spec.profile>            statistics to reuse in place of a calibration pass, if named
     FOLDER/profile.safetensors       statistics to keep, when `keep_profile` asks for them
+    FOLDER/checkpoints/<name>        what long phases have done so far, when `checkpoint_key` asks for it; found there
+                                     when the program starts, it goes on from it (see `checkpoints`)
     FOLDER/out/<name>                every artifact, and report.json
     FOLDER/out/error.json            Failure, when the program ends with EXIT_FAILED
 
@@ -41,10 +43,12 @@ class JobSpec(Frozen):
     evaluation_dataset: str | None = None
     profile: str | None = None
     keep_profile: bool = False
-    checkpoint_key: str | None = None
-    checkpoint_seconds: float = 30.0
     device: Literal["cpu", "cuda"] = "cpu"
     recipe: Recipe = Recipe()
+    checkpoint_key: str | None = None
+    """Names all that decides the result: inputs, recipe, device, versions. None: no checkpoint is written or read."""
+    checkpoint_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How much work may be lost: a long phase leaves a checkpoint this often, a shorter one none."""
 
 
 class Progress(Frozen):

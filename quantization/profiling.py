@@ -3,17 +3,16 @@
 The key hashes what decides the statistics: the model's tensors, and every tensor that was calibrated on.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from quantization.calibration import Step, collect
 from quantization.profile import Profile, load_profile, profile_key, save_profile
 from quantization.samples import Batches
 from quantization.sources.source import Source
+from quantization.tensor_files import Digest
 
 
 def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profile:
@@ -33,25 +32,6 @@ def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profil
     profile = collect(source, source.layers, hashed, step, {layer.name for layer in source.layers})
     save_profile(profile, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size), path)
     return profile
-
-
-class Digest:
-    """Sha256 over named tensors: name, dtype, shape and bytes of each."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor of any dtype and shape in."""
-        self._sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        if flat.numel():
-            self._sha256.update(flat.view(torch.uint8).numpy().data)
-
-    @property
-    def hex(self) -> str:
-        """Of everything so far."""
-        return self._sha256.hexdigest()
 
 
 class Hashed:

@@ -27,6 +27,9 @@ SkipReason = Literal[
 ]
 
 
+ResumedPhase = Literal["calibrating", "quantizing"]
+
+
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -131,5 +134,7 @@ class Report(Part):
     evaluation: EvaluationReport
     timings: dict[str, float]
     peak_memory_bytes: int
+    resumed: list[ResumedPhase] = []
+    """Phases that went on from a checkpoint of an earlier attempt; `timings` are those of the last attempt alone."""
     recipe: Recipe
     versions: dict[str, str]

@@ -7,18 +7,21 @@ import errno
 import os
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from traceback import print_exc
 
 import torch
 
-from quantization.calibration import collect
+from quantization.calibration import Step, collect
+from quantization.checkpoints import Checkpoints
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.engine import Plan, plan, quantize_source
 from quantization.errors import QuantizationError
 from quantization.evaluation import choose_samples, evaluate
 from quantization.folder import (
+    CHECKPOINT_FOLDER,
     ERROR_FILE,
     EXIT_FAILED,
     EXIT_OK,
@@ -81,8 +84,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         planned = plan(source, spec.recipe, samples)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
-        profile = _profile(folder, spec, source, planned, clock)
-        quantized = quantize_source(source, spec.recipe, planned, clock.report, profile)
+        checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
+        profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
+        quantized = quantize_source(source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints)
         # 3. save
         for done, _ in enumerate(write_formats(quantized, out), start=1):
             clock.report("saving", done, len(WRITERS))
@@ -99,6 +103,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         opened=opened,
         timings=clock.finished(),
         peak_memory_bytes=peak_memory_bytes(),
+        resumed=checkpoints.resumed,
     )
     drop_unwanted(spec.recipe, out)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
@@ -106,7 +111,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         raise validation_failed(report)
 
 
-def _profile(folder: Path, spec: JobSpec, source: Source, planned: Plan, clock: Clock) -> Profile | None:
+def _profile(
+    folder: Path, spec: JobSpec, source: Source, planned: Plan, step: Step, *, checkpoints: Checkpoints
+) -> Profile | None:
     """The statistics to reuse, or those to keep, of every layer and for every observer; None when neither is asked."""
     if (spec.profile is None and not spec.keep_profile) or spec.dataset is None or planned.calibration is None:
         return None
@@ -117,7 +124,7 @@ def _profile(folder: Path, spec: JobSpec, source: Source, planned: Plan, clock: 
         profile = load_profile(folder / spec.profile, key)
     else:
         names = {layer.name for layer in source.layers}
-        profile = collect(source, source.layers, samples, lambda *at: clock.report("calibrating", *at), names)
+        profile = collect(source, source.layers, samples, step, names, checkpoints=checkpoints)
     if spec.keep_profile:
         save_profile(profile, key, folder / PROFILE_FILE)
     return profile

@@ -83,6 +83,10 @@ class Samples:
         """The same dataset, other rows."""
         return replace(self, start=start, stop=stop)
 
+    def after(self, batches: int) -> "Samples":
+        """The same batches without the first so many."""
+        return self.between(min(self.start + batches * self.batch_size, self.stop), self.stop)
+
     def __iter__(self) -> Iterator[list[Tensor]]:
         """Batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
         with safe_open(self.path, framework="pt") as file:

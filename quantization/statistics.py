@@ -1,12 +1,14 @@
 """Statistics of what a layer is given: collected batch by batch, for every observer at once; no tensor is kept."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantization.histogram import Histogram, count, merge
+from quantization.histogram import BINS, Histogram, count, merge
 
 LONGEST_HISTORY = 64
 FEWEST_QUARTERS = 4
@@ -44,7 +46,7 @@ class Collector:
     """Takes float tensors of any shape, gives their statistics. The histogram costs most: only on request."""
 
     def __init__(self, *, histogram: bool) -> None:
-        self._wants_histogram = histogram
+        self.wants_histogram = histogram
         self.count = 0
         self._calls = 0
         self._range: tuple[Tensor, Tensor] | None = None
@@ -62,7 +64,7 @@ class Collector:
         self._range = low, high
         self.count += values.numel()
         self._remember(low, high)
-        if self._wants_histogram:
+        if self.wants_histogram:
             self._count_bins(values.detach(), *batch)
 
     def statistics(self) -> Statistics:
@@ -74,6 +76,35 @@ class Collector:
             early = _numbers(self._history[3 * self._calls // (4 * self._stride) - 1])
         histogram = self._histogram and replace(self._histogram, counts=self._histogram.counts.cpu())
         return Statistics(self.count, *_numbers(self._range), early, histogram)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
+
+        `ranges`: [1 + history, 2] in the dtype of the values, the range and its history; `counts`: int64 [4096].
+        """
+        numbers = {"histogram": self.wants_histogram, "count": self.count, "calls": self._calls}
+        tensors: dict[str, Tensor] = {}
+        if self._range is not None:
+            tensors["ranges"] = torch.stack([torch.stack(pair) for pair in (self._range, *self._history)]).cpu()
+            numbers["stride"] = self._stride
+        if self._histogram is not None:
+            numbers |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
+            tensors["counts"] = self._histogram.counts.cpu()
+        return numbers, tensors
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
+        """The collector whose `state` that was. Raises KeyError or ValueError when it is none."""
+        collector = cls(histogram=numbers["histogram"])
+        collector.count, collector._calls = numbers["count"], numbers["calls"]
+        if collector.count:
+            first, *history = [(low, high) for low, high in tensors["ranges"].to(device)]
+            collector._range, collector._history, collector._stride = first, history, numbers["stride"]
+        if "counts" in tensors:
+            if tensors["counts"].shape != (BINS,):
+                raise ValueError("counts of another number of bins")
+            collector._histogram = Histogram(numbers["exponent"], tensors["counts"].to(device), numbers["zeros"])
+        return collector
 
     def _remember(self, low: Tensor, high: Tensor) -> None:
         """Keep the range after every `stride` calls; twice the stride when that gets long."""

@@ -7,6 +7,7 @@ weight_range  integers lie on their grid, scales are valid, no weight moved more
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -21,6 +22,7 @@ from quantization.report import (
     EvaluationReport,
     LayerReport,
     Report,
+    ResumedPhase,
     Summary,
     Verdict,
     WeightReport,
@@ -39,6 +41,7 @@ def build_report(
     opened: bool,
     timings: dict[str, float],
     peak_memory_bytes: int,
+    resumed: Sequence[ResumedPhase] = (),
 ) -> Report:
     """The report of a result. `evaluation`: None without samples; `opened`: whether the files loaded back."""
     summary = _summary(quantized, evaluation)
@@ -60,6 +63,7 @@ def build_report(
         evaluation=evaluated,
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
+        resumed=list(resumed),
         recipe=quantized.recipe,
         versions=quantized.versions,
     )

@@ -39,9 +39,9 @@ class ModuleSource(Source):
         """One forward pass. Raises Unsupported when no tensor comes out; what the module raises goes through."""
         return call_module(self.module, batch, self.device)
 
-    def reset(self) -> None:
-        """Buffers as they were; a module may have put others in their place, of other shapes."""
-        for name, value in self.changing.items():
+    def put(self, buffers: Mapping[str, Tensor]) -> None:
+        """A module may have put others in their place, of other shapes."""
+        for name, value in buffers.items():
             owner, _, leaf = name.rpartition(".")
             self.module.get_submodule(owner)._buffers[leaf] = value.clone()
 

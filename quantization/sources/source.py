@@ -77,7 +77,11 @@ class Source:
 
     def reset(self) -> None:
         """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
-        for name, value in self.changing.items():
+        self.put(self.changing)
+
+    def put(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give the buffers of `changing` these values."""
+        for name, value in buffers.items():
             self.module.get_buffer(name).copy_(value)
 
 

@@ -1,0 +1,104 @@
+"""Layers that are finished, kept in chunks: each checkpoint `layers-0001`, `layers-0002`, … holds those since the last.
+
+It serves any algorithm that works layer by layer, and costs what the layers weigh once, however long it takes. One
+whose layers depend on those before finds these in `found`, and goes on behind them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantization.affine import Affine, grid_for
+from quantization.checkpoints import Checkpoints, State, Tensors
+from quantization.layers import Activation, QuantizedLayer
+from quantization.selection import Choice
+
+PREFIX = "layers-"
+
+
+class FinishedLayers:
+    """The finished layers among `choices`. Casts are not kept: to make one again takes no longer than to read it."""
+
+    def __init__(self, checkpoints: Checkpoints, choices: Sequence[Choice]) -> None:
+        self._checkpoints = checkpoints
+        self._choices = {choice.layer.name: choice for choice in choices}
+        self._new: list[QuantizedLayer] = []
+        self._chunks = 0
+        self.found: dict[str, QuantizedLayer] = {}
+        """By name, what an earlier attempt finished; without activations, which come from the statistics."""
+        checkpoints.begin()
+        for name in checkpoints.names(PREFIX):
+            self._chunks = max(self._chunks, _number(name))
+            self.found |= checkpoints.load(name, self._read) or {}
+        if self.found:
+            checkpoints.resumed.append("quantizing")
+
+    def take(self, name: str, activation: Activation | None) -> QuantizedLayer | None:
+        """A layer as it was finished, with this grid of its input; None when it was not."""
+        return replace(self.found[name], activation=activation) if name in self.found else None
+
+    def add(self, layer: QuantizedLayer) -> None:
+        """Take a layer in that was finished now."""
+        if layer.affine is not None:
+            self._new.append(layer)
+        if self._checkpoints.due:
+            self._keep()
+
+    def close(self) -> None:
+        """All are finished; what a long phase has not kept yet is kept now."""
+        if self._checkpoints.long:
+            self._keep()
+
+    def _keep(self) -> None:
+        if not self._new:
+            return
+        self._chunks += 1
+        state = {"layers": {layer.layer.name: _state(layer) for layer in self._new}}
+        tensors = {f"{layer.layer.name}.{part}": t for layer in self._new for part, t in _tensors(layer).items()}
+        self._checkpoints.save(f"{PREFIX}{self._chunks:04}", state, tensors)
+        self._new = []
+
+    def _read(self, state: State, tensors: Tensors) -> dict[str, QuantizedLayer]:
+        """Raises KeyError or ValueError when the chunk is of other layers."""
+        return {
+            name: _layer(self._choices[name], said, {part: tensors[f"{name}.{part}"] for part in _PARTS})
+            for name, said in state["layers"].items()
+        }
+
+
+_PARTS = ("numbers", "scale", "zero_point")
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix(PREFIX)
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
+    assert layer.affine is not None
+    parts = (layer.weight, layer.affine.scale, layer.affine.zero_point)
+    return {part: tensor.contiguous() for part, tensor in zip(_PARTS, parts, strict=True)}
+
+
+def _state(layer: QuantizedLayer) -> dict[str, Any]:
+    """`stride`: the program's file keeps it; SQNR in hexadecimal, which has words for infinity and NaN too."""
+    assert layer.affine is not None
+    return {
+        "stride": list(layer.weight.stride()),
+        "axis": layer.affine.axis,
+        "group_size": layer.affine.group_size,
+        "weight_sqnr_db": None if layer.weight_sqnr_db is None else layer.weight_sqnr_db.hex(),
+    }
+
+
+def _layer(choice: Choice, said: State, tensors: Tensors) -> QuantizedLayer:
+    numbers, grid = tensors["numbers"], grid_for(choice.weights.dtype, choice.weights.scheme)
+    if numbers.shape != choice.layer.weight.shape or numbers.dtype != grid.dtype:
+        raise ValueError("it is of another weight")
+    weight = torch.empty_strided(numbers.shape, said["stride"], dtype=numbers.dtype).copy_(numbers)
+    affine = Affine(grid, tensors["scale"], tensors["zero_point"], said["axis"], said["group_size"])
+    db = said["weight_sqnr_db"]
+    return QuantizedLayer(choice.layer, choice.weights, weight, affine, None, None if db is None else float.fromhex(db))

@@ -1,0 +1,153 @@
+"""A job whose process is killed goes on from its checkpoints, and ends as if nothing had happened."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantization.folder import (
+    CHECKPOINT_FOLDER,
+    EXIT_OK,
+    JOB_FILE,
+    OUT_FOLDER,
+    PROFILE_FILE,
+    REPORT_FILE,
+    JobSpec,
+    Phase,
+    Progress,
+)
+from quantization.report import Report
+from tests.networks import BATCH, Example
+from worker.process import started
+from worker.sandbox import Sandbox, command
+
+pytestmark = pytest.mark.slow
+
+LAYERS = 24
+SAMPLES = 60
+RECIPE = {"calibration": {"batch_size": 1, "samples": SAMPLES}, "weights": {"observer": {"kind": "mse"}}}
+
+
+class Deep(nn.Module):
+    """Enough layers to die among them, a buffer that every call changes, and dropout that was left on."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(32, 32) for _ in range(LAYERS)))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        output: Tensor = self.layers(nn.functional.dropout(x, 0.1, training=True) * self.calls)
+        return output
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    example = Example(Deep(), (torch.randn(2, 32),), {"x": {0: BATCH}}, {"x": torch.randn(SAMPLES + 4, 32)})
+    example.export(folder / "model.pt2")
+    example.save_dataset(folder / "dataset.safetensors")
+    return folder
+
+
+def attempt(folder: Path, inputs: Path, dies_at: tuple[Phase, int] | None = None, **wishes: object) -> list[Progress]:
+    """Run the job, to its end or until it is killed at a step; what it said."""
+    folder.mkdir(exist_ok=True)
+    for path in inputs.iterdir():
+        shutil.copy(path, folder)
+    spec = {"model": "model.pt2", "dataset": "dataset.safetensors", "recipe": RECIPE, "checkpoint_key": "key"}
+    (folder / JOB_FILE).write_text(
+        JobSpec.model_validate({**spec, "checkpoint_seconds": 0.0, **wishes}).model_dump_json()
+    )
+    said: list[Progress] = []
+    with started(command("job", folder, Sandbox()), folder) as child:
+        child.go()
+        while not child.ended:
+            said += [Progress.model_validate_json(line) for line in child.read(0.1)]
+            if any((step.phase, step.done) == dies_at for step in said):
+                child._process.kill()
+                return said
+        assert child.stop() == EXIT_OK, child.last_words
+    return said
+
+
+def steps(said: Sequence[Progress], phase: Phase) -> list[int]:
+    return [step.done for step in said if step.phase == phase]
+
+
+def artifacts(folder: Path) -> dict[str, bytes]:
+    files = [folder / OUT_FOLDER / "model.safetensors", folder / OUT_FOLDER / "model.pt2", folder / PROFILE_FILE]
+    return {path.name: path.read_bytes() for path in files if path.exists()}
+
+
+def report(folder: Path) -> Report:
+    return Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same job without an interruption, and without checkpoints."""
+    folder = tmp_path_factory.mktemp("whole") / "job"
+    said = attempt(folder, inputs, checkpoint_key=None)
+    assert steps(said, "calibrating") == list(range(1, SAMPLES + 1))
+    assert steps(said, "quantizing") == list(range(1, LAYERS + 1))
+    assert not (folder / CHECKPOINT_FOLDER).exists()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "resumed"),
+    [
+        (("calibrating", 20), ["calibrating"]),
+        (("quantizing", 5), ["calibrating", "quantizing"]),
+        (("saving", 1), ["calibrating", "quantizing"]),
+    ],
+    ids=["calibrating", "quantizing", "saving"],
+)
+def test_a_killed_job_goes_on_and_leaves_the_same_files(
+    tmp_path: Path, inputs: Path, whole: Path, dies_at: tuple[Phase, int], resumed: list[str]
+) -> None:
+    before = attempt(tmp_path / "job", inputs, dies_at)
+    after = attempt(tmp_path / "job", inputs)
+    assert report(tmp_path / "job").resumed == resumed
+    phases: list[tuple[Phase, int]] = [("calibrating", SAMPLES), ("quantizing", LAYERS)]
+    for phase, total in phases:
+        first, second = steps(before, phase), steps(after, phase)
+        if phase in resumed:  # a step that nobody heard of may have been done too
+            assert max(first) <= second[0]
+        assert second == list(range(second[0], total + 1))
+    assert artifacts(tmp_path / "job") == artifacts(whole)
+    told, expected = report(tmp_path / "job"), report(whole)
+    assert (told.calibration, told.layers) == (expected.calibration, expected.layers)
+    assert (told.calibration.passes, told.calibration.reused) == (1, False)
+
+
+def test_a_job_that_dies_twice_and_keeps_its_profile_goes_on_too(tmp_path: Path, inputs: Path, whole: Path) -> None:
+    attempt(tmp_path / "whole", inputs, keep_profile=True, checkpoint_key=None)
+    attempt(tmp_path / "job", inputs, ("calibrating", 20), keep_profile=True)
+    attempt(tmp_path / "job", inputs, ("quantizing", 5), keep_profile=True)
+    after = attempt(tmp_path / "job", inputs, keep_profile=True)
+    assert steps(after, "calibrating") == [SAMPLES]
+    assert artifacts(tmp_path / "job") == artifacts(tmp_path / "whole")
+    assert len(artifacts(whole)) + 1 == len(artifacts(tmp_path / "job"))
+
+
+def test_checkpoints_of_another_job_and_damaged_ones_cost_time_alone(tmp_path: Path, inputs: Path, whole: Path) -> None:
+    attempt(tmp_path / "job", inputs, ("quantizing", 5))
+    (tmp_path / "job" / CHECKPOINT_FOLDER / "layers-0002.safetensors").write_bytes(b"damaged")
+    (tmp_path / "job" / CHECKPOINT_FOLDER / "calibrating.safetensors").write_bytes(b"damaged")
+    after = attempt(tmp_path / "job", inputs, checkpoint_seconds=3600.0)
+    assert steps(after, "calibrating") == list(range(1, SAMPLES + 1))
+    assert steps(after, "quantizing")[0] >= 4
+    assert artifacts(tmp_path / "job") == artifacts(whole)
+    after = attempt(tmp_path / "job", inputs, checkpoint_key="another", checkpoint_seconds=3600.0)
+    assert steps(after, "quantizing") == list(range(1, LAYERS + 1))
+    assert artifacts(tmp_path / "job") == artifacts(whole)
+    assert report(tmp_path / "job").resumed == []
