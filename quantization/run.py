@@ -36,6 +36,8 @@ from quantization.folder import (
 from quantization.formats import WRITERS, drop_unwanted, write_formats
 from quantization.loadback import reader_in, reader_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
+from quantization.recipe import Recipe
+from quantization.remedies import less_on_disk, smaller_batch
 from quantization.samples import open_samples
 from quantization.sources import open_source
 from quantization.sources.source import Source
@@ -132,15 +134,18 @@ def _profile(
 
 def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:
     """Run, and turn what goes wrong into words for the user; what it was goes to standard error."""
+    recipe = Recipe()
     try:
-        run(folder, read_spec(folder), clock, process)
+        spec = read_spec(folder)
+        recipe = spec.recipe
+        run(folder, spec, clock, process)
     except QuantizationError as error:
         return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
     except Exception as error:
         print_exc()
         if _is_memory(error):
-            return _out_of_memory(clock.phase)
-        return _disk_limit(clock.phase) if _is_disk(error) else _internal(clock.phase)
+            return _out_of_memory(clock.phase, recipe)
+        return _disk_limit(clock.phase, recipe) if _is_disk(error) else _internal(clock.phase)
     return None
 
 
@@ -155,22 +160,22 @@ def _is_disk(error: Exception) -> bool:
     return any(os.strerror(number) in str(error) for number in numbers)
 
 
-def _disk_limit(phase: Phase) -> Failure:
+def _disk_limit(phase: Phase, recipe: Recipe) -> Failure:
     return Failure(
         code="disk_limit",
         title="The job's files are too large",
         detail=f"A file could not grow while {phase}: the job's limit was reached, or the disk is full.",
-        remedy="Use fewer samples or a smaller batch, or ask the operator for more room.",
+        remedy=f"{less_on_disk(recipe)}, or ask the operator for more room.",
         phase=phase,
     )
 
 
-def _out_of_memory(phase: Phase) -> Failure:
+def _out_of_memory(phase: Phase, recipe: Recipe) -> Failure:
     return Failure(
         code="out_of_memory",
-        title="Out of memory",
+        title="Memory ran out",
         detail=f"There was not enough memory while {phase}.",
-        remedy='Set "calibration": {"batch_size": 1} in the recipe, or use a worker with more memory.',
+        remedy=f"{smaller_batch(recipe)}, or use a worker with more memory.",
         phase=phase,
     )
 

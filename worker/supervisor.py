@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs import claims, endings
 from app.jobs.claims import Claim, Standing
 from app.jobs.endings import Product
+from app.settings import Settings
 from app.storage import Storage
 from quantization.folder import (
     EXIT_FAILED,
@@ -50,15 +51,17 @@ class Workshop:
 
     sessions: sessionmaker[Session]
     storage: Storage
-    scratch: Path
     sandbox: Sandbox
     spares: Spares
-    lease_seconds: float
+    settings: Settings
 
 
 def supervise(claim: Claim, workshop: Workshop) -> None:
     """Carry a claimed job to its end. Raises OSError when the storage can't be read or written."""
-    with Heartbeat(workshop.sessions, claim, workshop.lease_seconds) as heartbeat, _process(claim, workshop) as spare:
+    with (
+        Heartbeat(workshop.sessions, claim, workshop.settings.lease_seconds) as heartbeat,
+        _process(claim, workshop) as spare,
+    ):
         folder = spare.folder.path
         # 1. Inputs, checked against their digests on the way, and what earlier attempts left.
         key = key_of(claim)
@@ -96,7 +99,7 @@ def _process(claim: Claim, workshop: Workshop) -> Iterator[Spare]:
     """A process in a folder that no other claim of this job has: a worker that was lost can spoil only its own."""
     spare = workshop.spares.take()
     try:
-        spare.folder.move(workshop.scratch.resolve() / claim.job_id / str(claim.token))
+        spare.folder.move(workshop.settings.scratch_dir.resolve() / claim.job_id / str(claim.token))
         yield spare
     finally:
         spare.end()
@@ -108,7 +111,12 @@ def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path) -> None:
         "dataset": ("dataset.safetensors", claim.dataset),
         "evaluation_dataset": ("evaluation_dataset.safetensors", claim.evaluation_dataset),
     }
-    spec: dict[str, object] = {"device": claim.device, "recipe": claim.recipe, "checkpoint_key": key}
+    spec: dict[str, object] = {
+        "device": claim.device,
+        "recipe": claim.recipe,
+        "checkpoint_key": key,
+        "checkpoint_seconds": workshop.settings.checkpoint_seconds,
+    }
     for role, (name, blob) in inputs.items():
         if blob:
             workshop.storage.fetch(blob.sha256, folder / name)

@@ -1,6 +1,5 @@
 """The one task: claim the job whose turn it is, and carry it through."""
 
-import errno
 import logging
 from contextvars import ContextVar
 from functools import partial
@@ -11,14 +10,12 @@ from app.database import connected
 from app.jobs import claims, endings
 from app.jobs.claims import Claim
 from app.settings import Settings
-from app.storage import BlobDamaged, open_storage
+from app.storage import NO_ROOM, BlobDamaged, open_storage
 from quantization.folder import Failure
 from worker import failures
 from worker.self_test import sandbox_of
 from worker.spare import Spares
 from worker.supervisor import Workshop, record, supervise
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
 current_job: ContextVar[str] = ContextVar("current_job", default="-")
@@ -45,10 +42,7 @@ def look(worker: str, settings: Settings, spares: Spares) -> None:
             log.info("nothing to claim")
             return
         storage = open_storage(settings.storage_url)
-        workshop = Workshop(
-            sessions, storage, settings.scratch_dir, sandbox_of(settings), spares, settings.lease_seconds
-        )
-        _carry_through(claim, workshop)
+        _carry_through(claim, Workshop(sessions, storage, sandbox_of(settings), spares, settings))
 
 
 def _carry_through(claim: Claim, workshop: Workshop) -> None:

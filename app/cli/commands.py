@@ -31,7 +31,7 @@ def redis_command() -> list[str] | None:
 
 
 def redis_settings(port: int, password: str, folder: Path) -> str:
-    """Loopback only, behind a password, nothing on disk: a lost hint is sent again by the next worker that starts."""
+    """Loopback only, behind a password, nothing on disk: a lost hint is sent again."""
     lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", f'dir "{folder}"']
     lines += ['save ""', "appendonly no", "maxmemory-policy noeviction", "daemonize no"]
     return "\n".join(lines) + "\n"

@@ -19,11 +19,14 @@ from app.jobs import repository
 from app.jobs.endings import MAX_ATTEMPTS, finish, requeue
 from app.jobs.models import Job
 from app.jobs.queue import BROKER_AWAY, send_hints
+from app.jobs.retention import collect_garbage
 from app.jobs.status import EXPIRE, FAIL, STOP
 from app.jobs.workers import live_devices
 from app.settings import Settings
+from app.storage import open_storage
 from quantization.folder import Failure
 
+FIRST_SWEEP_SECONDS = 60.0
 LOCK = "zeropoint.reconciler"
 KEEP_CHECKPOINTS = timedelta(days=3)
 KEEP_WORKERS = timedelta(days=1)
@@ -38,14 +41,16 @@ log = logging.getLogger(__name__)
 def reconciling(settings: Settings, celery: Celery) -> Iterator[Wake]:
     """Look every few seconds, and when asked to, in a thread of its own that ends with the block."""
     wake, stop = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_look_until, args=(stop, wake, settings, celery), name="reconciler", daemon=True)
-    thread.start()
+    looking = threading.Thread(target=_look_until, args=(stop, wake, settings, celery), name="reconciler", daemon=True)
+    sweeping = threading.Thread(target=_sweep_until, args=(stop, settings), name="sweeper", daemon=True)
+    looking.start()
+    sweeping.start()
     try:
         yield wake.set
     finally:
         stop.set()
         wake.set()
-        thread.join(timeout=settings.reconcile_seconds)
+        looking.join(timeout=settings.reconcile_seconds)
 
 
 def _look_until(stop: threading.Event, wake: threading.Event, settings: Settings, celery: Celery) -> None:
@@ -53,6 +58,20 @@ def _look_until(stop: threading.Event, wake: threading.Event, settings: Settings
         wake.clear()
         look(settings, celery)
         wake.wait(settings.reconcile_seconds)
+
+
+def _sweep_until(stop: threading.Event, settings: Settings) -> None:
+    """Soon after the start, for processes that don't live long, and then seldom: each sweep walks the whole storage."""
+    pause = min(FIRST_SWEEP_SECONDS, settings.sweep_seconds)
+    while not stop.wait(pause):
+        pause = settings.sweep_seconds
+        try:
+            with connected(settings) as sessions:
+                collect_garbage(sessions, open_storage(settings.storage_url), settings)
+        except (SQLAlchemyError, OSError):
+            log.warning("the storage was not swept: it or the database does not answer", exc_info=True)
+        except Exception:
+            log.exception("the storage was not swept")
 
 
 def look(settings: Settings, celery: Celery) -> None:

@@ -47,11 +47,15 @@ class Running:
 
     def in_phase(self, job_id: str, phase: str) -> dict[str, Any]:
         """The job, when it is seen in a phase."""
+        return self.far_in_phase(job_id, phase, 1)
+
+    def far_in_phase(self, job_id: str, phase: str, done: int) -> dict[str, Any]:
+        """The job, when it is seen to have done so much of a phase."""
 
         def look() -> dict[str, Any] | None:
             job = self.job(job_id)
             assert job["state"] not in TERMINAL, job
-            return job if job["phase"] == phase and job["progress"]["done"] else None
+            return job if job["phase"] == phase and job["progress"]["done"] >= done else None
 
         return eventually(look)
 

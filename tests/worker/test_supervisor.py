@@ -48,7 +48,7 @@ def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
 @pytest.fixture
 def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Iterator[Workshop]:
     spares = Spares(settings.scratch_dir, Sandbox())
-    yield Workshop(sessions, storage, settings.scratch_dir, Sandbox(), spares, lease_seconds=60)
+    yield Workshop(sessions, storage, Sandbox(), spares, settings)
     spares.close()
 
 
@@ -84,7 +84,7 @@ def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     assert time.monotonic() - began < 5
     job = reread(session, job_id)
     assert (job.state, job.error) == ("running", None)
-    assert not (workshop.scratch / job_id).exists()
+    assert not (workshop.settings.scratch_dir / job_id).exists()
 
 
 def test_a_lease_that_can_not_be_renewed_ends_the_child_before_others_may_have_the_job(
@@ -94,9 +94,10 @@ def test_a_lease_that_can_not_be_renewed_ends_the_child_before_others_may_have_t
     lease_seconds = 6.0
     begin_writing(session)  # SQLite's one write lock: renewals wait, as for a database that hangs
     began = time.monotonic()
-    supervise(claim, replace(workshop, lease_seconds=lease_seconds))
+    short = workshop.settings.model_copy(update={"lease_seconds": lease_seconds})
+    supervise(claim, replace(workshop, settings=short))
     assert 3 < time.monotonic() - began < lease_seconds + LAST_BEAT_SECONDS
-    assert not (workshop.scratch / job_id).exists()
+    assert not (workshop.settings.scratch_dir / job_id).exists()
 
 
 def test_a_job_that_takes_too_long_is_stopped_and_fails(
