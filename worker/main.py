@@ -29,6 +29,7 @@ from app.jobs.queue import TASK_NAME, create_celery
 from app.jobs.reconciler import reconciling
 from app.settings import get_settings
 from worker import scratch, tasks
+from worker.forking import no_fork
 from worker.self_test import held_or_refuse, sandbox_of
 from worker.spare import Spares
 
@@ -80,7 +81,7 @@ def end_pool_process(**_: Any) -> None:
 def begin(sender: Any, **_: Any) -> None:
     worker = (sender.hostname, sender.controller.sandbox)
     threading.Thread(target=announce_for_ever, args=worker, name="announce", daemon=True).start()
-    threads.enter_context(reconciling(get_settings(), app))
+    threads.enter_context(reconciling(get_settings(), app, undisturbed=no_fork))
 
 
 @worker_shutting_down.connect
@@ -109,7 +110,7 @@ def announce_for_ever(name: str, sandbox: Mapping[str, bool]) -> None:
 
 def announce(name: str, sandbox: Mapping[str, bool]) -> None:
     settings = get_settings()
-    with connected(settings) as sessions, sessions() as session:
+    with no_fork, connected(settings) as sessions, sessions() as session:
         workers.announce_worker(session, name, settings.worker_device, sandbox)
     settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     (settings.scratch_dir / ANNOUNCED_FILE).touch()

@@ -7,7 +7,7 @@ fails. A job that runs anywhere leaves the queue of a device whose workers are g
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 
 from celery import Celery
@@ -19,14 +19,11 @@ from app.jobs import repository
 from app.jobs.endings import MAX_ATTEMPTS, finish, requeue
 from app.jobs.models import Job
 from app.jobs.queue import BROKER_AWAY, send_hints
-from app.jobs.retention import collect_garbage
 from app.jobs.status import EXPIRE, FAIL, STOP
 from app.jobs.workers import live_devices
 from app.settings import Settings
-from app.storage import open_storage
 from quantization.folder import Failure
 
-FIRST_SWEEP_SECONDS = 60.0
 LOCK = "zeropoint.reconciler"
 KEEP_CHECKPOINTS = timedelta(days=3)
 KEEP_WORKERS = timedelta(days=1)
@@ -34,44 +31,36 @@ KEEP_WORKERS = timedelta(days=1)
 Wake = Callable[[], None]
 """Asks for a look now: something was queued."""
 
+_ANY_TIME = nullcontext()
+
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def reconciling(settings: Settings, celery: Celery) -> Iterator[Wake]:
-    """Look every few seconds, and when asked to, in a thread of its own that ends with the block."""
+def reconciling(
+    settings: Settings, celery: Celery, undisturbed: AbstractContextManager[object] = _ANY_TIME
+) -> Iterator[Wake]:
+    """Look every few seconds, and when asked to, in a thread of its own that ends with the block.
+
+    Each look is taken inside of `undisturbed`, and no connection outlives it.
+    """
     wake, stop = threading.Event(), threading.Event()
-    looking = threading.Thread(target=_look_until, args=(stop, wake, settings, celery), name="reconciler", daemon=True)
-    sweeping = threading.Thread(target=_sweep_until, args=(stop, settings), name="sweeper", daemon=True)
-    looking.start()
-    sweeping.start()
+
+    def look_until_stopped() -> None:
+        while not stop.is_set():
+            wake.clear()
+            with undisturbed:
+                look(settings, celery)
+            wake.wait(settings.reconcile_seconds)
+
+    thread = threading.Thread(target=look_until_stopped, name="reconciler", daemon=True)
+    thread.start()
     try:
         yield wake.set
     finally:
         stop.set()
         wake.set()
-        looking.join(timeout=settings.reconcile_seconds)
-
-
-def _look_until(stop: threading.Event, wake: threading.Event, settings: Settings, celery: Celery) -> None:
-    while not stop.is_set():
-        wake.clear()
-        look(settings, celery)
-        wake.wait(settings.reconcile_seconds)
-
-
-def _sweep_until(stop: threading.Event, settings: Settings) -> None:
-    """Soon after the start, for processes that don't live long, and then seldom: each sweep walks the whole storage."""
-    pause = min(FIRST_SWEEP_SECONDS, settings.sweep_seconds)
-    while not stop.wait(pause):
-        pause = settings.sweep_seconds
-        try:
-            with connected(settings) as sessions:
-                collect_garbage(sessions, open_storage(settings.storage_url), settings)
-        except (SQLAlchemyError, OSError):
-            log.warning("the storage was not swept: it or the database does not answer", exc_info=True)
-        except Exception:
-            log.exception("the storage was not swept")
+        thread.join(timeout=settings.reconcile_seconds)
 
 
 def look(settings: Settings, celery: Celery) -> None:

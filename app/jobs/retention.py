@@ -1,19 +1,24 @@
 """What is kept, and for how long: jobs that ended are forgotten, then the bytes that nothing refers to any more."""
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.database import begin_writing, clock
+from app.database import begin_writing, clock, connected
 from app.jobs import repository
 from app.jobs.references import referenced
 from app.settings import Settings
-from app.storage import Storage, Swept
+from app.storage import Storage, Swept, open_storage
 
 BATCH = 200
+FIRST_SWEEP_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,30 @@ def collect_garbage(sessions: sessionmaker[Session], storage: Storage, settings:
             *(jobs, swept.blobs, swept.bytes, swept.unfinished),
         )
     return Collected(jobs, swept)
+
+
+@contextmanager
+def sweeping(settings: Settings) -> Iterator[None]:
+    """Collect garbage in a thread of its own: soon after the start, for processes that don't live long, then seldom."""
+    stop = threading.Event()
+    threading.Thread(target=_sweep_until, args=(stop, settings), name="sweeper", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _sweep_until(stop: threading.Event, settings: Settings) -> None:
+    pause = min(FIRST_SWEEP_SECONDS, settings.sweep_seconds)
+    while not stop.wait(pause):
+        pause = settings.sweep_seconds
+        try:
+            with connected(settings) as sessions:
+                collect_garbage(sessions, open_storage(settings.storage_url), settings)
+        except (SQLAlchemyError, OSError):
+            log.warning("the storage was not swept: it or the database does not answer", exc_info=True)
+        except Exception:
+            log.exception("the storage was not swept")
 
 
 def expire_jobs(session: Session, older_than: timedelta) -> int:
