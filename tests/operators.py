@@ -5,7 +5,6 @@ become short programs. Random, stateful, writing and data-dependent operators ar
 """
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -162,27 +161,27 @@ class Expressions(nn.Module):
         results = []
         for code in self.codes:
             values = {"x": x.clone(), "y": y.clone(), "i": i.clone()}
-            derived = {name: derive(*values.values()) for name, derive in DERIVED.items() if name in code.co_names}
+            derived = {name: eval(text, {}, values) for name, text in DERIVED.items() if name in code.co_names}
             result = eval(code, {"torch": torch, "F": F, **values, **derived})
             results.append(result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result)
         return results
 
 
-DERIVED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "b": lambda x, y, i: x > y,
-    "m": lambda x, y, i: x[0],
-    "q": lambda x, y, i: x.unsqueeze(1),
-    "i3": lambda x, y, i: i[:, :, None].expand(4, 6, 6),
-    "j": lambda x, y, i: i[0].sort()[1],
-    "s": lambda x, y, i: y[0, :4, 0].abs(),
-    "p1": lambda x, y, i: x,
-    "p": lambda x, y, i: x.reshape(1, 4, 6, 6),
-    "p3": lambda x, y, i: x.reshape(1, 4, 3, 4, 3),
-    "w1": lambda x, y, i: y[:, :, :3],
-    "w": lambda x, y, i: y[0, :4, :4, None, None].expand(4, 4, 3, 3),
-    "w3": lambda x, y, i: y[0, :4, :4, None, None, None].expand(4, 4, 2, 2, 2),
+DERIVED = {
+    "b": "x > y",
+    "m": "x[0]",
+    "q": "x.unsqueeze(1)",
+    "i3": "i[:, :, None].expand(4, 6, 6)",
+    "j": "i[0].sort()[1]",
+    "s": "y[0, :4, 0].abs()",
+    "p1": "x",
+    "p": "x.reshape(1, 4, 6, 6)",
+    "p3": "x.reshape(1, 4, 3, 4, 3)",
+    "w1": "y[:, :, :3]",
+    "w": "y[0, :4, :4, None, None].expand(4, 4, 3, 3)",
+    "w3": "y[0, :4, :4, None, None, None].expand(4, 4, 2, 2, 2)",
 }
-"""What an expression may name besides; derived where it does, as tracing each for every one takes most of the time."""
+"""What an expression may name besides x, y and i. Each is made where it is named: to trace them all takes longest."""
 
 
 class Sized(nn.Module):
@@ -204,8 +203,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ExportedProgram]:
-    """The export of some expressions, as it is and decomposed. Raises what torch raises for one that can't be exported.
-    """
+    """Some expressions exported, and the same decomposed. Raises what torch raises for one that can't be exported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
         if texts[0] in DYNAMIC.split():

@@ -106,7 +106,14 @@ def main(name: str, runs: str) -> None:
     corpus = Path(tempfile.mkdtemp())
     for position, seed in enumerate(seeds(name)):
         (corpus / f"{position}").write_bytes(seed)
-    options = [f"-runs={runs}", f"-seed={SEED}", "-max_len=65536", "-timeout=10", f"-artifact_prefix={FOLDER}/", str(corpus)]
+    options = [
+        f"-runs={runs}",
+        f"-seed={SEED}",
+        "-max_len=65536",
+        "-timeout=10",
+        f"-artifact_prefix={FOLDER}/",
+        str(corpus),
+    ]
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 
