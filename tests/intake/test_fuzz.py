@@ -21,7 +21,7 @@ from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, payload, 
 from tests.servers import ROOT
 
 EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))
-"""`make test ARGS="-k fuzz" FUZZ_EFFORT=20` looks longer, for a change of what reads uploads."""
+"""`FUZZ_EFFORT=20 make test ARGS="-k fuzz"` looks longer, for a change of what reads uploads."""
 
 MUTANTS = 750 * EFFORT
 PER_TARGET = {
