@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# The whole suite runs on several processes, which a part of it is too short for.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadgroup
 
 .PHONY: help install quickstart serve test check format bench up down lock
 
@@ -32,8 +34,8 @@ quickstart: $(STAMP) ## train a small CNN, quantize it through the service with 
 serve: $(STAMP) ## API, worker and Redis on this machine, until Ctrl-C (ARGS="--port 8000 --data data")
 	@$(BIN)/zeropoint serve $(ARGS)
 
-test: $(STAMP) ## the whole test suite (ARGS="-k name" for a part)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the whole test suite (ARGS="-k name" for a part, on one process)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(PARALLEL))
 
 check: $(STAMP) ## linter, formatter, types, import contracts
 	@$(BIN)/ruff check .

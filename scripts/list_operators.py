@@ -35,11 +35,10 @@ def main() -> None:
     """Export everything, with and without decompositions."""
     logging.disable(logging.CRITICAL)
     found: set[str] = set()
-    for decompose in (False, True):
-        for make in HONEST.values():
-            found |= set(targets(make().program(decompose=decompose)))
-        for texts in operators.groups():
-            found |= set(targets(operators.program(texts, decompose=decompose)))
+    for make in HONEST.values():
+        found |= {target for program in make().programs() for target in targets(program)}
+    for texts in operators.groups():
+        found |= {target for program in operators.programs(texts) for target in targets(program)}
     kept = sorted(target for target in found if target.startswith(KINDS))
     LIST.write_text("".join(f"{target}\n" for target in kept), "ascii")
     print(f"{len(kept)} operators; left out: {sorted(found - set(kept))}")

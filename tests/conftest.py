@@ -28,6 +28,14 @@ with warnings.catch_warnings():
 TEMPLATE = "zeropoint_template"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts whole services or looks at the clock runs one after another, on one of several processes."""
+    for item in items:
+        if item.get_closest_marker("service") or item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with redis_server(tmp_path_factory.mktemp("redis")) as url:

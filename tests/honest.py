@@ -157,12 +157,13 @@ class Honest:
     dynamic: Any = None
     train: bool = False
 
-    def program(self, *, decompose: bool = False) -> ExportedProgram:
+    def programs(self) -> tuple[ExportedProgram, ExportedProgram]:
+        """The export as it is, and decomposed."""
         self.module.train(self.train)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of LSTM's flat weights
-            program = torch.export.export(self.module, self.args, self.kwargs, dynamic_shapes=self.dynamic)
-            return program.run_decompositions() if decompose else program
+            exported = torch.export.export(self.module, self.args, self.kwargs, dynamic_shapes=self.dynamic)
+            return exported, exported.run_decompositions()
 
 
 def _cnn(dtype: torch.dtype = torch.float32, *, train: bool = False) -> Honest:

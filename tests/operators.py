@@ -160,19 +160,28 @@ class Expressions(nn.Module):
     def forward(self, x: Tensor, y: Tensor, i: Tensor) -> list[Tensor]:
         results = []
         for code in self.codes:
-            result = eval(code, {"torch": torch, "F": F, **_values(x.clone(), y.clone(), i.clone())})
+            values = {"x": x.clone(), "y": y.clone(), "i": i.clone()}
+            derived = {name: eval(text, {}, values) for name, text in DERIVED.items() if name in code.co_names}
+            result = eval(code, {"torch": torch, "F": F, **values, **derived})
             results.append(result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result)
         return results
 
 
-def _values(x: Tensor, y: Tensor, i: Tensor) -> dict[str, Tensor]:
-    weight = y[0, :4, :4, None, None]
-    return {
-        **{"x": x, "y": y, "i": i, "b": x > y, "m": x[0], "q": x.unsqueeze(1)},
-        **{"i3": i[:, :, None].expand(4, 6, 6), "j": i[0].sort()[1], "s": y[0, :4, 0].abs()},
-        **{"p1": x, "p": x.reshape(1, 4, 6, 6), "p3": x.reshape(1, 4, 3, 4, 3)},
-        **{"w1": y[:, :, :3], "w": weight.expand(4, 4, 3, 3), "w3": weight[..., None].expand(4, 4, 2, 2, 2)},
-    }
+DERIVED = {
+    "b": "x > y",
+    "m": "x[0]",
+    "q": "x.unsqueeze(1)",
+    "i3": "i[:, :, None].expand(4, 6, 6)",
+    "j": "i[0].sort()[1]",
+    "s": "y[0, :4, 0].abs()",
+    "p1": "x",
+    "p": "x.reshape(1, 4, 6, 6)",
+    "p3": "x.reshape(1, 4, 3, 4, 3)",
+    "w1": "y[:, :, :3]",
+    "w": "y[0, :4, :4, None, None].expand(4, 4, 3, 3)",
+    "w3": "y[0, :4, :4, None, None, None].expand(4, 4, 2, 2, 2)",
+}
+"""What an expression may name besides x, y and i. Each is made where it is named: to trace them all takes longest."""
 
 
 class Sized(nn.Module):
@@ -193,8 +202,8 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.randint(0, 6, (4, 6), generator=generator)
 
 
-def program(texts: tuple[str, ...], *, decompose: bool = False) -> ExportedProgram:
-    """The export of some expressions. Raises what torch raises for one that can't be exported."""
+def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ExportedProgram]:
+    """Some expressions exported, and the same decomposed. Raises what torch raises for one that can't be exported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
         if texts[0] in DYNAMIC.split():
@@ -202,4 +211,4 @@ def program(texts: tuple[str, ...], *, decompose: bool = False) -> ExportedProgr
             exported = torch.export.export(Sized(texts), inputs()[:1], dynamic_shapes=dynamic)
         else:
             exported = torch.export.export(Expressions(texts), inputs())
-        return exported.run_decompositions() if decompose else exported
+        return exported, exported.run_decompositions()

@@ -65,14 +65,14 @@ def read_archive(path: Path) -> None:
 
 def read_document(data: bytes) -> None:
     """An archive whose program is the data."""
-    path = Path(tempfile.gettempdir()) / "fuzzed.pt2"
-    write(MEMBERS | {PROGRAM: data}, path)
+    path = write(MEMBERS | {PROGRAM: data}, FOLDER / "fuzzed.pt2")
     try:
         read_program(path, LIMITS).write(io.BytesIO())
     except Invalid:
         return
 
 
+FOLDER = Path(tempfile.mkdtemp())
 MEMBERS = honest_members()
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "archive": on_file(read_archive),
@@ -106,7 +106,14 @@ def main(name: str, runs: str) -> None:
     corpus = Path(tempfile.mkdtemp())
     for position, seed in enumerate(seeds(name)):
         (corpus / f"{position}").write_bytes(seed)
-    options = [f"-runs={runs}", f"-seed={SEED}", "-max_len=65536", "-timeout=10", "-artifact_prefix=/tmp/", str(corpus)]
+    options = [
+        f"-runs={runs}",
+        f"-seed={SEED}",
+        "-max_len=65536",
+        "-timeout=10",
+        f"-artifact_prefix={FOLDER}/",
+        str(corpus),
+    ]
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,22 +20,28 @@ from tests.factories import fresh_of
 from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, payload, write
 from tests.servers import ROOT
 
-MUTANTS = 1500
+EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))
+"""`FUZZ_EFFORT=20 make test ARGS="-k fuzz"` looks longer, for a change of what reads uploads."""
+
+MUTANTS = 750 * EFFORT
+FEW_MUTANTS = 300 * EFFORT  # of a short document; of half as many none is taken, which would prove less
 PER_TARGET = {
-    "archive": 20_000,
-    "program": 10_000,
-    "document": 2_000,
-    "samples": 20_000,
-    "expression": 50_000,
-    "tree": 20_000,
+    "archive": 10_000 * EFFORT,
+    "program": 5_000 * EFFORT,
+    "document": 1_000 * EFFORT,
+    "samples": 10_000 * EFFORT,
+    "expression": 25_000 * EFFORT,
+    "tree": 10_000 * EFFORT,
 }
+PATIENCE_SECONDS = 240 * EFFORT
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("target", PER_TARGET)
 def test_a_reader_raises_its_own_refusal_or_nothing(target: str) -> None:
     command = [sys.executable, "-m", "tests.intake.fuzzing", target, str(PER_TARGET[target])]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"Done {PER_TARGET[target]} runs" in result.stderr
 
@@ -67,11 +74,12 @@ def mutate(document: Any, text: str, dice: random.Random) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("name", [PROGRAM, WEIGHTS, CONSTANTS])
 def test_mutants_of_honest_archives_are_refused_or_harmless(tmp_path: Path, name: str) -> None:
     """Structure-aware: one change at a time, each to a document that torch would read."""
     members, canary, taken = honest_members(), tmp_path / "CANARY", 0
-    for seed in range(MUTANTS if name == PROGRAM else MUTANTS // 5):
+    for seed in range(MUTANTS if name == PROGRAM else FEW_MUTANTS):
         document = json.loads(members[name])
         mutate(document, payload(canary), random.Random(seed))
         path = write(members | {name: json.dumps(document).encode()}, tmp_path / "mutant.pt2")

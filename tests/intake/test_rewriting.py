@@ -2,7 +2,9 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,10 @@ from tests import operators
 from tests.factories import fresh_of, members_of
 from tests.honest import HONEST
 
+pytestmark = pytest.mark.xdist_group("programs")  # one worker, so that each program is exported once
+
+Exported = Callable[[str, bool], tuple[ExportedProgram, bytes]]
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
@@ -33,6 +39,24 @@ def rewritten(program: ExportedProgram, folder: Path) -> bytes:
     path = folder / "model.pt2"
     torch.export.save(program, path)
     return fresh_of(path)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An honest program by name, as it is or decomposed, and what the gate makes of it."""
+    folder = tmp_path_factory.mktemp("honest")
+
+    @cache
+    def exported(name: str) -> tuple[ExportedProgram, ExportedProgram]:
+        torch.manual_seed(0)
+        return HONEST[name]().programs()
+
+    @cache  # as the buffers are when it is asked for: to run the one program may change those of both
+    def gated(name: str, decomposed: bool) -> tuple[ExportedProgram, bytes]:
+        program = exported(name)[decomposed]
+        return program, rewritten(program, folder)
+
+    return gated
 
 
 def outputs(program: ExportedProgram, arguments: object) -> list[object]:
@@ -55,19 +79,19 @@ def assert_same(program: ExportedProgram, fresh: bytes) -> None:
             assert left == right
 
 
-@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
+@pytest.mark.parametrize("decomposed", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_program_passes_and_computes_the_same(tmp_path: Path, name: str, decompose: bool) -> None:
-    torch.manual_seed(0)
-    program = HONEST[name]().program(decompose=decompose)
-    fresh = rewritten(program, tmp_path)
+def test_an_honest_program_passes_and_computes_the_same(
+    tmp_path: Path, honest: Exported, name: str, decomposed: bool
+) -> None:
+    program, fresh = honest(name, decomposed)
     assert_same(program, fresh)
     (tmp_path / "again.pt2").write_bytes(fresh)
     assert fresh_of(tmp_path / "again.pt2") == fresh
 
 
-def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Path) -> None:
-    (tmp_path / "fresh.pt2").write_bytes(rewritten(HONEST["dict inputs and kwargs"]().program(), tmp_path))
+def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Path, honest: Exported) -> None:
+    (tmp_path / "fresh.pt2").write_bytes(honest("dict inputs and kwargs", False)[1])
     members = {name.partition("/")[2]: data for name, data in members_of(tmp_path / "fresh.pt2").items()}
     assert members["data/sample_inputs/model.pt"] == b""
     for word in (b"stack_trace", b"guards_code", b"honest.py", b"from_node", b"torch_fn"):
@@ -75,17 +99,15 @@ def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_every_allowed_operator_is_exported_gated_and_run(tmp_path: Path) -> None:
+def test_every_allowed_operator_is_exported_gated_and_run(tmp_path: Path, honest: Exported) -> None:
     """The list is what `scripts/list_operators.py` writes: no more, no less than these programs call."""
     called: set[str] = set()
-    for decompose in (False, True):
-        for texts in operators.groups():
-            program = operators.program(texts, decompose=decompose)
-            fresh = rewritten(program, tmp_path)
-            assert_same(program, fresh)
-            called |= targets_of(fresh, tmp_path)
-        for make in HONEST.values():
-            called |= targets_of(rewritten(make().program(decompose=decompose), tmp_path), tmp_path)
+    for program in (program for texts in operators.groups() for program in operators.programs(texts)):
+        fresh = rewritten(program, tmp_path)
+        assert_same(program, fresh)
+        called |= targets_of(fresh, tmp_path)
+    for name, decomposed in product(HONEST, (False, True)):
+        called |= targets_of(honest(name, decomposed)[1], tmp_path)
     assert called == allowed()
 
 

@@ -15,8 +15,8 @@ from quantization.run import main
 from tests.networks import Example, attention, audio, convolutional, counting
 
 
-def run(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = True, **recipe: object) -> int:
-    """Write a job folder and run the program on it."""
+def prepare(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = True, **recipe: object) -> None:
+    """Write a job folder."""
     example.export(folder / "model.pt2")
     if dataset:
         example.save_dataset(folder / "dataset.safetensors")
@@ -29,6 +29,11 @@ def run(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = 
         "recipe": recipe,
     }
     (folder / "job.json").write_text(JobSpec.model_validate(spec).model_dump_json())
+
+
+def run(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = True, **recipe: object) -> int:
+    """Write a job folder and run the program on it."""
+    prepare(folder, example, evaluation=evaluation, dataset=dataset, **recipe)
     return main([str(folder)])
 
 
@@ -63,7 +68,7 @@ def test_a_job_leaves_both_artifacts_and_an_honest_report(tmp_path: Path) -> Non
 
 
 def test_standard_output_is_progress_and_nothing_else(tmp_path: Path) -> None:
-    run(tmp_path, convolutional())
+    prepare(tmp_path, convolutional())
     done = in_its_own_process(tmp_path)
     assert done.returncode == EXIT_OK
     steps = [Progress.model_validate_json(line) for line in done.stdout.splitlines()]
@@ -146,7 +151,7 @@ def test_a_refusal_names_the_phase_and_keeps_quiet_about_the_machine(tmp_path: P
 
 
 def test_a_file_that_can_not_grow_is_told_as_such(tmp_path: Path) -> None:
-    run(tmp_path, convolutional())
+    prepare(tmp_path, convolutional())
     limited = f"ulimit -f 1; exec {sys.executable} -m quantization.run {tmp_path}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_FAILED, done.stderr

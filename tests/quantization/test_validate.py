@@ -1,6 +1,7 @@
 """Validation of a folder that somebody saved: from its files alone, or against the float program it came from."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,20 @@ from quantization.validate import Comparison, Findings, main, validate
 from tests.networks import convolutional, projections
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    """A folder with the float program, its samples and, in out/, what quantizing it saved."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
     example = convolutional()
-    example.save_dataset(tmp_path / "samples.safetensors")
-    path = example.export(tmp_path / "float.pt2")
-    quantize(path, [example.dataset["x"]]).save(tmp_path / "out")
-    return tmp_path
+    example.save_dataset(folder / "samples.safetensors")
+    path = example.export(folder / "float.pt2")
+    quantize(path, [example.dataset["x"]]).save(folder / "out")
+    return folder
+
+
+@pytest.fixture
+def program(saved: Path, tmp_path: Path) -> Path:
+    """A folder with the float program, its samples and, in out/, what quantizing it saved; the test's own copy."""
+    return shutil.copytree(saved, tmp_path / "program")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A service that was started as a user starts it."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,9 @@ class Running:
 @contextmanager
 def service(data: Path, environment: Mapping[str, str]) -> Iterator[Running]:
     """Start it, wait until it is ready, and stop it afterwards."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As for what a shell runs in the background; who is started by it would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data", str(data)]
     process = subprocess.Popen(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.processes import descendants, eventually, has_loaded, is_running
+from tests.service.processes import eventually, is_running
 from tests.service.running import Running
 
 pytestmark = pytest.mark.service
@@ -50,37 +50,6 @@ def test_the_history_names_every_phase_in_order(running: Running, succeeded: str
 def test_nothing_is_left_in_scratch_but_the_folder_of_the_next_job(running: Running, succeeded: str) -> None:
     scratch = running.data / "scratch"
     eventually(lambda: [path.name[:6] for path in scratch.iterdir() if path.is_dir()] == ["spare-"])
-
-
-def test_progress_is_seen_while_the_job_runs(running: Running, program: Path, many_samples: Path) -> None:
-    job_id = running.submit(program, many_samples, ONE_BY_ONE)
-    early = running.in_phase(job_id, "calibrating")["progress"]
-    later = eventually(lambda: seen if (seen := running.job(job_id)["progress"])["done"] > early["done"] else None)
-    running.client.post(f"/v1/jobs/{job_id}/cancel")
-    assert later["total"] > later["done"]
-    assert later["fraction"] == pytest.approx(later["done"] / later["total"])
-    assert later["eta_seconds"] > 0
-    running.ended(job_id)
-
-
-def test_a_running_job_and_its_second_process_are_locked_down(
-    running: Running, program: Path, many_samples: Path
-) -> None:
-    job_id = running.submit(program, many_samples, ONE_BY_ONE)
-    running.in_phase(job_id, "calibrating")
-    leader = running.child(job_id)
-    first, second = descendants(leader)
-
-    def status(pid: int) -> dict[str, str]:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-    outside = int(status(running.process.pid)["Seccomp_filters"])
-    for pid in (first, second):
-        eventually(lambda pid=pid: int(status(pid)["Seccomp_filters"]) == outside + 2)  # type: ignore[misc]
-        assert (status(pid)["NoNewPrivs"], int(status(pid)["CapEff"], 16)) == ("1", 0)
-    running.client.post(f"/v1/jobs/{job_id}/cancel")
-    running.ended(job_id)
 
 
 def test_readiness_says_which_layers_hold(running: Running) -> None:
@@ -128,18 +97,3 @@ def test_a_child_that_dies_fails_the_job_and_names_the_phase(
     assert (job["state"], job["error"]["code"], job["error"]["phase"]) == ("failed", code, "calibrating")
     assert job["error"]["remedy"]
     assert "Traceback" not in str(job)
-
-
-def test_no_process_of_the_service_loads_torch_but_the_child(
-    running: Running, program: Path, many_samples: Path
-) -> None:
-    job_id = running.submit(program, many_samples, ONE_BY_ONE)
-    running.in_phase(job_id, "calibrating")
-    child = running.child(job_id)
-    service = set(descendants(running.process.pid)) - set(descendants(child))
-    with_torch = {pid for pid in service if has_loaded(pid, "libtorch")}
-    assert has_loaded(child, "libtorch")
-    running.client.post(f"/v1/jobs/{job_id}/cancel")
-    assert len(service) >= 5  # serve, Redis, API, worker and its pool
-    assert with_torch == set()
-    running.ended(job_id)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import ROOT
 from tests.service.processes import command_line, descendants, eventually, is_running
-from tests.service.running import service
+from tests.service.running import Running, service
 from tests.service.test_jobs import ONE_BY_ONE
 
 pytestmark = pytest.mark.service
@@ -46,7 +46,8 @@ def test_it_gives_a_running_job_back_and_the_next_one_goes_on_with_it(
     assert outcomes == ["released", None]
 
 
-def test_a_job_is_done_on_either_database(
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # all other jobs are done on SQLite
+def test_a_job_is_done_on_postgresql_too(
     database_url: str, tmp_path: Path, environment: Mapping[str, str], program: Path, few_samples: Path
 ) -> None:
     with service(tmp_path, {**environment, "ZEROPOINT_DATABASE_URL": database_url}) as running:
@@ -62,21 +63,21 @@ def test_it_stops_altogether_when_a_part_dies(part: str, tmp_path: Path, environ
         eventually(lambda: not [pid for pid in processes if is_running(pid)])
 
 
-def test_a_second_one_in_the_same_folder_is_refused(tmp_path: Path, environment: Mapping[str, str]) -> None:
-    with service(tmp_path, environment):
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", "1", "--data", str(tmp_path)]
-        second = subprocess.run(command, cwd=ROOT, env=dict(environment), check=False, capture_output=True, text=True)
+def another(port: int | None, data: Path, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data", str(data)]
+    return subprocess.run(command, cwd=ROOT, env=dict(environment), check=False, capture_output=True, text=True)
+
+
+def test_a_second_one_in_the_same_folder_is_refused(running: Running, environment: Mapping[str, str]) -> None:
+    second = another(1, running.data, environment)
     assert second.returncode == 1
     assert "Another zeropoint serve" in second.stderr
 
 
 def test_a_port_that_is_taken_is_an_error_with_the_servers_own_words(
-    tmp_path: Path, environment: Mapping[str, str]
+    running: Running, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
-    with service(tmp_path / "first", environment) as running:
-        port = str(running.client.base_url.port)
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", port, "--data", str(tmp_path / "second")]
-        second = subprocess.run(command, cwd=ROOT, env=dict(environment), check=False, capture_output=True, text=True)
+    second = another(running.client.base_url.port, tmp_path, environment)
     assert second.returncode == 1
     assert "already in use" in second.stderr
 

@@ -14,6 +14,8 @@ from tests.service.processes import eventually, is_running
 from worker.process import LINE_CAP, STDERR_CAP, STDERR_FILE, LineReader, started
 from worker.sandbox import Sandbox, command
 
+pytestmark = pytest.mark.timed
+
 
 def python(program: str) -> list[str]:
     return [sys.executable, "-u", "-c", program]

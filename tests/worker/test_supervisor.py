@@ -26,7 +26,7 @@ from worker.supervisor import Workshop, supervise
 from worker.tasks import look
 
 # What is recorded is the database's matter, and tested there on both.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.timed]
 
 ONE_BY_ONE = Recipe(calibration=CalibrationSettings(samples=100_000, batch_size=1))
 

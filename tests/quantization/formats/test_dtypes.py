@@ -1,5 +1,6 @@
 """Every dtype through the whole way: program out, load-back, and what a stranger computes from the files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 
 from quantization.formats import write_formats
 from quantization.formats.program import quantized_program
-from quantization.loadback import second_process
+from quantization.loadback import Reader, second_process
 from quantization.sqnr import Noise
 from tests.networks import Example, attention, convolutional, recurrent
 from tests.quantization.conftest import QuantizeExample
@@ -32,18 +33,25 @@ RECIPES = {
 }
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """One for all of this file: to import torch takes it longer than to open and run a program."""
+    with second_process(tmp_path_factory.mktemp("stranger")) as reader:
+        yield reader
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_the_program_in_a_second_process_computes_what_the_layers_say(
-    quantized: QuantizeExample, tmp_path: Path, recipe: tuple[dict[str, object], float]
+    quantized: QuantizeExample, stranger: Reader, tmp_path: Path, recipe: tuple[dict[str, object], float]
 ) -> None:
     wishes, least_db = recipe
     example = convolutional()
     result = quantized(example, **wishes)
     list(write_formats(result, tmp_path))
-    with second_process(tmp_path) as reader, torch.no_grad():
-        assert reader.open(tmp_path)
-        reader.start(list(example.inputs))
-        outputs = reader.finish()
+    assert stranger.open(tmp_path)
+    stranger.start(list(example.inputs))
+    outputs = stranger.finish()
+    with torch.no_grad():
         here = quantized_program(result).module()(*example.inputs)
     assert outputs is not None
     torch.testing.assert_close(outputs[0], here)
