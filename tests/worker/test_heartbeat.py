@@ -17,6 +17,8 @@ from worker.heartbeat import Heartbeat
 
 LEASE_SECONDS = 1.0
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture
 def claim(session: Session) -> Claim:
