@@ -3,8 +3,6 @@
 It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
 """
 
-import errno
-import os
 import sys
 from contextlib import redirect_stdout
 from functools import partial
@@ -17,6 +15,7 @@ import torch
 from quantization.calibration import Step, collect
 from quantization.checkpoints import Checkpoints
 from quantization.clock import Clock, peak_memory_bytes
+from quantization.deaths import death_by
 from quantization.engine import Plan, plan, quantize_source
 from quantization.errors import QuantizationError
 from quantization.evaluation import choose_samples, evaluate
@@ -37,7 +36,6 @@ from quantization.formats import WRITERS, drop_unwanted, write_formats
 from quantization.loadback import reader_in, reader_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
-from quantization.remedies import less_on_disk, smaller_batch
 from quantization.samples import open_samples
 from quantization.sources import open_source
 from quantization.sources.source import Source
@@ -140,44 +138,15 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
         recipe = spec.recipe
         run(folder, spec, clock, process)
     except QuantizationError as error:
-        return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=clock.phase)
+        return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:
         print_exc()
-        if _is_memory(error):
-            return _out_of_memory(clock.phase, recipe)
-        return _disk_limit(clock.phase, recipe) if _is_disk(error) else _internal(clock.phase)
+        return death_by(error, clock.phase, recipe) or _internal(clock.phase)
     return None
 
 
-def _is_memory(error: Exception) -> bool:
-    """Python, CUDA and torch's CPU allocator each say it in their own way."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _is_disk(error: Exception) -> bool:
-    """Python and safetensors say it in the system's words. (torch's archive writer ends the process: a crash.)"""
-    numbers = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
-    return any(os.strerror(number) in str(error) for number in numbers)
-
-
-def _disk_limit(phase: Phase, recipe: Recipe) -> Failure:
-    return Failure(
-        code="disk_limit",
-        title="The job's files are too large",
-        detail=f"A file could not grow while {phase}: the job's limit was reached, or the disk is full.",
-        remedy=f"{less_on_disk(recipe)}, or ask the operator for more room.",
-        phase=phase,
-    )
-
-
-def _out_of_memory(phase: Phase, recipe: Recipe) -> Failure:
-    return Failure(
-        code="out_of_memory",
-        title="Memory ran out",
-        detail=f"There was not enough memory while {phase}.",
-        remedy=f"{smaller_batch(recipe)}, or use a worker with more memory.",
-        phase=phase,
-    )
+def _refusal(error: QuantizationError, phase: Phase) -> Failure:
+    return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=phase)
 
 
 def _internal(phase: Phase) -> Failure:

@@ -12,7 +12,7 @@ PYTHON_ONLY = {
     *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
     *("unsupported_model", "unsupported_module", "unsupported_output"),
 }
-DEATHS = ("worker/failures.py", "app/jobs/reconciler.py", "quantization/run.py")
+DEATHS = ("worker/failures.py", "app/jobs/reconciler.py", "quantization/run.py", "quantization/deaths.py")
 
 
 def refusals() -> set[str]:
