@@ -10,17 +10,19 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import VERSION
 from app.jobs import claims
-from app.jobs.claims import Claim
+from app.jobs.claims import Claim, Standing
 from app.storage import Storage
 from quantization.folder import CHECKPOINT_FOLDER
 from worker.delivery import output_cap
@@ -30,6 +32,7 @@ SUFFIX = ".safetensors"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 MOST_FILES = 1000
 CHUNK_BYTES = 2**20
+PAUSE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +49,28 @@ def key_of(claim: Claim) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def fetch_checkpoints(key: str, sessions: sessionmaker[Session], storage: Storage, folder: Path) -> None:
+def fetch_checkpoints(
+    key: str, sessions: sessionmaker[Session], storage: Storage, folder: Path, heartbeat: Heartbeat
+) -> None:
     """Put what earlier attempts left into the job's folder. One that can't be had is done without."""
     (folder / CHECKPOINT_FOLDER).mkdir(mode=0o700)
-    with sessions() as session:
-        found = claims.checkpoints(session, key)
-    for name, sha256 in found.items():
+    for name, sha256 in _found(key, sessions, heartbeat).items():
         try:
             storage.fetch(sha256, folder / CHECKPOINT_FOLDER / f"{name}{SUFFIX}")
         except OSError:
             log.warning("checkpoint %s can't be had, its work is done again", name)
+
+
+def _found(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> dict[str, str]:
+    """A database that is away is waited for, while the claim holds; then nothing comes of this attempt anyway."""
+    while heartbeat.standing is not Standing.LOST:
+        try:
+            with sessions() as session:
+                return claims.checkpoints(session, key)
+        except SQLAlchemyError:
+            log.warning("the database does not answer, trying again in %s s", PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
+    return {}
 
 
 class CheckpointKeeper:

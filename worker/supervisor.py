@@ -65,7 +65,7 @@ def supervise(claim: Claim, workshop: Workshop) -> None:
         folder = spare.folder.path
         # 1. Inputs, checked against their digests on the way, and what earlier attempts left.
         key = key_of(claim)
-        _fetch(claim, key, workshop, folder)
+        _fetch(claim, key, workshop, folder, heartbeat)
         keeper = CheckpointKeeper(claim, key, workshop.storage, folder, heartbeat)
         # 2. The child, watched; it may be stopped because the row says so.
         spare.child.go()
@@ -105,7 +105,7 @@ def _process(claim: Claim, workshop: Workshop) -> Iterator[Spare]:
         spare.end()
 
 
-def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path) -> None:
+def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path, heartbeat: Heartbeat) -> None:
     inputs = {
         "model": ("model.pt2", claim.model),
         "dataset": ("dataset.safetensors", claim.dataset),
@@ -121,7 +121,7 @@ def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path) -> None:
         if blob:
             workshop.storage.fetch(blob.sha256, folder / name)
             spec[role] = name
-    fetch_checkpoints(key, workshop.sessions, workshop.storage, folder)
+    fetch_checkpoints(key, workshop.sessions, workshop.storage, folder, heartbeat)
     (folder / JOB_FILE).write_text(JobSpec.model_validate(spec).model_dump_json())
 
 

@@ -1,0 +1,12 @@
+"""The API of the chaos run: `uvicorn --factory tests.chaos.api:create_app`."""
+
+from fastapi import FastAPI
+
+from app import main
+from tests.chaos import mutants
+
+
+def create_app() -> FastAPI:
+    """The product's own, with patience, and perhaps broken."""
+    mutants.prepare()
+    return main.create_app()

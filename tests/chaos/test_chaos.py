@@ -1,0 +1,53 @@
+"""An accepted job is never lost and is recorded exactly once: whatever is killed, whenever."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.run import Plan, run
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+SHORT = Plan(
+    "postgresql",
+    seconds=8,
+    seed=SEED,
+    lease_seconds=2,
+    targets=("one", "two"),
+    pause_seconds=(1, 2),
+    idle_seconds=6,
+    long_share=0.4,
+    real_jobs=0,
+)
+MUTANTS = {
+    "twice": replace(SHORT, mutant="unfenced"),
+    # No hint either, but at a start and after a submit.
+    "stuck": replace(SHORT, mutant="unreconciled", reconcile_seconds=3600),
+    "lost": replace(SHORT, mutant="hasty", targets=("postgresql", "api")),
+}
+"""What a run must show: which breakage, and what has to be killed for that."""
+
+pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(3 * SECONDS + 240)]
+
+
+@pytest.mark.parametrize(("database", "share"), [("postgresql", 1), ("sqlite", 1 / 4)], ids=["postgresql", "sqlite"])
+def test_no_accepted_job_is_lost_and_each_is_recorded_once(
+    database: str, share: float, model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    outcome = run(Plan(database, SECONDS * share, SEED), model, tmp_path)
+    record_property(database, str(outcome))
+    assert outcome.counts.sound, outcome.counts.which
+    assert outcome.counts.accepted
+    assert not outcome.answers.get(500)
+
+
+@pytest.mark.parametrize("shows", MUTANTS)
+def test_a_service_that_is_broken_does_not_pass(
+    shows: str, model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    outcome = run(MUTANTS[shows], model, tmp_path)
+    record_property(MUTANTS[shows].mutant, str(outcome))
+    assert getattr(outcome.counts, shows), outcome

@@ -1,0 +1,22 @@
+"""The worker of the chaos run: `celery -A tests.chaos.worker worker`. The product's own, but for its job program."""
+
+import sys
+from pathlib import Path
+
+from tests.chaos import mutants
+from tests.chaos import program as stand_in_program
+from worker import main, spare
+from worker.sandbox import Sandbox, command
+
+PROGRAM = stand_in_program.__file__
+
+
+def stand_in(program: str, folder: Path, sandbox: Sandbox) -> list[str]:
+    """Start the stand-in, which is told how to start the real program. -I -S: it needs nothing that is installed."""
+    real = command(program, folder, sandbox)
+    return [sys.executable, "-I", "-S", "-u", PROGRAM, *real[1:]]
+
+
+mutants.prepare()
+setattr(spare, command.__name__, stand_in)
+app = main.app
