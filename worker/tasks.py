@@ -31,6 +31,12 @@ class JobIdFilter(logging.Filter):
 
 def look(worker: str, settings: Settings, spares: Spares) -> None:
     """Do a job if one is to be done. A hint too many finds nothing to claim."""
+    try:
+        storage = open_storage(settings.storage_url)
+    except OSError:
+        # Before the claim: a worker without its storage can do no job, and must not use the attempts of any up.
+        log.exception("the storage can't be opened: jobs are left to others")
+        return
     with connected(settings) as sessions:
         try:
             with sessions() as session:
@@ -41,7 +47,6 @@ def look(worker: str, settings: Settings, spares: Spares) -> None:
         if claim is None:
             log.info("nothing to claim")
             return
-        storage = open_storage(settings.storage_url)
         _carry_through(claim, Workshop(sessions, storage, sandbox_of(settings), spares, settings))
 
 

@@ -158,3 +158,14 @@ def test_a_storage_that_is_away_is_waited_for(job_id: str, session: Session, set
     assert (job.state, job.attempts, job.error) == ("queued", 1, None)
     assert job.not_before is not None
     assert [attempt.outcome for attempt in queries.attempts(session, job_id)] == ["storage_unavailable"]
+
+
+def test_a_worker_whose_storage_can_not_be_opened_leaves_the_job_to_others(
+    job_id: str, session: Session, settings: Settings
+) -> None:
+    root = Path(settings.storage_url.removeprefix("file:"))
+    root.rename(root.with_name("away"))
+    root.touch()  # no folder can be made there, by root neither
+    look_once(settings)
+    job = reread(session, job_id)
+    assert (job.state, job.attempts) == ("queued", 0)
