@@ -1,0 +1,74 @@
+"""Every effect of every operation, in order: what a crash comes before. A step that is new is missing here, and a test
+says so.
+"""
+
+BEGIN_BLOB = ["open tmp/*", "write tmp/*", "fsync", "chmod tmp/*"]
+END_BLOB = ["mkdir blobs/../..", "rename tmp/*", "fsync", "fsync"]
+BLOB = [*BEGIN_BLOB, *END_BLOB]
+
+STATE = ["UPDATE jobs", "UPDATE jobs", "INSERT job_events"]
+REQUEUE = ["UPDATE jobs", "UPDATE attempts", "UPDATE jobs", "INSERT job_events"]
+END = [*REQUEUE, "UPDATE attempts"]
+PHASE = ["UPDATE jobs", "UPDATE jobs", "INSERT job_events", "COMMIT"]
+
+CLAIM = ["UPDATE jobs", "INSERT attempts", "INSERT owners", "UPDATE jobs", "INSERT job_events", "COMMIT"]
+PROCESS = [
+    "open scratch/sweep.lock",
+    "lock scratch/sweep.lock",
+    "mkdir scratch/spare",
+    "lock scratch/spare",
+    "open scratch/spare/stderr.log",
+    "start in scratch/spare",
+    "mkdir scratch/job",
+    "rename scratch/spare",
+]
+FETCH = [
+    "open scratch/job/1/model.pt2",
+    "write scratch/job/1/model.pt2",
+    "mkdir scratch/job/1/checkpoints",
+    "open scratch/job/1/job.json",
+    "write scratch/job/1/job.json",
+]
+CHECKPOINT, WEIGHTS, REPORT, MANIFEST = BLOB, BLOB, BLOB, BLOB
+SUCCEED = [*END, "INSERT artifacts", "COMMIT"]
+REMOVE = ["remove in scratch", "remove in scratch"]
+
+STEPS = {
+    "upload": [
+        *("open tmp/*", "write tmp/*"),
+        *BEGIN_BLOB,
+        *("mkdir blobs/..", *END_BLOB),
+        *("INSERT models", "COMMIT", "remove tmp/*", "answer"),
+    ],
+    "submit": ["INSERT jobs", "INSERT job_tags", "UPDATE jobs", "INSERT job_events", "COMMIT", "answer"],
+    "cancel": [*STATE, "COMMIT", "answer"],
+    "delete": ["DELETE models", "COMMIT", "answer"],
+    "look": [
+        *(*CLAIM, *PROCESS, *FETCH, "tell to go"),
+        *(*CHECKPOINT, *WEIGHTS, *REPORT, *MANIFEST),
+        *(*SUCCEED, *REMOVE, "answer"),
+    ],
+    "beat": [*PHASE, "INSERT checkpoints", "COMMIT", *PHASE, "UPDATE jobs", "COMMIT"],
+    "renew": ["UPDATE jobs", "COMMIT", "answer"],
+    "fail": [*BLOB, *END, "INSERT artifacts", "COMMIT", "answer"],
+    "try_again": [*END, "COMMIT", "answer"],
+    "give_back": [*END, "COMMIT", "answer"],
+    "recover": [*REQUEUE, "DELETE checkpoints", "DELETE workers", "COMMIT", "answer"],
+    "sweep": ["open scratch/sweep.lock", "lock scratch/sweep.lock", "lock scratch/job/1", *REMOVE, "answer"],
+}
+
+_DONE = [*SUCCEED, *REMOVE, "answer"]
+_FIRST = STEPS["look"].index("tell to go") + 1 + len(CHECKPOINT)
+_LAST = len(STEPS["look"]) - len(_DONE)
+PUBLISHING = [*range(_FIRST, _FIRST + len(WEIGHTS)), *range(_LAST, len(STEPS["look"]))]
+"""Of `look`: from the first artifact to the end; the others are stored as the first is."""
+
+
+def around_a_commit(operation: str, point: int) -> bool:
+    """Where databases may differ: PostgreSQL is tried there alone, SQLite everywhere."""
+    return "COMMIT" in STEPS[operation][max(0, point - 1) : point + 1]
+
+
+def commits_before(operation: str, point: int) -> int:
+    """How many transactions had been made by then."""
+    return STEPS[operation][:point].count("COMMIT")
