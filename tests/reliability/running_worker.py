@@ -1,0 +1,42 @@
+"""A real worker with one slot, in a process of its own."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from app.cli.commands import worker_command
+from app.settings import Settings
+from tests.servers import ROOT
+from tests.service.processes import descendants
+
+
+def environment_of(settings: Settings, **changed: object) -> dict[str, str]:
+    """The environment that makes a process have these settings."""
+    ours = settings.model_dump(mode="json") | changed
+    return {**os.environ, **{f"ZEROPOINT_{name.upper()}": str(value) for name, value in ours.items()}}
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextmanager
+def worker(name: str, environment: Mapping[str, str], log: Path) -> Iterator[int]:
+    """Run it under a name; yield its process id."""
+    command = [*worker_command("cpu", 1), "--hostname", name]
+    with log.open("wb") as output:
+        # Apart from the tests' own group: stopping a part of that one is a hang-up for the rest of it.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=dict(environment), stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process.pid
+    finally:
+        signal_all(descendants(process.pid), signal.SIGCONT)
+        process.terminate()
+        process.wait(60)
