@@ -23,7 +23,7 @@ from app.storage.local import folder_of
 from tests.reliability.stand_in import StandIns
 from worker.tasks import look
 
-SIZE = "4m"
+SIZE = "32m"
 
 
 def main(order: dict[str, str]) -> None:

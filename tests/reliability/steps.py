@@ -2,7 +2,7 @@
 says so.
 """
 
-BEGIN_BLOB = ["open tmp/*", "write tmp/*", "fsync", "chmod tmp/*"]
+BEGIN_BLOB = ["open tmp/*", "lock tmp/*", "write tmp/*", "fsync", "chmod tmp/*"]
 END_BLOB = ["mkdir blobs/../..", "rename tmp/*", "fsync", "fsync"]
 BLOB = [*BEGIN_BLOB, *END_BLOB]
 
@@ -35,7 +35,7 @@ REMOVE = ["remove in scratch", "remove in scratch"]
 
 STEPS = {
     "upload": [
-        *("open tmp/*", "write tmp/*"),
+        *("open tmp/*", "lock tmp/*", "write tmp/*"),
         *BEGIN_BLOB,
         *("mkdir blobs/..", *END_BLOB),
         *("INSERT models", "COMMIT", "remove tmp/*", "answer"),

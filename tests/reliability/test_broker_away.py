@@ -66,6 +66,7 @@ def submit(api: httpx.Client, model_id: str) -> tuple[str, float]:
     return job_id, time.monotonic() - began
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("broker", [nobody, black_hole], ids=lambda broker: broker.__name__)
 def test_a_submit_does_not_wait_for_the_broker(
     broker: Broker, api: httpx.Client, world: World, port: int, tmp_path: Path

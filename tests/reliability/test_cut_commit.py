@@ -111,6 +111,7 @@ def test_a_beat_is_repeated_and_tells_a_phase_once(cut: Cut, wire: tuple[Wire, s
     assert [event.kind for event in queries.events(world.session, job_id, 0, 100)] == ["state", "state", "phase"]
 
 
+@pytest.mark.timed
 def test_a_lease_is_put_off_again(cut: Cut, wire: tuple[Wire, str], world: World, job_id: str) -> None:
     claim = claim_one(world.session)
     with Heartbeat(world.sessions, claim, lease_seconds=3) as heartbeat:
@@ -122,4 +123,4 @@ def test_a_lease_is_put_off_again(cut: Cut, wire: tuple[Wire, str], world: World
 
 def workshop_in(world: World) -> Workshop:
     spares = StandIns(world.settings.scratch_dir, world.kept.out)
-    return Workshop(world.sessions, world.storage, world.settings.scratch_dir, Sandbox(), spares, lease_seconds=60)
+    return Workshop(world.sessions, world.storage, Sandbox(), spares, world.settings)
