@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.database import connected
 from app.jobs import claims, endings, reconciler
 from app.jobs.claims import Claim
+from app.jobs.references import referenced
 from app.main import create_services
 from app.settings import Settings
 from app.storage import open_storage
@@ -124,6 +125,12 @@ def sweep(place: Place) -> Callable[[], None]:
     return run
 
 
+def sweep_storage(place: Place) -> Callable[[], None]:
+    storage = open_storage(place.settings.storage_url)
+    storage.put_file(place.archive)  # no row names it
+    return place.write(lambda session: storage.sweep(-1, partial(referenced, session)))
+
+
 @dataclass(frozen=True)
 class Operation:
     """What to do, and in which thread its effects are counted (None: in all)."""
@@ -145,4 +152,5 @@ OPERATIONS = {
     "give_back": Operation(give_back),
     "recover": Operation(recover),
     "sweep": Operation(sweep),
+    "sweep_storage": Operation(sweep_storage),
 }

@@ -55,6 +55,7 @@ STEPS = {
     "give_back": [*END, "COMMIT", "answer"],
     "recover": [*REQUEUE, "DELETE checkpoints", "DELETE workers", "COMMIT", "answer"],
     "sweep": ["open scratch/sweep.lock", "lock scratch/sweep.lock", "lock scratch/job/1", *REMOVE, "answer"],
+    "sweep_storage": ["remove blobs/../../*", "answer"],
 }
 
 _DONE = [*SUCCEED, *REMOVE, "answer"]

@@ -93,6 +93,7 @@ def ends(operation: str, commits: int) -> tuple[str, list[str]]:
         "try_again": [("succeeded", again), ("succeeded", ["storage_full", "succeeded"])],
         "give_back": [("succeeded", again), ("succeeded", ["released", "succeeded"])],
         "sweep": [("succeeded", once)],
+        "sweep_storage": [("succeeded", once)],
     }
     return by_commits[operation][commits] if operation in by_commits else ("succeeded", again)
 
