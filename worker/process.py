@@ -172,4 +172,6 @@ def environment(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "PYTHONPATH": str(Path(quantization.__file__).parents[1]),
+        # Both processes of a job, and all jobs, share the cores: threads that wait must not spin on them.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
