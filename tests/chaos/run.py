@@ -23,7 +23,11 @@ CALM_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to be like. It is over when every job has ended, or nothing has happened for `idle_seconds`."""
+    """What a run is to be like.
+
+    It is over when every job has ended, nothing has happened for `idle_seconds`, or `settle_seconds` have passed since
+    the last kill.
+    """
 
     database: str
     seconds: float
@@ -34,6 +38,7 @@ class Plan:
     pause_seconds: tuple[float, float] = (1.5, 4.0)
     """Between two kills."""
     idle_seconds: float = 30.0
+    settle_seconds: float = 120.0
     long_share: float = 0.06
     real_jobs: int = 2
     mutant: str = ""
@@ -80,7 +85,7 @@ def _outcome(plan: Plan, battered: Service, submitter: Submitter, killer: Killer
     for _ in range(plan.real_jobs):
         submitter.submit(Kind.REAL, 0)
     engine = create_engine_for(battered.settings)
-    _settle(engine, plan.idle_seconds)
+    _settle(engine, plan.idle_seconds, began + plan.settle_seconds)
     settled_after = time.monotonic() - began
     with Session(engine) as session:
         counts = count(session, open_storage(battered.settings.storage_url), submitter.promises)
@@ -91,10 +96,10 @@ def _outcome(plan: Plan, battered: Service, submitter: Submitter, killer: Killer
     return Outcome(plan, counts, dict(sorted(killer.kills.items())), fallen, answers, orphans, settled_after)
 
 
-def _settle(engine: Engine, idle_seconds: float) -> None:
+def _settle(engine: Engine, idle_seconds: float, latest: float) -> None:
     """Wait until every job has ended and for a moment nothing happens, or nothing happens for long."""
     seen, since, patience = None, time.monotonic(), idle_seconds
-    while time.monotonic() < since + patience:
+    while time.monotonic() < min(since + patience, latest):
         with Session(engine) as session:
             happened = session.execute(select(func.sum(Job.events), func.sum(Job.done), func.sum(Job.token))).one()
             live = session.scalar(select(func.count()).where(Job.state.in_(LIVE)))
