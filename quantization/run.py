@@ -91,6 +91,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         for done, _ in enumerate(write_formats(quantized, out), start=1):
             clock.report("saving", done, len(WRITERS))
         # 4. validate what was saved
+        clock.report("validating", 0, 0)
         chosen = choose_samples(evaluation_samples, planned.held_out, samples)
         opened = reader.open(out)
         evaluation = None
