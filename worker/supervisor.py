@@ -90,7 +90,9 @@ def record(workshop: Workshop, end: Callable[[Session], bool]) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             if not recorded:
-                log.warning("the claim was lost, nothing was recorded")
+                log.warning(
+                    "nothing was recorded: the claim was lost, or an answer was, and this end is recorded already"
+                )
             return
 
 
