@@ -118,7 +118,21 @@ class Jobs(RuleBasedStateMachine):
     )
     def end(self, data: st.DataObject, how: str, give_up: bool) -> None:
         """A worker that does not give up may say the same again, as one whose connection was cut in a commit does."""
-        claim = self.some_claim(data, give_up=give_up)
+        self.say(self.some_claim(data, give_up=give_up), how)
+
+    def stale(self) -> list[Claim]:
+        newest: dict[str, int] = {}
+        for _, claim in self.holding():
+            newest[claim.job_id] = max(claim.token, newest.get(claim.job_id, 0))
+        return [claim for _, claim in self.holding() if claim.token < newest[claim.job_id]]
+
+    @precondition(lambda self: self.stale())
+    @rule(data=st.data(), how=st.sampled_from(["succeed", "fail"]))
+    def wake_up(self, data: st.DataObject, how: str) -> None:
+        """A worker that was presumed dead ends its job, which another one has."""
+        self.say(data.draw(st.sampled_from(self.stale())), how)
+
+    def say(self, claim: Claim, how: str) -> None:
         ways: dict[str, Callable[[Session], bool]] = {
             "succeed": lambda session: endings.succeed(session, claim, "passed", PRODUCTS),
             "fail": lambda session: endings.fail(session, claim, failure("crashed")),
@@ -207,7 +221,7 @@ def test_whatever_happens_every_job_ends_and_is_recorded_once(
             super().__init__(sessions)
 
     effort = settings(
-        max_examples=60 if on_sqlite else 15,
+        max_examples=100 if on_sqlite else 25,
         stateful_step_count=30,
         deadline=None,
         database=None,
