@@ -70,6 +70,8 @@ def supervise(claim: Claim, workshop: Workshop) -> None:
         # 2. The child, watched; it may be stopped because the row says so.
         spare.child.go()
         log.info("attempt %s: child %s goes", claim.attempt, spare.child.pid)
+        if claim.others_wait:  # else this job has the cores to itself, and the next process is started after it
+            workshop.spares.prepare()
         ending = watch(spare, claim, workshop.sandbox, heartbeat, keeper.look)
         # 3. The end, recorded once.
         _conclude(claim, workshop, folder, ending, heartbeat)

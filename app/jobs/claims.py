@@ -52,6 +52,8 @@ class Claim:
     model: Input
     dataset: Input | None
     evaluation_dataset: Input | None
+    others_wait: bool
+    """Whether there were more jobs for this device when this one was claimed."""
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -76,7 +78,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     )
     repository.note_served(session, job.owner, at)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
-    taken = _claim_of(session, job)
+    taken = _claim_of(session, job, others_wait=device in repository.count_due(session, at))
     session.commit()
     return taken
 
@@ -142,7 +144,7 @@ def _standing(state: JobState | None) -> Standing:
     return Standing.CANCEL if state == JobState.CANCELLING else Standing.GO_ON
 
 
-def _claim_of(session: Session, job: Job) -> Claim:
+def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
     return Claim(
         job_id=job.id,
         token=job.token,
@@ -153,6 +155,7 @@ def _claim_of(session: Session, job: Job) -> Claim:
         model=_input(catalog.find(session, Model, job.model_id) or no_model(job.model_id)),
         dataset=_dataset(session, job.dataset_id),
         evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
+        others_wait=others_wait,
     )
 
 

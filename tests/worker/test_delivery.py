@@ -56,6 +56,7 @@ def claim(recipe: Recipe | None = None) -> Claim:
         model=Input("a" * 64, 10, "c" * 64, 11),
         dataset=Input("b" * 64, 20, "d" * 64, 21),
         evaluation_dataset=None,
+        others_wait=False,
     )
 
 

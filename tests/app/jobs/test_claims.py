@@ -45,7 +45,14 @@ def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage,
         model=Input(model.stored_sha256, model.stored_bytes, model.sha256, model.bytes),
         dataset=taken,
         evaluation_dataset=taken,
+        others_wait=False,
     )
+
+
+def test_a_claim_tells_whether_other_jobs_wait(session: Session) -> None:
+    for _ in range(2):
+        add_job(session)
+    assert [claim_one(session).others_wait for _ in range(2)] == [True, False]
 
 
 def test_a_job_is_claimed_once(sessions: sessionmaker[Session]) -> None:
