@@ -4,7 +4,7 @@ Overhead of a job: from the submit to the answer that says `succeeded`, less the
 in its report). Jobs come one at a time, with a pause in which the next process gets ready, as jobs of one user do.
 
 Throughput: JOBS jobs queued at once, until the last has ended, with one slot and with two, in turns. The two cores of
-the machine are shared by all of it, so growth says what is left over, not what more machines would give.
+the machine are shared by all of it, so growth says whether one slot leaves anything over, not what more machines give.
 """
 
 import os
