@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.catalog.models import Model
-from app.database import connected
+from app.database import begin_writing, connected
 from app.settings import Settings
 from app.storage import open_storage
 from tests.hostile import honest_members, write
@@ -84,6 +84,7 @@ def poison(running: Running, program: Path, code: str) -> str:
     )
     blob = open_storage(settings.storage_url).put_file(write(members, running.data / f"{model}.pt2"))
     with connected(settings) as sessions, sessions() as session:
+        begin_writing(session)
         row = session.get_one(Model, model)
         row.stored_sha256, row.stored_bytes = blob.sha256, blob.bytes
         session.commit()
