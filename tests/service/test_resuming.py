@@ -14,7 +14,7 @@ from tests.service.running import service
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
-SAMPLES = 1_500
+SAMPLES = 8_000
 SHORT = {"ZEROPOINT_LEASE_SECONDS": "3", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
 RECIPE: dict[str, Any] = {"calibration": {"samples": SAMPLES, "batch_size": 1}}
 
@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {"calibration": {"samples": SAMPLES, "batch_size": 1}}
 def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint(
     tmp_path: Path, environment: Mapping[str, str], program: Path
 ) -> None:
-    samples = convolutional(SAMPLES).save_dataset(tmp_path / "samples.safetensors")
+    samples = convolutional(SAMPLES + 50).save_dataset(tmp_path / "samples.safetensors")
     with service(tmp_path / "data", {**environment, **SHORT}) as running:
         job_id = running.submit(program, samples, RECIPE)
         before = running.far_in_phase(job_id, "calibrating", SAMPLES // 6)
