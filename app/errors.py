@@ -51,6 +51,7 @@ TITLES = {
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
     "range_not_satisfiable": "The range lies outside the artifact",
+    "recipe_does_not_fit": "The recipe does not fit the form of the model",
     "recipe_matches_nothing": "The recipe names something that the model doesn't have",
     "recipe_or_preset": "A job needs a recipe or a preset",
     "report_not_ready": "There is no report yet",

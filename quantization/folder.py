@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from quantization.artifacts import SourceFormat
 from quantization.recipe import Frozen, Recipe
 
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
@@ -38,7 +39,7 @@ class JobSpec(Frozen):
     """What to do, with file names relative to the folder."""
 
     model: str
-    format: Literal["pt2"] = "pt2"
+    format: SourceFormat = "pt2"
     dataset: str | None = None
     evaluation_dataset: str | None = None
     profile: str | None = None

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from quantization.artifacts import formats_of
 from quantization.calls import MAX_HELD_OUT_CALLS, Call, Calls, Stream, read_call, reader_for
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.engine import Plan, quantize_source
 from quantization.errors import InvalidSamples, Unsupported
 from quantization.evaluation import Reader, evaluate
 from quantization.folder import REPORT_FILE, Progress
-from quantization.formats import MODULE_WRITERS, WRITERS, Writers, drop_unwanted, write_formats
+from quantization.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, write_formats
 from quantization.keywords import Types, resolve
 from quantization.loadback import second_process
 from quantization.profiling import profile_at
@@ -28,11 +29,11 @@ from quantization.progress import Callback, shown
 from quantization.quantized_model import QuantizedModel, open_saved
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.reopening import ReopenedModule
-from quantization.report import EvaluationReport, Report
-from quantization.selection import select
+from quantization.report import EvaluationReport, Loaded, Report
+from quantization.selection import require_fit, select
 from quantization.sources.module import module_source
 from quantization.sources.program import open_program, program_source
-from quantization.sources.source import Source
+from quantization.sources.source import ProgramSource, Source
 from quantization.validation import build_report, validation_failed
 
 Model = nn.Module | ExportedProgram | str | Path
@@ -51,6 +52,8 @@ class Data:
 class Saved(Reader, Protocol):
     """The reader of saved files, before they are there."""
 
+    loaded: list[Loaded]
+
     def open(self, folder: Path) -> bool:
         """Whether the saved files open and agree with each other."""
 
@@ -61,7 +64,8 @@ class Subject:
 
     source: Source
     read: Callable[[object], Call]
-    writers: Writers
+    writes: tuple[str, ...]
+    """Formats by name."""
     saved: Saved
 
 
@@ -119,7 +123,7 @@ def _quantize(
     """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it."""
     clock = Clock(emit)
     clock.report("loading", 0, 1)
-    with _subject(model, folder) as subject:
+    with _subject(model, recipe, folder) as subject:
         source = subject.source
         planned = _plan(subject, recipe, data)
         clock.report("loading", 1, 1)
@@ -129,8 +133,8 @@ def _quantize(
                 data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
             )
         quantized = quantize_source(source, recipe, planned, clock.report, profile)
-        for done, _ in enumerate(write_formats(quantized, folder, subject.writers), start=1):
-            clock.report("saving", done, len(subject.writers))
+        for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
+            clock.report("saving", done, len(subject.writes))
         origin, evaluated = _evaluation_calls(subject, planned, data)
         clock.report("validating", 0, 0 if evaluated is None else len(evaluated))
         evaluation, opened = None, subject.saved.open(folder)
@@ -143,20 +147,21 @@ def _quantize(
             opened=opened,
             timings=clock.finished(),
             peak_memory_bytes=peak_memory_bytes(),
+            loaded=subject.saved.loaded,
         )
         module = open_saved(folder, source.module if isinstance(model, nn.Module) else None)
-    if subject.writers is WRITERS:
-        drop_unwanted(recipe, folder)
+    if isinstance(source, ProgramSource):
+        drop_unwanted(folder, subject.writes, formats_of(recipe, "pt2"))
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report, module
 
 
 @contextmanager
-def _subject(model: Model, folder: Path) -> Iterator[Subject]:
-    """Open the model. Raises InvalidModel or Unsupported."""
+def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
+    """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
     if isinstance(model, nn.Module):
         source = module_source(model)
-        yield Subject(source, read_call, MODULE_WRITERS, ReopenedModule(source.module, source.device))
+        yield Subject(source, read_call, MODULE_FORMATS, ReopenedModule(source.module, source.device))
         return
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
@@ -164,13 +169,15 @@ def _subject(model: Model, folder: Path) -> Iterator[Subject]:
             f"{type(model).__name__} is no model.",
             "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
         )
+    require_fit(recipe, "pt2")
     with second_process(folder) as reader:
         if isinstance(model, ExportedProgram):
             device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
             program = program_source(model, device)
         else:
             program = open_program(Path(model), "cpu")
-        yield Subject(program, reader_for(program.inputs), WRITERS, reader)
+        writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
+        yield Subject(program, reader_for(program.inputs), writes, reader)
 
 
 def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:

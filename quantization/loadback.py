@@ -2,8 +2,9 @@
 
 It starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
 
-    {"folder": F}                     open F/model.pt2 and F/model.safetensors   -> {"ok": true, "tensors": n}
-    {"inputs": I, "outputs": O}       run the program on the tensors of file I, by position, write O -> {"ok": true}
+    {"folder": F}                               open what lies in F (see `readback`)    -> {"ok": true, "loaded": […]}
+    {"inputs": I, "names": […], "outputs": O}   run it on the tensors "0", "1", … of file I, which go by these names,
+                                                and write those that come out to file O -> {"ok": true}
 
 What goes wrong is told on standard error, for operators; the answer is {"ok": false}.
 """
@@ -16,15 +17,15 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # the one import that a loader of model.pt2 needs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind
-from torch.utils import _pytree as pytree
+
+from quantization.calls import Call
+from quantization.readback import Opened, open_saved
+from quantization.report import Loaded
 
 COMMAND = (sys.executable, "-P", "-m", "quantization.loadback")
 
@@ -35,36 +36,41 @@ class Reader:
     def __init__(self, process: Popen[bytes], scratch: Path) -> None:
         self._process = process
         self._scratch = scratch
+        self.loaded: list[Loaded] = []
+        """What opened which file."""
 
     def open(self, folder: Path) -> bool:
         """Whether the saved files open and agree with each other."""
         self._ask({"folder": str(folder)})
-        return self._answer()
+        answer = self._answer()
+        self.loaded = [Loaded.model_validate(entry) for entry in answer.get("loaded", ())]
+        return answer["ok"] is True
 
     def start(self, batch: Sequence[Tensor]) -> None:
         """Send a batch; the program runs on it while the caller goes on."""
-        save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, self._scratch / "inputs.safetensors")
-        self._ask(
-            {"inputs": str(self._scratch / "inputs.safetensors"), "outputs": str(self._scratch / "outputs.safetensors")}
-        )
+        inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
+        names = batch.names if isinstance(batch, Call) else [str(position) for position in range(len(batch))]
+        save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, inputs)
+        self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
 
     def finish(self) -> dict[int, Tensor] | None:
         """The tensors that came out, by position."""
-        if not self._answer():
+        if not self._answer()["ok"]:
             return None
         return {int(key): tensor for key, tensor in load_file(self._scratch / "outputs.safetensors").items()}
 
-    def _ask(self, question: Mapping[str, str]) -> None:
+    def _ask(self, question: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         except BrokenPipeError:
             return  # it died: the answer says so
 
-    def _answer(self) -> bool:
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        return bool(line) and json.loads(line).get("ok") is True
+        answer: dict[str, Any] = json.loads(line) if line else {"ok": False}
+        return answer
 
 
 @contextmanager
@@ -97,48 +103,29 @@ def main(before_opening: Callable[[], None] = lambda: None) -> None:
     before_opening()
     answers = sys.stdout
     sys.stdout = sys.stderr
-    program: ExportedProgram | None = None
+    opened: Opened | None = None
     for line in sys.stdin:
         question = json.loads(line)
         try:
+            answer: dict[str, Any] = {"ok": True}
             if "folder" in question:
-                program = _open(Path(question["folder"]))
-            elif program is not None:
-                _run(program, Path(question["inputs"]), Path(question["outputs"]))
-            answer = {"ok": program is not None}
+                opened = open_saved(Path(question["folder"]))
+                answer["loaded"] = [entry.model_dump() for entry in opened.loaded]
+            elif opened is None:
+                answer["ok"] = False
+            else:
+                _run(opened, Path(question["inputs"]), question["names"], Path(question["outputs"]))
         except Exception:
             print_exc()
             answer = {"ok": False}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _open(folder: Path) -> ExportedProgram:
-    """Load both files; every tensor that both hold must be the same, bit for bit."""
-    program = torch.export.load(folder / "model.pt2")
-    stored = load_file(folder / "model.safetensors")
-    for name, tensor in program.state_dict.items():
-        if name in stored and not _same(tensor, stored[name]):
-            raise ValueError(f"{name} differs between model.pt2 and model.safetensors")
-    return program
-
-
-def _same(left: Tensor, right: Tensor) -> bool:
-    """Bit for bit; zero points may be kept in integers of another width."""
-    if left.dtype != right.dtype:
-        return left.shape == right.shape and bool((left == right).all())
-    return left.shape == right.shape and torch.equal(
-        left.reshape(-1).view(torch.uint8), right.reshape(-1).view(torch.uint8)
-    )
-
-
-def _run(program: ExportedProgram, inputs: Path, outputs: Path) -> None:
+def _run(opened: Opened, inputs: Path, names: Sequence[str], outputs: Path) -> None:
     tensors = load_file(inputs)
-    given = iter(tensors[str(position)] for position in range(len(tensors)))
-    user = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    flat = [argument.value if isinstance(argument, ConstantArgument) else next(given) for argument in user]
-    arguments, options = cast(tuple[Any, Any], pytree.tree_unflatten(flat, program.call_spec.in_spec))
+    batch = {name: tensors[str(position)] for position, name in enumerate(names)}
     with torch.no_grad():
-        result = pytree.tree_leaves(program.module()(*arguments, **options))
+        result = opened.run(batch)
     save_file({str(i): t.contiguous() for i, t in enumerate(result) if isinstance(t, Tensor)}, outputs)
 
 

@@ -10,14 +10,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from quantization.artifacts import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.errors import InvalidModel
 from quantization.folder import REPORT_FILE
-from quantization.formats import CHECKPOINT_FILE, PROGRAM_FILE, SAFETENSORS_FILE
+from quantization.formats import CHECKPOINT_FILE
 from quantization.formats.stored import read_checkpoint, read_safetensors
 from quantization.modules import quantized_module
 from quantization.report import Report
 
-FILES = (SAFETENSORS_FILE, PROGRAM_FILE, CHECKPOINT_FILE, REPORT_FILE)
+FILES = (SAFETENSORS_FILE, PROGRAM_FILE, ONNX_FILE, CHECKPOINT_FILE, REPORT_FILE)
 
 
 @dataclass(frozen=True)

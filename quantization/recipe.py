@@ -19,6 +19,7 @@ WEIGHT_ONLY = (*CASTS, "int4")
 
 WeightDtype = Literal["qint8", "quint8", "float16", "bfloat16", "float8_e4m3", "int4"]
 Scheme = Literal["symmetric", "asymmetric"]
+FormatName = Literal["safetensors", "pt2", "huggingface"]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
@@ -183,7 +184,7 @@ class Recipe(Pair):
     overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
     calibration: CalibrationSettings = CalibrationSettings()
     validation: ValidationSettings = ValidationSettings()
-    formats: tuple[Literal["safetensors", "pt2"], ...] | None = None
+    formats: tuple[FormatName, ...] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property

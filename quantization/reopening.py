@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from quantization.formats import CHECKPOINT_FILE, SAFETENSORS_FILE
+from quantization.artifacts import SAFETENSORS_FILE
+from quantization.formats import CHECKPOINT_FILE
 from quantization.formats.stored import Stored, read_checkpoint, read_safetensors
 from quantization.modules import quantized_module
+from quantization.report import Loaded
 from quantization.sources.module import call_module
 
 logger = logging.getLogger(__name__)
@@ -23,6 +26,7 @@ class ReopenedModule:
         self._device = device
         self._module: nn.Module | None = None
         self._outputs: dict[int, Tensor] | None = None
+        self.loaded: list[Loaded] = []
 
     def open(self, folder: Path) -> bool:
         """Whether both files open, agree bit for bit, and fit the float module."""
@@ -33,6 +37,10 @@ class ReopenedModule:
         except Exception:
             logger.exception("The saved files don't open.")
             return False
+        self.loaded = [
+            Loaded(name=CHECKPOINT_FILE, loader="torch.load", version=str(torch.__version__)),
+            Loaded(name=SAFETENSORS_FILE, loader="safetensors.safe_open", version=version("safetensors")),
+        ]
         return True
 
     def start(self, batch: Sequence[Tensor]) -> None:

@@ -122,6 +122,14 @@ class EvaluationReport(Part):
     samples: int
 
 
+class Loaded(Part):
+    """A saved file that the load-back check opened, in a fresh process, and the software that opened it."""
+
+    name: str
+    loader: str
+    version: str
+
+
 class Report(Part):
     """Everything that is known about a result."""
 
@@ -134,6 +142,7 @@ class Report(Part):
     evaluation: EvaluationReport
     timings: dict[str, float]
     peak_memory_bytes: int
+    loaded: list[Loaded] = []
     resumed: list[ResumedPhase] = []
     """Phases that went on from a checkpoint of an earlier attempt; `timings` are those of the last attempt alone."""
     recipe: Recipe

@@ -12,6 +12,7 @@ from traceback import print_exc
 
 import torch
 
+from quantization.artifacts import formats_of
 from quantization.calibration import Step, collect
 from quantization.checkpoints import Checkpoints
 from quantization.clock import Clock, peak_memory_bytes
@@ -32,11 +33,12 @@ from quantization.folder import (
     Phase,
     read_spec,
 )
-from quantization.formats import WRITERS, drop_unwanted, write_formats
+from quantization.formats import VALIDATED, WRITERS, drop_unwanted, write_formats
 from quantization.loadback import reader_in, reader_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
+from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
 from quantization.validation import build_report, validation_failed
@@ -75,6 +77,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     with reader_in(folder, process) as reader:
         # 1. load
         clock.report("loading", 0, 1)
+        require_fit(spec.recipe, spec.format)
         source = open_source(folder / spec.model, spec.format, spec.device)
         batch_size = spec.recipe.calibration.batch_size
         samples, evaluation_samples = (
@@ -88,8 +91,10 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
         quantized = quantize_source(source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints)
         # 3. save
-        for done, _ in enumerate(write_formats(quantized, out), start=1):
-            clock.report("saving", done, len(WRITERS))
+        wanted = formats_of(spec.recipe, spec.format)
+        written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
+        for done, _ in enumerate(write_formats(quantized, out, written), start=1):
+            clock.report("saving", done, len(written))
         # 4. validate what was saved
         clock.report("validating", 0, 0)
         chosen = choose_samples(evaluation_samples, planned.held_out, samples)
@@ -104,9 +109,10 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         opened=opened,
         timings=clock.finished(),
         peak_memory_bytes=peak_memory_bytes(),
+        loaded=reader.loaded,
         resumed=checkpoints.resumed,
     )
-    drop_unwanted(spec.recipe, out)
+    drop_unwanted(out, written, wanted)
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
         raise validation_failed(report)

@@ -7,6 +7,7 @@ is its name excluded, or not included? then the first override whose names match
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from quantization.artifacts import SourceFormat, unfit
 from quantization.errors import InvalidRecipe
 from quantization.mismatches import mismatches
 from quantization.names import matches
@@ -53,6 +54,16 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
             "Select at least one layer by type and name that can be quantized.",
         )
     return choices, skipped
+
+
+def require_fit(recipe: Recipe, source: SourceFormat) -> None:
+    """Raises InvalidRecipe when the recipe can't be done with such a source, or not written in a format it asks for."""
+    for misfit in unfit(recipe, source):
+        raise InvalidRecipe(
+            "recipe_does_not_fit",
+            f"{misfit.pointer}: {misfit.detail}",
+            "Change the recipe, or give the model in another form.",
+        )
 
 
 def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:

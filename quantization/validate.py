@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from quantization.affine import Affine
+from quantization.artifacts import PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.errors import InvalidModel, QuantizationError
 from quantization.evaluation import evaluate
 from quantization.folder import EXIT_FAILED, EXIT_OK
-from quantization.formats import CHECKPOINT_FILE, PROGRAM_FILE, SAFETENSORS_FILE
+from quantization.formats import CHECKPOINT_FILE
 from quantization.formats.stored import Stored, read_checkpoint, read_safetensors
 from quantization.loadback import Reader, second_process
 from quantization.recipe import Recipe
@@ -96,6 +97,7 @@ def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: 
         opened=opened,
         timings=clock.finished(),
         peak_memory_bytes=peak_memory_bytes(),
+        loaded=reader.loaded,
     )
 
 

@@ -21,6 +21,7 @@ from quantization.report import (
     Check,
     EvaluationReport,
     LayerReport,
+    Loaded,
     Report,
     ResumedPhase,
     Summary,
@@ -41,9 +42,11 @@ def build_report(
     opened: bool,
     timings: dict[str, float],
     peak_memory_bytes: int,
+    loaded: Sequence[Loaded] = (),
     resumed: Sequence[ResumedPhase] = (),
 ) -> Report:
-    """The report of a result. `evaluation`: None without samples; `opened`: whether the files loaded back."""
+    """The report of a result. `evaluation`: None without samples; `opened`: whether the files loaded back, and
+    `loaded`: what opened them."""
     summary = _summary(quantized, evaluation)
     settings = quantized.recipe.validation
     ran = opened and (evaluation is None or evaluation.ran)
@@ -63,6 +66,7 @@ def build_report(
         evaluation=evaluated,
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
+        loaded=list(loaded),
         resumed=list(resumed),
         recipe=quantized.recipe,
         versions=quantized.versions,

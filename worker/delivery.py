@@ -1,6 +1,6 @@
 """What the child left in out/, checked, stored, and listed in a manifest. The child has read an upload: trust nothing.
 
-A name that is not in ARTIFACT_KINDS, a link, a missing file, too many bytes, a file that is not what its name says or
+A name that no format of the job has, a link, a missing file, too many bytes, a file that is not what its name says or
 a report that does not parse makes the whole output invalid: half a result is no result.
 """
 
@@ -17,17 +17,13 @@ from app.jobs.claims import Claim
 from app.jobs.endings import Product
 from app.jobs.taxonomy import CLASSES
 from app.storage import Storage
+from quantization.artifacts import FORMATS, formats_of, kind_in
 from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
+from quantization.folder_files import INDEX_FILE, KINDS, WEIGHTS_FILE, shard_name
 from quantization.report import Report
 from worker.inspection import NotAnArtifact, inspect
 
 MANIFEST_FILE = "manifest.json"
-ARTIFACT_KINDS = {
-    "model.safetensors": "safetensors",
-    "model.pt2": "program",
-    REPORT_FILE: "report",
-}
-FORMAT_FILES = {"safetensors": "model.safetensors", "pt2": "model.pt2"}
 REPORT_CAP = 64 << 20
 SIZE_FACTOR = 4
 ROOM_BYTES = 64 << 20
@@ -55,12 +51,16 @@ def read_report(folder: Path) -> Report:
 
 def outputs(folder: Path, claim: Claim) -> list[Path]:
     """The files that a successful child must have written, and no other. Raises OutputError."""
-    formats = {"safetensors", *(claim.recipe.formats or FORMAT_FILES)}
-    wanted = sorted([*(FORMAT_FILES[name] for name in formats), REPORT_FILE])
+    formats = [FORMATS[name] for name in formats_of(claim.recipe, claim.model_format)]
+    required = {REPORT_FILE, *(name for entry in formats for name in entry.required)}
     out = _out(folder)
     found = sorted(path.name for path in out.iterdir())
-    if found != wanted or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
-        raise OutputError(f"expected the files {wanted} in out/, found {found}")
+    if not required <= set(found) or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
+        raise OutputError(f"expected the files {sorted(required)} in out/, found {found}")
+    if unknown := [name for name in found if name != REPORT_FILE and not any(kind_in(e, name) for e in formats)]:
+        raise OutputError(f"no format of this job has the files {unknown}")
+    if "huggingface" in formats_of(claim.recipe, claim.model_format):
+        require_whole_weights(found)
     paths = [out / name for name in found]
     total, cap = sum(path.stat().st_size for path in paths), output_cap(claim)
     if total > cap:
@@ -70,13 +70,27 @@ def outputs(folder: Path, claim: Claim) -> list[Path]:
     return paths
 
 
+def require_whole_weights(names: Sequence[str]) -> None:
+    """Raises OutputError unless the weights are one file, or all shards of a set and their index."""
+    weights = sorted(name for name in names if KINDS["weights"].fullmatch(name))
+    shards = [shard_name(number, len(weights)) for number in range(1, len(weights) + 1)]
+    if weights != [WEIGHTS_FILE] and (not weights or weights != shards or INDEX_FILE not in names):
+        raise OutputError(f"the weights are not whole: {weights}")
+
+
 def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
     """Put files into the storage."""
-    return [Product(name=path.name, kind=ARTIFACT_KINDS[path.name], blob=storage.put_file(path)) for path in paths]
+    return [Product(name=path.name, kind=artifact_kind(path.name), blob=storage.put_file(path)) for path in paths]
+
+
+def artifact_kind(name: str) -> str:
+    """What the API calls a file that `outputs` took."""
+    return next((kind for entry in FORMATS.values() if (kind := kind_in(entry, name))), "report")
 
 
 def store_manifest(claim: Claim, report: Report, products: Sequence[Product], storage: Storage) -> Product:
     """What went in, what came out and what did it: enough to do it again and to check the files by."""
+    opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in report.loaded}
     inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
     manifest: dict[str, Any] = {
         "job": claim.job_id,
@@ -87,7 +101,9 @@ def store_manifest(claim: Claim, report: Report, products: Sequence[Product], st
             for role, blob in inputs.items()
             if blob
         },
-        "outputs": {p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes} for p in products},
+        "outputs": {
+            p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes, **opened_by.get(p.name, {})} for p in products
+        },
         "recipe": claim.recipe.model_dump(mode="json"),
         "seed": claim.recipe.seed,
         "versions": report.versions,

@@ -5,7 +5,7 @@ Each way to end is recorded in one transaction that matches only while the claim
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from app.jobs.claims import Claim, Standing
 from app.jobs.endings import Product
 from app.settings import Settings
 from app.storage import Storage
+from quantization.artifacts import SourceFormat
 from quantization.folder import (
     EXIT_FAILED,
     EXIT_OK,
@@ -41,6 +42,13 @@ FLUSH_SECONDS = 2.0
 LONGEST_PAUSE = 8.0
 RECORD_SECONDS = 3600.0
 """How long a finished job waits for a database that is away; what it stored is kept for longer than that."""
+
+MODEL_FILES: Mapping[SourceFormat, str] = {
+    "pt2": "model.pt2",
+    "huggingface": "model.tar",
+    "safetensors": "model.safetensors",
+}
+"""What the model is called in a job's folder."""
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +119,12 @@ def _process(claim: Claim, workshop: Workshop) -> Iterator[Spare]:
 
 def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path, heartbeat: Heartbeat) -> None:
     inputs = {
-        "model": ("model.pt2", claim.model),
+        "model": (MODEL_FILES[claim.model_format], claim.model),
         "dataset": ("dataset.safetensors", claim.dataset),
         "evaluation_dataset": ("evaluation_dataset.safetensors", claim.evaluation_dataset),
     }
     spec: dict[str, object] = {
+        "format": claim.model_format,
         "device": claim.device,
         "recipe": claim.recipe,
         "checkpoint_key": key,

@@ -1,10 +1,12 @@
 """What must hold before a job is accepted: the dataset serves the model's inputs, the recipe's names exist."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from app.catalog.models import Dataset, Model
 from app.errors import Fault, Invalid
 from app.intake.facts import Extent, Tensor
+from quantization.artifacts import SourceFormat, unfit
 from quantization.mismatches import mismatches, nearest
 from quantization.recipe import Recipe
 
@@ -12,6 +14,14 @@ from quantization.recipe import Recipe
 def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
     """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none."""
     names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
+    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
+    if faults:
+        raise Invalid(
+            "recipe_does_not_fit",
+            faults[0].detail,
+            "Change the recipe, or upload the model in another form (docs/formats.md has the table).",
+            faults,
+        )
     faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
     if faults:
         raise Invalid(
@@ -27,6 +37,11 @@ def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
             "Upload samples to POST /v1/datasets and name them as dataset, or set activations to null.",
             [Fault("/dataset", "is missing")],
         )
+
+
+def source_of(model: Model) -> SourceFormat:
+    """The form in which the model was uploaded."""
+    return cast(SourceFormat, model.format)
 
 
 def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:

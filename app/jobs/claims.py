@@ -16,9 +16,11 @@ from app.catalog.models import Dataset, Model
 from app.catalog.service import no_dataset, no_model
 from app.database import begin_writing, clock
 from app.jobs import repository
+from app.jobs.admission import source_of
 from app.jobs.models import Attempt, Checkpoint, Job
 from app.jobs.status import CLAIM, HELD, JobState
 from app.storage import Blob
+from quantization.artifacts import SourceFormat
 from quantization.folder import Progress
 from quantization.recipe import Recipe
 
@@ -50,6 +52,7 @@ class Claim:
     device: str
     running_seconds: int
     model: Input
+    model_format: SourceFormat
     dataset: Input | None
     evaluation_dataset: Input | None
     others_wait: bool
@@ -145,6 +148,7 @@ def _standing(state: JobState | None) -> Standing:
 
 
 def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
+    model = catalog.find(session, Model, job.model_id) or no_model(job.model_id)
     return Claim(
         job_id=job.id,
         token=job.token,
@@ -152,7 +156,8 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
         recipe=Recipe.model_validate(job.recipe),
         device=job.device,
         running_seconds=job.running_seconds,
-        model=_input(catalog.find(session, Model, job.model_id) or no_model(job.model_id)),
+        model=_input(model),
+        model_format=source_of(model),
         dataset=_dataset(session, job.dataset_id),
         evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
         others_wait=others_wait,

@@ -13,10 +13,11 @@ from app.catalog.models import Dataset, Model
 from app.catalog.service import no_dataset, no_model
 from app.database import clock, new_id
 from app.errors import Fault, Invalid
-from app.jobs.admission import check_dataset, check_recipe
+from app.jobs.admission import check_dataset, check_recipe, source_of
 from app.jobs.models import Job, JobTag
 from app.jobs.status import JobState
 from app.jobs.workers import live_devices
+from quantization.defaults import complete
 from quantization.recipe import Recipe
 
 
@@ -55,6 +56,7 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     """Return the row of a job, once everything holds that it needs. Raises Invalid, NotFound."""
     model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
     check_recipe(submission.recipe, model, has_dataset=submission.dataset is not None)
+    recipe = complete(submission.recipe, source_of(model), [layer["name"] for layer in model.layers])
     for pointer, dataset_id in (
         ("/dataset", submission.dataset),
         ("/evaluation_dataset", submission.evaluation_dataset),
@@ -70,7 +72,7 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
         model_id=model.id,
         dataset_id=submission.dataset,
         evaluation_dataset_id=submission.evaluation_dataset,
-        recipe=submission.recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         owner=submission.owner,
         wanted_device=submission.device,
         device=_device(session, submission.device),

@@ -31,6 +31,7 @@ CLASSES = {
     "profile_incomplete": FailureClass.USER_INPUT,
     "profile_invalid": FailureClass.USER_INPUT,
     "program_invalid": FailureClass.USER_INPUT,
+    "recipe_does_not_fit": FailureClass.USER_INPUT,
     "recipe_matches_nothing": FailureClass.USER_INPUT,
     "sandbox_violation": FailureClass.USER_INPUT,
     "validation_failed": FailureClass.USER_INPUT,

@@ -1,43 +1,56 @@
-"""Formats: one writer per artifact file. To add one: its name in `recipe`, a file here, one entry below."""
+"""Formats: one writer per artifact format. To add one, see CONTRIBUTING.md."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from quantization.artifacts import FORMATS, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.formats.checkpoint import write_checkpoint
 from quantization.formats.program import write_program
 from quantization.formats.safetensors import write_safetensors
 from quantization.layers import Quantized
-from quantization.recipe import Recipe
 
-Writers = Mapping[str, tuple[str, Callable[[Quantized, Path], None]]]
-"""Format -> (file name, writer)."""
-
-SAFETENSORS_FILE = "model.safetensors"
-PROGRAM_FILE = "model.pt2"
 CHECKPOINT_FILE = "model.pt"
 
-WRITERS: Writers = {
-    "safetensors": (SAFETENSORS_FILE, write_safetensors),
-    "pt2": (PROGRAM_FILE, write_program),
+
+class Write(Protocol):
+    """Writes a result at a path. Raises OSError when the disk doesn't take it."""
+
+    def __call__(self, quantized: Quantized, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A format's file in the folder, or "." for a format of several files, and what writes it."""
+
+    file: str
+    write: Write
+
+
+WRITERS: Mapping[str, Writer] = {
+    "safetensors": Writer(SAFETENSORS_FILE, write_safetensors),
+    "pt2": Writer(PROGRAM_FILE, write_program),
+    "checkpoint": Writer(CHECKPOINT_FILE, write_checkpoint),
 }
-"""For programs."""
-MODULE_WRITERS: Writers = {
-    "safetensors": (SAFETENSORS_FILE, write_safetensors),
-    "checkpoint": (CHECKPOINT_FILE, write_checkpoint),
-}
-"""For whole modules."""
+"""By the names of `artifacts.FORMATS`; a checkpoint is what the library alone writes, for a module in memory."""
+
+VALIDATED: Mapping[str, tuple[str, ...]] = {"pt2": ("safetensors", "pt2")}
+"""By source: what is written whether it is asked for or not, because validation runs the one and compares the other."""
+MODULE_FORMATS = ("safetensors", "checkpoint")
 
 
-def write_formats(quantized: Quantized, folder: Path, writers: Writers = WRITERS) -> Iterator[Path]:
-    """Write every format (validation needs them all), and give each file as it is done."""
-    for file_name, write in writers.values():
-        write(quantized, folder / file_name)
-        yield folder / file_name
+def write_formats(quantized: Quantized, folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Write these formats, and give each name as it is done."""
+    for name in names:
+        writer = WRITERS[name]
+        writer.write(quantized, folder / writer.file)
+        yield name
 
 
-def drop_unwanted(recipe: Recipe, folder: Path) -> None:
-    """Remove the files that the recipe does not ask for (null: all are wanted; safetensors always is)."""
-    wanted = {"safetensors", *(recipe.formats or WRITERS)}
-    for name, (file_name, _) in WRITERS.items():
-        if name not in wanted:
-            (folder / file_name).unlink()
+def drop_unwanted(folder: Path, written: Iterable[str], wanted: Iterable[str]) -> None:
+    """Remove the files of formats that were written to be validated, and that nobody asked for."""
+    for name in set(written) - set(wanted):
+        for path in folder.iterdir():
+            if any(names.fullmatch(path.name) for names in FORMATS[name].kinds.values()):  # type: ignore[index]
+                path.unlink()

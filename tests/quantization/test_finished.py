@@ -11,7 +11,7 @@ from quantization.checkpoints import Checkpoints
 from quantization.engine import Plan, plan, quantize_layer, quantize_source
 from quantization.finished import FinishedLayers
 from quantization.folder import Phase
-from quantization.formats import write_formats
+from quantization.formats import VALIDATED, WRITERS, write_formats
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
@@ -50,7 +50,7 @@ def prepared(example: Example, folder: Path, recipe: Recipe) -> tuple[ProgramSou
 
 def files(quantized: Quantized, folder: Path) -> list[bytes]:
     folder.mkdir()
-    return [path.read_bytes() for path in write_formats(quantized, folder)]
+    return [(folder / WRITERS[name].file).read_bytes() for name in write_formats(quantized, folder, VALIDATED["pt2"])]
 
 
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch, of weights in channels-last order

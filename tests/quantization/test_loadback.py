@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantization.evaluation import evaluate
-from quantization.formats import write_formats
+from quantization.formats import VALIDATED, write_formats
 from quantization.loadback import second_process
 from quantization.samples import open_samples
 from quantization.sources.source import ProgramSource
@@ -17,7 +17,7 @@ from tests.quantization.conftest import QuantizeExample
 
 
 def save(quantized: QuantizeExample, folder: Path) -> None:
-    list(write_formats(quantized(convolutional()), folder))
+    list(write_formats(quantized(convolutional()), folder, VALIDATED["pt2"]))
 
 
 def test_saved_files_open_and_run(quantized: QuantizeExample, tmp_path: Path) -> None:

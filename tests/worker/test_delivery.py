@@ -54,6 +54,7 @@ def claim(recipe: Recipe | None = None) -> Claim:
         device="cpu",
         running_seconds=60,
         model=Input("a" * 64, 10, "c" * 64, 11),
+        model_format="pt2",
         dataset=Input("b" * 64, 20, "d" * 64, 21),
         evaluation_dataset=None,
         others_wait=False,

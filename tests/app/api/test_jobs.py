@@ -46,7 +46,7 @@ def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, A
         "model": wish["model"],
         "dataset": wish["dataset"],
         "evaluation_dataset": None,
-        "recipe": PRESETS["int8-static"].recipe.model_dump(mode="json"),
+        "recipe": PRESETS["int8-static"].recipe.model_dump(mode="json") | {"formats": ["safetensors", "pt2"]},
         "device": "cpu",
         "attempts": 0,
         "created_at": job["created_at"],

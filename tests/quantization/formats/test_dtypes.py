@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantization.formats import write_formats
+from quantization.formats import VALIDATED, write_formats
 from quantization.formats.program import quantized_program
 from quantization.loadback import Reader, second_process
 from quantization.sqnr import Noise
@@ -47,7 +47,7 @@ def test_the_program_in_a_second_process_computes_what_the_layers_say(
     wishes, least_db = recipe
     example = convolutional()
     result = quantized(example, **wishes)
-    list(write_formats(result, tmp_path))
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
     assert stranger.open(tmp_path)
     stranger.start(list(example.inputs))
     outputs = stranger.finish()
@@ -93,7 +93,7 @@ class WeightsOf(torch.fx.Interpreter):
 
 def test_int4_takes_half_a_byte_a_number(quantized: QuantizeExample, tmp_path: Path) -> None:
     result = quantized(convolutional(), weights={"dtype": "int4", "group_size": 8}, include=["head"])
-    list(write_formats(result, tmp_path))
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
     stored = load_file(tmp_path / "model.safetensors")
     assert (stored["head.weight"].dtype, stored["head.weight"].shape) == (torch.uint8, (10, 36))
     assert stored["head.weight_scale"].shape == (10, 9)
@@ -157,7 +157,7 @@ def test_every_layer_type_is_quantized(quantized: QuantizeExample, decompose: bo
 def test_tied_weights_stay_tied(quantized: QuantizeExample, tmp_path: Path) -> None:
     example = attention()
     result = quantized(example, layer_types=["Linear", "Embedding"], skip_layers=[])
-    list(write_formats(result, tmp_path))
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
     stored = load_file(tmp_path / "model.safetensors")
     assert [name for name, tensor in stored.items() if tensor.shape == (20, 8)] == ["head.weight"]
     program = torch.export.load(tmp_path / "model.pt2")

@@ -1,0 +1,36 @@
+"""What a recipe leaves open, and the upload decides. Torch-free: asked at submit, so that the job's recipe is whole.
+
+Defaults follow what runs the result: Inductor's int8 convolutions and onnxruntime take uint8 asymmetric activations,
+what reads a compressed-tensors checkpoint expects int8 symmetric ones and an output head in float.
+"""
+
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from quantization.artifacts import SourceFormat, formats_of
+from quantization.recipe import Pair, Recipe
+
+HEADS = ("lm_head",)
+"""Layers that engines load in float, whatever the checkpoint says of the others."""
+
+SomePair = TypeVar("SomePair", bound=Pair)
+
+
+def complete(recipe: Recipe, source: SourceFormat, layers: Collection[str]) -> Recipe:
+    """The recipe with nothing left open, for such an upload with layers of these names; done twice, it is the same."""
+    changes: dict[str, Any] = {"formats": formats_of(recipe, source)}
+    if source != "huggingface":
+        return recipe.model_copy(update=changes)
+    if "exclude" not in recipe.model_fields_set:
+        changes["exclude"] = tuple(name for name in HEADS if name in layers)
+    changes["overrides"] = tuple(_signed(override) for override in recipe.overrides)
+    return _signed(recipe.model_copy(update=changes))
+
+
+def _signed(pair: SomePair) -> SomePair:
+    """The pair with int8 symmetric activations, where it names neither dtype nor scheme."""
+    activations = pair.activations
+    if activations is None or {"dtype", "scheme"} & activations.model_fields_set:
+        return pair
+    signed = activations.model_copy(update={"dtype": "qint8", "scheme": "symmetric"})
+    return pair.model_copy(update={"activations": signed})

@@ -1,0 +1,29 @@
+"""Readback: what was saved, opened as a stranger would, by the software that the format is for. One file per format."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from quantization.artifacts import PROGRAM_FILE
+from quantization.readback.program import open_program
+from quantization.report import Loaded
+
+
+class Opened(Protocol):
+    """A saved result that opened."""
+
+    @property
+    def loaded(self) -> Sequence[Loaded]:
+        """What opened which file."""
+
+    def run(self, batch: Mapping[str, Tensor]) -> Sequence[object]:
+        """The outputs, flat, of a batch: its tensors by name, or by position as "0", "1", …"""
+
+
+def open_saved(folder: Path) -> Opened:
+    """Open what lies in the folder. Raises whatever keeps it from opening."""
+    if (folder / PROGRAM_FILE).exists():
+        return open_program(folder)
+    raise ValueError("the folder holds nothing that is known here")
