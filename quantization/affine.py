@@ -65,17 +65,21 @@ class Affine:
     group_size: int | None = None
 
 
-def symmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None) -> Affine:
+def symmetric(
+    minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+) -> Affine:
     """Zero in the middle of the grid: scale = max(|minimum|, |maximum|) / (quant_max − middle), zero_point = middle.
 
     `minimum`, `maximum`: float [C] or []. A range of nothing but zeros gets scale 1, which keeps it exact.
     """
     reach = torch.maximum(minimum.abs(), maximum.abs()).to(torch.float32)
-    scale = _valid_scale(reach / (grid.quant_max - grid.middle))
+    scale = _rounded_up(_valid_scale(reach / (grid.quant_max - grid.middle)), scale_dtype)
     return Affine(grid, scale, torch.full_like(scale, grid.middle, dtype=torch.int64), axis)
 
 
-def asymmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None) -> Affine:
+def asymmetric(
+    minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+) -> Affine:
     """Use the whole grid: scale = (maximum − minimum) / (quant_max − quant_min), zero_point = quant_min − min / scale.
 
     `minimum`, `maximum`: float [C] or []. The range is widened to hold zero, so that padding and ReLU stay exact.
@@ -83,7 +87,7 @@ def asymmetric(minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = 
     low = minimum.to(torch.float32).clamp(max=0)
     high = maximum.to(torch.float32).clamp(min=0)
     steps = grid.quant_max - grid.quant_min
-    scale = _valid_scale(high / steps - low / steps)
+    scale = _rounded_up(_valid_scale(high / steps - low / steps), scale_dtype)
     zero_point = (grid.quant_min - torch.round(low / scale)).clamp(grid.quant_min, grid.quant_max)
     return Affine(grid, scale, zero_point.to(torch.int64), axis)
 
@@ -126,6 +130,13 @@ def _spread(values: Tensor, affine: Affine) -> tuple[Tensor, Tensor]:
     shape = [1] * values.dim()
     shape[affine.axis] = -1
     return scale.reshape(shape), zero_point.reshape(shape)
+
+
+def _rounded_up(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The scale as float32, rounded to `dtype` so that it gets no smaller: the range stays within the grid."""
+    scale = scale.clamp(min=torch.finfo(dtype).tiny)
+    rounded, above = scale.to(dtype), (scale * (1 + torch.finfo(dtype).eps)).to(dtype)
+    return torch.where(rounded.to(torch.float32) < scale, above, rounded).to(torch.float32)
 
 
 def _valid_scale(scale: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
     Raises InvalidSamples when an input turned NaN or infinite, naming the layer; InvalidProfile when statistics lack.
     """
     return {
-        choice.layer.name: _activation(choice.layer.name, choice.activations, profile)
+        choice.layer.name: _activation(choice.layer, choice.activations, profile)
         for choice in choices
         if choice.activations is not None
     }
@@ -126,11 +126,9 @@ def _watched(modules: Mapping[str, nn.Module], collectors: Mapping[str, Collecto
             handle.remove()
 
 
-def _activation(name: str, settings: ActivationSettings, profile: Profile) -> Activation:
-    observer, target = (
-        observer_for(settings.observer),
-        Target(grid_for(settings.dtype, settings.scheme), settings.scheme),
-    )
+def _activation(layer: Layer, settings: ActivationSettings, profile: Profile) -> Activation:
+    name, observer = layer.name, observer_for(settings.observer)
+    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
     statistics = profile.layers.get(name)
     if statistics is not None and not statistics.finite:
         raise InvalidSamples(

@@ -5,36 +5,17 @@ dimension of the first tensor counts the samples. What a loader yields is taken 
 with two arguments, for nobody can know that the second one is not the model's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
 from quantization.errors import InvalidSamples
-from quantization.samples import Input, require_finite, require_names, require_shape
+from quantization.samples import Call, Input, require_finite, require_names, require_shape
 
 EVERY = 4
 """Without evaluation data, each fourth call is kept out of calibration …"""
 MAX_HELD_OUT_CALLS = 8
 """… until this many are: they are held in memory."""
-
-
-class Call(list[Tensor]):
-    """The tensors of one call; the last ones are keyword arguments, named by `keywords`."""
-
-    def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = ()) -> None:
-        super().__init__(tensors)
-        self.keywords = tuple(keywords)
-
-    @property
-    def names(self) -> list[str]:
-        """What an error calls each tensor: its keyword, or its position from 0."""
-        first = len(self) - len(self.keywords)
-        return [*(f"argument {position}" for position in range(first)), *self.keywords]
-
-    @property
-    def samples(self) -> int:
-        """Size of the first dimension of the first tensor; 1 for a scalar."""
-        return self[0].shape[0] if self[0].dim() else 1
 
 
 def read_call(item: object) -> Call:

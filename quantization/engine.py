@@ -133,7 +133,7 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
     """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
     weight = choice.layer.weight.cpu()
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-    numbers, affine = encode(weight, choice.weights, axis)
+    numbers, affine = encode(weight, choice.weights, axis, choice.layer.scale_dtype)
     noise = Noise()
     noise.add(weight, decode(numbers, affine))
     return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from quantization.artifacts import formats_of
-from quantization.calls import MAX_HELD_OUT_CALLS, Call, Calls, Stream, read_call, reader_for
+from quantization.calls import MAX_HELD_OUT_CALLS, Calls, Stream, read_call, reader_for
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.engine import Plan, quantize_source
 from quantization.errors import InvalidSamples, Unsupported
@@ -30,6 +30,7 @@ from quantization.quantized_model import QuantizedModel, open_saved
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.reopening import ReopenedModule
 from quantization.report import EvaluationReport, Loaded, Report
+from quantization.samples import Call
 from quantization.selection import require_fit, select
 from quantization.sources.module import module_source
 from quantization.sources.program import open_program, program_source

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantization.calls import Call
 from quantization.readback import Opened, open_saved
 from quantization.report import Loaded
+from quantization.samples import Call
 
 COMMAND = (sys.executable, "-P", "-m", "quantization.loadback")
 

@@ -5,7 +5,7 @@ Either dimension 0 of a tensor is the input's batch dimension, or the tensor has
 every sample is a call of its own. Only one batch is in memory at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,26 @@ class Input:
     name: str
     dtype: torch.dtype
     shape: tuple[int | Extent, ...]
+    optional: bool = False
+
+
+class Call(list[Tensor]):
+    """The tensors of one call; the last ones are keyword arguments, named by `keywords`."""
+
+    def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = ()) -> None:
+        super().__init__(tensors)
+        self.keywords = tuple(keywords)
+
+    @property
+    def names(self) -> list[str]:
+        """What an error calls each tensor: its keyword, or its position from 0."""
+        first = len(self) - len(self.keywords)
+        return [*(f"argument {position}" for position in range(first)), *self.keywords]
+
+    @property
+    def samples(self) -> int:
+        """Size of the first dimension of the first tensor; 1 for a scalar."""
+        return self[0].shape[0] if self[0].dim() else 1
 
 
 class Batches(Protocol):
@@ -87,8 +107,9 @@ class Samples:
         """The same batches without the first so many."""
         return self.between(min(self.start + batches * self.batch_size, self.stop), self.stop)
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
+    def __iter__(self) -> Iterator[Call]:
         """Batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
+        names = [spec.name for spec in self.inputs]
         with safe_open(self.path, framework="pt") as file:
             slices = [file.get_slice(i.name) for i in self.inputs]
             for batch in range(len(self)):
@@ -97,7 +118,7 @@ class Samples:
                 tensors = [s[first:last] for s in slices]
                 for spec, tensor in zip(self.inputs, tensors, strict=True):
                     require_finite(spec.name, tensor, first)
-                yield tensors if self.stacked else [t.squeeze(0) for t in tensors]
+                yield Call(tensors if self.stacked else (t.squeeze(0) for t in tensors), names)
 
 
 def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Samples:
@@ -114,6 +135,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
             "dataset_invalid", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
         ) from error
     require_names(shapes, inputs)
+    inputs = tuple(spec for spec in inputs if spec.name in shapes)
     for spec in inputs:
         if not shapes[spec.name] or dtypes[spec.name] != spec.dtype:
             got = str(dtypes.get(spec.name, "a scalar")).removeprefix("torch.")
@@ -144,7 +166,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
 
 def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
     expected = {spec.name for spec in inputs}
-    for name in sorted(expected - set(shapes)):
+    for name in sorted({spec.name for spec in inputs if not spec.optional} - set(shapes)):
         raise InvalidSamples(
             "dataset_does_not_fit", f"Tensor {name!r}: expected by the model, not in the dataset.", EXPORT_AGAIN
         )

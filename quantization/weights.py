@@ -17,14 +17,17 @@ from quantization.packing import pack_int4, unpack_int4
 from quantization.recipe import CASTS, WeightSettings
 
 
-def encode(weight: Tensor, settings: WeightSettings, axis: int) -> tuple[Tensor, Affine | None]:
+def encode(
+    weight: Tensor, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Affine | None]:
     """Float [out, ...] -> numbers of the same shape and their grid (None for a cast).
 
     `axis`: where per_channel scales lie: [64, 3, 3, 3] with axis 0 -> scale [64]. Groups divide axis 1 of [out, in].
+    `scale_dtype`: what scales will be stored in.
     """
     if settings.dtype in CASTS:
         return weight.to(getattr(torch, settings.dtype)), None
-    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme)
+    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, scale_dtype)
     low, high = observer_for(settings.observer).of_rows(_rows(weight, settings, axis), target)
     if settings.granularity == "per_tensor":
         affine = target.lay(low[0], high[0])

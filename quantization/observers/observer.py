@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from quantization.affine import Affine, Grid, asymmetric, symmetric
@@ -18,10 +19,13 @@ class Target:
 
     grid: Grid
     scheme: Literal["symmetric", "asymmetric"]
+    scale_dtype: torch.dtype = torch.float32
+    """What the scale will be stored in; it is rounded to that before anything is laid on the grid."""
 
     def lay(self, minimum: Tensor, maximum: Tensor, axis: int | None = None) -> Affine:
         """The grid over a range."""
-        return (symmetric if self.scheme == "symmetric" else asymmetric)(minimum, maximum, self.grid, axis)
+        lay = symmetric if self.scheme == "symmetric" else asymmetric
+        return lay(minimum, maximum, self.grid, axis, self.scale_dtype)
 
 
 class Observer(Protocol):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from quantization.calls import Call
 from quantization.errors import Unsupported
 from quantization.names import layer_name
 from quantization.report import SkipReason
+from quantization.samples import Call
 from quantization.sources.finite import require_finite
 from quantization.sources.source import Layer, LayerKind, Source, distinct_bytes
 

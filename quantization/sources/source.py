@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -39,6 +40,8 @@ class Layer:
     weight_name: str | None = None
     """The weight's name in the state dict, `encoder.0.weight`."""
     reason: SkipReason | None = None
+    scale_dtype: torch.dtype = torch.float32
+    """What the scales of the weight and the input are stored in."""
 
     @property
     def output_axis(self) -> int:

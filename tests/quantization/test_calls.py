@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantization.calls import MAX_HELD_OUT_CALLS, Call, Calls, Stream, read_call, reader_for
+from quantization.calls import MAX_HELD_OUT_CALLS, Calls, Stream, read_call, reader_for
 from quantization.errors import InvalidSamples
-from quantization.samples import Extent, Input
+from quantization.samples import Call, Extent, Input
 
 INPUTS = (Input("x", torch.float32, (Extent(1, 8), 4)), Input("mask", torch.int64, (Extent(1, 8),)))
 

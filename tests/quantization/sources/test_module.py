@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from quantization.calls import Call
 from quantization.errors import Unsupported
+from quantization.samples import Call
 from quantization.sources.module import module_source
 from tests.networks import attention, convolutional, counting
 
