@@ -32,20 +32,20 @@ class Upload:
 
 def add_model(session: Session, upload: Upload, name: str) -> Model:
     """Check an uploaded model and keep what the gate made of it. Raises Invalid."""
-    program = upload.check("model")
+    facts = upload.check("model")
     stored = upload.fresh.commit()
     model = Model(
         id=new_id("mdl"),
         name=name,
-        format="pt2",
+        format=facts["format"],
         bytes=upload.received.size,
         sha256=upload.received.sha256,
         stored_bytes=stored.bytes,
         stored_sha256=stored.sha256,
         created_at=now(),
-        inputs=program["inputs"],
-        layers=program["layers"],
-        parameters=program["parameters"],
+        inputs=facts["inputs"],
+        layers=facts["layers"],
+        parameters=facts["parameters"],
     )
     begin_writing(session)
     session.add(model)

@@ -1,7 +1,9 @@
 """What is known about an upload: the same words in the API, the database and the checks."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Format = Literal["pt2", "huggingface", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Program:
-    """An exported program."""
+class Model:
+    """A network: the form it came in, what it takes, and which layers own its parameters."""
 
+    format: Format
     inputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     parameters: int

@@ -17,6 +17,7 @@ from tests.networks import convolutional
 def test_facts_come_back_and_the_fresh_file_goes_on(tmp_path: Path) -> None:
     path, pieces = convolutional().export(tmp_path / "model.pt2"), list[bytes]()
     facts = pass_gate("model", path, Limits(), pieces.append)
+    assert facts["format"] == "pt2"
     assert facts["inputs"] == [{"name": "x", "dtype": "float32", "shape": [{"min": 1, "max": 1024}, 1, 8, 8]}]
     assert b"".join(pieces) == fresh_of(path)
 
