@@ -77,11 +77,9 @@ def _headers(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _unpacked(path: Path) -> Path:
-    """Copy each file of the tar out, under a name of a checkpoint; the tar is gone afterwards, its bytes are there."""
+    """Copy each file of the tar out, under a name of a checkpoint, into a folder beside it."""
     folder = path.with_suffix(".folder")
-    if folder.exists():
-        return folder
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -93,5 +91,4 @@ def _unpacked(path: Path) -> Path:
                     shutil.copyfileobj(content, target, 2**20)
     except tarfile.TarError as error:
         raise InvalidModel("checkpoint_invalid", "The file is no plain tar of a folder.", PACK_AGAIN) from error
-    path.unlink()
     return folder

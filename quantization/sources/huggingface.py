@@ -1,6 +1,6 @@
 """A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class HuggingFaceSource(ModuleSource):
     inputs: tuple[Input, ...]
     folder: Folder
     dtype: torch.dtype
+    mapped: frozenset[str]
+    """Names of tensors that lie in the folder's files."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """One forward pass; floating inputs in the dtype that the network computes in."""
@@ -40,15 +42,21 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     dtype = folder.dtype()
     names = match(build_empty(folder.config), folder.shapes)
     network = build(folder.config)
-    tensors = {name: _tensor(folder, stored, dtype) for name, stored in names.items()}
+    tensors = {name: folder.tensor(stored) for name, stored in names.items()}
+    for name, tensor in tensors.items():
+        require_finite({name: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
+        release(tensor)
+    mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
+    tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
     _assign(network, tensors)
-    layers = tuple(_layers(network))
     if device == "cpu":
-        release_after_use(network.modules(), {id(parameter) for parameter in network.parameters()})
+        release_after_use(
+            network.modules(), {id(network.get_parameter(name)) for name in _parameters(network) & mapped}
+        )
     module = network.to(device)
     return HuggingFaceSource(
         module=module,
-        layers=layers if device == "cpu" else tuple(_layers(module)),
+        layers=tuple(_layers(module, mapped if device == "cpu" else frozenset())),
         tensors=tensors,
         original_bytes=distinct_bytes(tensors.values()),
         dead_bytes=0,
@@ -57,6 +65,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         inputs=inputs_of(network),
         folder=folder,
         dtype=dtype,
+        mapped=mapped,
     )
 
 
@@ -65,16 +74,7 @@ def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, 
     folder = open_folder(path)
     network = build_empty(folder.config)
     match(network, folder.shapes)
-    return inputs_of(network), _layers(network), dict(network.named_parameters(remove_duplicate=False))
-
-
-def _tensor(folder: Folder, stored: str, dtype: torch.dtype) -> Tensor:
-    """A mapped tensor, checked; one of another floating dtype is cast, as from_pretrained does."""
-    tensor = folder.tensor(stored)
-    require_finite({stored: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
-    cast = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    release(tensor)
-    return cast
+    return inputs_of(network), _layers(network, frozenset()), dict(network.named_parameters(remove_duplicate=False))
 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -89,7 +89,11 @@ def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             (place._parameters if isinstance(value, nn.Parameter) else place._buffers)[leaf] = value
 
 
-def _layers(network: nn.Module) -> Iterator[Layer]:
+def _parameters(network: nn.Module) -> set[str]:
+    return {name for name, _ in network.named_parameters()}
+
+
+def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:
     """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
     found = list(list_layers(network))
     elsewhere = {
@@ -106,4 +110,4 @@ def _layers(network: nn.Module) -> Iterator[Layer]:
         elif id(layer.module._parameters["weight"]) in elsewhere:
             yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
         else:
-            yield replace(layer, scale_dtype=layer.weight.dtype)
+            yield replace(layer, scale_dtype=layer.weight.dtype, mapped=layer.weight_name in mapped)
