@@ -28,6 +28,7 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
+from quantization.sources.pages import release
 from quantization.sources.source import distinct_bytes
 
 ROUNDING = 1e-3
@@ -155,6 +156,8 @@ def _largest_move(layer: QuantizedLayer) -> float:
     weight, dequantized, affine = layer.layer.weight.cpu().float(), layer.dequantized_weight, layer.affine
     if affine is None:
         return 0.0 if bool(torch.isfinite(dequantized).all()) else math.inf
+    if layer.layer.mapped:
+        release(layer.layer.weight)
     grid, numbers = affine.grid, layer.weight.float()
     inside = bool(((numbers >= grid.quant_min) & (numbers <= grid.quant_max)).all())
     if not inside or not bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all()):
