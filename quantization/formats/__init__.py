@@ -7,6 +7,7 @@ from typing import Protocol
 
 from quantization.artifacts import FORMATS, ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.formats.checkpoint import write_checkpoint
+from quantization.formats.huggingface import write_folder
 from quantization.formats.onnx import require_onnx, write_onnx
 from quantization.formats.program import write_program
 from quantization.formats.safetensors import write_safetensors
@@ -36,6 +37,7 @@ WRITERS: Mapping[str, Writer] = {
     "safetensors": Writer(SAFETENSORS_FILE, write_safetensors),
     "pt2": Writer(PROGRAM_FILE, write_program),
     "onnx": Writer(ONNX_FILE, write_onnx, require_onnx),
+    "huggingface": Writer(".", write_folder),
     "checkpoint": Writer(CHECKPOINT_FILE, write_checkpoint),
 }
 """By the names of `artifacts.FORMATS`; a checkpoint is what the library alone writes, for a module in memory."""

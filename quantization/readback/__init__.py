@@ -7,6 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from quantization.artifacts import ONNX_FILE, PROGRAM_FILE
+from quantization.folder_files import CONFIG_FILE
+from quantization.readback.huggingface import open_network
 from quantization.readback.onnx import open_onnx
 from quantization.readback.program import open_program
 from quantization.report import Loaded
@@ -27,6 +29,8 @@ def open_saved(folder: Path) -> Opened:
     """Open what lies in the folder. Raises whatever keeps it from opening."""
     if (folder / PROGRAM_FILE).exists():
         return open_program(folder)
+    if (folder / CONFIG_FILE).exists():
+        return open_network(folder)
     raise ValueError("the folder holds nothing that is known here")
 
 

