@@ -110,9 +110,9 @@ class Residual(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.last = nn.Conv2d(8, 4, 1)
         self.head = nn.Linear(4 * 16, 10)
-        for norm in (self.stem[1], self.block[1]):
-            nn.init.uniform_(norm.weight, -2, 2)
-            nn.init.normal_(norm.bias)
+        for name in ("stem.1", "block.1"):
+            nn.init.uniform_(self.get_parameter(f"{name}.weight"), -2, 2)
+            nn.init.normal_(self.get_parameter(f"{name}.bias"))
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.stem(images)

@@ -51,7 +51,8 @@ class Case(nn.Module):
 
 class Moved(Case):
     def between(self, values: Tensor) -> Tensor:
-        return nn.functional.pad(torch.max_pool2d(torch.relu(values), 2), (1, 1))
+        padded: Tensor = nn.functional.pad(torch.max_pool2d(torch.relu(values), 2), (1, 1))
+        return padded
 
 
 class Normalized(Case):
@@ -64,7 +65,8 @@ class Normalized(Case):
 
 class Sigmoid(Case):
     def between(self, values: Tensor) -> Tensor:
-        return torch.sigmoid(values)
+        squashed: Tensor = values.sigmoid()
+        return squashed
 
 
 class Carried(Case):
@@ -72,8 +74,8 @@ class Carried(Case):
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.first(x)
-        output: Tensor = self.second(values)
-        return output + self.second(values + values)
+        output: Tensor = self.second(values) + self.second(values + values)
+        return output
 
 
 @pytest.mark.parametrize(
