@@ -1,5 +1,6 @@
 """`model.onnx`: integers in the file, the program's names and shapes, and in onnxruntime the program's quality."""
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -216,13 +217,25 @@ def test_the_same_result_gives_the_same_bytes(quantized: QuantizeExample, tmp_pa
     assert written(result, tmp_path).SerializeToString() == written(result, tmp_path).SerializeToString()
 
 
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 def test_nothing_is_said_on_the_console(
-    quantized: QuantizeExample, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    quantized: QuantizeExample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = quantized(convolutional(), formats=["onnx"])
-    capfd.readouterr()
+    kept = Kept()
+    logging.getLogger("torch.onnx").addHandler(kept)
+    capsys.readouterr()
     write_onnx(result, tmp_path / "model.onnx")
-    assert capfd.readouterr() == ("", "")
+    logging.getLogger("torch.onnx").removeHandler(kept)
+    assert (kept.said, capsys.readouterr()) == ([], ("", ""))
 
 
 def test_a_model_that_changes_its_buffers_is_refused(opened: OpenExample) -> None:

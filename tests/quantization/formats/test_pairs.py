@@ -10,6 +10,8 @@ from quantization.layers import Quantized
 from tests.networks import BATCH, Example, residual
 from tests.quantization.conftest import QuantizeExample
 
+ADD, QUANTIZE = torch.ops.aten.add.Tensor, torch.ops.quantized_decomposed.quantize_per_tensor.default
+
 
 def quantized_values(result: Quantized, *, outputs: bool) -> list[str]:
     """The names of the values that are made integer."""
@@ -80,7 +82,7 @@ class Carried(Case):
 
 @pytest.mark.parametrize(
     ("module", "pairs"),
-    [(Moved(), 3), (Normalized(), 2), (Sigmoid(), 2), (Carried(), 3)],
+    [(Moved(), 3), (Normalized(), 2), (Sigmoid(), 2)],
     ids=lambda value: type(value).__name__,
 )
 def test_an_outlet_gets_a_pair_where_its_value_stays_integer(
@@ -89,6 +91,14 @@ def test_an_outlet_gets_a_pair_where_its_value_stays_integer(
     x = torch.randn(8, 1, 8, 8)
     result = quantized(Example(module, (x[:2],), {"x": {0: BATCH}}, {"x": x}), formats=["onnx"])
     assert len(quantized_values(result, outputs=True)) == pairs
+
+
+def test_a_sum_reads_a_two_sided_value_in_float_beside_a_layer(quantized: QuantizeExample) -> None:
+    x = torch.randn(8, 1, 8, 8)
+    result = quantized(Example(Carried(), (x[:2],), {"x": {0: BATCH}}, {"x": x}), formats=["onnx"])
+    nodes = {node.name: node for node in quantized_program(result, outputs=True).graph.nodes}
+    assert {reader.target for reader in nodes["conv2d"].users} == {ADD, QUANTIZE}
+    assert len(quantized_values(result, outputs=True)) == 3
 
 
 def test_without_grids_at_outlets_both_programs_are_the_same(quantized: QuantizeExample) -> None:
