@@ -93,9 +93,11 @@ def test_a_file_that_does_not_open_fails_the_job(
 
 def test_a_file_that_gives_another_shape_fails_the_job(quantized: QuantizeExample, tmp_path: Path) -> None:
     result = save(quantized, tmp_path)
-    other = quantized(dictionary(), formats=["onnx"])
-    list(write_formats(other, tmp_path, ["onnx"]))
-    residual().save_dataset(tmp_path / "dataset.safetensors")
+    model = onnx.load(tmp_path / ONNX_FILE)
+    output = model.graph.output[0]
+    model.graph.node.append(onnx.helper.make_node("Transpose", [output.name], ["turned"]))
+    output.CopyFrom(onnx.helper.make_tensor_value_info("turned", onnx.TensorProto.FLOAT, [10, "n"]))
+    (tmp_path / ONNX_FILE).write_bytes(model.SerializeToString())
     report = validated(result, tmp_path)
     assert [check.name for check in report.checks if not check.passed] == ["sqnr", "load_and_run"]
 
