@@ -18,8 +18,9 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
-from quantization.formats.qdq import lay_on_grid, make_float
-from quantization.layers import Activation, Quantized, QuantizedLayer
+from quantization.formats.pairs import Pairs, name_modules
+from quantization.formats.qdq import make_float
+from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.graph import layer_calls, stored_names
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
@@ -33,10 +34,10 @@ def write_program(quantized: Quantized, path: Path) -> None:
     torch.export.save(quantized_program(quantized), path)
 
 
-def quantized_program(quantized: Quantized) -> ExportedProgram:
+def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:
     """The source's program with Q/DQ around its quantized layers; the source stays as it is.
 
-    Raises TypeError when the source is not an exported program.
+    `outputs`: at outlets too, where layers have a grid for it. Raises TypeError when the source is no exported program.
     """
     if not isinstance(quantized.source, ProgramSource):
         raise TypeError("only an exported program can be written as one")
@@ -45,34 +46,24 @@ def quantized_program(quantized: Quantized) -> ExportedProgram:
     calls = layer_calls(graph, stored_names(program))
     specs = {spec.arg.name: [spec] for spec in program.graph_signature.input_specs}
     state: dict[str, Tensor] = dict(program.state_dict)
-    shared: dict[tuple[Node, float, int], Node] = {}
+    pairs = Pairs(graph)
     replaced: set[str] = set()
     for layer in quantized.layers:
         places = calls[layer.layer.name]
         for call in places:
             if layer.activation is not None:
-                call.node.update_arg(call.input_index, _quantize_input(graph, call.input, layer.activation, shared))
+                call.node.update_arg(call.input_index, pairs.behind(call.input, layer.activation))
         if places[0].weight.name not in replaced:  # layers may share one
             replaced.add(places[0].weight.name)
             specs[places[0].weight.name] = _quantize_weight(graph, places[0].weight, layer, state)
+    if outputs:
+        grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
+        pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
     result = rebuild(program, graph, [spec for group in specs.values() for spec in group], state)
     return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
-
-
-def _quantize_input(
-    graph: Graph, values: Node, activation: Activation, shared: dict[tuple[Node, float, int], Node]
-) -> Node:
-    """Q/DQ behind `values`; layers that read the same values on the same grid (query, key, value) share one pair."""
-    key = (values, float(activation.affine.scale), int(activation.affine.zero_point))
-    if key not in shared:
-        anchor = _first_operator(graph) if values.op == "placeholder" else values.next
-        with graph.inserting_before(anchor):
-            shared[key] = lay_on_grid(graph, values, activation.affine)
-        _name_modules(shared[key], values, values.meta.get("nn_module_stack", {}))
-    return shared[key]
 
 
 def _quantize_weight(graph: Graph, weight: Node, layer: QuantizedLayer, state: dict[str, Tensor]) -> list[InputSpec]:
@@ -89,7 +80,7 @@ def _quantize_weight(graph: Graph, weight: Node, layer: QuantizedLayer, state: d
     first = next(node for node in cast(Iterable[Node], graph.nodes) if node in weight.users)
     with graph.inserting_before(first):
         floats = make_float(graph, layer, nodes, float_value.dtype)
-    _name_modules(floats, weight, first.meta.get("nn_module_stack", {}))
+    name_modules(floats, weight, first.meta.get("nn_module_stack", {}))
     for reader in readers:
         reader.replace_input_with(weight, floats)
     state |= stored
@@ -108,15 +99,3 @@ def _stored(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
         if not affine.grid.dtype.is_floating_point:  # int64 because Inductor's patterns look for it
             tensors[f"{name}_zero_point"] = affine.zero_point
     return tensors
-
-
-def _name_modules(last: Node, first: Node, stack: object) -> None:
-    """The nodes between two belong to these modules of the user's source."""
-    for node in last.all_input_nodes:
-        if node is not first and node.op != "placeholder" and "nn_module_stack" not in node.meta:
-            _name_modules(node, first, stack)
-    last.meta.setdefault("nn_module_stack", stack)
-
-
-def _first_operator(graph: Graph) -> Node:
-    return next(node for node in cast(Iterable[Node], graph.nodes) if node.op != "placeholder")
