@@ -51,6 +51,18 @@ def test_a_model_is_described(client: httpx.Client, archive: Path) -> None:
     assert client.get(answer.headers["Location"]).json() == model
 
 
+def test_a_file_of_weights_is_a_model(client: httpx.Client, settings: Settings) -> None:
+    data = safetensors(**{"layers.0.q.weight": ("F32", [4, 3]), "layers.0.q.bias": ("F32", [4]), "t": ("I64", [])})
+    model = client.post("/v1/models", params={"name": "w"}, content=data).json()
+    assert (model["format"], model["inputs"], model["parameters"]) == ("safetensors", [], 17)
+    assert model["layers"] == [
+        {"name": "layers.0.q", "type": "Linear", "weight_shape": [4, 3], "parameters": 16},
+        {"name": "t", "type": "Module", "weight_shape": None, "parameters": 1},
+    ]
+    (stored,) = files(settings)
+    assert load_file(stored).keys() == {"layers.0.q.weight", "layers.0.q.bias", "t"}
+
+
 def test_a_dataset_is_described(client: httpx.Client, settings: Settings) -> None:
     answer = client.post("/v1/datasets", params={"name": "d"}, content=DATA)
     dataset = answer.json()
@@ -117,7 +129,7 @@ def test_another_digest_is_refused(client: httpx.Client, value: str) -> None:
 
 
 def test_a_refused_file_is_not_kept(client: httpx.Client, settings: Settings) -> None:
-    answer = client.post("/v1/models", content=DATA)
+    answer = client.post("/v1/models", content=b"hello, model")
     assert (answer.status_code, answer.json()["code"]) == (422, "model_format_unsupported")
     assert files(settings) == []
     assert client.get("/v1/models").json()["items"] == []
