@@ -39,5 +39,5 @@ def _kind_of(head: bytes) -> str:
 
 
 def _unsupported(kind: str) -> Invalid:
-    taken = "a torch.export archive (.pt2), or weights alone (.safetensors)"
+    taken = "a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors)"
     return Invalid("model_format_unsupported", f"The file is {kind}; a model is {taken}.", EXPORT)

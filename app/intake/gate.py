@@ -11,7 +11,7 @@ from typing import Any
 
 import app
 from app.errors import Invalid
-from app.intake.child import too_demanding
+from app.intake.child import most_to_write, too_demanding
 from app.intake.limits import Limits
 
 CODE = Path(app.__file__).parents[1]
@@ -35,6 +35,7 @@ def pass_gate(
             _command(Path(folder), path.resolve(), limits, arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            cwd=folder,
             env={"LANG": "C.UTF-8", "PYTHONPATH": str(CODE)},  # nothing of ours: no credential, no setting
             start_new_session=True,
         ) as process,
@@ -75,9 +76,10 @@ def _receive(process: "subprocess.Popen[bytes]", write: Callable[[bytes], None])
 
 def _command(folder: Path, upload: Path, limits: Limits, arguments: list[str]) -> list[str]:
     """The gate's program inside the sandbox that jobs have, started by name: it may read our code and the upload."""
+    kind = arguments[0]
     sandbox = {
         "memory_bytes": limits.memory_bytes,
-        "disk_bytes": 0,
+        "disk_bytes": most_to_write(kind, limits),
         "cpu_seconds": limits.seconds,
         "required": [],  # strict reading is what holds here; the sandbox is there for what the interpreter may lack
         "layers": LAYERS,

@@ -52,6 +52,11 @@ def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[S
     return Plan(facts, stored)
 
 
+def stored_weights(path: Path) -> tuple[Stored, ...]:
+    """The tensors of a file of weights, from its header. Raises Invalid with where and what."""
+    return read_stored(path, _weights_refused)
+
+
 def plan_weights(path: Path) -> Plan[Weights]:
     """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
     stored = read_stored(path, _weights_refused)
