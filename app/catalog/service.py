@@ -10,6 +10,7 @@ from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, new_id, now
 from app.errors import NotFound
+from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.storage import BlobWriter
@@ -33,6 +34,8 @@ class Upload:
 def add_model(session: Session, upload: Upload, name: str) -> Model:
     """Check an uploaded model and keep what the gate made of it. Raises Invalid."""
     facts = upload.check("model")
+    if facts["format"] == "huggingface":
+        facts |= describe_folder(upload.fresh.path, upload.limits)
     stored = upload.fresh.commit()
     model = Model(
         id=new_id("mdl"),

@@ -25,17 +25,19 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int | Extent, ...]
+    optional: bool = False
+    """Whether a network runs without it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data; a dynamic dimension becomes {"min", "max"}."""
         shape = [asdict(size) if isinstance(size, Extent) else size for size in self.shape]
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+        return {"name": self.name, "dtype": self.dtype, "shape": shape, "optional": self.optional}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Tensor":
         """Return the tensor that `as_json` was made from."""
         shape = tuple(Extent(**size) if isinstance(size, dict) else size for size in data["shape"])
-        return cls(data["name"], data["dtype"], shape)
+        return cls(data["name"], data["dtype"], shape, data.get("optional", False))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Tensors go from the mapped upload to the new file one by one.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -36,10 +36,8 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     about = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
     metadata = in_json({"zeropoint": about | {"versions": quantized.versions}}) | {"format": "pt"}
     with ShardWriter(path, max_shard_bytes, metadata) as writer:
-        for name, tensor in _tensors(quantized):
+        for name, tensor in _tensors(quantized, source.mapped):
             writer.add(name, tensor)
-            if name in source.mapped:
-                release(tensor)
         writer.finish()
     linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
     config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
@@ -48,7 +46,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         shutil.copyfile(file, path / file.name)
 
 
-def _tensors(quantized: Quantized) -> Iterator[tuple[str, Tensor]]:
+def _tensors(quantized: Quantized, mapped: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     """Everything that is stored, in the network's order; the parts of a quantized weight stand in its place."""
     weights = {layer.layer.weight_name: layer for layer in quantized.layers}
     for name, tensor in quantized.source.tensors.items():
@@ -56,3 +54,5 @@ def _tensors(quantized: Quantized) -> Iterator[tuple[str, Tensor]]:
             yield from compressed(weights[name]).items()
         else:
             yield name, tensor
+            if name in mapped:
+                release(tensor)

@@ -7,12 +7,13 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from quantization.errors import InvalidModel
@@ -53,42 +54,55 @@ class Folder:
 def open_folder(path: Path) -> Folder:
     """Open a folder, or unpack the tar of one beside it. Raises InvalidModel."""
     folder = path if path.is_dir() else _unpacked(path)
-    try:
+    places: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    with _understood():
         config = json.loads((folder / CONFIG_FILE).read_bytes())
-        places, shapes = {}, {}
-        for file in sorted(_weights(folder)):
-            for name, shape in _headers(file):
-                places[name], shapes[name] = file, shape
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidModel("checkpoint_invalid", "The folder's config or weights can't be read.", PACK_AGAIN) from error
-    if not places:
-        raise InvalidModel("checkpoint_invalid", "The folder holds no weights as safetensors.", PACK_AGAIN)
+        for file in sorted(path for path in folder.iterdir() if KINDS["weights"].fullmatch(path.name)):
+            with file.open("rb") as opened:
+                found = _shapes(opened)
+            places |= dict.fromkeys(found, file)
+            shapes |= found
     return Folder(folder, config, places, shapes)
 
 
-def _weights(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if KINDS["weights"].fullmatch(path.name)]
+def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """The config in a tar, and the shape of each tensor by name; nothing is unpacked. Raises InvalidModel."""
+    config: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    with _understood(), tarfile.open(path, "r:") as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None and member.name == CONFIG_FILE:
+                config = json.load(content)
+            elif content is not None and KINDS["weights"].fullmatch(member.name):
+                shapes |= _shapes(content)
+    return config, shapes
 
 
-def _headers(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 - not a dict
-            yield name, tuple(opened.get_slice(name).get_shape())
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        raise InvalidModel("checkpoint_invalid", "The folder's config or weights can't be read.", PACK_AGAIN) from error
+
+
+def _shapes(file: IO[bytes]) -> dict[str, tuple[int, ...]]:
+    """What the header of a safetensors file says, which begins here."""
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _unpacked(path: Path) -> Path:
     """Copy each file of the tar out, under a name of a checkpoint, into a folder beside it."""
     folder = path.with_suffix(".folder")
     folder.mkdir(exist_ok=True)
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if not member.isreg() or kind_of(member.name) is None:
-                    raise InvalidModel("checkpoint_invalid", "The archive holds what no folder has.", PACK_AGAIN)
-                content = archive.extractfile(member)
-                assert content is not None
-                with content, (folder / member.name).open("wb") as target:
-                    shutil.copyfileobj(content, target, 2**20)
-    except tarfile.TarError as error:
-        raise InvalidModel("checkpoint_invalid", "The file is no plain tar of a folder.", PACK_AGAIN) from error
+    with _understood(), tarfile.open(path, "r:") as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None or kind_of(member.name) is None:
+                raise ValueError(f"{member.name} is in no such folder")
+            with content, (folder / member.name).open("wb") as target:
+                shutil.copyfileobj(content, target, 2**20)
     return folder

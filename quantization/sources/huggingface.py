@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quantization.samples import Call, Input
 from quantization.sources.finite import require_finite
-from quantization.sources.folder import Folder, open_folder
+from quantization.sources.folder import Folder, look_into, open_folder
 from quantization.sources.matching import match, tied_names
 from quantization.sources.module import ModuleSource, call_module, list_layers
 from quantization.sources.network_inputs import inputs_of
@@ -49,14 +49,13 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
     tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
     _assign(network, tensors)
-    if device == "cpu":
-        release_after_use(
-            network.modules(), {id(network.get_parameter(name)) for name in _parameters(network) & mapped}
-        )
     module = network.to(device)
+    in_files = mapped if device == "cpu" else frozenset()
+    layers = tuple(_layers(module, in_files))  # before any hook: a module with hooks is no plain layer
+    release_after_use(module.modules(), {id(p) for name, p in module.named_parameters() if name in in_files})
     return HuggingFaceSource(
         module=module,
-        layers=tuple(_layers(module, mapped if device == "cpu" else frozenset())),
+        layers=layers,
         tensors=tensors,
         original_bytes=distinct_bytes(tensors.values()),
         dead_bytes=0,
@@ -65,15 +64,15 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         inputs=inputs_of(network),
         folder=folder,
         dtype=dtype,
-        mapped=mapped,
+        mapped=in_files,
     )
 
 
 def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, Tensor]]:
-    """Inputs, layers and empty parameters by layer name of a folder that is only looked at."""
-    folder = open_folder(path)
-    network = build_empty(folder.config)
-    match(network, folder.shapes)
+    """Inputs, layers and empty parameters of a folder in a tar that is only looked at."""
+    config, shapes = look_into(path)
+    network = build_empty(config)
+    match(network, shapes)
     return inputs_of(network), _layers(network, frozenset()), dict(network.named_parameters(remove_duplicate=False))
 
 
@@ -87,10 +86,6 @@ def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             owner, _, leaf = name.rpartition(".")
             place = network.get_submodule(owner)
             (place._parameters if isinstance(value, nn.Parameter) else place._buffers)[leaf] = value
-
-
-def _parameters(network: nn.Module) -> set[str]:
-    return {name for name, _ in network.named_parameters()}
 
 
 def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:
