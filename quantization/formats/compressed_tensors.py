@@ -35,8 +35,8 @@ def format_of(weights: WeightSettings, activations: ActivationSettings | None) -
 
 
 def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
-    """What is stored in place of the weight of a Linear [out, in], by name."""
-    affine, name = layer.affine, layer.layer.name
+    """What is stored in place of the weight of a Linear [out, in], by its name within the layer."""
+    affine = layer.affine
     assert affine is not None
     packed = format_of(layer.settings, _activations(layer)) == "pack-quantized"
     parts = {"weight_scale": _laid_out(affine.scale).to(layer.layer.scale_dtype)}
@@ -50,7 +50,7 @@ def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
         zero_point = _laid_out(_moved_down(affine.zero_point, affine))
         in_rows = packed and affine.scale.dim() > 0
         parts["weight_zero_point"] = pack(zero_point.T, _bits(layer.settings)).T if in_rows else zero_point
-    return {f"{name}.{part}": tensor.contiguous() for part, tensor in (parts | _input_parts(layer)).items()}
+    return {part: tensor.contiguous() for part, tensor in (parts | _input_parts(layer)).items()}
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
@@ -61,7 +61,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
     lowest = -(2 ** (bits - 1))
     whole = pad(integers, (0, -integers.shape[1] % (32 // bits)), value=lowest)
     data = pack_int4(whole) if bits == 4 else (whole.to(torch.int16) - lowest).to(torch.uint8)
-    return data.contiguous().view(torch.int32)
+    return data.flatten().view(torch.int32).reshape(integers.shape[0], -1)
 
 
 def quantization_config(layers: Sequence[QuantizedLayer], linears: Iterable[str]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ Tensors go from the mapped upload to the new file one by one.
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from quantization.folder_files import CONFIG_FILE
 from quantization.formats.compressed_tensors import compressed, quantization_config
-from quantization.layers import Quantized
+from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.huggingface import HuggingFaceSource
 from quantization.sources.pages import release
 from quantization.tensor_files import in_json
@@ -36,7 +36,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     about = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
     metadata = in_json({"zeropoint": about | {"versions": quantized.versions}}) | {"format": "pt"}
     with ShardWriter(path, max_shard_bytes, metadata) as writer:
-        for name, tensor in _tensors(quantized, source.mapped):
+        for name, tensor in _tensors(quantized.layers, source):
             writer.add(name, tensor)
         writer.finish()
     linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
@@ -46,13 +46,15 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         shutil.copyfile(file, path / file.name)
 
 
-def _tensors(quantized: Quantized, mapped: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-    """Everything that is stored, in the network's order; the parts of a quantized weight stand in its place."""
-    weights = {layer.layer.weight_name: layer for layer in quantized.layers}
-    for name, tensor in quantized.source.tensors.items():
+def _tensors(layers: Sequence[QuantizedLayer], source: HuggingFaceSource) -> Iterator[tuple[str, Tensor]]:
+    """Everything that is stored, under the upload's own names; the parts of a quantized weight stand in its place."""
+    weights = {layer.layer.weight_name: layer for layer in layers}
+    for name, tensor in source.tensors.items():
+        stored = source.stored_names[name]
         if name in weights:
-            yield from compressed(weights[name]).items()
-        else:
-            yield name, tensor
-            if name in mapped:
-                release(tensor)
+            owner = stored.removesuffix("weight")
+            yield from ((owner + part, value) for part, value in compressed(weights[name]).items())
+            continue
+        yield stored, tensor
+        if name in source.mapped:
+            release(tensor)

@@ -41,18 +41,27 @@ def open_network(folder: Path) -> OpenedNetwork:
     transformers.utils.logging.set_verbosity_error()
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     kind = getattr(transformers, config["architectures"][0])
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    told_how = ""
+    if _has_packed_zero_points(config["quantization_config"]):
+        # Compressed modules of compressed-tensors 0.20 have no place for these; float weights need none.
+        options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
+        told_how = "(quantization_config=CompressedTensorsConfig(dequantize=True))"
     with torch.no_grad():
-        network, told = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        network, told = kind.from_pretrained(folder, **options)
     wrong = {key: sorted(map(str, told[key])) for key in _WRONG if told.get(key)}
     if wrong:
         raise ValueError(f"transformers does not find the folder whole: {wrong}")
     network.config.use_cache = False
     versions = f"{version('transformers')}, compressed-tensors {version('compressed-tensors')}"
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name))
-    loader = f"transformers.{kind.__name__}.from_pretrained"
+    loader = f"transformers.{kind.__name__}.from_pretrained{told_how}"
     return OpenedNetwork(network.eval(), tuple(Loaded(name=name, loader=loader, version=versions) for name in files))
+
+
+def _has_packed_zero_points(config: Mapping[str, Any]) -> bool:
+    groups = config["config_groups"].values()
+    return any(g["format"] == "pack-quantized" and not g["weights"]["symmetric"] for g in groups)
 
 
 def _is_read(name: str) -> bool:

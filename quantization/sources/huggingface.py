@@ -28,6 +28,8 @@ class HuggingFaceSource(ModuleSource):
     dtype: torch.dtype
     mapped: frozenset[str]
     """Names of tensors that lie in the folder's files."""
+    stored_names: Mapping[str, str]
+    """Name in the network -> name in the folder's files."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """One forward pass; floating inputs in the dtype that the network computes in."""
@@ -65,6 +67,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         folder=folder,
         dtype=dtype,
         mapped=in_files,
+        stored_names=names,
     )
 
 

@@ -1,11 +1,12 @@
 """Names of a checkpoint's tensors, matched with those of the network that they are for. Nothing is guessed silently.
 
-A checkpoint may leave out all names but one of a tied tensor, the prefix of the network's body, or call a norm's weight
-gamma; it may hold buffers of older versions, which networks make by themselves today.
+A checkpoint may leave out all names but one of a tied tensor, or the prefix of the network's body; it may use names of
+older versions, which transformers translates, and hold buffers that networks make by themselves today.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,6 @@ from quantization.errors import InvalidModel
 
 MADE_ANEW = re.compile(r"(.*\.)?(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|crossattention\.bias)")
 """Buffers that older versions stored, and that a network of today makes by itself."""
-_OLD_WORDS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _REMEDY = "Check that config.json and the weights belong together: both come from one save_pretrained."
 
 
@@ -33,9 +33,11 @@ def match(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]
     Raises InvalidModel, naming the tensor, when one is missing, left over, or of another shape.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    renamings = import_module("transformers.conversion_mapping").get_model_conversion_mapping(network)
     found: dict[str, str] = {}
     for stored in sorted(shapes):
-        name = next((n for n in _readings(stored, network.base_model_prefix) if n in wanted), None)
+        readings = _readings(stored, network.base_model_prefix, renamings)
+        name = next((reading for reading in readings if reading in wanted), None)
         if name is not None:
             found.setdefault(name, stored)
         elif not MADE_ANEW.fullmatch(stored):
@@ -53,11 +55,11 @@ def match(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]
     return matched
 
 
-def _readings(stored: str, prefix: str) -> Iterable[str]:
+def _readings(stored: str, prefix: str, renamings: Iterable[Any]) -> Iterable[str]:
     """What a stored name may stand for, likeliest first."""
     name = stored
-    for old, new in _OLD_WORDS:
-        name = name.replace(old, new)
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
     return (stored, name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
 
 

@@ -36,7 +36,7 @@ def _build(config: Mapping[str, Any]) -> Any:
     values = {key: value for key, value in config.items() if key not in _BUILT_APART}
     for attention in ATTENTION:
         try:
-            settings = network.config_class(**values, use_cache=False)
+            settings = network.config_class(**values | {"use_cache": False})
             return network._from_config(settings, attn_implementation=attention)
         except Exception as error:
             if attention == ATTENTION[-1]:
