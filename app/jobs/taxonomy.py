@@ -35,6 +35,7 @@ CLASSES = {
     "recipe_matches_nothing": FailureClass.USER_INPUT,
     "sandbox_violation": FailureClass.USER_INPUT,
     "validation_failed": FailureClass.USER_INPUT,
+    "weights_invalid": FailureClass.USER_INPUT,
     "unsupported_input": FailureClass.UNSUPPORTED,
     "cpu_time_limit": FailureClass.RESOURCE,
     "disk_limit": FailureClass.RESOURCE,
