@@ -23,7 +23,7 @@ class KeptGrids:
         self._new: dict[str, Affine] = {}
         self._found: dict[str, Affine] = {}
         checkpoints.begin()
-        self._chunks = checkpoints.names(PREFIX)
+        self._chunks = [name for name in checkpoints.names(PREFIX) if name.removeprefix(PREFIX).isdecimal()]
         self._last = int(self._chunks[-1].removeprefix(PREFIX)) if self._chunks else 0
 
     def take(self, name: str) -> Affine | None:
