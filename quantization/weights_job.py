@@ -42,10 +42,10 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]
         writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})))
         clock.report("saving", 1, 1)
         opened = reader.open(out)
-        comparison = compare(quantized, source, model, reader, clock) if opened else None
+        comparison = compare(quantized, source, model, reader, clock) if opened else Comparison()
     report = build_report(
         quantized,
-        comparison or Comparison(unlike=list(source.files)),
+        comparison,
         EvaluationReport(source="none", samples=0),
         opened=opened,
         timings=clock.finished(),
