@@ -12,7 +12,7 @@ from quantization.folder import Phase
 from quantization.layers import Activation, Quantized, QuantizedLayer
 from quantization.profile import Profile
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
-from quantization.report import CalibrationReport, SkippedLayer
+from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
 from quantization.sources.pages import release
@@ -146,7 +146,7 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
 
 def _calibration_report(profile: Profile | None, names: list[str]) -> CalibrationReport:
     if profile is None:
-        return CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
+        return NOT_CALIBRATED
     return CalibrationReport(
         samples=profile.samples,
         batches=profile.batches,

@@ -7,7 +7,7 @@ from torch import Tensor
 from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import CalibrationReport, SkippedLayer
-from quantization.sources.source import Layer, Source
+from quantization.sources.source import Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
 
 
@@ -72,3 +72,8 @@ class Quantized:
         replaced = {layer.layer.weight_name for layer in self.layers}
         kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
         return kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything that is stored, what several names share counted once."""
+        return distinct_bytes(self.tensors.values())

@@ -27,7 +27,6 @@ from quantization.folder import (
     EXIT_OK,
     OUT_FOLDER,
     PROFILE_FILE,
-    REPORT_FILE,
     Failure,
     JobSpec,
     Phase,
@@ -41,7 +40,8 @@ from quantization.samples import open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
-from quantization.validation import build_report, validation_failed
+from quantization.validation import build_report, settle
+from quantization.weights_job import run_weights
 
 
 def main(arguments: list[str]) -> int:
@@ -114,9 +114,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         resumed=checkpoints.resumed,
     )
     drop_unwanted(out, written, wanted)
-    (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
-    if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
-        raise validation_failed(report)
+    settle(report, out)
 
 
 def _profile(
@@ -144,7 +142,8 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
     try:
         spec = read_spec(folder)
         recipe = spec.recipe
-        run(folder, spec, clock, process)
+        steps = run_weights if spec.format == "safetensors" else run
+        steps(folder, spec, clock, process)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:
