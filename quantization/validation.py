@@ -29,7 +29,6 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
-from quantization.sources.pages import release
 from quantization.sqnr import Noise, finite
 
 ROUNDING = 1e-3
@@ -193,8 +192,7 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
     moves = {}
     for layer in layers:
         moves[layer.layer.name] = largest_move(layer.layer.weight.cpu(), layer.weight, layer.affine, layer.settings)
-        if layer.layer.mapped:
-            release(layer.layer.weight)
+        layer.release()
     return moves
 
 
