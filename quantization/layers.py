@@ -7,7 +7,7 @@ from torch import Tensor
 from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import CalibrationReport, SkippedLayer
-from quantization.sources.pages import release
+from quantization.sources.pages import release, trim
 from quantization.sources.source import Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
 
@@ -63,6 +63,7 @@ class QuantizedLayer:
             release(self.layer.weight)
         if self.mapped:
             release(self.weight)
+            trim()
 
 
 @dataclass(frozen=True)

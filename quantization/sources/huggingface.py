@@ -15,7 +15,7 @@ from quantization.sources.matching import match, tied_names
 from quantization.sources.module import ModuleSource, call_module, list_layers
 from quantization.sources.network_inputs import inputs_of
 from quantization.sources.networks import build, build_empty
-from quantization.sources.pages import release, release_after_use
+from quantization.sources.pages import in_blocks, release_after_use, trim
 from quantization.sources.source import Layer, distinct_bytes
 
 
@@ -35,7 +35,9 @@ class HuggingFaceSource(ModuleSource):
         """One forward pass; floating inputs in the dtype that the network computes in."""
         assert isinstance(batch, Call)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
-        return call_module(self.module, Call(cast, batch.keywords), self.device)
+        outputs = call_module(self.module, Call(cast, batch.keywords), self.device)
+        trim()
+        return outputs
 
 
 def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
@@ -47,8 +49,9 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     dtype = folder.dtype_of(stored)
     tensors = {name: stored[place] for name, place in names.items()}
     for name, tensor in tensors.items():
-        require_finite({name: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
-        release(tensor)
+        for block in in_blocks(tensor):
+            require_finite({name: nn.Parameter(block, requires_grad=False) if block.is_floating_point() else block})
+    trim()
     mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
     tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
     _assign(network, tensors)

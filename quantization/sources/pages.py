@@ -6,11 +6,13 @@ they were touched. Nothing here ever writes to one, so a page that is given back
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+BLOCK_VALUES = 2**20
 _DONTNEED = 4
 _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -23,6 +25,20 @@ def release(tensor: Tensor) -> None:
     start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     end = tensor.data_ptr() + tensor.numel() * tensor.element_size()
     _libc.madvise(start, end - start, _DONTNEED)
+
+
+def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """A mapped tensor in pieces along its first dimension; each is given back when the next one is asked for."""
+    rows = max(1, BLOCK_VALUES * max(1, len(tensor) if tensor.dim() else 1) // max(1, tensor.numel()))
+    for block in torch.split(tensor, rows) if tensor.dim() else (tensor,):
+        yield block
+        release(block)
+
+
+def trim() -> None:
+    """Give back what was freed: glibc keeps it in its heap as long as one small block above it (a scale, say) stays."""
+    if hasattr(_libc, "malloc_trim"):  # glibc has it
+        _libc.malloc_trim(0)
 
 
 def release_after_use(modules: Iterable[nn.Module], mapped: set[int]) -> None:
