@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from quantization.affine import Affine
 from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidRecipe, InvalidSamples
@@ -16,11 +20,12 @@ from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
+from quantization.sources.pages import in_blocks
 from quantization.sources.source import Source
 from quantization.spilling import on_disk
 from quantization.sqnr import Noise
 from quantization.versions import versions
-from quantization.weights import decode, encode
+from quantization.weights import by_rows, decode, encode, joined
 
 Report = Callable[[Phase, int, int], None]
 """Called with (phase, done, total)."""
@@ -144,11 +149,17 @@ def quantize_layers(
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
     """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
-    weight = choice.layer.weight.cpu()
+    weight, noise = choice.layer.weight.cpu(), Noise()
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-    numbers, affine = encode(weight, choice.weights, axis, choice.layer.scale_dtype)
-    noise = Noise()
-    noise.add(weight, decode(numbers, affine))
+    parts: list[Tensor] = []
+    grids: list[Affine] = []
+    for block in in_blocks(weight) if choice.layer.mapped and by_rows(choice.weights, axis) else (weight,):
+        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, decode(numbers, affine))
+        parts.append(numbers)
+        grids.extend([] if affine is None else [affine])
+    if len(parts) > 1:
+        numbers, affine = torch.cat(parts), joined(grids) if grids else None
     return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 
