@@ -1,6 +1,6 @@
 """Small networks, their exports and their samples: what the tests quantize."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +105,13 @@ class Example:
     """A network, inputs to export it with, its dynamic dimensions, and tensors for a dataset."""
 
     module: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Any, ...]
     dynamic: Any
     dataset: dict[str, Tensor]
+    keywords: dict[str, Tensor] = field(default_factory=dict)
 
     def export(self, path: Path, *, decompose: bool = False) -> Path:
-        program = torch.export.export(self.module.eval(), self.inputs, dynamic_shapes=self.dynamic)
+        program = torch.export.export(self.module.eval(), self.inputs, self.keywords, dynamic_shapes=self.dynamic)
         torch.export.save(program.run_decompositions() if decompose else program, path)
         return path
 

@@ -7,9 +7,9 @@ The graph is edited, not exported again: symbolic shapes, tied weights and modul
 neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
-from quantization.formats.qdq import lay_on_grid, make_float
-from quantization.layers import Activation, Quantized, QuantizedLayer
-from quantization.sources.graph import layer_calls, stored_names
+from quantization.formats.inputs import Inputs, name_modules
+from quantization.formats.kernels import Form, buffers, weight_form
+from quantization.formats.qdq import make_float
+from quantization.layers import Quantized, QuantizedLayer
+from quantization.sources.graph import Call, layer_calls, stored_names
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
 
@@ -45,16 +47,13 @@ def quantized_program(quantized: Quantized) -> ExportedProgram:
     calls = layer_calls(graph, stored_names(program))
     specs = {spec.arg.name: [spec] for spec in program.graph_signature.input_specs}
     state: dict[str, Tensor] = dict(program.state_dict)
-    shared: dict[tuple[Node, float, int], Node] = {}
-    replaced: set[str] = set()
+    inputs, uses = Inputs(graph), _uses(quantized.layers, calls)
     for layer in quantized.layers:
-        places = calls[layer.layer.name]
-        for call in places:
-            if layer.activation is not None:
-                call.node.update_arg(call.input_index, _quantize_input(graph, call.input, layer.activation, shared))
-        if places[0].weight.name not in replaced:  # layers may share one
-            replaced.add(places[0].weight.name)
-            specs[places[0].weight.name] = _quantize_weight(graph, places[0].weight, layer, state)
+        if layer.activation is not None:
+            for call in calls[layer.layer.name]:
+                inputs.quantize(call, layer.activation, weight_form(layer, call))
+    for weight, readers in uses.items():
+        specs[weight.name] = _quantize_weight(graph, weight, readers, state)
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
@@ -62,61 +61,66 @@ def quantized_program(quantized: Quantized) -> ExportedProgram:
     return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
 
 
-def _quantize_input(
-    graph: Graph, values: Node, activation: Activation, shared: dict[tuple[Node, float, int], Node]
-) -> Node:
-    """Q/DQ behind `values`; layers that read the same values on the same grid (query, key, value) share one pair."""
-    key = (values, float(activation.affine.scale), int(activation.affine.zero_point))
-    if key not in shared:
-        anchor = _first_operator(graph) if values.op == "placeholder" else values.next
-        with graph.inserting_before(anchor):
-            shared[key] = lay_on_grid(graph, values, activation.affine)
-        _name_modules(shared[key], values, values.meta.get("nn_module_stack", {}))
-    return shared[key]
+@dataclass(frozen=True)
+class Use:
+    """A node that reads a layer's weight, an operator or a view that transposes, and the form that it reads."""
+
+    layer: QuantizedLayer
+    form: Form
+    reader: Node
 
 
-def _quantize_weight(graph: Graph, weight: Node, layer: QuantizedLayer, state: dict[str, Tensor]) -> list[InputSpec]:
-    """Replace the float parameter by buffers, the first of its name, made float before use. Returns their specs."""
-    name, float_value = str(layer.layer.weight_name), weight.meta["val"]
-    stored = {key: tensor.to(float_value.device) for key, tensor in _stored(layer, name).items()}
-    nodes = [weight]
-    for key in list(stored)[1:]:
-        with graph.inserting_after(nodes[-1]):
-            nodes.append(graph.placeholder(weight.name + key.removeprefix(name)))
-    for node, tensor in zip(nodes, stored.values(), strict=True):
-        node.meta["val"] = float_value.fake_mode.from_tensor(tensor, static_shapes=True)
-    readers = list(weight.users)
-    first = next(node for node in cast(Iterable[Node], graph.nodes) if node in weight.users)
-    with graph.inserting_before(first):
-        floats = make_float(graph, layer, nodes, float_value.dtype)
-    _name_modules(floats, weight, first.meta.get("nn_module_stack", {}))
-    for reader in readers:
-        reader.replace_input_with(weight, floats)
-    state |= stored
+def _quantize_weight(graph: Graph, weight: Node, uses: list[Use], state: dict[str, Tensor]) -> list[InputSpec]:
+    """Replace the float parameter by buffers, the first of its name, made float before each use. Returns their specs.
+
+    Each use has zero points of its own: Inductor merges equal operators, and recognizes a weight that is read once.
+    """
+    name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
+    own = [_buffers(use, name, number) for number, use in enumerate(uses)]
+    tensors = {key: tensor.to(value.device) for part in own for key, tensor in part.items()}
+    nodes = _placeholders(graph, weight, name, tensors)
+    for use, names in zip(uses, own, strict=True):
+        with graph.inserting_before(use.reader):
+            floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
+        name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
+        use.reader.replace_input_with(weight, floats)
+    state |= tensors
     return [
         InputSpec(InputKind.BUFFER, TensorArgument(node.name), target, persistent=True)
-        for node, target in zip(nodes, stored, strict=True)
+        for target, node in nodes.items()
     ]
 
 
-def _stored(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
-    """The weight's buffers: scales and zero points of channels and groups; those of a whole tensor are literals."""
-    affine = layer.affine
-    tensors = {name: layer.tensors[name]}
-    if affine is not None and affine.scale.dim() > 0:
-        tensors[f"{name}_scale"] = affine.scale
-        if not affine.grid.dtype.is_floating_point:  # int64 because Inductor's patterns look for it
-            tensors[f"{name}_zero_point"] = affine.zero_point
-    return tensors
+def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
+    """What this use reads, by its name in the state dict: the weight's numbers, scales, zero points."""
+    tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
+    zero_point = tensors.pop(f"{name}_zero_point", None)
+    return (
+        tensors if zero_point is None else {**tensors, f"{name}_zero_point" + f"_{number}" * (number > 0): zero_point}
+    )
 
 
-def _name_modules(last: Node, first: Node, stack: object) -> None:
-    """The nodes between two belong to these modules of the user's source."""
-    for node in last.all_input_nodes:
-        if node is not first and node.op != "placeholder" and "nn_module_stack" not in node.meta:
-            _name_modules(node, first, stack)
-    last.meta.setdefault("nn_module_stack", stack)
+def _placeholders(graph: Graph, weight: Node, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Node]:
+    """The graph's inputs for these tensors, the weight's own first."""
+    value, nodes = weight.meta["val"], [weight]
+    for key in list(tensors)[1:]:
+        with graph.inserting_after(nodes[-1]):
+            nodes.append(graph.placeholder(weight.name + key.removeprefix(name)))
+    for node, tensor in zip(nodes, tensors.values(), strict=True):
+        node.meta["val"] = value.fake_mode.from_tensor(tensor, static_shapes=True)
+    return dict(zip(tensors, nodes, strict=True))
 
 
-def _first_operator(graph: Graph) -> Node:
-    return next(node for node in cast(Iterable[Node], graph.nodes) if node.op != "placeholder")
+def _uses(layers: Iterable[QuantizedLayer], calls: Mapping[str, list[Call]]) -> dict[Node, list[Use]]:
+    """Weight -> what reads it: layers may share one, and call theirs more than once."""
+    uses: dict[Node, dict[Node, Use]] = {}
+    for layer in layers:
+        for call in calls[layer.layer.name]:
+            use = Use(layer, weight_form(layer, call), _reader(call))
+            uses.setdefault(call.weight, {}).setdefault(use.reader, use)
+    return {weight: list(readers.values()) for weight, readers in uses.items()}
+
+
+def _reader(call: Call) -> Node:
+    users = call.weight.users
+    return call.node if call.node in users else next(view for view in users if call.node in view.users)
