@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     gate_tensors: int = Field(default=20_000, ge=1)
     gate_tensor_bytes: int = Field(default=64 * 2**30, ge=1)
     gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1)
+    gate_folder_bytes: int = Field(default=16 * 2**30, ge=1)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     worker_stop_seconds: int = Field(default=30, ge=0)

@@ -25,7 +25,7 @@ from quantization.formats.program import quantized_program
 from quantization.profile import Profile
 from quantization.recipe import Recipe
 from quantization.samples import Samples, open_samples
-from quantization.sources import open_source
+from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 from quantization.sqnr import Noise
 
@@ -115,7 +115,7 @@ def print_samples(truth: Truth, samples: Samples) -> None:
 
 def main(folder: Path) -> None:
     """Measure the job in a folder."""
-    source = open_source(folder / "model.pt2", "pt2", "cpu")
+    source = open_program(folder / "model.pt2", "cpu")
     samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
     calibration = plan(source, Recipe(), samples).calibration
     assert isinstance(calibration, Samples)

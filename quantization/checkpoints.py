@@ -77,10 +77,7 @@ class Checkpoints:
         return self._folder is not None and self._key is not None
 
     def save(self, name: str, state: State, tensors: Tensors) -> None:
-        """Keep a checkpoint, in place of one of the same name: whoever reads sees the old one or the new one, whole.
-
-        Tensors are contiguous and share no memory.
-        """
+        """Keep a checkpoint, in place of one of the same name: whoever reads sees the old one or the new one, whole."""
         if self._folder is None or self._key is None:
             return
         header = Header(

@@ -15,6 +15,7 @@ from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
+from quantization.sources.pages import release
 from quantization.sources.source import Source
 from quantization.sqnr import Noise
 from quantization.versions import versions
@@ -136,6 +137,8 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
     numbers, affine = encode(weight, choice.weights, axis, choice.layer.scale_dtype)
     noise = Noise()
     noise.add(weight, decode(numbers, affine))
+    if choice.layer.mapped:
+        release(weight)
     return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 

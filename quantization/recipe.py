@@ -73,14 +73,21 @@ class WeightSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        """int4 comes asymmetric and in groups (docs/quantization.md); groups come with a size."""
+        """int4 comes in groups; groups come with a size."""
         if not isinstance(data, dict):
             return data
         if data.get("dtype") == "int4":
-            data = {"granularity": "per_group", "scheme": "asymmetric", **data}
+            data = {"granularity": "per_group", **data}
         if data.get("granularity") == "per_group" and data.get("group_size") is None:
             data = {**data, "group_size": DEFAULT_GROUP_SIZE}
         return data
+
+    @model_validator(mode="after")
+    def _use_every_level(self) -> Self:
+        """int4 that names no scheme is asymmetric (docs/quantization.md); `defaults` can see that it named none."""
+        if self.dtype == "int4" and "scheme" not in self.model_fields_set:
+            self.__dict__["scheme"] = "asymmetric"
+        return self
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:

@@ -19,6 +19,7 @@ SkipReason = Literal[
     "excluded",
     "override",
     "unsupported",
+    "format_unsupported",
     "shared_weight_conflict",
     "dead_code",
     "granularity_unsupported",

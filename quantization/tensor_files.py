@@ -1,19 +1,82 @@
-"""Safetensors files with a header in a fixed order: same tensors and metadata in, same bytes out; and their sum."""
+"""Safetensors files, written tensor by tensor: same tensors and metadata in, same bytes out; and sums over tensors.
+
+    8 bytes: length of the header · the header: JSON, `__metadata__` first, padded to a multiple of 8 · tensors
+
+The library's own `save_file` makes a second copy of every tensor before it writes the first, and puts the metadata in
+the order of a hash table, another each time.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
+
+CODES: Mapping[torch.dtype, str] = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.bool: "BOOL"},
+    **{torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8"},
+    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64"},
+}
+"""What the format calls a dtype."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor as a header tells it."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object]) -> None:
-    """Write contiguous tensors, and each value of `metadata` as JSON. Raises OSError when the disk doesn't take it."""
-    save_file(dict(tensors), path, {key: _json(value) for key, value in metadata.items()})
-    _sort_header(path)
+    """Write tensors, and each value of `metadata` as JSON; a tensor that isn't contiguous takes its size of memory.
+
+    Larger elements come first, so that all are aligned. Raises OSError when the disk doesn't take it.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    with path.open("wb") as file:
+        file.write(header_of([Entry(name, t.dtype, tuple(t.shape)) for name, t in ordered], in_json(metadata)))
+        for _, tensor in ordered:
+            write_values(tensor, file)
+
+
+def header_of(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with, whose tensors lie one after another as they are given. Raises KeyError for a dtype that
+    the format doesn't have."""
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    free = 0
+    for entry in entries:
+        places = [free, free + entry.bytes]
+        header[entry.name] = {"dtype": CODES[entry.dtype], "shape": entry.shape, "data_offsets": places}
+        free += entry.bytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def in_json(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Each value as JSON in one fixed form. Raises ValueError for NaN and infinity."""
+    return {
+        key: json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        for key, value in metadata.items()
+    }
+
+
+def write_values(values: Tensor, file: BinaryIO) -> None:
+    """Append the bytes of a tensor of any dtype, shape and device."""
+    file.write(_bytes(values))
 
 
 class Digest:
@@ -29,9 +92,7 @@ class Digest:
     def add(self, name: str, tensor: Tensor) -> None:
         """Take a tensor of any dtype and shape in."""
         self.add_text(f"{name} {tensor.dtype} {list(tensor.shape)}")
-        flat = tensor.detach().cpu().contiguous().flatten()
-        if flat.numel():
-            self._sha256.update(flat.view(torch.uint8).numpy().data)
+        self._sha256.update(_bytes(tensor))
 
     @property
     def hex(self) -> str:
@@ -39,18 +100,6 @@ class Digest:
         return self._sha256.hexdigest()
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _sort_header(path: Path) -> None:
-    """Order the header's keys in place: the library writes metadata in the order of a hash table, another each time."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        canonical = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        if len(canonical) != length:
-            raise ValueError("the header changed its length")
-        file.seek(8)
-        file.write(canonical)
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")

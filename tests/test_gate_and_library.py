@@ -8,7 +8,7 @@ from app.intake.facts import Extent
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
 from quantization import samples
-from quantization.sources import open_source
+from quantization.sources.program import open_program
 from tests.networks import Example, attention, audio, convolutional, counting, projections, recurrent
 
 EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
@@ -19,7 +19,7 @@ EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 def test_layers_and_inputs_are_the_same_on_both_sides(tmp_path: Path, make: object, decompose: bool) -> None:
     example: Example = make()  # type: ignore[operator]
     path = example.export(tmp_path / "model.pt2", decompose=decompose)
-    told, source = read_program(path, Limits()).facts, open_source(path, "pt2", "cpu")
+    told, source = read_program(path, Limits()).facts, open_program(path, "cpu")
     live = {(layer.name, layer.type) for layer in source.layers if layer.reason != "dead_code"}
     everything = {(layer.name, layer.type) for layer in source.layers}
     assert live <= {(layer.name, layer.type) for layer in told.layers} <= everything

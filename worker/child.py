@@ -3,6 +3,7 @@
     python -m worker.child job FOLDER SANDBOX       quantization.run, warmed up and locked down before there is a job
     python -m worker.child loadback SANDBOX         its second process, confined already, locked down before the files
     python -m worker.child gate FOLDER SANDBOX …    app.intake.child, which the API starts for each upload
+    python -m worker.child describe FOLDER SANDBOX … quantization.describe, which it starts for Hugging Face folders
     python -m worker.child probe FOLDER SANDBOX     tries what must not work (see `self_test`)
 
 Nothing heavier than the standard library is imported before the confinement.
@@ -48,7 +49,7 @@ def _become(program: str, *rest: str) -> int:
     confine(folder, sandbox)
     if program == "probe":
         return probe.main(folder, partial(lock_down, sandbox))
-    return _gate(sandbox, rest[2:])
+    return (_describe if program == "describe" else _gate)(sandbox, rest[2:])
 
 
 def _job(sandbox: Sandbox, told: str) -> NoReturn:
@@ -71,6 +72,15 @@ def _gate(sandbox: Sandbox, arguments: Sequence[str]) -> int:
 
     lock_down(sandbox)
     child.main(*arguments)
+    return 0
+
+
+def _describe(sandbox: Sandbox, arguments: Sequence[str]) -> int:
+    with _for_good():
+        from quantization import describe, warmup  # noqa: F401, PLC0415
+
+    lock_down(sandbox)
+    describe.main(*arguments)
     return 0
 
 

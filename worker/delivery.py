@@ -19,8 +19,9 @@ from app.jobs.taxonomy import CLASSES
 from app.storage import Storage
 from quantization.artifacts import FORMATS, formats_of, kind_in
 from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
-from quantization.folder_files import INDEX_FILE, KINDS, WEIGHTS_FILE, shard_name
+from quantization.folder_files import CONFIG_FILE, FOLDER_FILE, INDEX_FILE, KINDS, WEIGHTS_FILE, shard_name
 from quantization.report import Report
+from worker.folder_tar import store_tar
 from worker.inspection import NotAnArtifact, inspect
 
 MANIFEST_FILE = "manifest.json"
@@ -79,8 +80,12 @@ def require_whole_weights(names: Sequence[str]) -> None:
 
 
 def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
-    """Put files into the storage."""
-    return [Product(name=path.name, kind=artifact_kind(path.name), blob=storage.put_file(path)) for path in paths]
+    """Put files into the storage; those of a Hugging Face folder once more as one tar."""
+    products = [Product(name=path.name, kind=artifact_kind(path.name), blob=storage.put_file(path)) for path in paths]
+    folder = [path for path in paths if path.name != REPORT_FILE]
+    if any(path.name == CONFIG_FILE for path in folder):
+        products.append(Product(name=FOLDER_FILE, kind="folder", blob=store_tar(folder, storage)))
+    return products
 
 
 def artifact_kind(name: str) -> str:

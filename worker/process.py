@@ -174,4 +174,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(Path(quantization.__file__).parents[1]),
         # Both processes of a job, and all jobs, share the cores: threads that wait must not spin on them.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # There is no network; these keep the library from waiting for one.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
     }

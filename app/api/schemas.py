@@ -33,6 +33,12 @@ class TensorBody(Body):
     shape: list[int | ExtentBody]
 
 
+class InputBody(TensorBody):
+    """A tensor that a model takes; it runs without an optional one."""
+
+    optional: bool = False
+
+
 class LayerBody(Body):
     name: str
     type: str
@@ -47,7 +53,7 @@ class ModelBody(Body):
     bytes: int
     sha256: str
     created_at: datetime
-    inputs: list[TensorBody]
+    inputs: list[InputBody]
     layers: list[LayerBody]
     parameters: int
 

@@ -10,6 +10,7 @@ from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, new_id, now
 from app.errors import NotFound
+from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.storage import BlobWriter
@@ -32,20 +33,22 @@ class Upload:
 
 def add_model(session: Session, upload: Upload, name: str) -> Model:
     """Check an uploaded model and keep what the gate made of it. Raises Invalid."""
-    program = upload.check("model")
+    facts = upload.check("model")
+    if facts["format"] == "huggingface":
+        facts |= describe_folder(upload.fresh.path, upload.limits)
     stored = upload.fresh.commit()
     model = Model(
         id=new_id("mdl"),
         name=name,
-        format="pt2",
+        format=facts["format"],
         bytes=upload.received.size,
         sha256=upload.received.sha256,
         stored_bytes=stored.bytes,
         stored_sha256=stored.sha256,
         created_at=now(),
-        inputs=program["inputs"],
-        layers=program["layers"],
-        parameters=program["parameters"],
+        inputs=facts["inputs"],
+        layers=facts["layers"],
+        parameters=facts["parameters"],
     )
     begin_writing(session)
     session.add(model)

@@ -2,7 +2,7 @@
 
 On standard output: one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after facts the
 bytes of the fresh file. It lives for one upload, under limits on memory and processor time that it sets before it
-looks, and may write no file at all.
+looks, and may write no file but those that it unpacks an archive of a folder into, where it stands.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from app.errors import Invalid
+from app.intake.checked_folder import is_folder, read_folder
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
 from app.intake.tensors import name_for, plan_samples
@@ -30,14 +31,14 @@ class Checked(Protocol):
 def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
     """Check an upload of this kind. Raises Invalid."""
     if kind == "model":
-        return read_program(path, limits)
+        return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
     return plan_samples(path, limits.dataset_bytes, name_for(filename))
 
 
 def main(kind: str, path: str, limits_text: str, filename: str) -> None:
     """Read the upload; what goes wrong in another way than by a refusal ends the program with a traceback."""
     limits = Limits.from_json(limits_text)
-    confine(limits)
+    confine(kind, limits)
     try:
         checked = read(kind, Path(path), limits, filename)
         head = {"facts": asdict(checked.facts)}
@@ -61,12 +62,17 @@ def too_demanding(limits: Limits) -> dict[str, str]:
     }
 
 
-def confine(limits: Limits) -> None:
-    """Memory, processor time, open files, and no file to write: for this process and for good."""
+def most_to_write(kind: str, limits: Limits) -> int:
+    """How large a file may be that the program writes: a dataset is read where it lies."""
+    return limits.folder_bytes if kind == "model" else 0
+
+
+def confine(kind: str, limits: Limits) -> None:
+    """Memory, processor time, open files, files to write: for this process and for good."""
     for what, most in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CPU, limits.seconds),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, most_to_write(kind, limits)),
         (resource.RLIMIT_NOFILE, 32),
         (resource.RLIMIT_CORE, 0),
     ):

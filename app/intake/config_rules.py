@@ -146,7 +146,7 @@ RULES: Mapping[str, Rule] = {
     **_each(FLAG, "is_decoder add_cross_attention tie_word_embeddings is_encoder_decoder scale_attn_weights qkv_bias"),
     **_each(FLAG, "scale_attn_by_inverse_layer_idx reorder_and_upcast_attn use_parallel_residual attention_bias"),
     **_each(FLAG, "mlp_bias do_layer_norm_before enable_bias layer_norm_elementwise_affine sinusoidal_pos_embds"),
-    **_each(FLAG, "scale_embedding use_sliding_window summary_use_proj summary_proj_to_labels"),
+    **_each(FLAG, "scale_decoder_outputs scale_embedding use_sliding_window summary_use_proj summary_proj_to_labels"),
 }
 """Keys that reach the network."""
 

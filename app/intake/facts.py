@@ -1,7 +1,9 @@
 """What is known about an upload: the same words in the API, the database and the checks."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Format = Literal["pt2", "huggingface", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,19 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int | Extent, ...]
+    optional: bool = False
+    """Whether a network runs without it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data; a dynamic dimension becomes {"min", "max"}."""
         shape = [asdict(size) if isinstance(size, Extent) else size for size in self.shape]
-        return {"name": self.name, "dtype": self.dtype, "shape": shape}
+        return {"name": self.name, "dtype": self.dtype, "shape": shape, "optional": self.optional}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Tensor":
         """Return the tensor that `as_json` was made from."""
         shape = tuple(Extent(**size) if isinstance(size, dict) else size for size in data["shape"])
-        return cls(data["name"], data["dtype"], shape)
+        return cls(data["name"], data["dtype"], shape, data.get("optional", False))
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Program:
-    """An exported program."""
+class Model:
+    """A network: the form it came in, what it takes, and which layers own its parameters."""
 
+    format: Format
     inputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     parameters: int

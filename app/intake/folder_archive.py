@@ -17,6 +17,7 @@ from app.intake.strict_json import Refuse
 from app.intake.tar_members import BLOCK_BYTES, TarEntry, read_tar
 from app.intake.zip_members import MAGIC as ZIP
 from app.intake.zip_members import read_members, stream_member
+from quantization.folder_files import kind_of
 
 MAX_MEMBERS = 1_000
 
@@ -34,30 +35,14 @@ class FolderFile:
     bytes: int
 
 
-@dataclass(frozen=True)
-class _Taken:
-    kind: str
-    names: re.Pattern[str]
-    suffix: str
-    max_bytes: int
-
-
-_TAKEN = (
-    _Taken("config", re.compile(r"config\.json"), "json", 2**20),
-    _Taken("generation_config", re.compile(r"generation_config\.json"), "json", 2**20),
-    _Taken("weights", re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors"), "safetensors", 2**63),
-    _Taken("index", re.compile(r"model\.safetensors\.index\.json"), "json", 16 * 2**20),
-    _Taken(
-        "tokenizer",
-        re.compile(
-            r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
-            r"|vocab\.(json|txt)|merges\.txt|(preprocessor|processor)_config\.json|chat_template\.(jinja|json)"
-            r"|spiece\.model|sentencepiece\.bpe\.model|tokenizer\.model"
-        ),
-        "stored",
-        64 * 2**20,
-    ),
-)
+_SUFFIXES = {"weights": "safetensors", "tokenizer": "stored"}
+_MAX_BYTES = {
+    "config": 2**20,
+    "generation_config": 2**20,
+    "weights": 2**63,
+    "index": 16 * 2**20,
+    "tokenizer": 64 * 2**20,
+}
 _IGNORED = re.compile(r"README(\.md)?|LICENSE(\.(md|txt))?|NOTICE(\.txt)?|\.git(attributes|ignore)|\.DS_Store|\._.*")
 _FOREIGN = re.compile(
     r".*\.(py|bin|pt|pth|pkl|pickle|h5|msgpack|ckpt|joblib|npz|onnx|ot|so|gguf)|adapter_(config\.json|model\..*)", re.I
@@ -79,10 +64,10 @@ def unpack_folder(path: Path, target: Path, max_bytes: int) -> tuple[FolderFile,
             roots.add(root)
             if name.lower() in found or len(roots) > 1:
                 raise refused(f"{name} is there twice, or in another folder than the other files.")
-            taken = _kind_of(name)
-            file = f"{number}.{taken.suffix}"
-            size = _copy(entry.chunks, target / file, min(left, taken.max_bytes), name)
-            found[name.lower()] = FolderFile(file, taken.kind, name, size)
+            kind = _kind_of(name)
+            file = f"{number}.{_SUFFIXES.get(kind, 'json')}"
+            size = _copy(entry.chunks, target / file, min(left, _MAX_BYTES[kind]), name)
+            found[name.lower()] = FolderFile(file, kind, name, size)
             left -= size
     return tuple(found.values())
 
@@ -124,10 +109,9 @@ def _place(entry: TarEntry) -> tuple[str, str]:
     return "/".join(parts[:-1]), parts[-1]
 
 
-def _kind_of(name: str) -> _Taken:
-    for taken in _TAKEN:
-        if taken.names.fullmatch(name):
-            return taken
+def _kind_of(name: str) -> str:
+    if (kind := kind_of(name)) is not None:
+        return kind
     if _FOREIGN.fullmatch(name):
         raise Invalid(
             "model_format_unsupported",

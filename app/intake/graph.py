@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from app.intake.dtypes import BY_EXPORT_NUMBER
-from app.intake.facts import Extent, Layer, Program, Tensor
+from app.intake.facts import Extent, Layer, Model, Tensor
 from app.intake.flow import names_in
 from app.intake.program_error import refused
 from app.intake.symbols import symbol_of
@@ -22,7 +22,7 @@ _WEIGHTED = ("Linear", "Embedding")
 _REPEATED_CALL = re.compile(r"@\d+$")
 
 
-def read_facts(document: dict[str, Any]) -> Program:
+def read_facts(document: dict[str, Any]) -> Model:
     """Say what the program is. Raises Invalid when it takes no tensor, or a parameter has no fixed shape."""
     module, ranges = document["graph_module"], document["range_constraints"]
     graph, specs = module["graph"], module["signature"]["input_specs"]
@@ -39,7 +39,8 @@ def read_facts(document: dict[str, Any]) -> Program:
     layers = _layers({name: shape for name, shape in shapes.items() if name in used}, types)
     own = {layer.name for layer in layers}
     layers += tuple(Layer(path, kind, shapes[name], 0) for path, (kind, name) in borrowers.items() if path not in own)
-    return Program(
+    return Model(
+        format="pt2",
         inputs=tuple(_tensor(name, values, ranges) for name in inputs),
         layers=layers,
         parameters=sum(math.prod(shape) for shape in shapes.values()),

@@ -17,6 +17,8 @@ class Limits:
     """The largest intermediate tensor that a program may declare."""
     dataset_bytes: int = 16 * 2**30
     """The most that an archive of arrays may unpack to."""
+    folder_bytes: int = 16 * 2**30
+    """The most that an archive of a Hugging Face folder may unpack to."""
 
     def as_json(self) -> str:
         """Return text that `from_json` reads."""

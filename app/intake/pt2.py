@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.intake.archive import Archive
-from app.intake.facts import Program
+from app.intake.facts import Model
 from app.intake.flow import check_flow
 from app.intake.foreign import refuse_foreign_archive, refuse_foreign_file
 from app.intake.graph import read_facts
@@ -40,7 +40,7 @@ _EMPTY = ("data/sample_inputs/model.pt",)
 class CheckedProgram:
     """A program whose every value was checked."""
 
-    facts: Program
+    facts: Model
     document: dict[str, Any]
     payloads: tuple[Payload, ...]
     path: Path

@@ -72,7 +72,24 @@ def read_stored(path: Path, refuse: Refuse) -> tuple[Stored, ...]:
 
 def write_stored(tensors: Iterable[Stored], target: BinaryIO) -> None:
     """Write a fresh file: no metadata, a header in one fixed form, larger elements first so that all are aligned."""
-    ordered = sorted(tensors, key=lambda stored: (-BY_NAME[stored.dtype].bytes, stored.name))
+    ordered = _ordered(tensors)
+    target.write(_header_of(ordered))
+    for stored in ordered:
+        for chunk in stored.chunks():
+            target.write(chunk)
+
+
+def bytes_of_file(tensors: Iterable[Stored]) -> int:
+    """How long the file is that `write_stored` writes."""
+    ordered = _ordered(tensors)
+    return len(_header_of(ordered)) + sum(stored.bytes for stored in ordered)
+
+
+def _ordered(tensors: Iterable[Stored]) -> list[Stored]:
+    return sorted(tensors, key=lambda stored: (-BY_NAME[stored.dtype].bytes, stored.name))
+
+
+def _header_of(ordered: Iterable[Stored]) -> bytes:
     header: dict[str, Any] = {}
     free = 0
     for stored in ordered:
@@ -82,10 +99,7 @@ def write_stored(tensors: Iterable[Stored], target: BinaryIO) -> None:
         free += stored.bytes
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    target.write(len(text).to_bytes(8, "little") + text)
-    for stored in ordered:
-        for chunk in stored.chunks():
-            target.write(chunk)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_range(path: Path, start: int, size: int) -> Iterator[bytes]:

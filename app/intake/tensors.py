@@ -59,6 +59,11 @@ def rewrite_samples(source: Path, target: BinaryIO, max_bytes: int, name: str = 
     return plan.facts
 
 
+def stored_weights(path: Path) -> tuple[Stored, ...]:
+    """The tensors of a file of weights, from its header. Raises Invalid with where and what."""
+    return read_stored(path, _weights_refused)
+
+
 def plan_weights(path: Path) -> Plan[Weights]:
     """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
     stored = read_stored(path, _weights_refused)

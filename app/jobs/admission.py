@@ -66,12 +66,14 @@ def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
     held = {tensor.name: tensor for tensor in tensors}
     wanted = {tensor.name: tensor for tensor in inputs}
     found = [
-        f"{name} is missing{nearest(name, held)}; expected {_spell(wanted[name])}." for name in wanted.keys() - held
+        f"{name} is missing{nearest(name, held)}; expected {_spell(wanted[name])}."
+        for name in wanted.keys() - held
+        if not wanted[name].optional
     ]
     found += [f"{name} is not an input of the model{nearest(name, wanted)}." for name in held.keys() - wanted]
     if found:
         return sorted(found)
-    pairs = [(tensor, held[tensor.name]) for tensor in inputs]
+    pairs = [(tensor, held[tensor.name]) for tensor in inputs if tensor.name in held]
     one_by_one = all(len(got.shape) == len(expected.shape) + 1 for expected, got in pairs)
     return [
         f"{expected.name}: expected {_spell(expected, one_by_one=one_by_one)}, got {_spell(got)}."

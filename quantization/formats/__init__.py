@@ -7,6 +7,7 @@ from typing import Protocol
 
 from quantization.artifacts import FORMATS, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.formats.checkpoint import write_checkpoint
+from quantization.formats.huggingface import write_folder
 from quantization.formats.program import write_program
 from quantization.formats.safetensors import write_safetensors
 from quantization.layers import Quantized
@@ -31,6 +32,7 @@ class Writer:
 WRITERS: Mapping[str, Writer] = {
     "safetensors": Writer(SAFETENSORS_FILE, write_safetensors),
     "pt2": Writer(PROGRAM_FILE, write_program),
+    "huggingface": Writer(".", write_folder),
     "checkpoint": Writer(CHECKPOINT_FILE, write_checkpoint),
 }
 """By the names of `artifacts.FORMATS`; a checkpoint is what the library alone writes, for a module in memory."""

@@ -11,7 +11,6 @@ and one `zeropoint.layer.<name>` per quantized layer (docs/quantization.md). Two
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from quantization.layers import Quantized, QuantizedLayer
@@ -36,7 +35,7 @@ def describe(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Contiguous tensors by first name, and alias -> first name."""
+    """Tensors by first name, and alias -> first name."""
     first: dict[tuple[object, ...], str] = {}
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
@@ -47,8 +46,7 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
             tied[name] = first[place]
             continue
         first[place] = name
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        kept[name] = tensor if whole and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
+        kept[name] = tensor
     return kept, tied
 
 

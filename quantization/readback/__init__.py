@@ -7,6 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from quantization.artifacts import PROGRAM_FILE
+from quantization.folder_files import CONFIG_FILE
+from quantization.readback.huggingface import open_network
 from quantization.readback.program import open_program
 from quantization.report import Loaded
 
@@ -26,4 +28,6 @@ def open_saved(folder: Path) -> Opened:
     """Open what lies in the folder. Raises whatever keeps it from opening."""
     if (folder / PROGRAM_FILE).exists():
         return open_program(folder)
+    if (folder / CONFIG_FILE).exists():
+        return open_network(folder)
     raise ValueError("the folder holds nothing that is known here")

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+from quantization.artifacts import SourceFormat
+from quantization.sources.huggingface import HuggingFaceSource, open_huggingface
 from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 
 
-def open_source(path: Path, file_format: str, device: str) -> ProgramSource:
+def open_source(path: Path, file_format: SourceFormat, device: str) -> ProgramSource | HuggingFaceSource:
     """Open an upload by its format. Raises InvalidModel or Unsupported."""
     match file_format:
         case "pt2":
             return open_program(path, device)
+        case "huggingface":
+            return open_huggingface(path, device)
         case _:
             raise ValueError(f"unknown format {file_format}")

@@ -58,7 +58,7 @@ def module_source(model: nn.Module) -> ModuleSource:
     require_finite(parameters | dict(model.named_buffers(remove_duplicate=False)))
     module = copy_module(model, {id(tensor): tensor for tensor in parameters.values()})
     buffers = {name: tensor.clone() for name, tensor in module.named_buffers(remove_duplicate=False)}
-    layers = tuple(_layers(module))
+    layers = tuple(list_layers(module))
     stored = {n: buffers.get(n, t) for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     for alias in _aliases(module, layers):
         stored.pop(alias, None)
@@ -120,7 +120,7 @@ def _flat(output: object) -> Iterator[object]:
         yield from _flat(part)
 
 
-def _layers(module: nn.Module) -> Iterator[Layer]:
+def list_layers(module: nn.Module) -> Iterator[Layer]:
     """Every layer that owns parameters; a module that is used under two names is one layer, under the first."""
     first_names = {id(parameter): name for name, parameter in module.named_parameters()}
     conflicts = _conflicts(module)

@@ -42,6 +42,8 @@ class Layer:
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""
+    mapped: bool = False
+    """Whether the weight lies in a mapped file, whose pages can be given back."""
 
     @property
     def output_axis(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from app.errors import Invalid
-from app.intake.facts import Extent, Layer, Program, Tensor
+from app.intake.facts import Extent, Layer, Model, Tensor
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
 from tests.factories import members_of, write_zip
@@ -21,7 +21,7 @@ PROGRAM = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 
 
-def facts_of(path: Path) -> Program:
+def facts_of(path: Path) -> Model:
     return read_program(path, Limits()).facts
 
 

@@ -8,7 +8,7 @@ from quantization.folder import Phase
 from quantization.layers import Quantized
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
-from quantization.sources import open_source
+from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 from tests.networks import Example
 
@@ -21,7 +21,7 @@ def opened(tmp_path: Path) -> OpenExample:
     """Export a network, upload it, open it."""
 
     def open_example(example: Example, *, decompose: bool = False) -> ProgramSource:
-        return open_source(example.export(tmp_path / "model.pt2", decompose=decompose), "pt2", "cpu")
+        return open_program(example.export(tmp_path / "model.pt2", decompose=decompose), "cpu")
 
     return open_example
 

@@ -16,7 +16,7 @@ from quantization.layers import Quantized, QuantizedLayer
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.selection import Choice
-from quantization.sources import open_source
+from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 from tests.networks import Example, attention, convolutional, projections
 from tests.quantization.conftest import OpenExample
@@ -43,7 +43,7 @@ def channels_last() -> Example:
 
 
 def prepared(example: Example, folder: Path, recipe: Recipe) -> tuple[ProgramSource, Plan]:
-    source = open_source(example.export(folder / "model.pt2"), "pt2", "cpu")
+    source = open_program(example.export(folder / "model.pt2"), "cpu")
     samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
     return source, plan(source, recipe, samples)
 

@@ -14,8 +14,8 @@ from quantization.calls import Calls, read_call
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.profile import Profile
 from quantization.samples import Samples, open_samples
-from quantization.sources import open_source
 from quantization.sources.module import module_source
+from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 from quantization.statistics import LONGEST_HISTORY, Collector, Statistics
 from tests.networks import BATCH, Example, attention, convolutional, counting
@@ -102,7 +102,7 @@ def same(left: Profile, right: Profile) -> bool:
 
 
 def opened(example: Example, folder: Path) -> tuple[ProgramSource, Samples]:
-    source = open_source(example.export(folder / "model.pt2"), "pt2", "cpu")
+    source = open_program(example.export(folder / "model.pt2"), "cpu")
     samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, 1)
     torch.manual_seed(0)  # as every job begins
     return source, samples

@@ -26,7 +26,7 @@ from quantization.recipe import Recipe
 from quantization.report import Report
 from quantization.run import main
 from quantization.samples import open_samples
-from quantization.sources import open_source
+from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 from tests.networks import audio, convolutional
 
@@ -39,7 +39,7 @@ def silent(*_: object) -> None:
 
 @pytest.fixture
 def planned(tmp_path: Path) -> tuple[ProgramSource, Plan]:
-    source = open_source(convolutional().export(tmp_path / "model.pt2"), "pt2", "cpu")
+    source = open_program(convolutional().export(tmp_path / "model.pt2"), "cpu")
     samples = open_samples(convolutional().save_dataset(tmp_path / "dataset.safetensors"), source.inputs, 8)
     return source, plan(source, Recipe(), samples)
 

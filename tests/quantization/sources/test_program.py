@@ -8,8 +8,7 @@ from torch import nn
 
 from quantization.errors import InvalidModel, Unsupported
 from quantization.samples import Extent, Input
-from quantization.sources import open_source
-from quantization.sources.program import program_source
+from quantization.sources.program import open_program, program_source
 from tests.networks import Example, attention, audio, convolutional, counting, projections
 from tests.quantization.conftest import OpenExample
 
@@ -106,7 +105,7 @@ def test_inputs_that_the_export_fixed_are_filled_in(opened: OpenExample, tmp_pat
     module, x = WithOptions().eval(), torch.randn(2, 4)
     program = torch.export.export(module, (x, 3.0), {"bias": None})
     torch.export.save(program, tmp_path / "fixed.pt2")
-    source = open_source(tmp_path / "fixed.pt2", "pt2", "cpu")
+    source = open_program(tmp_path / "fixed.pt2", "cpu")
     assert [spec.name for spec in source.inputs] == ["x"]
     torch.testing.assert_close(source.run([x])[0], module(x, 3.0))
 
@@ -121,14 +120,14 @@ def test_a_number_that_varies_is_refused_by_name(tmp_path: Path) -> None:
     program = torch.export.export(Repeat(), (torch.randn(2, 4), 5), dynamic_shapes=(None, auto))
     torch.export.save(program, tmp_path / "number.pt2")
     with pytest.raises(Unsupported, match="'times'") as refused:
-        open_source(tmp_path / "number.pt2", "pt2", "cpu")
+        open_program(tmp_path / "number.pt2", "cpu")
     assert refused.value.code == "unsupported_input"
 
 
 def test_a_file_that_does_not_load_is_refused_without_the_librarys_words(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04 not an archive")
     with pytest.raises(InvalidModel) as refused:
-        open_source(tmp_path / "model.pt2", "pt2", "cpu")
+        open_program(tmp_path / "model.pt2", "cpu")
     assert refused.value.code == "program_invalid"
     assert str(tmp_path) not in str(refused.value)
 

@@ -1,0 +1,74 @@
+"""A short-lived process in the sandbox that jobs have: it looks at one file, answers with a line and perhaps bytes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Timer
+from typing import Any
+
+import app
+from app.errors import Invalid
+from app.intake.child import too_demanding
+from app.intake.limits import Limits
+
+CODE = Path(app.__file__).parents[1]
+CHUNK_BYTES = 2**20
+MAX_HEAD_BYTES = 64 * 2**20
+
+
+def ask(
+    program: str,
+    arguments: Sequence[str],
+    sandbox: Mapping[str, Any],
+    limits: Limits,
+    write: Callable[[bytes], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Start a program of `worker.child` in a folder of its own, pass on the bytes after its first line, and return the
+    facts that the line tells. Raises Invalid with the refusal that it tells; RuntimeError when the program breaks.
+    """
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "worker.child", program, folder, json.dumps(sandbox), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd=folder,
+            # nothing of ours: no credential, no setting
+            env={"LANG": "C.UTF-8", "PYTHONPATH": str(CODE), "HOME": folder, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
+        ) as process,
+    ):
+        alarm = Timer(limits.seconds, process.kill)
+        alarm.start()
+        try:
+            head = _receive(process, write)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            alarm.cancel()
+    if process.returncode < 0:
+        raise _refusal(too_demanding(limits))
+    if process.returncode > 0 or head is None:
+        raise RuntimeError(f"{program} ended with {process.returncode}; its own words are on standard error")
+    if "refusal" in head:
+        raise _refusal(head["refusal"])
+    facts: dict[str, Any] = head["facts"]
+    return facts
+
+
+def _refusal(words: Mapping[str, str]) -> Invalid:
+    return Invalid(words["code"], words["detail"], words["remedy"])
+
+
+def _receive(process: "subprocess.Popen[bytes]", write: Callable[[bytes], None]) -> dict[str, Any] | None:
+    """Read the line, pass the rest on, and wait for the end."""
+    assert process.stdout is not None
+    line = process.stdout.readline(MAX_HEAD_BYTES)
+    while chunk := process.stdout.read(CHUNK_BYTES):
+        write(chunk)
+    process.wait()
+    return json.loads(line) if line.endswith(b"\n") else None

@@ -1,0 +1,60 @@
+"""A Hugging Face folder in the compressed-tensors format: `AutoModel.from_pretrained(folder)` loads it, and vLLM does.
+
+    config.json                    as uploaded, with `quantization_config`
+    model.safetensors              or shards of less than 5 GB with model.safetensors.index.json
+    tokenizer.json, …              as uploaded
+
+Tensors go from the mapped upload to the new file one by one.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from quantization.folder_files import CONFIG_FILE
+from quantization.formats.compressed_tensors import compressed, quantization_config
+from quantization.layers import Quantized, QuantizedLayer
+from quantization.sources.huggingface import HuggingFaceSource
+from quantization.sources.pages import release
+from quantization.tensor_files import in_json
+from quantization.tensor_writer import ShardWriter
+
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write the files into the folder `path`. Raises OSError when the disk doesn't take them.
+
+    Raises TypeError when the source is not a Hugging Face folder.
+    """
+    source = quantized.source
+    if not isinstance(source, HuggingFaceSource):
+        raise TypeError("only a Hugging Face folder can be written as one")
+    about = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
+    metadata = in_json({"zeropoint": about | {"versions": quantized.versions}}) | {"format": "pt"}
+    with ShardWriter(path, max_shard_bytes, metadata) as writer:
+        for name, tensor in _tensors(quantized.layers, source):
+            writer.add(name, tensor)
+        writer.finish()
+    linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
+    config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
+    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for file in source.folder.carried:
+        shutil.copyfile(file, path / file.name)
+
+
+def _tensors(layers: Sequence[QuantizedLayer], source: HuggingFaceSource) -> Iterator[tuple[str, Tensor]]:
+    """Everything that is stored, under the upload's own names; the parts of a quantized weight stand in its place."""
+    weights = {layer.layer.weight_name: layer for layer in layers}
+    for name, tensor in source.tensors.items():
+        stored = source.stored_names[name]
+        if name in weights:
+            owner = stored.removesuffix("weight")
+            yield from ((owner + part, value) for part, value in compressed(weights[name]).items())
+            continue
+        yield stored, tensor
+        if name in source.mapped:
+            release(tensor)

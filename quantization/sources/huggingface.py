@@ -1,0 +1,111 @@
+"""A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantization.samples import Call, Input
+from quantization.sources.finite import require_finite
+from quantization.sources.folder import Folder, look_into, open_folder
+from quantization.sources.matching import match, tied_names
+from quantization.sources.module import ModuleSource, call_module, list_layers
+from quantization.sources.network_inputs import inputs_of
+from quantization.sources.networks import build, build_empty
+from quantization.sources.pages import release, release_after_use
+from quantization.sources.source import Layer, distinct_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceSource(ModuleSource):
+    """A network of transformers; its inputs go by name."""
+
+    inputs: tuple[Input, ...]
+    folder: Folder
+    dtype: torch.dtype
+    mapped: frozenset[str]
+    """Names of tensors that lie in the folder's files."""
+    stored_names: Mapping[str, str]
+    """Name in the network -> name in the folder's files."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
+        """One forward pass; floating inputs in the dtype that the network computes in."""
+        assert isinstance(batch, Call)
+        cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
+        return call_module(self.module, Call(cast, batch.keywords), self.device)
+
+
+def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
+    """Open a folder, or the tar of one. Raises InvalidModel or Unsupported."""
+    folder = open_folder(path)
+    dtype = folder.dtype()
+    names = match(build_empty(folder.config), folder.shapes)
+    network = build(folder.config)
+    tensors = {name: folder.tensor(stored) for name, stored in names.items()}
+    for name, tensor in tensors.items():
+        require_finite({name: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
+        release(tensor)
+    mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
+    tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
+    _assign(network, tensors)
+    module = network.to(device)
+    in_files = mapped if device == "cpu" else frozenset()
+    layers = tuple(_layers(module, in_files))  # before any hook: a module with hooks is no plain layer
+    release_after_use(module.modules(), {id(p) for name, p in module.named_parameters() if name in in_files})
+    return HuggingFaceSource(
+        module=module,
+        layers=layers,
+        tensors=tensors,
+        original_bytes=distinct_bytes(tensors.values()),
+        dead_bytes=0,
+        device=device,
+        changing={name: tensor.clone() for name, tensor in module.named_buffers()},
+        inputs=inputs_of(network),
+        folder=folder,
+        dtype=dtype,
+        mapped=in_files,
+        stored_names=names,
+    )
+
+
+def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, Tensor]]:
+    """Inputs, layers and empty parameters of a folder in a tar that is only looked at."""
+    config, shapes = look_into(path)
+    network = build_empty(config)
+    match(network, shapes)
+    return inputs_of(network), _layers(network, frozenset()), dict(network.named_parameters(remove_duplicate=False))
+
+
+def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put each tensor in its place, under all its names."""
+    for first, names in tied_names(network).items():
+        value: Any = tensors[first]
+        if first in dict(network.named_parameters()):
+            value = nn.Parameter(value, requires_grad=False)
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            place = network.get_submodule(owner)
+            (place._parameters if isinstance(value, nn.Parameter) else place._buffers)[leaf] = value
+
+
+def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:
+    """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
+    found = list(list_layers(network))
+    elsewhere = {
+        id(parameter)
+        for module in network.modules()
+        for parameter in module._parameters.values()
+        if type(module) is not nn.Linear
+    }
+    for layer in found:
+        if layer.module is None:
+            yield layer
+        elif layer.type != "Linear":
+            yield replace(layer, module=None, weight_name=None, reason="format_unsupported")
+        elif id(layer.module._parameters["weight"]) in elsewhere:
+            yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
+        else:
+            yield replace(layer, scale_dtype=layer.weight.dtype, mapped=layer.weight_name in mapped)
