@@ -59,6 +59,7 @@ def _not_in_a_folder(pair: Pair) -> str | None:
 FORMATS: Mapping[FormatName, Format] = {
     "safetensors": Format(("pt2", "safetensors"), True, _one("safetensors", SAFETENSORS_FILE), (SAFETENSORS_FILE,)),
     "pt2": Format(("pt2",), True, _one("program", PROGRAM_FILE), (PROGRAM_FILE,)),
+    "onnx": Format(("pt2",), False, _one("onnx", ONNX_FILE), (ONNX_FILE,)),
     "huggingface": Format(
         ("huggingface",),
         True,

@@ -1,5 +1,7 @@
 """Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
 
+Where a format writes what a convolution gives as integers too, the same pass watches its outlet (`sources.outlets`).
+
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
 
@@ -38,13 +40,14 @@ def calibrate(
     samples: Batches,
     step: Step,
     *,
+    outputs: bool = False,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """The statistics that the observers of these choices need."""
+    """The statistics that the observers of these choices need; those of outlets are under `outlet_name`."""
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
     layers = [choice.layer for choice in choices if choice.layer.name in wishes]
     histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
-    return collect(source, layers, samples, step, histograms, checkpoints=checkpoints)
+    return collect(source, layers, samples, step, histograms, outputs=outputs, checkpoints=checkpoints)
 
 
 def collect(
@@ -54,15 +57,22 @@ def collect(
     step: Step,
     histograms: Collection[str],
     *,
+    outputs: bool = False,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
     """Statistics of the inputs of `layers`, with histograms for the names in `histograms`, in one pass.
+
+    `outputs`: those of their outlets too, where they have one.
 
     Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
     there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.
     """
     modules = {layer.name: layer.module for layer in layers if layer.module is not None}
     collectors = {name: Collector(histogram=name in histograms) for name in modules}
+    for layer in layers:
+        if outputs and layer.outlet is not None:
+            modules[outlet_name(layer.name)] = layer.outlet
+            collectors[outlet_name(layer.name)] = Collector(histogram=layer.name in histograms)
     checkpoints.begin()
     progress = Pass(source, collectors)
     progress.resume(checkpoints)
@@ -82,6 +92,11 @@ def collect(
     return Profile(seen, samples.count, len(samples), samples.batch_size)
 
 
+def outlet_name(layer: str) -> str:
+    """What the statistics of a layer's outlet are called among those of layers, whose names have no colon."""
+    return f"{layer}:output"
+
+
 def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
     """The static grid of each chosen layer's input, by layer name.
 
@@ -91,6 +106,19 @@ def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
         choice.layer.name: _activation(choice.layer, choice.activations, profile)
         for choice in choices
         if choice.activations is not None
+    }
+
+
+def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+    """The static grid at each chosen convolution's outlet, by layer name: chosen as its input's is. Raises likewise.
+
+    None for float8: no runtime has a convolution that gives it.
+    """
+    return {
+        choice.layer.name: _activation(choice.layer, choice.activations, profile, output=True)
+        for choice in choices
+        if choice.activations is not None and choice.activations.dtype != "float8_e4m3"
+        if choice.layer.outlet is not None
     }
 
 
@@ -110,7 +138,7 @@ def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _watched(modules: Mapping[str, nn.Module], collectors: Mapping[str, Collector]) -> Iterator[None]:
-    """Hooks that show each layer's input to its collector."""
+    """Hooks that show each module's input to its collector."""
 
     def hook_for(collector: Collector) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -126,20 +154,21 @@ def _watched(modules: Mapping[str, nn.Module], collectors: Mapping[str, Collecto
             handle.remove()
 
 
-def _activation(layer: Layer, settings: ActivationSettings, profile: Profile) -> Activation:
-    name, observer = layer.name, observer_for(settings.observer)
+def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:
+    place = f"{'output' if output else 'input'} of layer {layer.name!r}"
+    observer = observer_for(settings.observer)
     target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
-    statistics = profile.layers.get(name)
+    statistics = profile.layers.get(outlet_name(layer.name) if output else layer.name)
     if statistics is not None and not statistics.finite:
         raise InvalidSamples(
             "non_finite_activations",
-            f"The input of layer {name!r} becomes NaN or infinite during calibration.",
+            f"The {place} becomes NaN or infinite during calibration.",
             "Check that the float model gives finite outputs on these samples.",
         )
     if statistics is None or (observer.needs_histogram and statistics.histogram is None):
         raise InvalidProfile(
             "profile_incomplete",
-            f"The profile lacks statistics of the input of layer {name!r} that the recipe's observer needs.",
+            f"The profile lacks statistics of the {place} that the recipe's observer needs.",
             CALIBRATE_AGAIN,
         )
     minimum, maximum = observer.of_statistics(statistics, target)

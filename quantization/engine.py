@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from quantization.calibration import Step, calibrate, static_grids, thin_spots
+from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidRecipe, InvalidSamples
 from quantization.finished import FinishedLayers
@@ -80,13 +80,15 @@ def quantize_source(
         profile = None
     elif profile is None:
         samples, step = planned.calibration, partial(report, "calibrating")
-        profile = calibrate(source, static, samples, step, checkpoints=checkpoints)
+        profile = calibrate(source, static, samples, step, outputs=recipe.needs_outputs, checkpoints=checkpoints)
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)
         static = [choice for choice in planned.choices if choice.activations is not None]
     activations = {} if profile is None else static_grids(static, profile)
+    outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
     layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints)
+    layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
 

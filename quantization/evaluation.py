@@ -1,6 +1,6 @@
 """Evaluation: the same samples through the float model here and through the saved program in the second process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -45,6 +45,10 @@ def choose_samples(given: Samples | None, held_out: Samples | None, calibration:
 class Reader(Protocol):
     """The saved files, opened again; asked for one batch at a time."""
 
+    @property
+    def beside(self) -> Mapping[str, Mapping[int, Tensor]]:
+        """What further artifacts gave of the last batch, by file name, as `finish` gives it."""
+
     def start(self, batch: Sequence[Tensor]) -> None:
         """Take a batch."""
 
@@ -61,6 +65,8 @@ class Evaluation:
     ran: bool = True
     cosine: Cosine = field(default_factory=Cosine)
     saturation: dict[str, Share] = field(default_factory=dict)
+    beside: dict[str, Noise] = field(default_factory=dict)
+    """By file, for further artifacts that were run."""
 
 
 def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step) -> Evaluation:
@@ -74,7 +80,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step)
             reader.start(batch)
             expected = source.run(batch)
             got = reader.finish()
-            if got is None or not _add(result, expected, got):
+            if got is None or not _add(result, expected, got) or not _add_beside(result, expected, reader.beside):
                 result.ran = False
                 break
             step(done, len(samples))
@@ -82,18 +88,38 @@ def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step)
     return result
 
 
-def _add(result: Evaluation, expected: Sequence[object], got: dict[int, Tensor]) -> bool:
+def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor]) -> bool:
     """Whether every tensor came back in its shape and dtype; floating ones count."""
+    pairs = _paired(expected, got)
+    for reference, value in pairs or ():
+        result.model.add(reference, value)
+        result.cosine.add(reference, value)
+    return pairs is not None
+
+
+def _add_beside(result: Evaluation, expected: Sequence[object], beside: Mapping[str, Mapping[int, Tensor]]) -> bool:
+    """The same of every further artifact."""
+    for file, got in beside.items():
+        pairs = _paired(expected, got)
+        if pairs is None:
+            return False
+        for reference, value in pairs:
+            result.beside.setdefault(file, Noise()).add(reference, value)
+    return True
+
+
+def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]] | None:
+    """The floating tensors with what came back for them; None when one is missing, or has another shape or dtype."""
+    pairs = []
     for position, reference in enumerate(expected):
         if not isinstance(reference, Tensor):
             continue
         value = got.get(position)
         if value is None or value.shape != reference.shape or value.dtype != reference.dtype:
-            return False
+            return None
         if reference.is_floating_point():
-            result.model.add(reference.cpu(), value)
-            result.cosine.add(reference.cpu(), value)
-    return True
+            pairs.append((reference.cpu(), value))
+    return pairs
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from quantization.engine import Plan, quantize_source
 from quantization.errors import InvalidSamples, Unsupported
 from quantization.evaluation import Reader, evaluate
 from quantization.folder import REPORT_FILE, Progress
-from quantization.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, write_formats
+from quantization.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
 from quantization.keywords import Types, resolve
 from quantization.loadback import second_process
 from quantization.profiling import profile_at
@@ -178,6 +178,7 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
         else:
             program = open_program(Path(model), "cpu")
         writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
+        require_writers(program, writes)
         yield Subject(program, reader_for(program.inputs), writes, reader)
 
 

@@ -31,6 +31,8 @@ class QuantizedLayer:
     affine: Affine | None
     activation: Activation | None
     weight_sqnr_db: float | None
+    output: Activation | None = None
+    """The grid at its outlet (`sources.outlets`), for formats that write results as integers too."""
 
     @property
     def dequantized_weight(self) -> Tensor:

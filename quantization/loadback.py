@@ -6,6 +6,8 @@ It starts before the upload is opened, imports torch meanwhile, and then answers
     {"inputs": I, "names": […], "outputs": O}   run it on the tensors "0", "1", … of file I, which go by these names,
                                                 and write those that come out to file O -> {"ok": true}
 
+Further artifacts of the folder (`open_beside`) run on the same tensors; what they give goes to file O as "<file>:0", …
+
 What goes wrong is told on standard error, for operators; the answer is {"ok": false}.
 """
 
@@ -17,13 +19,13 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantization.readback import Opened, open_saved
+from quantization.readback import Opened, open_beside, open_saved
 from quantization.report import Loaded
 from quantization.samples import Call
 
@@ -38,6 +40,8 @@ class Reader:
         self._scratch = scratch
         self.loaded: list[Loaded] = []
         """What opened which file."""
+        self.beside: dict[str, dict[int, Tensor]] = {}
+        """What further artifacts gave of the last batch, by file name."""
 
     def open(self, folder: Path) -> bool:
         """Whether the saved files open and agree with each other."""
@@ -57,7 +61,12 @@ class Reader:
         """The tensors that came out, by position."""
         if not self._answer()["ok"]:
             return None
-        return {int(key): tensor for key, tensor in load_file(self._scratch / "outputs.safetensors").items()}
+        outputs: dict[str, dict[int, Tensor]] = {"": {}}
+        for key, tensor in load_file(self._scratch / "outputs.safetensors").items():
+            file, _, position = key.rpartition(":")
+            outputs.setdefault(file, {})[int(position)] = tensor
+        self.beside = {file: tensors for file, tensors in outputs.items() if file}
+        return outputs[""]
 
     def _ask(self, question: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
@@ -104,29 +113,36 @@ def main(before_opening: Callable[[], None] = lambda: None) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr
     opened: Opened | None = None
+    beside: Mapping[str, Opened] = {}
     for line in sys.stdin:
         question = json.loads(line)
         try:
             answer: dict[str, Any] = {"ok": True}
             if "folder" in question:
-                opened = open_saved(Path(question["folder"]))
-                answer["loaded"] = [entry.model_dump() for entry in opened.loaded]
+                folder = Path(question["folder"])
+                opened, beside = open_saved(folder), open_beside(folder)
+                found = [entry for one in (opened, *beside.values()) for entry in one.loaded]
+                answer["loaded"] = [entry.model_dump() for entry in found]
             elif opened is None:
                 answer["ok"] = False
             else:
-                _run(opened, Path(question["inputs"]), question["names"], Path(question["outputs"]))
+                _run(opened, beside, question)
         except Exception:
             print_exc()
             answer = {"ok": False}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _run(opened: Opened, inputs: Path, names: Sequence[str], outputs: Path) -> None:
-    tensors = load_file(inputs)
-    batch = {name: tensors[str(position)] for position, name in enumerate(names)}
+def _run(opened: Opened, beside: Mapping[str, Opened], question: Mapping[str, Any]) -> None:
+    """Raises ValueError when a further artifact gives another number of tensors than the first."""
+    tensors = load_file(question["inputs"])
+    batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
     with torch.no_grad():
-        result = opened.run(batch)
-    save_file({str(i): t.contiguous() for i, t in enumerate(result) if isinstance(t, Tensor)}, outputs)
+        result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
+        others = {file: zip(result, one.run(batch), strict=True) for file, one in beside.items()}
+    outputs = {str(i): value for i, value in result.items()}
+    outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
+    save_file({key: value.contiguous() for key, value in outputs.items()}, question["outputs"])
 
 
 if __name__ == "__main__":

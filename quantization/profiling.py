@@ -29,7 +29,7 @@ def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profil
         for _ in hashed:
             pass
         return load_profile(path, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size))
-    profile = collect(source, source.layers, hashed, step, {layer.name for layer in source.layers})
+    profile = collect(source, source.layers, hashed, step, {layer.name for layer in source.layers}, outputs=True)
     save_profile(profile, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size), path)
     return profile
 

@@ -19,7 +19,7 @@ WEIGHT_ONLY = (*CASTS, "int4")
 
 WeightDtype = Literal["qint8", "quint8", "float16", "bfloat16", "float8_e4m3", "int4"]
 Scheme = Literal["symmetric", "asymmetric"]
-FormatName = Literal["safetensors", "pt2", "huggingface"]
+FormatName = Literal["safetensors", "pt2", "onnx", "huggingface"]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
@@ -193,6 +193,11 @@ class Recipe(Pair):
     validation: ValidationSettings = ValidationSettings()
     formats: tuple[FormatName, ...] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def needs_outputs(self) -> bool:
+        """Whether a format writes what convolutions give as integers too, so that calibration looks at it."""
+        return "onnx" in (self.formats or ())
 
     @property
     def needs_dataset(self) -> bool:

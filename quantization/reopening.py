@@ -27,6 +27,7 @@ class ReopenedModule:
         self._module: nn.Module | None = None
         self._outputs: dict[int, Tensor] | None = None
         self.loaded: list[Loaded] = []
+        self.beside: dict[str, dict[int, Tensor]] = {}
 
     def open(self, folder: Path) -> bool:
         """Whether both files open, agree bit for bit, and fit the float module."""

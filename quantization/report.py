@@ -129,6 +129,8 @@ class Loaded(Part):
     name: str
     loader: str
     version: str
+    sqnr_db: float | None = None
+    """Its own, of a file that was run beside the one that `summary.sqnr_db` speaks of."""
 
 
 class Report(Part):

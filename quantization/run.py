@@ -33,7 +33,7 @@ from quantization.folder import (
     Phase,
     read_spec,
 )
-from quantization.formats import VALIDATED, WRITERS, drop_unwanted, write_formats
+from quantization.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
 from quantization.loadback import reader_in, reader_process
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
@@ -79,6 +79,8 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
         source = open_source(folder / spec.model, spec.format, spec.device)
+        wanted = formats_of(spec.recipe, spec.format)
+        require_writers(source, wanted)
         batch_size = spec.recipe.calibration.batch_size
         samples, evaluation_samples = (
             None if name is None else open_samples(folder / name, source.inputs, batch_size)
@@ -91,7 +93,6 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
         quantized = quantize_source(source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints)
         # 3. save
-        wanted = formats_of(spec.recipe, spec.format)
         written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
         for done, _ in enumerate(write_formats(quantized, out, written), start=1):
             clock.report("saving", done, len(written))
@@ -131,7 +132,7 @@ def _profile(
         profile = load_profile(folder / spec.profile, key)
     else:
         names = {layer.name for layer in source.layers}
-        profile = collect(source, source.layers, samples, step, names, checkpoints=checkpoints)
+        profile = collect(source, source.layers, samples, step, names, outputs=True, checkpoints=checkpoints)
     if spec.keep_profile:
         save_profile(profile, key, folder / PROFILE_FILE)
     return profile

@@ -4,10 +4,13 @@ SQNR = 10·log10(Σ float² / Σ (float − quantized)²) dB        cosine = Σ 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+BLOCK = 2**20
 
 
 @dataclass
@@ -19,9 +22,9 @@ class Noise:
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
         """Add two tensors of one shape. Non-finite noise makes the result NaN, never a good number."""
-        exact = reference.detach().to(torch.float64)
-        self.signal += float(exact.square().sum())
-        self.noise += float((exact - approximation.detach().to(torch.float64)).square().sum())
+        for exact, other in _in_blocks(reference, approximation):
+            self.signal += float(exact.square().sum())
+            self.noise += float((exact - other).square().sum())
 
     @property
     def exact(self) -> bool:
@@ -48,10 +51,10 @@ class Cosine:
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
         """Add two tensors of one shape."""
-        exact, other = (t.detach().to(torch.float64).flatten() for t in (reference, approximation))
-        self.product += float(exact @ other)
-        self.left += float(exact @ exact)
-        self.right += float(other @ other)
+        for exact, other in _in_blocks(reference, approximation):
+            self.product += float(exact @ other)
+            self.left += float(exact @ exact)
+            self.right += float(other @ other)
 
     @property
     def value(self) -> float | None:
@@ -73,3 +76,10 @@ class Share:
     def value(self) -> float | None:
         """Between 0 and 1; None before the first value."""
         return self.count / self.total if self.total else None
+
+
+def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape as float64 vectors, BLOCK elements at a time: logits of a vocabulary are large."""
+    flat = [tensor.detach().flatten() for tensor in tensors]
+    for start in range(0, flat[0].numel(), BLOCK):
+        yield tuple(vector[start : start + BLOCK].to(torch.float64) for vector in flat)

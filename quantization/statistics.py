@@ -49,18 +49,19 @@ class Collector:
         self.wants_histogram = histogram
         self.count = 0
         self._calls = 0
-        self._range: tuple[Tensor, Tensor] | None = None
+        # Numbers and not tensors: a small tensor that stays pins all of the heap below it that was freed
+        self._range: tuple[float, float] | None = None
         self._histogram: Histogram | None = None
-        self._history: list[tuple[Tensor, Tensor]] = []
+        self._history: list[tuple[float, float]] = []
         self._stride = 1
 
     def observe(self, values: Tensor) -> None:
         """Take a batch in. Empty tensors say nothing."""
         if not values.numel():
             return
-        low, high = batch = torch.aminmax(values.detach())
+        low, high = batch = _numbers(torch.aminmax(values.detach()))
         if self._range is not None:
-            low, high = torch.minimum(low, self._range[0]), torch.maximum(high, self._range[1])
+            low, high = _least(low, self._range[0]), -_least(-high, -self._range[1])
         self._range = low, high
         self.count += values.numel()
         self._remember(low, high)
@@ -73,19 +74,19 @@ class Collector:
             raise ValueError("nothing was observed")
         early = None
         if self._calls >= FEWEST_QUARTERS:
-            early = _numbers(self._history[3 * self._calls // (4 * self._stride) - 1])
+            early = self._history[3 * self._calls // (4 * self._stride) - 1]
         histogram = self._histogram and replace(self._histogram, counts=self._histogram.counts.cpu())
-        return Statistics(self.count, *_numbers(self._range), early, histogram)
+        return Statistics(self.count, *self._range, early, histogram)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
 
-        `ranges`: [1 + history, 2] in the dtype of the values, the range and its history; `counts`: int64 [4096].
+        `ranges`: float32 [1 + history, 2], the range and its history; `counts`: int64 [4096].
         """
         numbers = {"histogram": self.wants_histogram, "count": self.count, "calls": self._calls}
         tensors: dict[str, Tensor] = {}
         if self._range is not None:
-            tensors["ranges"] = torch.stack([torch.stack(pair) for pair in (self._range, *self._history)]).cpu()
+            tensors["ranges"] = torch.tensor([self._range, *self._history])
             numbers["stride"] = self._stride
         if self._histogram is not None:
             numbers |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
@@ -98,7 +99,7 @@ class Collector:
         collector = cls(histogram=numbers["histogram"])
         collector.count, collector._calls = numbers["count"], numbers["calls"]
         if collector.count:
-            first, *history = [(low, high) for low, high in tensors["ranges"].to(device)]
+            first, *history = [(low, high) for low, high in tensors["ranges"].tolist()]
             collector._range, collector._history, collector._stride = first, history, numbers["stride"]
         if "counts" in tensors:
             if tensors["counts"].shape != (BINS,):
@@ -106,7 +107,7 @@ class Collector:
             collector._histogram = Histogram(numbers["exponent"], tensors["counts"].to(device), numbers["zeros"])
         return collector
 
-    def _remember(self, low: Tensor, high: Tensor) -> None:
+    def _remember(self, low: float, high: float) -> None:
         """Keep the range after every `stride` calls; twice the stride when that gets long."""
         self._calls += 1
         if self._calls % self._stride == 0:
@@ -115,11 +116,16 @@ class Collector:
             self._history = self._history[1::2]
             self._stride *= 2
 
-    def _count_bins(self, values: Tensor, low: Tensor, high: Tensor) -> None:
-        largest = max(abs(bound) for bound in _numbers((low, high)))
+    def _count_bins(self, values: Tensor, low: float, high: float) -> None:
+        largest = max(abs(low), abs(high))
         if math.isfinite(largest):  # if not, the range says so, and nobody will read the histogram
             batch = count(values, largest)
             self._histogram = batch if self._histogram is None else merge(self._histogram, batch)
+
+
+def _least(left: float, right: float) -> float:
+    """The smaller one; NaN if either is."""
+    return left if math.isnan(left) or left < right else right
 
 
 def _numbers(limits: tuple[Tensor, Tensor]) -> tuple[float, float]:

@@ -1,13 +1,14 @@
 """Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
 
-sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it
+sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
+              artifacts that were run is one too, and hardly less
 size          the stored tensors are smaller than the uploaded ones, within `max_size_ratio` where the recipe has it
 load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
 weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -28,10 +29,14 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
+from quantization.sources.pages import release
 from quantization.sources.source import distinct_bytes
+from quantization.sqnr import Noise
 
 ROUNDING = 1e-3
 """Share of a step that float32 arithmetic may add to the half step of rounding."""
+LARGEST_GAP_DB = 3.0
+"""What a further artifact may lose more than the first: it rounds where that one does, and results of layers once."""
 
 
 def build_report(
@@ -50,8 +55,9 @@ def build_report(
     summary = _summary(quantized, evaluation)
     settings = quantized.recipe.validation
     ran = opened and (evaluation is None or evaluation.ran)
+    beside = {} if evaluation is None else evaluation.beside
     checks = [
-        *([] if evaluation is None else [_sqnr_check(summary, ran, settings)]),
+        *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
         _size_check(summary, settings),
         _load_check(ran, evaluated),
         _range_check(quantized.layers),
@@ -66,7 +72,7 @@ def build_report(
         evaluation=evaluated,
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
-        loaded=list(loaded),
+        loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],
         resumed=list(resumed),
         recipe=quantized.recipe,
         versions=quantized.versions,
@@ -107,7 +113,7 @@ def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
     )
 
 
-def _sqnr_check(summary: Summary, ran: bool, settings: ValidationSettings) -> Check:
+def _sqnr_check(summary: Summary, beside: Mapping[str, Noise], ran: bool, settings: ValidationSettings) -> Check:
     bound, value = settings.min_sqnr_db, summary.sqnr_db
     measured = ran and (summary.exact or value is not None)
     passed = measured and (bound is None or summary.exact or (value is not None and value >= bound))
@@ -119,7 +125,25 @@ def _sqnr_check(summary: Summary, ran: bool, settings: ValidationSettings) -> Ch
         detail = f"{value:.2f} dB over all floating outputs" + (
             f"; at least {bound:g} dB asked." if bound is not None else "."
         )
-    return Check(name="sqnr", passed=passed, value=value, bound=bound, detail=detail)
+    lost = [file for file, noise in beside.items() if not _keeps_up(noise, value, bound)] if measured else []
+    for file in beside if measured else ():
+        own = _beside_db(beside, file)
+        told = f"{own:.2f} dB" if own is not None else "no finite number"
+        detail += f" {file}: {told}" + (", too far below." if file in lost else ".")
+    return Check(name="sqnr", passed=passed and not lost, value=value, bound=bound, detail=detail)
+
+
+def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
+    """Whether a further artifact is as good as the first (None: exact), but for the gap, and meets the bound."""
+    if noise.exact:
+        return True
+    own = _finite(noise.db)
+    least = [limit for limit in (bound, first and first - LARGEST_GAP_DB) if limit is not None]
+    return own is not None and all(own >= limit for limit in least)
+
+
+def _beside_db(beside: Mapping[str, Noise], file: str) -> float | None:
+    return _finite(beside[file].db) if file in beside else None
 
 
 def _size_check(summary: Summary, settings: ValidationSettings) -> Check:
@@ -155,6 +179,8 @@ def _largest_move(layer: QuantizedLayer) -> float:
     weight, dequantized, affine = layer.layer.weight.cpu().float(), layer.dequantized_weight, layer.affine
     if affine is None:
         return 0.0 if bool(torch.isfinite(dequantized).all()) else math.inf
+    if layer.layer.mapped:
+        release(layer.layer.weight)
     grid, numbers = affine.grid, layer.weight.float()
     inside = bool(((numbers >= grid.quant_min) & (numbers <= grid.quant_max)).all())
     if not inside or not bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all()):

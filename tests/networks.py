@@ -100,6 +100,39 @@ class Recurrent(nn.Module):
         return hidden
 
 
+class Residual(nn.Module):
+    """conv - bn - relu beside the identity, down to a linear: what image networks are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.pool = nn.MaxPool2d(2)
+        self.last = nn.Conv2d(8, 4, 1)
+        self.head = nn.Linear(4 * 16, 10)
+        for name in ("stem.1", "block.1"):
+            nn.init.uniform_(self.get_parameter(f"{name}.weight"), -2, 2)
+            nn.init.normal_(self.get_parameter(f"{name}.bias"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        features = self.pool(features + self.block(features))
+        logits: Tensor = self.head(torch.relu(self.last(features)).flatten(1))
+        return logits
+
+
+class Dictionary(nn.Module):
+    """Inputs in a dict, one fixed by the export; outputs in a dict, one of them an input as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, batch: dict[str, Tensor], scale: float) -> dict[str, Tensor | None]:
+        hidden = torch.relu(self.left(batch["x"])) * scale
+        return {"y": self.right(hidden), "hidden": hidden, "none": None, "given": batch["mask"]}
+
+
 @dataclass(frozen=True)
 class Example:
     """A network, inputs to export it with, its dynamic dimensions, and tensors for a dataset."""
@@ -149,3 +182,16 @@ def counting(samples: int = 8) -> Example:
 def recurrent(samples: int = 32) -> Example:
     torch.manual_seed(0)
     return Example(Recurrent(), (torch.randn(2, 4),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 4)})
+
+
+def residual(samples: int = 40) -> Example:
+    torch.manual_seed(0)
+    images = torch.randn(samples, 1, 8, 8)
+    return Example(Residual(), (images[:2],), {"images": {0: BATCH}}, {"images": images})
+
+
+def dictionary(samples: int = 32) -> Example:
+    torch.manual_seed(0)
+    x, mask = torch.randn(samples, 4), torch.ones(samples, 3)
+    dynamic = {"batch": {"x": {0: BATCH}, "mask": {0: BATCH}}, "scale": None}
+    return Example(Dictionary(), ({"x": x[:2], "mask": mask[:2]}, 0.5), dynamic, {"batch_x": x, "batch_mask": mask})

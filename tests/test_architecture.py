@@ -21,13 +21,25 @@ def test_the_arrows_point_down() -> None:
 
 
 def third_party(package: str) -> set[str]:
+    """What the modules of a package import, those of extras left out."""
     graph = grimp.build_graph(package, include_external_packages=True)
     outside = {module for module in graph.modules if graph.is_module_squashed(module)}
-    return outside - set(sys.stdlib_module_names) - set(PACKAGES)
+    imported = (graph.find_modules_directly_imported_by(module) for module in graph.modules - outside - EXTRAS)
+    return outside & set().union(*imported) - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+EXTRAS = {"quantization.formats.onnx_export", "quantization.formats.onnx_layers"}
+"""Modules that are imported inside a function, when the extra that they need is installed."""
 
 
 def test_the_library_needs_four_packages_alone() -> None:
     assert third_party("quantization") == {"torch", "safetensors", "pydantic", "pydantic_core", "tqdm"}
+
+
+def test_the_child_program_loads_without_extras() -> None:
+    code = "import sys, quantization.run, quantization.loadback, quantization.interface; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert not (EXTRAS | {"onnx", "onnxruntime", "onnxscript"}) & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ CLASSES = {
     "recipe_matches_nothing": FailureClass.USER_INPUT,
     "sandbox_violation": FailureClass.USER_INPUT,
     "validation_failed": FailureClass.USER_INPUT,
+    "onnx_unavailable": FailureClass.UNSUPPORTED,
+    "onnx_unsupported": FailureClass.UNSUPPORTED,
     "unsupported_input": FailureClass.UNSUPPORTED,
     "cpu_time_limit": FailureClass.RESOURCE,
     "disk_limit": FailureClass.RESOURCE,

@@ -1,16 +1,18 @@
 """Formats: one writer per artifact format. To add one, see CONTRIBUTING.md."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from quantization.artifacts import FORMATS, PROGRAM_FILE, SAFETENSORS_FILE
+from quantization.artifacts import FORMATS, ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.formats.checkpoint import write_checkpoint
 from quantization.formats.huggingface import write_folder
+from quantization.formats.onnx import require_onnx, write_onnx
 from quantization.formats.program import write_program
 from quantization.formats.safetensors import write_safetensors
 from quantization.layers import Quantized
+from quantization.sources.source import Source
 
 CHECKPOINT_FILE = "model.pt"
 
@@ -27,11 +29,14 @@ class Writer:
 
     file: str
     write: Write
+    require: Callable[[Source], None] = lambda _: None
+    """Raises Unsupported, before any work, when it can't write this model, or not here."""
 
 
 WRITERS: Mapping[str, Writer] = {
     "safetensors": Writer(SAFETENSORS_FILE, write_safetensors),
     "pt2": Writer(PROGRAM_FILE, write_program),
+    "onnx": Writer(ONNX_FILE, write_onnx, require_onnx),
     "huggingface": Writer(".", write_folder),
     "checkpoint": Writer(CHECKPOINT_FILE, write_checkpoint),
 }
@@ -40,6 +45,12 @@ WRITERS: Mapping[str, Writer] = {
 VALIDATED: Mapping[str, tuple[str, ...]] = {"pt2": ("safetensors", "pt2")}
 """By source: what is written whether it is asked for or not, because validation runs the one and compares the other."""
 MODULE_FORMATS = ("safetensors", "checkpoint")
+
+
+def require_writers(source: Source, names: Iterable[str]) -> None:
+    """Raises Unsupported when one of these formats can't be written of this model, or not here."""
+    for name in names:
+        WRITERS[name].require(source)
 
 
 def write_formats(quantized: Quantized, folder: Path, names: Iterable[str]) -> Iterator[str]:

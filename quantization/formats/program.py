@@ -7,7 +7,7 @@ The graph is edited, not exported again: symbolic shapes, tied weights and modul
 neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,17 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
-from quantization.formats.inputs import Inputs, name_modules
+from quantization.formats.inputs import FITTING, quantize_input
 from quantization.formats.kernels import Form, buffers, weight_form
+from quantization.formats.pairs import Pairs, name_modules
 from quantization.formats.qdq import make_float
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.graph import Call, layer_calls, stored_names
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
 
-PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
-"""Node metadata that tells of the user's files and is not needed to run."""
+PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", FITTING)
+"""Node metadata that tells of the user's files or of our work, and is not needed to run."""
 
 
 def write_program(quantized: Quantized, path: Path) -> None:
@@ -35,10 +36,11 @@ def write_program(quantized: Quantized, path: Path) -> None:
     torch.export.save(quantized_program(quantized), path)
 
 
-def quantized_program(quantized: Quantized) -> ExportedProgram:
+def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:
     """The source's program with Q/DQ around its quantized layers; the source stays as it is.
 
-    Raises TypeError when the source is not an exported program.
+    `outputs`: at outlets too, where layers have a grid for it, and no layer in a form that only Inductor asks for.
+    Raises TypeError when the source is no exported program.
     """
     if not isinstance(quantized.source, ProgramSource):
         raise TypeError("only an exported program can be written as one")
@@ -47,13 +49,18 @@ def quantized_program(quantized: Quantized) -> ExportedProgram:
     calls = layer_calls(graph, stored_names(program))
     specs = {spec.arg.name: [spec] for spec in program.graph_signature.input_specs}
     state: dict[str, Tensor] = dict(program.state_dict)
-    inputs, uses = Inputs(graph), _uses(quantized.layers, calls)
+    pairs = Pairs(graph)
+    form_of = weight_form if not outputs else _as_it_is
+    uses = _uses(quantized.layers, calls, form_of)
     for layer in quantized.layers:
-        if layer.activation is not None:
-            for call in calls[layer.layer.name]:
-                inputs.quantize(call, layer.activation, weight_form(layer, call))
+        for call in calls[layer.layer.name]:
+            if layer.activation is not None:
+                quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
         specs[weight.name] = _quantize_weight(graph, weight, readers, state)
+    if outputs:
+        grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
+        pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
@@ -73,7 +80,7 @@ class Use:
 def _quantize_weight(graph: Graph, weight: Node, uses: list[Use], state: dict[str, Tensor]) -> list[InputSpec]:
     """Replace the float parameter by buffers, the first of its name, made float before each use. Returns their specs.
 
-    Each use has zero points of its own: Inductor merges equal operators, and recognizes a weight that is read once.
+    A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
     own = [_buffers(use, name, number) for number, use in enumerate(uses)]
@@ -94,10 +101,9 @@ def _quantize_weight(graph: Graph, weight: Node, uses: list[Use], state: dict[st
 def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
     """What this use reads, by its name in the state dict: the weight's numbers, scales, zero points."""
     tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
-    zero_point = tensors.pop(f"{name}_zero_point", None)
-    return (
-        tensors if zero_point is None else {**tensors, f"{name}_zero_point" + f"_{number}" * (number > 0): zero_point}
-    )
+    if use.form == "kernel" and number:
+        tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
+    return tensors
 
 
 def _placeholders(graph: Graph, weight: Node, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Node]:
@@ -111,12 +117,20 @@ def _placeholders(graph: Graph, weight: Node, name: str, tensors: Mapping[str, T
     return dict(zip(tensors, nodes, strict=True))
 
 
-def _uses(layers: Iterable[QuantizedLayer], calls: Mapping[str, list[Call]]) -> dict[Node, list[Use]]:
+def _as_it_is(layer: QuantizedLayer, call: Call) -> Form:  # noqa: ARG001 - in place of `weight_form`
+    return "pt2e"
+
+
+def _uses(
+    layers: Iterable[QuantizedLayer],
+    calls: Mapping[str, list[Call]],
+    form_of: Callable[[QuantizedLayer, Call], Form],
+) -> dict[Node, list[Use]]:
     """Weight -> what reads it: layers may share one, and call theirs more than once."""
     uses: dict[Node, dict[Node, Use]] = {}
     for layer in layers:
         for call in calls[layer.layer.name]:
-            use = Use(layer, weight_form(layer, call), _reader(call))
+            use = Use(layer, form_of(layer, call), _reader(call))
             uses.setdefault(call.weight, {}).setdefault(use.reader, use)
     return {weight: list(readers.values()) for weight, readers in uses.items()}
 

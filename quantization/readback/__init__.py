@@ -6,9 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from quantization.artifacts import PROGRAM_FILE
+from quantization.artifacts import ONNX_FILE, PROGRAM_FILE
 from quantization.folder_files import CONFIG_FILE
 from quantization.readback.huggingface import open_network
+from quantization.readback.onnx import open_onnx
 from quantization.readback.program import open_program
 from quantization.report import Loaded
 
@@ -31,3 +32,8 @@ def open_saved(folder: Path) -> Opened:
     if (folder / CONFIG_FILE).exists():
         return open_network(folder)
     raise ValueError("the folder holds nothing that is known here")
+
+
+def open_beside(folder: Path) -> Mapping[str, Opened]:
+    """Further artifacts of the same result, by file name: each is run on its own. Raises likewise."""
+    return {ONNX_FILE: open_onnx(folder)} if (folder / ONNX_FILE).exists() else {}

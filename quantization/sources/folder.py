@@ -36,19 +36,21 @@ class Folder:
         """Files that go out as they came in."""
         return sorted(path for path in self.path.iterdir() if kind_of(path.name) in CARRIED)
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor, mapped from its file."""
-        with safe_open(self.places[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor, mapped from its file; a file is mapped once."""
+        found: dict[str, Tensor] = {}
+        for path in sorted(set(self.places.values())):
+            with safe_open(path, framework="pt") as file:
+                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return found
 
-    def dtype(self) -> torch.dtype:
+    def dtype_of(self, tensors: Mapping[str, Tensor]) -> torch.dtype:
         """What the network computes in: what config.json says, else the dtype of its first floating weight."""
         said = self.config.get("dtype")
         if said is not None:
             found: torch.dtype = getattr(torch, said)
             return found
-        return next((t.dtype for t in map(self.tensor, self.places) if t.is_floating_point()), torch.float32)
+        return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
 
 
 def open_folder(path: Path) -> Folder:

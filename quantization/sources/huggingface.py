@@ -41,10 +41,11 @@ class HuggingFaceSource(ModuleSource):
 def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     """Open a folder, or the tar of one. Raises InvalidModel or Unsupported."""
     folder = open_folder(path)
-    dtype = folder.dtype()
     names = match(build_empty(folder.config), folder.shapes)
     network = build(folder.config)
-    tensors = {name: folder.tensor(stored) for name, stored in names.items()}
+    stored = folder.tensors()
+    dtype = folder.dtype_of(stored)
+    tensors = {name: stored[place] for name, place in names.items()}
     for name, tensor in tensors.items():
         require_finite({name: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
         release(tensor)
@@ -81,14 +82,15 @@ def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put each tensor in its place, under all its names."""
+    parameters = dict(network.named_parameters())
     for first, names in tied_names(network).items():
         value: Any = tensors[first]
-        if first in dict(network.named_parameters()):
+        if first in parameters:
             value = nn.Parameter(value, requires_grad=False)
         for name in names:
             owner, _, leaf = name.rpartition(".")
             place = network.get_submodule(owner)
-            (place._parameters if isinstance(value, nn.Parameter) else place._buffers)[leaf] = value
+            (place._parameters if first in parameters else place._buffers)[leaf] = value
 
 
 def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:

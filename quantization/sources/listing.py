@@ -40,6 +40,8 @@ def list_layers(
     types: Mapping[str, str],
     calls: dict[str, list[Call]],
     leaves: Mapping[str, nn.Module],
+    *,
+    outlets: Mapping[str, nn.Module],
 ) -> Iterator[Layer]:
     """Every module that owns parameters, in the order of the state dict; dead ones are listed as such."""
     names = stored_names(program)
@@ -56,6 +58,7 @@ def list_layers(
             bytes=distinct_bytes(own.values()),
             kind=places[0].kind if places and leaf else None,
             module=leaf,
+            outlet=outlets.get(name),
             weight_name=weight_name if leaf else None,
             reason=("unsupported" if places is None else obstacle(places, calls)) if alive else "dead_code",
         )

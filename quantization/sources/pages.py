@@ -1,4 +1,4 @@
-"""Pages of mapped files, given back after use: a model stays on the disk, and memory holds what is computed with.
+"""Memory given back after use: a large model stays on the disk, and memory holds what is computed with.
 
 A tensor that safetensors reads lies in a private mapping of its file, whose pages count as this process's memory once
 they were touched. Nothing here ever writes to one, so a page that is given back is read again when it is needed.
@@ -12,8 +12,8 @@ from functools import partial
 from torch import Tensor, nn
 
 _DONTNEED = 4
-_madvise = ctypes.CDLL(None).madvise
-_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc = ctypes.CDLL(None)
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def release(tensor: Tensor) -> None:
@@ -22,7 +22,7 @@ def release(tensor: Tensor) -> None:
         return
     start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     end = tensor.data_ptr() + tensor.numel() * tensor.element_size()
-    _madvise(start, end - start, _DONTNEED)
+    _libc.madvise(start, end - start, _DONTNEED)
 
 
 def release_after_use(modules: Iterable[nn.Module], mapped: set[int]) -> None:

@@ -22,6 +22,7 @@ from quantization.sources.finite import require_finite
 from quantization.sources.graph import layer_calls, stored_names
 from quantization.sources.leaves import insert_leaves
 from quantization.sources.listing import layer_types, list_layers, obstacle
+from quantization.sources.outlets import insert_outlets
 from quantization.sources.pruning import functional, prune
 from quantization.sources.source import ProgramSource, distinct_bytes
 
@@ -50,11 +51,12 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu") -> ProgramSou
     calls = layer_calls(program.graph, stored_names(program))
     module = _flat(program.module(check_guards=False))
     sound = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
+    outlets = insert_outlets(module, sound)
     leaves = insert_leaves(module, program, sound)
     inputs, constants = _inputs(program)
     return ProgramSource(
         module=module,
-        layers=tuple(list_layers(program, original, types, calls, leaves)),
+        layers=tuple(list_layers(program, original, types, calls, leaves, outlets=outlets)),
         tensors=program.state_dict,
         original_bytes=distinct_bytes(original.values()),
         dead_bytes=distinct_bytes(original.values()) - distinct_bytes(program.state_dict.values()),

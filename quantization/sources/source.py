@@ -42,6 +42,8 @@ class Layer:
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""
+    outlet: nn.Module | None = None
+    """What the values of a convolution pass through as they leave it (see `outlets`); programs alone have it."""
     mapped: bool = False
     """Whether the weight lies in a mapped file, whose pages can be given back."""
 

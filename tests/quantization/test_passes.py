@@ -123,7 +123,7 @@ def whole_pass(
     handle = source.module.register_forward_pre_hook(lambda *_: runs.append(1))
     try:
         names = {layer.name for layer in source.layers}
-        profile = collect(source, source.layers, samples, step, names, checkpoints=checkpoints)
+        profile = collect(source, source.layers, samples, step, names, outputs=True, checkpoints=checkpoints)
     finally:
         handle.remove()
     return profile, steps, len(runs)

@@ -152,6 +152,29 @@ def test_reuse_runs_no_forward_pass_and_gives_the_same_bytes(
     assert (tmp_path / "fresh").read_bytes() == (tmp_path / "reused").read_bytes()
 
 
+ONNX = Recipe.model_validate({"formats": ["onnx"]})
+
+
+def test_a_kept_profile_has_what_onnx_needs(tmp_path: Path, planned: tuple[ProgramSource, Plan]) -> None:
+    source, decided = planned
+    assert decided.calibration is not None
+    names = {layer.name for layer in source.layers}
+    kept = collect(source, source.layers, decided.calibration, silent, names, outputs=True)
+    save_profile(kept, "key", tmp_path / "profile")
+    fresh = quantize_source(source, ONNX, decided, silent)
+    reused = quantize_source(source, ONNX, decided, silent, load_profile(tmp_path / "profile", "key"))
+    grids = [[layer.output and layer.output.affine for layer in result.layers] for result in (fresh, reused)]
+    assert str(grids[0]) == str(grids[1])
+    assert [grid is not None for grid in grids[0]] == [True, True, False]
+
+
+def test_a_profile_without_what_onnx_needs_is_refused(planned: tuple[ProgramSource, Plan], profile: Profile) -> None:
+    source, decided = planned
+    with pytest.raises(InvalidProfile, match=r"output of layer 'features\.0'") as refusal:
+        quantize_source(source, ONNX, decided, silent, profile)
+    assert refusal.value.code == "profile_incomplete"
+
+
 def test_a_profile_without_what_the_observer_needs_is_refused(
     tmp_path: Path, planned: tuple[ProgramSource, Plan]
 ) -> None:

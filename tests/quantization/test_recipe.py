@@ -28,7 +28,7 @@ def test_a_recipe_survives_json() -> None:
         {"calibration": {"samples": 0}},
         {"validation": {"min_sqnr_db": float("nan")}},
         {"include": [""]},
-        {"formats": ["onnx"]},
+        {"formats": ["gguf"]},
     ],
     ids=str,
 )

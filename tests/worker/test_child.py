@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantization.folder import EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
+from quantization.recipe import Recipe
 from quantization.report import Report
 from tests.networks import convolutional
 from tests.service.processes import descendants, eventually
@@ -28,11 +29,12 @@ def ready(child: Child) -> None:
     eventually(lambda: len(descendants(child.pid)) == 2)
 
 
-def bring(folder: Path) -> None:
+def bring(folder: Path, **recipe: object) -> None:
     """Put a job into the folder."""
     convolutional().export(folder / "model.pt2")
     convolutional().save_dataset(folder / "dataset.safetensors")
-    (folder / JOB_FILE).write_text(JobSpec(model="model.pt2", dataset="dataset.safetensors").model_dump_json())
+    spec = JobSpec(model="model.pt2", dataset="dataset.safetensors", recipe=Recipe.model_validate(recipe))
+    (folder / JOB_FILE).write_text(spec.model_dump_json())
 
 
 def ended(child: Child) -> int:
@@ -57,6 +59,20 @@ def test_a_folder_that_was_renamed_before_the_line_gives_a_whole_job(
     made = {path.name for path in folder.iterdir()} - {JOB_FILE, "model.pt2", "dataset.safetensors"}
     assert made == {OUT_FOLDER, STDERR_FILE}
     assert not (tmp_path / "spare").exists()
+
+
+def test_onnx_is_written_and_run_within_the_confinement(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    with waiting(folder) as child:
+        bring(folder, formats=["onnx"])
+        child.go()
+        assert ended(child) == EXIT_OK, child.last_words
+    report = Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
+    assert report.verdict == "passed"
+    assert [entry.name for entry in report.loaded if entry.sqnr_db] == ["model.onnx"]
+    assert {path.name for path in (folder / OUT_FOLDER).iterdir()} == {"model.onnx", "model.safetensors", REPORT_FILE}
+    made = {path.name for path in folder.iterdir()} - {JOB_FILE, "model.pt2", "dataset.safetensors"}
+    assert made == {OUT_FOLDER, STDERR_FILE}
 
 
 @pytest.mark.parametrize("said", [b"", GO.strip(), b"stop\n"], ids=["nothing", "half of it", "something else"])
