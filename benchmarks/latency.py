@@ -87,8 +87,9 @@ def quantize_folder(folder: Path) -> None:
     """float.pt2 and dataset.safetensors -> what programs are written as."""
     source = open_source(folder / "float.pt2", "pt2", "cpu")
     samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
-    result = quantize_source(source, Recipe(), plan(source, Recipe(), samples), lambda *_: None)
-    for name in {"pt2", "onnx"} & WRITERS.keys():
+    recipe = Recipe(formats=("pt2",) if onnxruntime is None else ("pt2", "onnx"))
+    result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
+    for name in recipe.formats or ():
         WRITERS[name].write(result, folder / WRITERS[name].file)
 
 
