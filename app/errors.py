@@ -21,6 +21,7 @@ TITLES = {
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
+    "checkpoint_does_not_fit": "The weights do not fit the network",
     "checkpoint_invalid": "The Hugging Face folder can't be used",
     "content_encoding_unsupported": "Compressed bodies are not taken",
     "content_type_unsupported": "This content type is not taken",
@@ -62,6 +63,7 @@ TITLES = {
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
+    "transformers_missing": "Hugging Face folders are not taken here",
     "weights_invalid": "The weights can't be used",
 }
 

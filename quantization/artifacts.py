@@ -88,6 +88,9 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
         if source not in FORMATS[name].sources:
             known = ", ".join(n for n, entry in FORMATS.items() if source in entry.sources)
             yield Mismatch(f"/formats/{position}", f"{name} is not written from {SOURCES[source]}; known are: {known}.")
+    if source == "safetensors" and recipe.validation.min_sqnr_db is not None:
+        detail = "a file of weights has no outputs to measure SQNR on; the report has that of each weight."
+        yield Mismatch("/validation/min_sqnr_db", detail)
     pairs: list[tuple[str, Pair]] = [("", recipe)]
     pairs += [(f"/overrides/{i}", override) for i, override in enumerate(recipe.overrides)]
     for pointer, pair in pairs:

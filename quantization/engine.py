@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
@@ -12,11 +13,11 @@ from quantization.folder import Phase
 from quantization.layers import Activation, Quantized, QuantizedLayer
 from quantization.profile import Profile
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
-from quantization.report import CalibrationReport, SkippedLayer
+from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
-from quantization.sources.pages import release
 from quantization.sources.source import Source
+from quantization.spilling import on_disk
 from quantization.sqnr import Noise
 from quantization.versions import versions
 from quantization.weights import decode, encode
@@ -69,9 +70,11 @@ def quantize_source(
     profile: Profile | None = None,
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
+    scratch: Path | None = None,
 ) -> Quantized:
     """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
 
+    `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
     # 1. activations: one pass over the calibration samples
@@ -87,7 +90,7 @@ def quantize_source(
     activations = {} if profile is None else static_grids(static, profile)
     outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
-    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints)
+    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints, scratch)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
@@ -112,18 +115,25 @@ def without_idle(planned: Plan, profile: Profile) -> Plan:
 
 
 def quantize_layers(
-    choices: Sequence[Choice], activations: Mapping[str, Activation], step: Step, checkpoints: Checkpoints
+    choices: Sequence[Choice],
+    activations: Mapping[str, Activation],
+    step: Step,
+    checkpoints: Checkpoints,
+    scratch: Path | None = None,
 ) -> list[QuantizedLayer]:
     """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
     finished = FinishedLayers(checkpoints, choices)
     done, layers = len(finished.found), []
     if done:
         step(done, len(choices))
-    for choice in choices:
+    for number, choice in enumerate(choices):
         activation = activations.get(choice.layer.name)
         layer = finished.take(choice.layer.name, activation)
         if layer is None:
             layer = quantize_layer(choice, activation)
+            if choice.layer.mapped and scratch is not None:
+                layer = on_disk(layer, scratch / f"{number}.safetensors")
+            layer.release()
             finished.add(layer)
             done += 1
             step(done, len(choices))
@@ -139,14 +149,12 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
     numbers, affine = encode(weight, choice.weights, axis, choice.layer.scale_dtype)
     noise = Noise()
     noise.add(weight, decode(numbers, affine))
-    if choice.layer.mapped:
-        release(weight)
     return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 
 def _calibration_report(profile: Profile | None, names: list[str]) -> CalibrationReport:
     if profile is None:
-        return CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
+        return NOT_CALIBRATED
     return CalibrationReport(
         samples=profile.samples,
         batches=profile.batches,

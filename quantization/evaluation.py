@@ -69,6 +69,16 @@ class Evaluation:
     """By file, for further artifacts that were run."""
 
 
+@dataclass
+class Comparison:
+    """What was measured of weights without a graph: saved against uploaded, tensor by tensor, in the second process."""
+
+    moves: dict[str, float] = field(default_factory=dict)
+    """By layer, how far its weight moved, in steps of its grid."""
+    unlike: list[str] = field(default_factory=list)
+    """Tensors that the saved file does not give back as it should."""
+
+
 def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step) -> Evaluation:
     """Run every batch on both sides; add up signal and noise of the floating outputs, and of each layer's."""
     names = [layer.layer.name for layer in quantized.layers]
@@ -149,6 +159,7 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Modul
             values = dequantize(quantize(values, grid), grid).to(values.dtype)
         twin = _with_weight(module, layer.dequantized_weight.to(output.dtype))
         noise.add(output.cpu(), twin.forward(values))
+        layer.release()
 
     return compare
 

@@ -5,6 +5,8 @@ It starts before the upload is opened, imports torch meanwhile, and then answers
     {"folder": F}                               open what lies in F (see `readback`)    -> {"ok": true, "loaded": […]}
     {"inputs": I, "names": […], "outputs": O}   run it on the tensors "0", "1", … of file I, which go by these names,
                                                 and write those that come out to file O -> {"ok": true}
+    {"compare": name, "uploaded": U}            compare a tensor of the file U with what was saved of it
+                                                                                       -> {"ok": true, "compared": {…}}
 
 Further artifacts of the folder (`open_beside`) run on the same tensors; what they give goes to file O as "<file>:0", …
 
@@ -26,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quantization.readback import Opened, open_beside, open_saved
+from quantization.readback.weights import OpenedWeights
 from quantization.report import Loaded
 from quantization.samples import Call
 
@@ -49,6 +52,13 @@ class Reader:
         answer = self._answer()
         self.loaded = [Loaded.model_validate(entry) for entry in answer.get("loaded", ())]
         return answer["ok"] is True
+
+    def compare(self, name: str, uploaded: Path) -> dict[str, float | None] | None:
+        """What the saved file makes of a tensor (see `readback.weights`); None when the two don't agree."""
+        self._ask({"compare": name, "uploaded": str(uploaded)})
+        answer = self._answer()
+        compared: dict[str, float | None] = answer.get("compared", {})
+        return compared if answer["ok"] else None
 
     def start(self, batch: Sequence[Tensor]) -> None:
         """Send a batch; the program runs on it while the caller goes on."""
@@ -125,12 +135,20 @@ def main(before_opening: Callable[[], None] = lambda: None) -> None:
                 answer["loaded"] = [entry.model_dump() for entry in found]
             elif opened is None:
                 answer["ok"] = False
+            elif "compare" in question:
+                answer["compared"] = _compare(opened, question["compare"], Path(question["uploaded"]))
             else:
                 _run(opened, beside, question)
         except Exception:
             print_exc()
             answer = {"ok": False}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _compare(opened: Opened, name: str, uploaded: Path) -> dict[str, float | None]:
+    if not isinstance(opened, OpenedWeights):
+        raise ValueError("the folder holds more than weights")
+    return opened.compare(name, uploaded)
 
 
 def _run(opened: Opened, beside: Mapping[str, Opened], question: Mapping[str, Any]) -> None:

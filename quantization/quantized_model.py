@@ -76,7 +76,7 @@ def _program(folder: Path) -> nn.Module:
     if (folder / CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
         raise InvalidModel(
             "float_module_required",
-            "The folder holds a whole module's tensors, and no file holds its class.",
+            "The folder holds tensors, and no file holds the module that they belong to.",
             "Give the float module too: load(path, model=YourModule()).",
         )
     raise _missing(f"no {PROGRAM_FILE}")

@@ -116,6 +116,9 @@ class CalibrationReport(Part):
     warnings: list[str] = []
 
 
+NOT_CALIBRATED = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
+
+
 class EvaluationReport(Part):
     """Which samples SQNR was measured on."""
 

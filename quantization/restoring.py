@@ -7,7 +7,7 @@ from quantization.errors import InvalidModel
 from quantization.formats.stored import Stored
 from quantization.layers import Activation, Quantized, QuantizedLayer
 from quantization.recipe import ActivationSettings, Recipe
-from quantization.report import CalibrationReport, SkippedLayer
+from quantization.report import NOT_CALIBRATED, SkippedLayer
 from quantization.selection import select
 from quantization.sources.source import Layer, Source
 from quantization.sqnr import Noise
@@ -32,8 +32,7 @@ def restore(source: Source, stored: Stored) -> Quantized:
     idle = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
     skipped += [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in idle]
     layers = [_layer(layer, stored, stored.layers[name]) for name, layer in own.items() if name in stored.layers]
-    nothing = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
-    return Quantized(source, recipe, layers, skipped, nothing, dict(stored.about["versions"]))
+    return Quantized(source, recipe, layers, skipped, NOT_CALIBRATED, dict(stored.about["versions"]))
 
 
 def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
+from tempfile import TemporaryDirectory
 from traceback import print_exc
 
 import torch
@@ -27,7 +28,6 @@ from quantization.folder import (
     EXIT_OK,
     OUT_FOLDER,
     PROFILE_FILE,
-    REPORT_FILE,
     Failure,
     JobSpec,
     Phase,
@@ -41,7 +41,8 @@ from quantization.samples import open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
-from quantization.validation import build_report, validation_failed
+from quantization.validation import build_report, settle
+from quantization.weights_job import run_weights
 
 
 def main(arguments: list[str]) -> int:
@@ -74,7 +75,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with reader_in(folder, process) as reader:
+    with reader_in(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
         # 1. load
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
@@ -91,7 +92,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         # 2. calibrate and quantize
         checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
-        quantized = quantize_source(source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints)
+        quantized = quantize_source(
+            source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints, scratch=Path(scratch)
+        )
         # 3. save
         written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
         for done, _ in enumerate(write_formats(quantized, out, written), start=1):
@@ -114,9 +117,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         resumed=checkpoints.resumed,
     )
     drop_unwanted(out, written, wanted)
-    (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
-    if report.verdict == "failed" and spec.recipe.validation.on_failure == "error":
-        raise validation_failed(report)
+    settle(report, out)
 
 
 def _profile(
@@ -144,7 +145,8 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
     try:
         spec = read_spec(folder)
         recipe = spec.recipe
-        run(folder, spec, clock, process)
+        steps = run_weights if spec.format == "safetensors" else run
+        steps(folder, spec, clock, process)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:

@@ -41,6 +41,11 @@ class Noise:
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
 
 
+def finite(value: float | None) -> float | None:
+    """The value where JSON has a word for it: NaN and infinity become None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 @dataclass
 class Cosine:
     """Running sums of a cosine similarity, in float64: 1 means the same direction, whatever the length."""

@@ -19,6 +19,7 @@ from quantization.clock import Clock, peak_memory_bytes
 from quantization.errors import InvalidModel, QuantizationError
 from quantization.evaluation import evaluate
 from quantization.folder import EXIT_FAILED, EXIT_OK
+from quantization.folder_files import CONFIG_FILE
 from quantization.formats import CHECKPOINT_FILE
 from quantization.formats.stored import Stored, read_checkpoint, read_safetensors
 from quantization.loadback import Reader, second_process
@@ -67,7 +68,7 @@ def validate(folder: Path, comparison: Comparison | None = None) -> Findings:
 
 def _opens(folder: Path, stored: Stored, reader: Reader) -> bool:
     """Whether the other files of the folder open and hold the same tensors."""
-    if (folder / PROGRAM_FILE).exists() and not reader.open(folder):
+    if ((folder / PROGRAM_FILE).exists() or _holds_weights_alone(folder)) and not reader.open(folder):
         return False
     if (folder / CHECKPOINT_FILE).exists():
         try:
@@ -76,6 +77,10 @@ def _opens(folder: Path, stored: Stored, reader: Reader) -> bool:
             print(error, file=sys.stderr)  # noqa: T201 - for operators, as the second process does
             return False
     return True
+
+
+def _holds_weights_alone(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in (PROGRAM_FILE, CHECKPOINT_FILE, CONFIG_FILE))
 
 
 def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: bool, runs: bool) -> Report:

@@ -2,20 +2,20 @@
 
 sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
               artifacts that were run is one too, and hardly less
-size          the stored tensors are smaller than the uploaded ones, within `max_size_ratio` where the recipe has it
+size          the stored tensors are smaller than the uploaded ones (as small, where the recipe only changes one 16-bit
+              float for another), within `max_size_ratio` where the recipe has it
 load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
 weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import torch
-
-from quantization.affine import step_sizes
 from quantization.errors import ValidationFailed
-from quantization.evaluation import Evaluation
+from quantization.evaluation import Comparison, Evaluation
+from quantization.folder import REPORT_FILE
 from quantization.layers import Quantized, QuantizedLayer
+from quantization.moves import largest_move
 from quantization.recipe import ValidationSettings
 from quantization.report import (
     ActivationReport,
@@ -29,9 +29,7 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
-from quantization.sources.pages import release
-from quantization.sources.source import distinct_bytes
-from quantization.sqnr import Noise
+from quantization.sqnr import Noise, finite
 
 ROUNDING = 1e-3
 """Share of a step that float32 arithmetic may add to the half step of rounding."""
@@ -41,7 +39,7 @@ LARGEST_GAP_DB = 3.0
 
 def build_report(
     quantized: Quantized,
-    evaluation: Evaluation | None,
+    measured: Evaluation | Comparison | None,
     evaluated: EvaluationReport,
     *,
     opened: bool,
@@ -50,17 +48,19 @@ def build_report(
     loaded: Sequence[Loaded] = (),
     resumed: Sequence[ResumedPhase] = (),
 ) -> Report:
-    """The report of a result. `evaluation`: None without samples; `opened`: whether the files loaded back, and
-    `loaded`: what opened them."""
+    """The report of a result. `measured`: None without samples, a Comparison without a graph; `opened`: whether the
+    files loaded back, and `loaded`: what opened them."""
+    evaluation = measured if isinstance(measured, Evaluation) else None
+    comparison = measured if isinstance(measured, Comparison) else None
     summary = _summary(quantized, evaluation)
     settings = quantized.recipe.validation
     ran = opened and (evaluation is None or evaluation.ran)
     beside = {} if evaluation is None else evaluation.beside
     checks = [
         *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
-        _size_check(summary, settings),
-        _load_check(ran, evaluated),
-        _range_check(quantized.layers),
+        _size_check(summary, quantized.layers, settings),
+        _load_check(ran, evaluated) if comparison is None else _comparison_check(comparison, opened=opened),
+        _range_check(_moves(quantized.layers) if comparison is None else comparison.moves),
     ]
     return Report(
         verdict=verdict(checks, settings, evaluated),
@@ -77,6 +77,13 @@ def build_report(
         recipe=quantized.recipe,
         versions=quantized.versions,
     )
+
+
+def settle(report: Report, out: Path) -> None:
+    """Write the report into a job's `out`. Raises ValidationFailed when the recipe wants that of such a verdict."""
+    (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    if report.verdict == "failed" and report.recipe.validation.on_failure == "error":
+        raise validation_failed(report)
 
 
 def validation_failed(report: Report) -> ValidationFailed:
@@ -99,9 +106,9 @@ def verdict(checks: list[Check], settings: ValidationSettings, evaluated: Evalua
 
 def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
     source = quantized.source
-    stored = distinct_bytes(quantized.tensors.values())
+    stored = quantized.bytes
     return Summary(
-        sqnr_db=None if evaluation is None else _finite(evaluation.model.db),
+        sqnr_db=None if evaluation is None else finite(evaluation.model.db),
         exact=evaluation is not None and evaluation.ran and evaluation.model.exact,
         cosine=None if evaluation is None else evaluation.cosine.value,
         original_bytes=source.original_bytes,
@@ -137,19 +144,20 @@ def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
     """Whether a further artifact is as good as the first (None: exact), but for the gap, and meets the bound."""
     if noise.exact:
         return True
-    own = _finite(noise.db)
+    own = finite(noise.db)
     least = [limit for limit in (bound, first and first - LARGEST_GAP_DB) if limit is not None]
     return own is not None and all(own >= limit for limit in least)
 
 
 def _beside_db(beside: Mapping[str, Noise], file: str) -> float | None:
-    return _finite(beside[file].db) if file in beside else None
+    return finite(beside[file].db) if file in beside else None
 
 
-def _size_check(summary: Summary, settings: ValidationSettings) -> Check:
+def _size_check(summary: Summary, layers: Sequence[QuantizedLayer], settings: ValidationSettings) -> Check:
     ratio = summary.quantized_bytes / summary.original_bytes
     bound = settings.max_size_ratio
-    passed = ratio < 1 if bound is None else ratio <= bound
+    none_narrower = all(layer.bytes == layer.layer.bytes for layer in layers)  # a cast from one 16-bit float to another
+    passed = (ratio < 1 or (ratio == 1 and none_narrower)) if bound is None else ratio <= bound
     detail = f"{summary.quantized_bytes} of {summary.original_bytes} bytes."
     return Check(name="size", passed=passed, value=ratio, bound=bound, detail=detail)
 
@@ -164,33 +172,39 @@ def _load_check(ran: bool, evaluated: EvaluationReport) -> Check:
     return Check(name="load_and_run", passed=ran, value=None, bound=None, detail=detail)
 
 
-def _range_check(layers: list[QuantizedLayer]) -> Check:
-    steps = {layer.layer.name: _largest_move(layer) for layer in layers}
+def _comparison_check(comparison: Comparison, *, opened: bool) -> Check:
+    """What was loaded and compared, in words that don't claim more."""
+    if not opened:
+        detail = "The saved file did not load in a fresh process."
+    elif comparison.unlike:
+        detail = f"A fresh process read {comparison.unlike[0]!r} otherwise than it was saved."
+    else:
+        detail = (
+            "A fresh process loaded the file and compared each tensor with the upload: the quantized ones have the "
+            "SQNR told here, the others are the same. Nothing was run: weights alone have no graph."
+        )
+    passed = opened and not comparison.unlike
+    return Check(name="load_and_run", passed=passed, value=None, bound=None, detail=detail)
+
+
+def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
+    """By layer, how far its weight moved, in steps."""
+    moves = {}
+    for layer in layers:
+        moves[layer.layer.name] = largest_move(layer.layer.weight.cpu(), layer.weight, layer.affine, layer.settings)
+        layer.release()
+    return moves
+
+
+def _range_check(steps: Mapping[str, float]) -> Check:
+    if not steps:
+        return Check(name="weight_range", passed=False, bound=0.5, detail="No weight could be read back.")
     worst = max(steps, key=lambda name: steps[name])
     passed = steps[worst] <= 0.5 + ROUNDING
     detail = f"No weight moved more than {steps[worst]:.3f} steps of its grid (layer {worst!r})."
     if not passed:
         detail = f"Weights of layer {worst!r} don't lie on their grid."
-    return Check(name="weight_range", passed=passed, value=_finite(steps[worst]), bound=0.5, detail=detail)
-
-
-def _largest_move(layer: QuantizedLayer) -> float:
-    """Largest |w − ŵ| in steps of the grid at that place; infinite when a scale or a number is not valid."""
-    weight, dequantized, affine = layer.layer.weight.cpu().float(), layer.dequantized_weight, layer.affine
-    if affine is None:
-        return 0.0 if bool(torch.isfinite(dequantized).all()) else math.inf
-    if layer.layer.mapped:
-        release(layer.layer.weight)
-    grid, numbers = affine.grid, layer.weight.float()
-    inside = bool(((numbers >= grid.quant_min) & (numbers <= grid.quant_max)).all())
-    if not inside or not bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all()):
-        return math.inf
-    moved = (weight - dequantized).abs()
-    if layer.settings.observer.kind != "minmax":  # the others clip on purpose: what lies beyond the grid's ends
-        beyond_top = (numbers == grid.quant_max) & (weight > dequantized)
-        beyond_bottom = (numbers == grid.quant_min) & (weight < dequantized)
-        moved = moved.masked_fill(beyond_top | beyond_bottom, 0)
-    return float((moved / step_sizes(numbers, affine)).max())
+    return Check(name="weight_range", passed=passed, value=finite(steps[worst]), bound=0.5, detail=detail)
 
 
 def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> LayerReport:
@@ -214,13 +228,9 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> Layer
             minimum=activation.minimum,
             maximum=activation.maximum,
         ),
-        weight_sqnr_db=_finite(layer.weight_sqnr_db),
-        output_sqnr_db=None if evaluation is None else _finite(evaluation.layers[layer.layer.name].db),
+        weight_sqnr_db=finite(layer.weight_sqnr_db),
+        output_sqnr_db=None if evaluation is None else finite(evaluation.layers[layer.layer.name].db),
         saturation=None if evaluation is None else evaluation.saturation[layer.layer.name].value,
         original_bytes=layer.layer.bytes,
         quantized_bytes=layer.bytes,
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

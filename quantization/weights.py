@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantization.affine import Affine, dequantize, grid_for, quantize
 from quantization.observers import observer_for
-from quantization.observers.observer import Target
+from quantization.observers.observer import Range, Target
 from quantization.packing import pack_int4, unpack_int4
 from quantization.recipe import CASTS, WeightSettings
 
@@ -25,21 +25,34 @@ def encode(
     `axis`: where per_channel scales lie: [64, 3, 3, 3] with axis 0 -> scale [64]. Groups divide axis 1 of [out, in].
     `scale_dtype`: what scales will be stored in.
     """
-    if settings.dtype in CASTS:
-        return weight.to(getattr(torch, settings.dtype)), None
-    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, scale_dtype)
-    low, high = observer_for(settings.observer).of_rows(_rows(weight, settings, axis), target)
+    affine = None
+    if settings.dtype not in CASTS:
+        affine = lay(ranges_of(weight, settings, axis, scale_dtype), len(weight), settings, axis, scale_dtype)
+    return encode_on(affine, weight, settings), affine
+
+
+def encode_on(affine: Affine | None, weight: Tensor, settings: WeightSettings) -> Tensor:
+    """Float [out, ...] -> numbers on a grid that is known; None for a cast."""
+    return weight.to(getattr(torch, settings.dtype)) if affine is None else quantize(weight, affine)
+
+
+def ranges_of(weight: Tensor, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32) -> Range:
+    """The range [n] of the values that share a scale, n = 1, C or out · groups, as the observer chooses it."""
+    rows = _rows(weight, settings, axis)
+    return observer_for(settings.observer).of_rows(rows, _target(settings, scale_dtype))
+
+
+def lay(
+    ranges: Range, out: int, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32
+) -> Affine:
+    """The grid over `ranges_of` a weight [out, ...]."""
+    target, (low, high) = _target(settings, scale_dtype), ranges
     if settings.granularity == "per_tensor":
-        affine = target.lay(low[0], high[0])
-    elif settings.granularity == "per_channel":
-        affine = target.lay(low, high, axis)
-    else:
-        shape = (weight.shape[0], -1)
-        laid = target.lay(low, high)
-        affine = Affine(
-            laid.grid, laid.scale.reshape(shape), laid.zero_point.reshape(shape), group_size=settings.group_size
-        )
-    return quantize(weight, affine), affine
+        return target.lay(low[0], high[0])
+    if settings.granularity == "per_channel":
+        return target.lay(low, high, axis)
+    laid, shape = target.lay(low, high), (out, -1)
+    return Affine(laid.grid, laid.scale.reshape(shape), laid.zero_point.reshape(shape), group_size=settings.group_size)
 
 
 def decode(numbers: Tensor, affine: Affine | None) -> Tensor:
@@ -71,6 +84,10 @@ def from_tensors(
     else:
         zero_point = torch.full_like(scale, grid.middle, dtype=torch.int64)
     return numbers, Affine(grid, scale, zero_point, axis, settings.group_size)
+
+
+def _target(settings: WeightSettings, scale_dtype: torch.dtype) -> Target:
+    return Target(grid_for(settings.dtype, settings.scheme), settings.scheme, scale_dtype)
 
 
 def _rows(weight: Tensor, settings: WeightSettings, axis: int) -> Tensor:

@@ -7,6 +7,7 @@ tests.hostile FOLDER` writes the corpus as files, for a run against a service.
 import io
 import json
 import pickle
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tests.factories import with_header
 from tests.networks import convolutional
 
 PROGRAM = "models/model.json"
@@ -287,6 +289,37 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def weights(body: bytes = bytes(24), **entries: object) -> bytes:
+    """A file of weights with one honest tensor `a.weight`, and what the entries put beside or in place of it."""
+    header = {"a.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}} | entries
+    return with_header(header, body)
+
+
+NAN, INFINITY = struct.pack("<f", float("nan")), struct.pack("<f", float("inf"))
+
+WEIGHTS_ATTACKS: dict[str, tuple[bytes, str | None]] = {
+    "header of gigabytes": ((2**31).to_bytes(8, "little") + b"{" + bytes(100), "is not safetensors"),
+    "header beyond the file": ((4096).to_bytes(8, "little") + b'{"a":', "is not safetensors"),
+    "header that is deep": (with_header(b'{"a":' * 100_000), "nested deeper"),
+    "header with a key twice": (with_header(b'{"a":1,"a":1}'), "a key twice"),
+    "tensors that overlap": (
+        weights(b={"dtype": "F32", "shape": [2], "data_offsets": [16, 24]}),
+        "b: its bytes begin at 16, expected 24",
+    ),
+    "tensor outside the file": (weights(b={"dtype": "F32", "shape": [2], "data_offsets": [24, 32]}), "take 32 bytes"),
+    "tensor of exabytes": (weights(b={"dtype": "F32", "shape": [2**62], "data_offsets": [24, 24]}), "takes"),
+    "bytes that no tensor has": (weights(bytes(24) + payload(Path("CANARY")).encode()), "take 24 bytes"),
+    "dtype that is code": (weights(b={"dtype": "__import__", "shape": [], "data_offsets": [24, 24]}), "dtype"),
+    "dtype of four bits": (weights(b={"dtype": "F4", "shape": [2], "data_offsets": [24, 25]}), "dtype"),
+    "a path for a name": (with_header({"../../x\0": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}), "a name"),
+    "not a number": (weights(bytes(20) + NAN), r"'a.weight' holds NaN or infinity, first at index [1, 2]"),
+    "infinity": (weights(INFINITY + bytes(20)), r"'a.weight' holds NaN or infinity, first at index [0, 0]"),
+    "no tensor": (with_header({}), "0 tensors"),
+    "metadata that is code": (weights(__metadata__={"x": payload(Path("CANARY"))}), None),
+}
+"""Files of weights, and what the refusal says; None: the file is taken, and what was hostile in it is gone."""
+
+
 def honest_members() -> Members:
     """The members of an honest export, below its root folder."""
     file = io.BytesIO()
@@ -319,6 +352,10 @@ def main(folder: Path) -> None:
     for name, attack in ATTACKS.items():
         path = attacked(name, members, folder / f"{name.replace(' ', '-')}.pt2", folder / "CANARY")
         answers[path.name] = "201" if attack.answer is None else f"422: {attack.answer}"
+    for name, (data, answer) in WEIGHTS_ATTACKS.items():
+        path = folder / f"weights-{name.replace(' ', '-')}.safetensors"
+        path.write_bytes(data)
+        answers[path.name] = "201" if answer is None else f"422: {answer}"
     (folder / "answers.json").write_text(json.dumps(answers, indent=1))
 
 

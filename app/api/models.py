@@ -17,7 +17,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def upload_model(
     request: Request, response: Response, services: ServicesDep, name: NameQuery = None
 ) -> ModelBody:
-    """Upload a torch.export archive (.pt2). `Repr-Digest` and `Content-Digest` (sha-256) are checked when given."""
+    """Upload a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors).
+
+    `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
+    """
     model = await take_upload(request, services, name, service.add_model)
     response.headers["Location"] = f"/v1/models/{model.id}"
     return ModelBody.model_validate(model)

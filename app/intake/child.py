@@ -16,7 +16,9 @@ from app.errors import Invalid
 from app.intake.checked_folder import is_folder, read_folder
 from app.intake.limits import Limits
 from app.intake.pt2 import read_program
+from app.intake.safetensors_file import begins_one
 from app.intake.tensors import name_for, plan_samples
+from app.intake.weights import read_weights
 
 
 class Checked(Protocol):
@@ -31,8 +33,17 @@ class Checked(Protocol):
 def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
     """Check an upload of this kind. Raises Invalid."""
     if kind == "model":
-        return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
+        return read_model(path, limits)
     return plan_samples(path, limits.dataset_bytes, name_for(filename))
+
+
+def read_model(path: Path, limits: Limits) -> Checked:
+    """Check a model in the form that its first bytes tell. Raises Invalid."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if begins_one(head):
+        return read_weights(path)
+    return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
 
 
 def main(kind: str, path: str, limits_text: str, filename: str) -> None:

@@ -35,10 +35,9 @@ def refuse_foreign_archive(names: Iterable[str]) -> None:
 def _kind_of(head: bytes) -> str:
     if head.startswith(b"\x80"):
         return "a pickle"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        return "safetensors: weights alone, without the network"
     return "not a torch.export archive"
 
 
 def _unsupported(kind: str) -> Invalid:
-    return Invalid("model_format_unsupported", f"The file is {kind}; a model is a torch.export archive (.pt2).", EXPORT)
+    taken = "a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors)"
+    return Invalid("model_format_unsupported", f"The file is {kind}; a model is {taken}.", EXPORT)

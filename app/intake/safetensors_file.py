@@ -47,6 +47,11 @@ class Stored:
         return Tensor(self.name, self.dtype, self.shape)
 
 
+def begins_one(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, nine or more, is meant to be safetensors."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+
+
 def read_stored(path: Path, refuse: Refuse) -> tuple[Stored, ...]:
     """Read which tensors a file holds, sorted by name; there may be none. `refuse` makes the error to raise."""
     header, body = _read_header(path, refuse)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 from app.errors import Invalid
-from app.intake.facts import Samples, Weights
+from app.intake.facts import Model, Samples, Weights
 from app.intake.npy import MAGIC as NPY
 from app.intake.npy import SAVE_SAMPLES, read_npy
 from app.intake.npz import read_npz
@@ -26,7 +26,7 @@ DEFAULT_NAME = "x"
 _SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
 _NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
 
-Facts = TypeVar("Facts", Samples, Weights)
+Facts = TypeVar("Facts", Samples, Weights, Model)
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,6 @@ def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[S
     return Plan(facts, stored)
 
 
-def rewrite_samples(source: Path, target: BinaryIO, max_bytes: int, name: str = DEFAULT_NAME) -> Samples:
-    """Check a dataset and write it anew. Raises Invalid before the first byte is written."""
-    plan = plan_samples(source, max_bytes, name)
-    plan.write(target)
-    return plan.facts
-
-
 def stored_weights(path: Path) -> tuple[Stored, ...]:
     """The tensors of a file of weights, from its header. Raises Invalid with where and what."""
     return read_stored(path, _weights_refused)
@@ -70,16 +63,6 @@ def plan_weights(path: Path) -> Plan[Weights]:
     facts = _weights(stored)
     _check_values(stored, _weights_refused, _non_finite_weights)
     return Plan(facts, stored)
-
-
-def read_samples(path: Path) -> Samples:
-    """Read the header of a safetensors dataset. Raises Invalid with where and what."""
-    return _samples(read_stored(path, _samples_refused))
-
-
-def read_weights(path: Path) -> Weights:
-    """Read the header of a safetensors file of weights, of any shapes. Raises Invalid with where and what."""
-    return _weights(read_stored(path, _weights_refused))
 
 
 def name_for(filename: str | None) -> str:

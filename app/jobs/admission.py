@@ -46,6 +46,10 @@ def source_of(model: Model) -> SourceFormat:
 
 def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
     """Raise Invalid, naming tensor, expected and got, when the dataset doesn't fit the model's inputs."""
+    if source_of(model) == "safetensors":
+        detail = "The model is a file of weights: there is no graph that samples could run through."
+        remedy = "Leave it out, or upload the model as a program (.pt2) to measure with samples."
+        raise Invalid("dataset_does_not_fit", detail, remedy, [Fault(pointer, detail)])
     inputs = [Tensor.from_json(entry) for entry in model.inputs]
     found = misfits(inputs, [Tensor.from_json(entry) for entry in dataset.tensors])
     if found:

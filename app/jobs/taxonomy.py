@@ -20,6 +20,8 @@ class FailureClass(StrEnum):
 
 
 CLASSES = {
+    "checkpoint_does_not_fit": FailureClass.USER_INPUT,
+    "checkpoint_invalid": FailureClass.USER_INPUT,
     "dataset_does_not_fit": FailureClass.USER_INPUT,
     "dataset_invalid": FailureClass.USER_INPUT,
     "dataset_required": FailureClass.USER_INPUT,
@@ -35,8 +37,11 @@ CLASSES = {
     "recipe_matches_nothing": FailureClass.USER_INPUT,
     "sandbox_violation": FailureClass.USER_INPUT,
     "validation_failed": FailureClass.USER_INPUT,
+    "architecture_unsupported": FailureClass.UNSUPPORTED,
+    "transformers_missing": FailureClass.UNSUPPORTED,
     "onnx_unavailable": FailureClass.UNSUPPORTED,
     "onnx_unsupported": FailureClass.UNSUPPORTED,
+    "weights_invalid": FailureClass.USER_INPUT,
     "unsupported_input": FailureClass.UNSUPPORTED,
     "cpu_time_limit": FailureClass.RESOURCE,
     "disk_limit": FailureClass.RESOURCE,

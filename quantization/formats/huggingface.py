@@ -54,6 +54,7 @@ def _tensors(layers: Sequence[QuantizedLayer], source: HuggingFaceSource) -> Ite
         if name in weights:
             owner = stored.removesuffix("weight")
             yield from ((owner + part, value) for part, value in compressed(weights[name]).items())
+            weights[name].release()
             continue
         yield stored, tensor
         if name in source.mapped:

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from quantization.layers import Quantized, QuantizedLayer
-from quantization.sources.source import distinct_bytes
+from quantization.sqnr import finite
 from quantization.tensor_files import save_tensors
 
 SCHEMA_VERSION = 1
@@ -51,7 +51,6 @@ def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _file_metadata(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
-    stored = distinct_bytes(quantized.tensors.values())
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": quantized.recipe.model_dump(mode="json"),
@@ -60,7 +59,7 @@ def _file_metadata(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, o
             "quantized": {layer.layer.name: layer.layer.type for layer in quantized.layers},
             "float": {skipped.name: skipped.type for skipped in quantized.skipped},
         },
-        "statistics": {"original_bytes": quantized.source.original_bytes, "quantized_bytes": stored},
+        "statistics": {"original_bytes": quantized.source.original_bytes, "quantized_bytes": quantized.bytes},
         "tied": tied,
     }
 
@@ -82,7 +81,7 @@ def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
             "quant_max": activation.affine.grid.quant_max,
         },
         "statistics": {
-            "weight_sqnr_db": layer.weight_sqnr_db,
+            "weight_sqnr_db": finite(layer.weight_sqnr_db),
             "original_bytes": layer.layer.bytes,
             "bytes": layer.bytes,
         },

@@ -6,11 +6,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from quantization.artifacts import ONNX_FILE, PROGRAM_FILE
+from quantization.artifacts import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from quantization.folder_files import CONFIG_FILE
 from quantization.readback.huggingface import open_network
 from quantization.readback.onnx import open_onnx
 from quantization.readback.program import open_program
+from quantization.readback.weights import OpenedWeights
 from quantization.report import Loaded
 
 
@@ -31,6 +32,8 @@ def open_saved(folder: Path) -> Opened:
         return open_program(folder)
     if (folder / CONFIG_FILE).exists():
         return open_network(folder)
+    if (folder / SAFETENSORS_FILE).exists():
+        return OpenedWeights(folder / SAFETENSORS_FILE)
     raise ValueError("the folder holds nothing that is known here")
 
 

@@ -140,21 +140,16 @@ def torch_script(path: Path) -> None:
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
 
 
-def bare_weights(path: Path) -> None:
-    convolutional().save_dataset(path)
-
-
 @pytest.mark.parametrize(
     ("write", "kind"),
     [
         (torch_save, "pickle that torch.save wrote"),
         (old_torch_save, "pickle"),
         (torch_script, "TorchScript"),
-        (bare_weights, "safetensors"),
         (lambda path: path.write_bytes(b"hello"), "not a torch.export archive"),
         (lambda path: write_zip(path, {"a/b": b"c"}), "without models/model.json"),
     ],
-    ids=["torch.save", "old torch.save", "TorchScript", "safetensors", "text", "another zip"],
+    ids=["torch.save", "old torch.save", "TorchScript", "text", "another zip"],
 )
 def test_another_kind_of_file_is_refused_and_told_how_to_export(
     tmp_path: Path, write: Callable[[Path], object], kind: str

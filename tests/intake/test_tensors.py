@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 from app.errors import Invalid
 from app.intake.facts import Samples, Tensor, Weights
 from app.intake.safetensors_file import CHUNK_BYTES, MAX_HEADER_BYTES
-from app.intake.tensors import name_for, plan_samples, plan_weights, read_samples, read_weights, rewrite_samples
+from app.intake.tensors import Plan, name_for, plan_samples, plan_weights
 from tests.factories import safetensors, with_header
 from tests.networks import attention
 
@@ -23,11 +23,17 @@ MAX_BYTES = 2**30
 def read(folder: Path, data: bytes) -> Samples:
     path = folder / "data.safetensors"
     path.write_bytes(data)
-    return read_samples(path)
+    return plan_samples(path, MAX_BYTES).facts
+
+
+def fresh(plan: Plan[Any]) -> bytes:
+    target = io.BytesIO()
+    plan.write(target)
+    return target.getvalue()
 
 
 def test_a_file_that_safetensors_wrote_is_read(tmp_path: Path) -> None:
-    samples = read_samples(attention(samples=8).save_dataset(tmp_path / "data.safetensors"))
+    samples = plan_samples(attention(samples=8).save_dataset(tmp_path / "data.safetensors"), MAX_BYTES).facts
     assert samples == Samples(8, (Tensor("ids", "int64", (8, 5)), Tensor("mask", "float32", (8, 5))))
 
 
@@ -81,7 +87,7 @@ def test_a_header_over_the_limit_is_not_read(tmp_path: Path) -> None:
         file.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
         file.truncate(2 * MAX_HEADER_BYTES)
     with pytest.raises(Invalid, match="not safetensors"):
-        read_samples(path)
+        plan_samples(path, MAX_BYTES)
 
 
 def test_a_key_twice_is_refused(tmp_path: Path) -> None:
@@ -104,10 +110,8 @@ def saved(folder: Path, **tensors: torch.Tensor) -> Path:
 def test_a_plan_writes_what_it_checked(tmp_path: Path) -> None:
     tensors = {"y": torch.randn(3, CHUNK_BYTES), "x": torch.tensor([True, False, True])}
     plan = plan_samples(saved(tmp_path, **tensors), MAX_BYTES)
-    target = io.BytesIO()
-    plan.write(target)
     assert plan.facts == Samples(3, (Tensor("x", "bool", (3,)), Tensor("y", "float32", (3, CHUNK_BYTES))))
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load(target.getvalue()).items())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load(fresh(plan)).items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -115,11 +119,9 @@ def test_the_first_non_finite_sample_is_named(tmp_path: Path, dtype: torch.dtype
     x = torch.zeros(2, 3, CHUNK_BYTES // 4, dtype=dtype)
     x[1, 2, 7] = float("nan")
     x[1, 2, 8] = float("inf")
-    target = io.BytesIO()
     with pytest.raises(Invalid, match=r"Tensor 'x' holds NaN or infinity, first at index \[1, 2, 7\]") as refusal:
-        rewrite_samples(saved(tmp_path, x=x, a=torch.ones(2)), target, MAX_BYTES)
+        plan_samples(saved(tmp_path, x=x, a=torch.ones(2)), MAX_BYTES)
     assert refusal.value.code == "non_finite_samples"
-    assert target.getvalue() == b""
 
 
 def test_a_bool_that_is_neither_zero_nor_one_is_refused(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_a_bool_that_is_neither_zero_nor_one_is_refused(tmp_path: Path) -> None:
 def test_weights_have_any_shapes(tmp_path: Path) -> None:
     path = saved(tmp_path, scale=torch.tensor(2.0), w=torch.ones(2, 3), none=torch.zeros(0))
     expected = (Tensor("none", "float32", (0,)), Tensor("scale", "float32", ()), Tensor("w", "float32", (2, 3)))
-    assert read_weights(path) == plan_weights(path).facts == Weights(expected, 7)
+    assert plan_weights(path).facts == Weights(expected, 7)
 
 
 def test_non_finite_weights_are_named(tmp_path: Path) -> None:
@@ -157,12 +159,11 @@ def test_numpy_files_become_safetensors(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).standard_normal((3, 70_000)), np.array([True, False, True])
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "data.npz", x=x, y=y)
-    alone, both = io.BytesIO(), io.BytesIO()
-    rewrite_samples(tmp_path / "x.npy", alone, MAX_BYTES, name="pixels")
-    samples = rewrite_samples(tmp_path / "data.npz", both, MAX_BYTES)
-    assert torch.equal(load(alone.getvalue())["pixels"], torch.from_numpy(x))
-    assert samples == Samples(3, (Tensor("x", "float64", (3, 70_000)), Tensor("y", "bool", (3,))))
-    assert torch.equal(load(both.getvalue())["y"], torch.from_numpy(y))
+    plan = plan_samples(tmp_path / "data.npz", MAX_BYTES)
+    alone = plan_samples(tmp_path / "x.npy", MAX_BYTES, name="pixels")
+    assert torch.equal(load(fresh(alone))["pixels"], torch.from_numpy(x))
+    assert plan.facts == Samples(3, (Tensor("x", "float64", (3, 70_000)), Tensor("y", "bool", (3,))))
+    assert torch.equal(load(fresh(plan))["y"], torch.from_numpy(y))
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])
@@ -171,10 +172,8 @@ def test_every_format_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     np.save(tmp_path / "x.npy", x)
     np.savez_compressed(tmp_path / "x.npz", x=x)
     save_file({"x": torch.from_numpy(x)}, tmp_path / "x.safetensors")
-    found, expected = io.BytesIO(), io.BytesIO()
-    rewrite_samples(tmp_path / f"x.{suffix}", found, MAX_BYTES)
-    rewrite_samples(tmp_path / "x.npy", expected, MAX_BYTES)
-    assert found.getvalue() == expected.getvalue()
+    plans = [plan_samples(tmp_path / name, MAX_BYTES) for name in (f"x.{suffix}", "x.npy")]
+    assert fresh(plans[0]) == fresh(plans[1])
 
 
 def test_non_finite_samples_of_numpy_are_named(tmp_path: Path) -> None:

@@ -104,6 +104,47 @@ def test_a_request_that_is_refused_names_the_place(
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+@pytest.fixture
+def weights_id(client: httpx.Client) -> str:
+    data = safetensors(**{"a.weight": ("F32", [4, 32]), "b.weight": ("F16", [4, 32])})
+    identity: str = client.post("/v1/models", content=data).json()["id"]
+    return identity
+
+
+def test_weights_alone_are_quantized_without_samples(client: httpx.Client, weights_id: str) -> None:
+    recipe = {"weights": {"dtype": "int4"}, "exclude": ["b"]}
+    answer = client.post("/v1/jobs", json={"model": weights_id, "recipe": recipe})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["recipe"]["formats"] == ["safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "pointer"),
+    [
+        ({"activations": {}}, "recipe_does_not_fit", "/recipe/activations"),
+        ({"formats": ["pt2"]}, "recipe_does_not_fit", "/recipe/formats/0"),
+        ({"validation": {"min_sqnr_db": 20}}, "recipe_does_not_fit", "/recipe/validation/min_sqnr_db"),
+        ({"include": ["c"]}, "recipe_matches_nothing", "/recipe/include/0"),
+    ],
+)
+def test_what_weights_alone_cannot_do_is_refused(
+    client: httpx.Client, weights_id: str, recipe: dict[str, Any], code: str, pointer: str
+) -> None:
+    answer = client.post("/v1/jobs", json={"model": weights_id, "recipe": {"activations": None, **recipe}})
+    assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("role", ["dataset", "evaluation_dataset"])
+def test_samples_for_weights_alone_are_refused(
+    client: httpx.Client, weights_id: str, dataset_id: str, role: str
+) -> None:
+    answer = client.post("/v1/jobs", json={"model": weights_id, "preset": WEIGHT_ONLY, role: dataset_id})
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset_does_not_fit")
+    assert answer.json()["errors"][0]["pointer"] == f"/{role}"
+    assert "no graph" in answer.json()["detail"]
+
+
 def test_a_dataset_of_another_shape_is_refused_naming_tensor_expected_and_got(
     client: httpx.Client, model_id: str
 ) -> None:

@@ -41,7 +41,9 @@ def test_a_model_is_described(client: httpx.Client, archive: Path) -> None:
     assert model["bytes"] == archive.stat().st_size
     assert model["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert model["created_at"].endswith("Z")
-    assert model["inputs"] == [{"name": "x", "dtype": "float32", "shape": [{"min": 1, "max": 1024}, 1, 8, 8]}]
+    assert model["inputs"] == [
+        {"name": "x", "dtype": "float32", "shape": [{"min": 1, "max": 1024}, 1, 8, 8], "optional": False}
+    ]
     assert model["layers"][0] == {
         "name": "features.0",
         "type": "Conv2d",
@@ -49,6 +51,18 @@ def test_a_model_is_described(client: httpx.Client, archive: Path) -> None:
         "parameters": 40,
     }
     assert client.get(answer.headers["Location"]).json() == model
+
+
+def test_a_file_of_weights_is_a_model(client: httpx.Client, settings: Settings) -> None:
+    data = safetensors(**{"layers.0.q.weight": ("F32", [4, 3]), "layers.0.q.bias": ("F32", [4]), "t": ("I64", [])})
+    model = client.post("/v1/models", params={"name": "w"}, content=data).json()
+    assert (model["format"], model["inputs"], model["parameters"]) == ("safetensors", [], 17)
+    assert model["layers"] == [
+        {"name": "layers.0.q", "type": "Linear", "weight_shape": [4, 3], "parameters": 16},
+        {"name": "t", "type": "Module", "weight_shape": None, "parameters": 1},
+    ]
+    (stored,) = files(settings)
+    assert load_file(stored).keys() == {"layers.0.q.weight", "layers.0.q.bias", "t"}
 
 
 def test_a_dataset_is_described(client: httpx.Client, settings: Settings) -> None:
@@ -117,7 +131,7 @@ def test_another_digest_is_refused(client: httpx.Client, value: str) -> None:
 
 
 def test_a_refused_file_is_not_kept(client: httpx.Client, settings: Settings) -> None:
-    answer = client.post("/v1/models", content=DATA)
+    answer = client.post("/v1/models", content=b"hello, model")
     assert (answer.status_code, answer.json()["code"]) == (422, "model_format_unsupported")
     assert files(settings) == []
     assert client.get("/v1/models").json()["items"] == []

@@ -1,0 +1,18 @@
+"""Finished layers on the disk: their numbers are mapped from a file, so that memory holds one layer and not all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import safe_open
+
+from quantization.layers import QuantizedLayer
+from quantization.tensor_files import save_tensors
+
+NUMBERS = "numbers"
+
+
+def on_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
+    """The layer with its numbers in a new file at `path`, which stays as long as they are needed. Raises OSError."""
+    save_tensors({NUMBERS: layer.weight}, path, {})
+    with safe_open(path, framework="pt") as file:
+        return replace(layer, weight=file.get_tensor(NUMBERS), mapped=True)
