@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import safe_open
-
 from quantization.layers import QuantizedLayer
+from quantization.sources.folder import mapped_tensors
 from quantization.tensor_files import save_tensors
 
 NUMBERS = "numbers"
@@ -14,5 +13,4 @@ NUMBERS = "numbers"
 def on_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
     """The layer with its numbers in a new file at `path`, which stays as long as they are needed. Raises OSError."""
     save_tensors({NUMBERS: layer.weight}, path, {})
-    with safe_open(path, framework="pt") as file:
-        return replace(layer, weight=file.get_tensor(NUMBERS), mapped=True)
+    return replace(layer, weight=mapped_tensors(path)[NUMBERS], mapped=True)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantization.errors import InvalidModel
 from quantization.folder_files import CARRIED, CONFIG_FILE, KINDS, kind_of
+from quantization.sources.finite import require_finite
+from quantization.sources.pages import map_file
+from quantization.weight_file import open_tensors
 
 PACK_AGAIN = "Save the network with save_pretrained, and upload that folder."
 
@@ -38,11 +40,15 @@ class Folder:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, mapped from its file; a file is mapped once."""
-        found: dict[str, Tensor] = {}
+        return {name: t for path in sorted(set(self.places.values())) for name, t in mapped_tensors(path).items()}
+
+    def require_finite(self) -> None:
+        """Raises InvalidModel, naming the tensor, when a value is NaN or infinite. One block is in memory at a time."""
         for path in sorted(set(self.places.values())):
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return found
+            for name, stored in open_tensors(path).items():
+                if stored.dtype.is_floating_point:
+                    for block in stored.blocks():
+                        require_finite({name: nn.Parameter(block, requires_grad=False)})
 
     def dtype_of(self, tensors: Mapping[str, Tensor]) -> torch.dtype:
         """What the network computes in: what config.json says, else the dtype of its first floating weight."""
@@ -80,6 +86,15 @@ def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             elif content is not None and KINDS["weights"].fullmatch(member.name):
                 shapes |= _shapes(content)
     return config, shapes
+
+
+def mapped_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, in one private mapping of it; the header is read, not mapped."""
+    storage = map_file(path)
+    return {
+        name: torch.asarray(storage[t.start : t.start + t.bytes], dtype=torch.uint8).view(t.dtype).reshape(t.shape)
+        for name, t in open_tensors(path).items()
+    }
 
 
 @contextmanager

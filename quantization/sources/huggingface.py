@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from quantization.samples import Call, Input
-from quantization.sources.finite import require_finite
 from quantization.sources.folder import Folder, look_into, open_folder
 from quantization.sources.matching import match, tied_names
 from quantization.sources.module import ModuleSource, call_module, list_layers
 from quantization.sources.network_inputs import inputs_of
 from quantization.sources.networks import build, build_empty
-from quantization.sources.pages import in_blocks, release_after_use, trim
+from quantization.sources.pages import release_after_use, trim
 from quantization.sources.source import Layer, distinct_bytes
 
 
@@ -48,10 +47,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     stored = folder.tensors()
     dtype = folder.dtype_of(stored)
     tensors = {name: stored[place] for name, place in names.items()}
-    for name, tensor in tensors.items():
-        for block in in_blocks(tensor):
-            require_finite({name: nn.Parameter(block, requires_grad=False) if block.is_floating_point() else block})
-    trim()
+    folder.require_finite()
     mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
     tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
     _assign(network, tensors)
