@@ -31,6 +31,7 @@ def map_file(path: Path) -> torch.UntypedStorage:
     for other in [other for other, its_end in _mappings.items() if other < end and start < its_end]:
         del _mappings[other]  # it is gone: two mappings have no address in common
     _mappings[start] = end
+    _libc.madvise(start, end - start, _DONTNEED)  # some systems bring the first pages in at once
     return storage
 
 
