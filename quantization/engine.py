@@ -20,7 +20,6 @@ from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
-from quantization.sources.pages import in_blocks
 from quantization.sources.source import Source
 from quantization.spilling import on_disk
 from quantization.sqnr import Noise
@@ -136,7 +135,7 @@ def quantize_layers(
         layer = finished.take(choice.layer.name, activation)
         if layer is None:
             layer = quantize_layer(choice, activation)
-            if choice.layer.mapped and scratch is not None:
+            if choice.layer.stored is not None and scratch is not None:
                 layer = on_disk(layer, scratch / f"{number}.safetensors")
             layer.release()
             finished.add(layer)
@@ -149,11 +148,12 @@ def quantize_layers(
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
     """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
-    weight, noise = choice.layer.weight.cpu(), Noise()
+    noise, stored = Noise(), choice.layer.stored
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
     parts: list[Tensor] = []
     grids: list[Affine] = []
-    for block in in_blocks(weight) if choice.layer.mapped and by_rows(choice.weights, axis) else (weight,):
+    whole = stored is None or not by_rows(choice.weights, axis)
+    for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
         numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
         noise.add(block, decode(numbers, affine))
         parts.append(numbers)

@@ -59,7 +59,7 @@ class QuantizedLayer:
 
     def release(self) -> None:
         """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
-        if self.layer.mapped:
+        if self.layer.stored is not None:
             release(self.layer.weight)
         if self.mapped:
             release(self.weight)

@@ -29,7 +29,6 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
-from quantization.sources.pages import in_blocks
 from quantization.sqnr import Noise, finite
 from quantization.weights import rows_of
 
@@ -200,12 +199,12 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
 
 def _moves_of(layer: QuantizedLayer) -> Iterator[float]:
     """How far the weight moved, block by block where it lies in a file, else as a whole."""
-    weight, affine, settings = layer.layer.weight.cpu(), layer.affine, layer.settings
-    if affine is None or not layer.mapped or affine.scale.dim() == 0:
-        yield largest_move(weight, layer.weight, affine, settings)
+    stored, affine, settings = layer.layer.stored, layer.affine, layer.settings
+    if affine is None or stored is None or affine.scale.dim() == 0:
+        yield largest_move(layer.layer.weight.cpu(), layer.weight, affine, settings)
         return
     row = 0
-    for block in in_blocks(weight):
+    for block in stored.blocks():
         rows = slice(row, row + len(block))
         yield largest_move(block, layer.weight[rows], rows_of(affine, rows.start, rows.stop), settings)
         row = rows.stop

@@ -4,7 +4,7 @@
     model.safetensors              or shards of less than 5 GB with model.safetensors.index.json
     tokenizer.json, …              as uploaded
 
-Tensors go from the mapped upload to the new file one by one.
+Tensors go from the upload to the new files block by block.
 """
 
 import json
@@ -18,7 +18,6 @@ from quantization.folder_files import CONFIG_FILE
 from quantization.formats.compressed_tensors import compressed, quantization_config
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.huggingface import HuggingFaceSource
-from quantization.sources.pages import in_blocks
 from quantization.tensor_files import in_json
 from quantization.tensor_writer import ShardWriter
 
@@ -61,4 +60,4 @@ def _tensors(
             yield from ((owner + part, value, [value]) for part, value in compressed(weights[name]).items())
             weights[name].release()
             continue
-        yield stored, tensor, in_blocks(tensor) if name in source.mapped else [tensor]
+        yield stored, tensor, source.files[name].blocks() if name in source.files else [tensor]

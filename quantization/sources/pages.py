@@ -6,7 +6,7 @@ they were touched. Nothing here ever writes to one, so a page that is given back
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-BLOCK_VALUES = 2**20
 _DONTNEED = 4
 _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -46,14 +45,6 @@ def release(tensor: Tensor) -> None:
     place = tensor.data_ptr()
     start, end = next((start, end) for start, end in _mappings.items() if start <= place < end)
     _libc.madvise(start // mmap.PAGESIZE * mmap.PAGESIZE, end - start, _DONTNEED)
-
-
-def in_blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """A mapped tensor in pieces along its first dimension; each is given back when the next one is asked for."""
-    rows = max(1, BLOCK_VALUES * max(1, len(tensor) if tensor.dim() else 1) // max(1, tensor.numel()))
-    for block in torch.split(tensor, rows) if tensor.dim() else (tensor,):
-        yield block
-        release(block)
 
 
 def trim() -> None:
