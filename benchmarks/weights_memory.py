@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quantization.folder import JOB_FILE, OUT_FOLDER, REPORT_FILE
@@ -48,11 +48,11 @@ def shapes(mib: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "lm_head.weight", (vocabulary, HIDDEN)
 
 
-def write_model(path: Path, mib: int) -> None:
+def write_model(path: Path, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
     """Random weights between 2^-9 and 2^-5, either sign. No torch: a program's peak counts what started it, too."""
     header: dict[str, object] = {}
     free = 0
-    for name, shape in shapes(mib):
+    for name, shape in tensors:
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [free, free + 2 * math.prod(shape)]}
         free += 2 * math.prod(shape)
     text = json.dumps(header).encode()
@@ -74,10 +74,8 @@ def seconds_of_a_read(path: Path) -> float:
     return time.perf_counter() - started
 
 
-def measure(folder: Path, name: str, recipe: dict[str, object]) -> None:
-    """One job in a process of its own."""
-    model = folder / "model.safetensors"
-    spec = {"model": model.name, "format": "safetensors", "recipe": recipe}
+def measure(folder: Path, model: Path, name: str, spec: dict[str, object]) -> None:
+    """One job in a process of its own; `model`: its file of weights."""
     (folder / JOB_FILE).write_text(json.dumps(spec))
     size, read = model.stat().st_size, seconds_of_a_read(model)
     started = time.perf_counter()
@@ -97,9 +95,10 @@ def measure(folder: Path, name: str, recipe: dict[str, object]) -> None:
 def main(mib: int) -> None:
     """Print one line for each recipe."""
     with tempfile.TemporaryDirectory() as name:
-        write_model(Path(name) / "model.safetensors", mib)
+        write_model(Path(name) / "model.safetensors", shapes(mib))
         for recipe, settings in RECIPES.items():
-            measure(Path(name), recipe, settings)
+            spec: dict[str, object] = {"model": "model.safetensors", "format": "safetensors", "recipe": settings}
+            measure(Path(name), Path(name) / "model.safetensors", recipe, spec)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from quantization.affine import Affine
 from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidRecipe, InvalidSamples
@@ -15,11 +20,11 @@ from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from quantization.samples import Batches, Samples
 from quantization.selection import Choice, select
-from quantization.sources.pages import release
 from quantization.sources.source import Source
+from quantization.spilling import on_disk
 from quantization.sqnr import Noise
 from quantization.versions import versions
-from quantization.weights import decode, encode
+from quantization.weights import by_rows, decode, encode, joined
 
 Report = Callable[[Phase, int, int], None]
 """Called with (phase, done, total)."""
@@ -69,9 +74,11 @@ def quantize_source(
     profile: Profile | None = None,
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
+    scratch: Path | None = None,
 ) -> Quantized:
     """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
 
+    `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
     # 1. activations: one pass over the calibration samples
@@ -87,7 +94,7 @@ def quantize_source(
     activations = {} if profile is None else static_grids(static, profile)
     outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
-    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints)
+    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints, scratch)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
@@ -112,18 +119,25 @@ def without_idle(planned: Plan, profile: Profile) -> Plan:
 
 
 def quantize_layers(
-    choices: Sequence[Choice], activations: Mapping[str, Activation], step: Step, checkpoints: Checkpoints
+    choices: Sequence[Choice],
+    activations: Mapping[str, Activation],
+    step: Step,
+    checkpoints: Checkpoints,
+    scratch: Path | None = None,
 ) -> list[QuantizedLayer]:
     """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
     finished = FinishedLayers(checkpoints, choices)
     done, layers = len(finished.found), []
     if done:
         step(done, len(choices))
-    for choice in choices:
+    for number, choice in enumerate(choices):
         activation = activations.get(choice.layer.name)
         layer = finished.take(choice.layer.name, activation)
         if layer is None:
             layer = quantize_layer(choice, activation)
+            if choice.layer.stored is not None and scratch is not None:
+                layer = on_disk(layer, scratch / f"{number}.safetensors")
+            layer.release()
             finished.add(layer)
             done += 1
             step(done, len(choices))
@@ -134,13 +148,18 @@ def quantize_layers(
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
     """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
-    weight = choice.layer.weight.cpu()
+    noise, stored = Noise(), choice.layer.stored
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-    numbers, affine = encode(weight, choice.weights, axis, choice.layer.scale_dtype)
-    noise = Noise()
-    noise.add(weight, decode(numbers, affine))
-    if choice.layer.mapped:
-        release(weight)
+    parts: list[Tensor] = []
+    grids: list[Affine] = []
+    whole = stored is None or not by_rows(choice.weights, axis)
+    for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
+        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, decode(numbers, affine))
+        parts.append(numbers)
+        grids.extend([] if affine is None else [affine])
+    if len(parts) > 1:
+        numbers, affine = torch.cat(parts), joined(grids) if grids else None
     return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 

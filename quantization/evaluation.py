@@ -159,6 +159,7 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Modul
             values = dequantize(quantize(values, grid), grid).to(values.dtype)
         twin = _with_weight(module, layer.dequantized_weight.to(output.dtype))
         noise.add(output.cpu(), twin.forward(values))
+        layer.release()
 
     return compare
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import CalibrationReport, SkippedLayer
+from quantization.sources.pages import release, trim
 from quantization.sources.source import Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
 
@@ -33,6 +34,8 @@ class QuantizedLayer:
     weight_sqnr_db: float | None
     output: Activation | None = None
     """The grid at its outlet (`sources.outlets`), for formats that write results as integers too."""
+    mapped: bool = False
+    """Whether the numbers lie in a mapped file (`spilling`)."""
 
     @property
     def dequantized_weight(self) -> Tensor:
@@ -54,6 +57,14 @@ class QuantizedLayer:
         stored = [*self.tensors.values(), *([] if self.layer.bias is None else [self.layer.bias])]
         return sum(tensor.numel() * tensor.element_size() for tensor in stored)
 
+    def release(self) -> None:
+        """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
+        if self.layer.stored is not None:
+            release(self.layer.weight)
+        if self.mapped:
+            release(self.weight)
+            trim()
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -69,11 +80,16 @@ class Quantized:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is stored, by name: what stays in float, and what stands for the quantized weights."""
+        return self.kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What stays in float, by name."""
         replaced = {layer.layer.weight_name for layer in self.layers}
-        kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
-        return kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
+        return {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
 
     @property
     def bytes(self) -> int:
         """Bytes of everything that is stored, what several names share counted once."""
-        return distinct_bytes(self.tensors.values())
+        sizes = {name: t.nbytes for layer in self.layers for name, t in layer.tensors.items()}  # one layer at a time
+        return distinct_bytes(self.kept.values()) + sum(sizes.values())

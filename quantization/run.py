@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
+from tempfile import TemporaryDirectory
 from traceback import print_exc
 
 import torch
@@ -74,7 +75,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with reader_in(folder, process) as reader:
+    with reader_in(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
         # 1. load
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
@@ -91,7 +92,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         # 2. calibrate and quantize
         checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
-        quantized = quantize_source(source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints)
+        quantized = quantize_source(
+            source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints, scratch=Path(scratch)
+        )
         # 3. save
         written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
         for done, _ in enumerate(write_formats(quantized, out, written), start=1):

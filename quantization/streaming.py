@@ -21,7 +21,7 @@ from quantization.sources.weights import WeightsSource
 from quantization.sqnr import Noise
 from quantization.tensor_writer import TensorWriter
 from quantization.weight_file import StoredTensor
-from quantization.weights import decode, encode_on, lay, ranges_of, to_tensors
+from quantization.weights import by_rows, decode, encode_on, joined, lay, ranges_of, rows_of, to_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     writer.stream(name, packed.dtype, tuple(packed.shape), numbers())
     if not parts:
         return QuantizedLayer(layer, settings, outline, None, None, noise.db)
-    affine = _joined(parts) if _by_rows(choice) else parts[0]
+    affine = joined(parts) if by_rows(choice.weights, _axis(choice)) else parts[0]
     for part, tensor in to_tensors(name, settings, outline, affine).items():
         if part != name:
             writer.add(part, tensor)
@@ -80,7 +80,7 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
 def _on_grids(choice: Choice, stored: StoredTensor, known: Affine | None) -> Iterator[tuple[Tensor, Affine | None]]:
     """The blocks of a weight [out, ...], each with its grid, None for a cast. `known`: the grid of the whole weight."""
     cast = choice.weights.dtype in CASTS
-    if not cast and known is None and not _by_rows(choice):
+    if not cast and known is None and not by_rows(choice.weights, _axis(choice)):
         known = _laid_over_all(choice, stored)
     row = 0
     for block in stored.blocks():
@@ -88,7 +88,7 @@ def _on_grids(choice: Choice, stored: StoredTensor, known: Affine | None) -> Ite
         if cast or known is None:
             yield block, None if cast else _laid(choice, _ranges(choice, block), len(block))
         else:
-            yield block, _rows_of(known, row, row + len(block)) if _by_rows(choice) else known
+            yield block, rows_of(known, row, row + len(block)) if by_rows(choice.weights, _axis(choice)) else known
         row += len(block)
 
 
@@ -110,21 +110,6 @@ def _laid(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> Affine:
 
 def _axis(choice: Choice) -> int:
     return choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-
-
-def _by_rows(choice: Choice) -> bool:
-    """Whether no scale serves two rows of the weight."""
-    granularity = choice.weights.granularity
-    return granularity == "per_group" or (granularity == "per_channel" and _axis(choice) == 0)
-
-
-def _rows_of(affine: Affine, first: int, last: int) -> Affine:
-    return replace(affine, scale=affine.scale[first:last], zero_point=affine.zero_point[first:last])
-
-
-def _joined(parts: list[Affine]) -> Affine:
-    scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
-    return replace(parts[0], scale=scale, zero_point=zero_point)
 
 
 def _dtype_of(settings: WeightSettings) -> torch.dtype:

@@ -8,7 +8,7 @@ load_and_run  the saved files open in a fresh process, agree with each other, an
 weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from quantization.errors import ValidationFailed
@@ -29,8 +29,8 @@ from quantization.report import (
     Verdict,
     WeightReport,
 )
-from quantization.sources.pages import release
 from quantization.sqnr import Noise, finite
+from quantization.weights import rows_of
 
 ROUNDING = 1e-3
 """Share of a step that float32 arithmetic may add to the half step of rounding."""
@@ -192,10 +192,22 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
     """By layer, how far its weight moved, in steps."""
     moves = {}
     for layer in layers:
-        moves[layer.layer.name] = largest_move(layer.layer.weight.cpu(), layer.weight, layer.affine, layer.settings)
-        if layer.layer.mapped:
-            release(layer.layer.weight)
+        moves[layer.layer.name] = max(_moves_of(layer))
+        layer.release()
     return moves
+
+
+def _moves_of(layer: QuantizedLayer) -> Iterator[float]:
+    """How far the weight moved, block by block where it lies in a file, else as a whole."""
+    stored, affine, settings = layer.layer.stored, layer.affine, layer.settings
+    if affine is None or stored is None or affine.scale.dim() == 0:
+        yield largest_move(layer.layer.weight.cpu(), layer.weight, affine, settings)
+        return
+    row = 0
+    for block in stored.blocks():
+        rows = slice(row, row + len(block))
+        yield largest_move(block, layer.weight[rows], rows_of(affine, rows.start, rows.stop), settings)
+        row = rows.stop
 
 
 def _range_check(steps: Mapping[str, float]) -> Check:

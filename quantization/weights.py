@@ -5,7 +5,8 @@ int4               the same, two numbers a byte
 float16, bfloat16  a cast; no grid
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,6 +54,22 @@ def lay(
         return target.lay(low, high, axis)
     laid, shape = target.lay(low, high), (out, -1)
     return Affine(laid.grid, laid.scale.reshape(shape), laid.zero_point.reshape(shape), group_size=settings.group_size)
+
+
+def by_rows(settings: WeightSettings, axis: int) -> bool:
+    """Whether no scale serves two rows of a weight [out, ...], so that it can be quantized row by row."""
+    return settings.granularity == "per_group" or (settings.granularity == "per_channel" and axis == 0)
+
+
+def rows_of(affine: Affine, first: int, last: int) -> Affine:
+    """The grid of some rows, of one that was laid by rows."""
+    return replace(affine, scale=affine.scale[first:last], zero_point=affine.zero_point[first:last])
+
+
+def joined(parts: Sequence[Affine]) -> Affine:
+    """The grid of all rows, of those of some rows after others."""
+    scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
+    return replace(parts[0], scale=scale, zero_point=zero_point)
 
 
 def decode(numbers: Tensor, affine: Affine | None) -> Tensor:

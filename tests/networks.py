@@ -1,6 +1,6 @@
 """Small networks, their exports and their samples: what the tests quantize."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,13 @@ class Example:
     """A network, inputs to export it with, its dynamic dimensions, and tensors for a dataset."""
 
     module: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Any, ...]
     dynamic: Any
     dataset: dict[str, Tensor]
+    keywords: dict[str, Tensor] = field(default_factory=dict)
 
     def export(self, path: Path, *, decompose: bool = False) -> Path:
-        program = torch.export.export(self.module.eval(), self.inputs, dynamic_shapes=self.dynamic)
+        program = torch.export.export(self.module.eval(), self.inputs, self.keywords, dynamic_shapes=self.dynamic)
         torch.export.save(program.run_decompositions() if decompose else program, path)
         return path
 
@@ -193,4 +194,4 @@ def dictionary(samples: int = 32) -> Example:
     torch.manual_seed(0)
     x, mask = torch.randn(samples, 4), torch.ones(samples, 3)
     dynamic = {"batch": {"x": {0: BATCH}, "mask": {0: BATCH}}, "scale": None}
-    return Example(Dictionary(), ({"x": x[:2], "mask": mask[:2]}, 0.5), dynamic, {"batch_x": x, "batch_mask": mask})  # type: ignore[arg-type]
+    return Example(Dictionary(), ({"x": x[:2], "mask": mask[:2]}, 0.5), dynamic, {"batch_x": x, "batch_mask": mask})

@@ -4,12 +4,12 @@
     model.safetensors              or shards of less than 5 GB with model.safetensors.index.json
     tokenizer.json, …              as uploaded
 
-Tensors go from the mapped upload to the new file one by one.
+Tensors go from the upload to the new files block by block.
 """
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from quantization.folder_files import CONFIG_FILE
 from quantization.formats.compressed_tensors import compressed, quantization_config
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.huggingface import HuggingFaceSource
-from quantization.sources.pages import release
 from quantization.tensor_files import in_json
 from quantization.tensor_writer import ShardWriter
 
@@ -36,8 +35,8 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     about = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
     metadata = in_json({"zeropoint": about | {"versions": quantized.versions}}) | {"format": "pt"}
     with ShardWriter(path, max_shard_bytes, metadata) as writer:
-        for name, tensor in _tensors(quantized.layers, source):
-            writer.add(name, tensor)
+        for name, tensor, blocks in _tensors(quantized.layers, source):
+            writer.stream(name, tensor.dtype, tuple(tensor.shape), blocks)
         writer.finish()
     linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
     config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
@@ -46,15 +45,19 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         shutil.copyfile(file, path / file.name)
 
 
-def _tensors(layers: Sequence[QuantizedLayer], source: HuggingFaceSource) -> Iterator[tuple[str, Tensor]]:
-    """Everything that is stored, under the upload's own names; the parts of a quantized weight stand in its place."""
+def _tensors(
+    layers: Sequence[QuantizedLayer], source: HuggingFaceSource
+) -> Iterator[tuple[str, Tensor, Iterable[Tensor]]]:
+    """Name, tensor, and its values in pieces, of everything that is stored, under the upload's own names.
+
+    The parts of a quantized weight stand in its place.
+    """
     weights = {layer.layer.weight_name: layer for layer in layers}
     for name, tensor in source.tensors.items():
         stored = source.stored_names[name]
         if name in weights:
             owner = stored.removesuffix("weight")
-            yield from ((owner + part, value) for part, value in compressed(weights[name]).items())
+            yield from ((owner + part, value, [value]) for part, value in compressed(weights[name]).items())
+            weights[name].release()
             continue
-        yield stored, tensor
-        if name in source.mapped:
-            release(tensor)
+        yield stored, tensor, source.files[name].blocks() if name in source.files else [tensor]

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch.fx import Graph, Node
 
+from quantization.affine import Grid
 from quantization.formats.qdq import lay_on_grid, ops
 from quantization.layers import Activation
 from quantization.sources.graph import Call
@@ -41,15 +42,15 @@ class Pairs:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._pairs: dict[tuple[Node, float, int], Node] = {}
+        self._pairs: dict[tuple[Node, float, int, Grid], Node] = {}
 
     def behind(self, values: Node, activation: Activation) -> Node:
         """x̂ of `values`; layers that read the same values on the same grid (query, key, value) share one pair."""
-        key = (values, float(activation.affine.scale), int(activation.affine.zero_point))
+        affine = activation.affine
+        key = (values, float(affine.scale), int(affine.zero_point), affine.grid)
         if key not in self._pairs:
-            anchor = _first_operator(self._graph) if values.op == "placeholder" else values.next
-            with self._graph.inserting_before(anchor):
-                self._pairs[key] = lay_on_grid(self._graph, values, activation.affine)
+            with self._graph.inserting_before(what_follows(self._graph, values)):
+                self._pairs[key] = lay_on_grid(self._graph, values, affine)
             name_modules(self._pairs[key], values, values.meta.get("nn_module_stack", {}))
         return self._pairs[key]
 
@@ -89,5 +90,8 @@ def name_modules(last: Node, first: Node, stack: object) -> None:
     last.meta.setdefault("nn_module_stack", stack)
 
 
-def _first_operator(graph: Graph) -> Node:
+def what_follows(graph: Graph, values: Node) -> Node:
+    """The first node behind these values: whatever reads them comes later."""
+    if values.op != "placeholder":
+        return values.next
     return next(node for node in cast(Iterable[Node], graph.nodes) if node.op != "placeholder")

@@ -7,9 +7,9 @@ The graph is edited, not exported again: symbolic shapes, tied weights and modul
 neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,15 +18,17 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
+from quantization.formats.inputs import FITTING, quantize_input
+from quantization.formats.kernels import Form, buffers, weight_form
 from quantization.formats.pairs import Pairs, name_modules
 from quantization.formats.qdq import make_float
 from quantization.layers import Quantized, QuantizedLayer
-from quantization.sources.graph import layer_calls, stored_names
+from quantization.sources.graph import Call, layer_calls, stored_names
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
 
-PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack")
-"""Node metadata that tells of the user's files and is not needed to run."""
+PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", FITTING)
+"""Node metadata that tells of the user's files or of our work, and is not needed to run."""
 
 
 def write_program(quantized: Quantized, path: Path) -> None:
@@ -37,7 +39,8 @@ def write_program(quantized: Quantized, path: Path) -> None:
 def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:
     """The source's program with Q/DQ around its quantized layers; the source stays as it is.
 
-    `outputs`: at outlets too, where layers have a grid for it. Raises TypeError when the source is no exported program.
+    `outputs`: at outlets too, where layers have a grid for it, and no layer in a form that only Inductor asks for.
+    Raises TypeError when the source is no exported program.
     """
     if not isinstance(quantized.source, ProgramSource):
         raise TypeError("only an exported program can be written as one")
@@ -47,15 +50,14 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
     specs = {spec.arg.name: [spec] for spec in program.graph_signature.input_specs}
     state: dict[str, Tensor] = dict(program.state_dict)
     pairs = Pairs(graph)
-    replaced: set[str] = set()
+    form_of = weight_form if not outputs else _as_it_is
+    uses = _uses(quantized.layers, calls, form_of)
     for layer in quantized.layers:
-        places = calls[layer.layer.name]
-        for call in places:
+        for call in calls[layer.layer.name]:
             if layer.activation is not None:
-                call.node.update_arg(call.input_index, pairs.behind(call.input, layer.activation))
-        if places[0].weight.name not in replaced:  # layers may share one
-            replaced.add(places[0].weight.name)
-            specs[places[0].weight.name] = _quantize_weight(graph, places[0].weight, layer, state)
+                quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
+    for weight, readers in uses.items():
+        specs[weight.name] = _quantize_weight(graph, weight, readers, state)
     if outputs:
         grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
         pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
@@ -66,36 +68,73 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
     return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
 
 
-def _quantize_weight(graph: Graph, weight: Node, layer: QuantizedLayer, state: dict[str, Tensor]) -> list[InputSpec]:
-    """Replace the float parameter by buffers, the first of its name, made float before use. Returns their specs."""
-    name, float_value = str(layer.layer.weight_name), weight.meta["val"]
-    stored = {key: tensor.to(float_value.device) for key, tensor in _stored(layer, name).items()}
-    nodes = [weight]
-    for key in list(stored)[1:]:
-        with graph.inserting_after(nodes[-1]):
-            nodes.append(graph.placeholder(weight.name + key.removeprefix(name)))
-    for node, tensor in zip(nodes, stored.values(), strict=True):
-        node.meta["val"] = float_value.fake_mode.from_tensor(tensor, static_shapes=True)
-    readers = list(weight.users)
-    first = next(node for node in cast(Iterable[Node], graph.nodes) if node in weight.users)
-    with graph.inserting_before(first):
-        floats = make_float(graph, layer, nodes, float_value.dtype)
-    name_modules(floats, weight, first.meta.get("nn_module_stack", {}))
-    for reader in readers:
-        reader.replace_input_with(weight, floats)
-    state |= stored
+@dataclass(frozen=True)
+class Use:
+    """A node that reads a layer's weight, an operator or a view that transposes, and the form that it reads."""
+
+    layer: QuantizedLayer
+    form: Form
+    reader: Node
+
+
+def _quantize_weight(graph: Graph, weight: Node, uses: list[Use], state: dict[str, Tensor]) -> list[InputSpec]:
+    """Replace the float parameter by buffers, the first of its name, made float before each use. Returns their specs.
+
+    A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
+    """
+    name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
+    own = [_buffers(use, name, number) for number, use in enumerate(uses)]
+    tensors = {key: tensor.to(value.device) for part in own for key, tensor in part.items()}
+    nodes = _placeholders(graph, weight, name, tensors)
+    for use, names in zip(uses, own, strict=True):
+        with graph.inserting_before(use.reader):
+            floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
+        name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
+        use.reader.replace_input_with(weight, floats)
+    state |= tensors
     return [
         InputSpec(InputKind.BUFFER, TensorArgument(node.name), target, persistent=True)
-        for node, target in zip(nodes, stored, strict=True)
+        for target, node in nodes.items()
     ]
 
 
-def _stored(layer: QuantizedLayer, name: str) -> dict[str, Tensor]:
-    """The weight's buffers: scales and zero points of channels and groups; those of a whole tensor are literals."""
-    affine = layer.affine
-    tensors = {name: layer.tensors[name]}
-    if affine is not None and affine.scale.dim() > 0:
-        tensors[f"{name}_scale"] = affine.scale
-        if not affine.grid.dtype.is_floating_point:  # int64 because Inductor's patterns look for it
-            tensors[f"{name}_zero_point"] = affine.zero_point
+def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
+    """What this use reads, by its name in the state dict: the weight's numbers, scales, zero points."""
+    tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
+    if use.form == "kernel" and number:
+        tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
     return tensors
+
+
+def _placeholders(graph: Graph, weight: Node, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Node]:
+    """The graph's inputs for these tensors, the weight's own first."""
+    value, nodes = weight.meta["val"], [weight]
+    for key in list(tensors)[1:]:
+        with graph.inserting_after(nodes[-1]):
+            nodes.append(graph.placeholder(weight.name + key.removeprefix(name)))
+    for node, tensor in zip(nodes, tensors.values(), strict=True):
+        node.meta["val"] = value.fake_mode.from_tensor(tensor, static_shapes=True)
+    return dict(zip(tensors, nodes, strict=True))
+
+
+def _as_it_is(layer: QuantizedLayer, call: Call) -> Form:  # noqa: ARG001 - in place of `weight_form`
+    return "pt2e"
+
+
+def _uses(
+    layers: Iterable[QuantizedLayer],
+    calls: Mapping[str, list[Call]],
+    form_of: Callable[[QuantizedLayer, Call], Form],
+) -> dict[Node, list[Use]]:
+    """Weight -> what reads it: layers may share one, and call theirs more than once."""
+    uses: dict[Node, dict[Node, Use]] = {}
+    for layer in layers:
+        for call in calls[layer.layer.name]:
+            use = Use(layer, form_of(layer, call), _reader(call))
+            uses.setdefault(call.weight, {}).setdefault(use.reader, use)
+    return {weight: list(readers.values()) for weight, readers in uses.items()}
+
+
+def _reader(call: Call) -> Node:
+    users = call.weight.users
+    return call.node if call.node in users else next(view for view in users if call.node in view.users)

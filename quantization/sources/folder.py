@@ -13,23 +13,29 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantization.errors import InvalidModel
 from quantization.folder_files import CARRIED, CONFIG_FILE, KINDS, kind_of
+from quantization.sources.finite import require_finite
+from quantization.sources.pages import map_file
+from quantization.weight_file import StoredTensor, open_tensors
 
 PACK_AGAIN = "Save the network with save_pretrained, and upload that folder."
 
 
 @dataclass(frozen=True)
 class Folder:
-    """`places`: tensor name -> file; `shapes`: tensor name -> shape."""
+    """Config, and where each tensor lies."""
 
     path: Path
     config: Mapping[str, Any]
-    places: Mapping[str, Path]
-    shapes: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, StoredTensor]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
+        return {name: tensor.shape for name, tensor in self.stored.items()}
 
     @property
     def carried(self) -> list[Path]:
@@ -38,11 +44,15 @@ class Folder:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, mapped from its file; a file is mapped once."""
-        found: dict[str, Tensor] = {}
-        for path in sorted(set(self.places.values())):
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return found
+        files = sorted({tensor.path for tensor in self.stored.values()})
+        return {name: tensor for path in files for name, tensor in mapped_tensors(path).items()}
+
+    def require_finite(self) -> None:
+        """Raises InvalidModel, naming the tensor, when a value is NaN or infinite. One block is in memory at a time."""
+        for name, tensor in self.stored.items():
+            if tensor.dtype.is_floating_point:
+                for block in tensor.blocks():
+                    require_finite({name: nn.Parameter(block, requires_grad=False)})
 
     def dtype_of(self, tensors: Mapping[str, Tensor]) -> torch.dtype:
         """What the network computes in: what config.json says, else the dtype of its first floating weight."""
@@ -56,16 +66,12 @@ class Folder:
 def open_folder(path: Path) -> Folder:
     """Open a folder, or unpack the tar of one beside it. Raises InvalidModel."""
     folder = path if path.is_dir() else _unpacked(path)
-    places: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, StoredTensor] = {}
     with _understood():
         config = json.loads((folder / CONFIG_FILE).read_bytes())
         for file in sorted(path for path in folder.iterdir() if KINDS["weights"].fullmatch(path.name)):
-            with file.open("rb") as opened:
-                found = _shapes(opened)
-            places |= dict.fromkeys(found, file)
-            shapes |= found
-    return Folder(folder, config, places, shapes)
+            stored |= open_tensors(file)
+    return Folder(folder, config, stored)
 
 
 def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -80,6 +86,15 @@ def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             elif content is not None and KINDS["weights"].fullmatch(member.name):
                 shapes |= _shapes(content)
     return config, shapes
+
+
+def mapped_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, in one private mapping of it; the header is read, not mapped."""
+    storage = map_file(path)
+    return {
+        name: torch.asarray(storage[t.start : t.start + t.bytes], dtype=torch.uint8).view(t.dtype).reshape(t.shape)
+        for name, t in open_tensors(path).items()
+    }
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from quantization.samples import Call, Input
-from quantization.sources.finite import require_finite
 from quantization.sources.folder import Folder, look_into, open_folder
 from quantization.sources.matching import match, tied_names
 from quantization.sources.module import ModuleSource, call_module, list_layers
 from quantization.sources.network_inputs import inputs_of
 from quantization.sources.networks import build, build_empty
-from quantization.sources.pages import release, release_after_use
+from quantization.sources.pages import release_after_use, trim
 from quantization.sources.source import Layer, distinct_bytes
+from quantization.weight_file import StoredTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class HuggingFaceSource(ModuleSource):
     inputs: tuple[Input, ...]
     folder: Folder
     dtype: torch.dtype
-    mapped: frozenset[str]
-    """Names of tensors that lie in the folder's files."""
+    files: Mapping[str, StoredTensor]
+    """Where tensors lie that stay in the folder's files, by their name in the network."""
     stored_names: Mapping[str, str]
     """Name in the network -> name in the folder's files."""
 
@@ -35,7 +35,9 @@ class HuggingFaceSource(ModuleSource):
         """One forward pass; floating inputs in the dtype that the network computes in."""
         assert isinstance(batch, Call)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
-        return call_module(self.module, Call(cast, batch.keywords), self.device)
+        outputs = call_module(self.module, Call(cast, batch.keywords), self.device)
+        trim()
+        return outputs
 
 
 def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
@@ -43,19 +45,19 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     folder = open_folder(path)
     names = match(build_empty(folder.config), folder.shapes)
     network = build(folder.config)
+    folder.require_finite()
+    trim()
     stored = folder.tensors()
     dtype = folder.dtype_of(stored)
     tensors = {name: stored[place] for name, place in names.items()}
-    for name, tensor in tensors.items():
-        require_finite({name: nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor})
-        release(tensor)
-    mapped = frozenset(name for name, t in tensors.items() if t.dtype == dtype or not t.is_floating_point())
-    tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() - mapped}  # as from_pretrained does
+    cast = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point() and t.dtype != dtype}
+    tensors |= cast  # as from_pretrained does
     _assign(network, tensors)
     module = network.to(device)
-    in_files = mapped if device == "cpu" else frozenset()
-    layers = tuple(_layers(module, in_files))  # before any hook: a module with hooks is no plain layer
-    release_after_use(module.modules(), {id(p) for name, p in module.named_parameters() if name in in_files})
+    kept = tensors.keys() - cast.keys() if device == "cpu" else set()
+    files = {name: folder.stored[names[name]] for name in kept}
+    layers = tuple(_layers(module, files))  # before any hook: a module with hooks is no plain layer
+    release_after_use(module.modules(), {id(p) for name, p in module.named_parameters() if name in files})
     return HuggingFaceSource(
         module=module,
         layers=layers,
@@ -67,7 +69,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         inputs=inputs_of(network),
         folder=folder,
         dtype=dtype,
-        mapped=in_files,
+        files=files,
         stored_names=names,
     )
 
@@ -77,7 +79,7 @@ def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, 
     config, shapes = look_into(path)
     network = build_empty(config)
     match(network, shapes)
-    return inputs_of(network), _layers(network, frozenset()), dict(network.named_parameters(remove_duplicate=False))
+    return inputs_of(network), _layers(network, {}), dict(network.named_parameters(remove_duplicate=False))
 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -93,7 +95,7 @@ def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             (place._parameters if first in parameters else place._buffers)[leaf] = value
 
 
-def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:
+def _layers(network: nn.Module, files: Mapping[str, StoredTensor]) -> Iterator[Layer]:
     """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
     found = list(list_layers(network))
     elsewhere = {
@@ -110,4 +112,4 @@ def _layers(network: nn.Module, mapped: Collection[str]) -> Iterator[Layer]:
         elif id(layer.module._parameters["weight"]) in elsewhere:
             yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
         else:
-            yield replace(layer, scale_dtype=layer.weight.dtype, mapped=layer.weight_name in mapped)
+            yield replace(layer, scale_dtype=layer.weight.dtype, stored=files.get(str(layer.weight_name)))

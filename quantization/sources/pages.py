@@ -8,7 +8,10 @@ import ctypes
 import mmap
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 _DONTNEED = 4
@@ -16,13 +19,38 @@ _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
+_mappings: dict[int, int] = {}
+"""First address -> end of every file that was mapped here."""
+
+
+def map_file(path: Path) -> torch.UntypedStorage:
+    """Map a file into memory, privately: nothing is read before it is touched. Raises RuntimeError when it can't be."""
+    storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
+    start, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    for other in [other for other, its_end in _mappings.items() if other < end and start < its_end]:
+        del _mappings[other]  # it is gone: two mappings have no address in common
+    _mappings[start] = end
+    _libc.madvise(start, end - start, _DONTNEED)  # some systems bring the first pages in at once
+    return storage
+
+
 def release(tensor: Tensor) -> None:
-    """Give back the pages of a tensor [...] that lies in a mapped file, and that nobody ever wrote to."""
+    """Give back all pages of the file that a tensor lies in; those that are needed again are read again.
+
+    All of them, because a system may bring in many more than were touched. Raises StopIteration for a tensor that lies
+    in no file.
+    """
     if tensor.device.type != "cpu" or not tensor.numel():
         return
-    start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    end = tensor.data_ptr() + tensor.numel() * tensor.element_size()
-    _libc.madvise(start, end - start, _DONTNEED)
+    place = tensor.data_ptr()
+    start, end = next((start, end) for start, end in _mappings.items() if start <= place < end)
+    _libc.madvise(start // mmap.PAGESIZE * mmap.PAGESIZE, end - start, _DONTNEED)
+
+
+def trim() -> None:
+    """Give back what was freed: glibc keeps it in its heap as long as one small block above it (a scale, say) stays."""
+    if hasattr(_libc, "malloc_trim"):  # glibc has it
+        _libc.malloc_trim(0)
 
 
 def release_after_use(modules: Iterable[nn.Module], mapped: set[int]) -> None:

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from quantization.report import SkipReason
 from quantization.samples import Input
+from quantization.weight_file import StoredTensor
 
 LayerKind = Literal[
     "Linear",
@@ -44,8 +45,8 @@ class Layer:
     """What the scales of the weight and the input are stored in."""
     outlet: nn.Module | None = None
     """What the values of a convolution pass through as they leave it (see `outlets`); programs alone have it."""
-    mapped: bool = False
-    """Whether the weight lies in a mapped file, whose pages can be given back."""
+    stored: StoredTensor | None = None
+    """Where the weight lies, if it lies in a file: it can be read block by block, and its pages be given back."""
 
     @property
     def output_axis(self) -> int:

@@ -14,9 +14,12 @@ from quantization.formats.program import quantized_program, write_program
 from quantization.layers import Quantized
 from quantization.sqnr import Noise
 from tests.networks import Example, attention, audio, convolutional, counting, projections
+from tests.patterns import plain, sequence, structured, unbatched, vision
 from tests.quantization.conftest import QuantizeExample
 
-EXAMPLES = [convolutional, audio, attention, counting, projections]
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+
+EXAMPLES = [convolutional, audio, attention, counting, projections, vision, sequence, unbatched]
 
 PLAIN = """
 import sys, torch
@@ -60,12 +63,46 @@ def _by_hand(result: Quantized, inputs: tuple[Tensor, ...]) -> list[object]:
         assert layer.activation is not None
         layer.layer.module.get_parameter("weight").copy_(layer.dequantized_weight)
         affine = layer.activation.affine
+        limits = (affine.grid.quant_min, affine.grid.quant_max)
         layer.layer.module.register_forward_pre_hook(
-            lambda _, arguments, affine=affine: torch.fake_quantize_per_tensor_affine(
-                arguments[0], float(affine.scale), int(affine.zero_point), 0, 255
+            lambda _, arguments, affine=affine, limits=limits: torch.fake_quantize_per_tensor_affine(
+                arguments[0], float(affine.scale), int(affine.zero_point), *limits
             )
         )
     return result.source.run(inputs)
+
+
+def test_a_convolutions_int8_input_is_written_as_uint8_and_means_the_same(quantized: QuantizeExample) -> None:
+    """Inductor's convolution stops at run time on int8; a linear takes it."""
+    example = plain()
+    result = quantized(example, activations={"dtype": "qint8"})
+    program = quantized_program(result)
+    with torch.no_grad():
+        got = program.module()(*example.inputs)
+        torch.testing.assert_close(got, _by_hand(result, example.inputs)[0])
+    written = [node.args[-1] for node in program.graph.nodes if "quantize_per_tensor" in str(node.target)]
+    assert written == [torch.uint8, torch.uint8, torch.int8, torch.int8]
+
+
+def test_several_inputs_and_outputs_keep_their_structure(quantized: QuantizeExample) -> None:
+    example = structured()
+    program = quantized_program(quantized(example))
+    assert program.call_spec.in_spec is not None
+    got = program.module()(*example.inputs, **example.keywords)
+    expected = example.module.eval()(*example.inputs, **example.keywords)
+    assert got.keys() == expected.keys() == {"scores", "parts"}
+    for wanted, output in ((expected["scores"], got["scores"]), (expected["parts"][0], got["parts"][0])):
+        noise = Noise()
+        noise.add(wanted, output)
+        assert (noise.db or 0) > 30
+
+
+@pytest.mark.parametrize("make", [vision, sequence], ids=lambda make: make.__name__)
+def test_what_is_put_before_a_layer_fixes_no_size(quantized: QuantizeExample, make: object) -> None:
+    example: Example = make()  # type: ignore[operator]
+    program = quantized_program(quantized(example))
+    assert [(bounds.lower, bounds.upper) for bounds in program.range_constraints.values()] == [(1, 1024)]
+    program.module()(*(torch.cat([tensor] * 3) for tensor in example.inputs))
 
 
 def test_the_file_holds_neither_samples_nor_float_weights_nor_the_users_paths(

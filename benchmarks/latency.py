@@ -1,0 +1,165 @@
+"""What a call costs, as ratios to the compiled float program: the float program as it is, `model.pt2` compiled to int8
+kernels, and `model.onnx` in onnxruntime where both are there.
+
+python -m benchmarks.latency [FOLDER ...]     float.pt2, model.pt2, dataset.safetensors, perhaps model.onnx
+
+Calls are interleaved (float, compiled, int8, float, …), so that a busy machine slows all of them alike; a ratio is the
+median over rounds with its quartiles, of wall time and of processor time, which other programs disturb less. Without a
+folder: a ResNet-18 with random weights and calibrated normalizations, on 224 x 224 pixels.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+import torch.ao.quantization.fx._decomposed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from quantization.engine import plan, quantize_source
+from quantization.formats import WRITERS
+from quantization.recipe import Recipe
+from quantization.samples import open_samples
+from quantization.sources import open_source
+
+try:
+    import onnxruntime
+except ImportError:
+    onnxruntime = None
+
+ROUNDS = 15
+BATCHES = (1, 16)
+SHORTEST_SECONDS = 0.05
+"""So long at least is one variant called before the next one's turn."""
+BASE = "float compiled"
+Run = Callable[[], object]
+
+
+class Block(nn.Module):
+    """Two convolutions, and a way around them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.second = _convolution(inputs, outputs, 3, stride), _convolution(outputs, outputs, 3, 1)
+        self.around = _convolution(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.around(x))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs, momentum=None))
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 (He et al. 2015), random weights."""
+    widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    blocks = (Block(*width) for width in (*widths, (512, 512, 1)))
+    stem = (_convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
+def make_resnet18(folder: Path) -> None:
+    """Put the folder's files there."""
+    torch.manual_seed(0)
+    network, coarse = resnet18(), torch.randn(32, 3, 56, 56)
+    pictures = nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+    with torch.no_grad():
+        network.train()(pictures[:16])  # normalizations learn what they see
+    batch = {0: Dim("batch", min=1, max=1024)}
+    torch.export.save(
+        torch.export.export(network.eval(), (pictures[:2],), dynamic_shapes=({**batch},)), folder / "float.pt2"
+    )
+    save_file({"input": pictures}, folder / "dataset.safetensors")
+    quantize_folder(folder)
+
+
+def quantize_folder(folder: Path) -> None:
+    """float.pt2 and dataset.safetensors -> what programs are written as."""
+    source = open_source(folder / "float.pt2", "pt2", "cpu")
+    samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
+    recipe = Recipe(formats=("pt2",) if onnxruntime is None else ("pt2", "onnx"))
+    result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
+    for name in recipe.formats or ():
+        WRITERS[name].write(result, folder / WRITERS[name].file)
+
+
+def variants(folder: Path, rows: dict[str, Tensor]) -> dict[str, Run]:
+    """What is measured on these rows, each called once already: compiled, and warm."""
+    programs = {name: torch.export.load(folder / f"{name}.pt2") for name in ("float", "model")}
+    spec = programs["model"].call_spec.in_spec
+    assert spec is not None
+    arguments, options = pytree.tree_unflatten(list(rows.values()), spec)
+    plain = programs["float"].module()
+    runs: dict[str, Run] = {"float": lambda: plain(*arguments, **options)}
+    for name, program, freezing in ((BASE, "float", False), ("int8 compiled", "model", True)):
+        fast = torch.compile(programs[program].module(), dynamic=False)
+        runs[name] = lambda fast=fast: fast(*arguments, **options)  # type: ignore[misc]
+        with torch._inductor.config.patch(freezing=freezing):
+            runs[name]()
+    if onnxruntime is not None and (folder / "model.onnx").exists():
+        runs["onnx"] = _session(folder / "model.onnx", rows)
+    return runs
+
+
+def _session(path: Path, rows: dict[str, Tensor]) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {name: tensor.numpy() for name, tensor in rows.items()}
+    return lambda: session.run(None, feed)
+
+
+def seconds(run: Run, calls: int) -> tuple[float, float]:
+    """Wall and processor time of one of so many calls."""
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - wall) / calls, (time.process_time() - processor) / calls
+
+
+def measure(runs: dict[str, Run]) -> None:
+    """Print a line for each variant."""
+    calls = {name: max(1, round(SHORTEST_SECONDS / seconds(run, 3)[0])) for name, run in runs.items()}
+    rounds = [{name: seconds(run, calls[name]) for name, run in runs.items()} for _ in range(ROUNDS)]
+    for name in runs:
+        wall = [taken[BASE][0] / taken[name][0] for taken in rounds]
+        processor = statistics.median(taken[BASE][1] / taken[name][1] for taken in rounds)
+        low, middle, high = statistics.quantiles(wall, n=4)
+        milliseconds = 1000 * statistics.median(taken[name][0] for taken in rounds)
+        ratios = f"x{middle:5.2f} [{low:.2f} - {high:.2f}]; processor x{processor:5.2f}"
+        print(f"  {name:15}{milliseconds:9.2f} ms   {ratios}")
+
+
+def main(folder: Path) -> None:
+    """Measure the programs of a folder."""
+    tensors = load_file(folder / "dataset.safetensors")
+    inputs = open_source(folder / "float.pt2", "pt2", "cpu").inputs
+    fixed = inputs[0].shape[0]
+    for batch in (fixed,) if isinstance(fixed, int) else BATCHES:
+        rows = {spec.name: tensors[spec.name][:batch].contiguous() for spec in inputs}
+        torch._dynamo.reset()
+        with torch.no_grad():
+            runs = variants(folder, rows)
+            print(f"{folder.name}, batch {batch}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+            measure(runs)
+
+
+if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        main(Path(given))
+    if len(sys.argv) == 1:
+        with tempfile.TemporaryDirectory() as name:
+            made = Path(name) / "resnet18"
+            made.mkdir()
+            make_resnet18(made)
+            main(made)
