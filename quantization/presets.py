@@ -19,7 +19,8 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             "int8-static",
-            "Weights int8 symmetric per channel, activations uint8 asymmetric per tensor from calibration.",
+            "Weights int8 symmetric per channel; activations uint8 asymmetric per tensor from calibration, "
+            "int8 symmetric for a Hugging Face folder.",
             Recipe(),
         ),
         Preset(

@@ -1,7 +1,7 @@
-"""Hostile programs, each made from an honest export by one change, with what a good server says.
+"""Hostile programs and weights, each made from an honest file by one change, with what a good server says.
 
 Every road by which torch 2.13 runs text of a file is here: a payload on it would make the file CANARY. `python -m
-tests.hostile FOLDER` writes the corpus as files, for a run against a service.
+tests.hostile FOLDER` writes the corpus as files, for a run against a service; folders are in `hostile_folders`.
 """
 
 import io
@@ -17,7 +17,10 @@ from typing import Any
 
 import torch
 
+from tests.canary import Touch, payload
 from tests.factories import with_header
+from tests.hostile_folders import FOLDER_ATTACKS
+from tests.hostile_folders import attacked as attacked_folder
 from tests.networks import convolutional
 
 PROGRAM = "models/model.json"
@@ -26,21 +29,6 @@ CONSTANTS = "data/constants/model_constants_config.json"
 INPUTS = "data/sample_inputs/model.pt"
 
 Members = dict[str, bytes]
-
-
-def payload(canary: Path) -> str:
-    """Python text that makes the canary."""
-    return f"__import__('pathlib').Path({str(canary)!r}).touch()"
-
-
-class Touch:
-    """A pickle that makes the canary."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return eval, (payload(self.canary),)
 
 
 @dataclass(frozen=True)
@@ -356,6 +344,10 @@ def main(folder: Path) -> None:
         path = folder / f"weights-{name.replace(' ', '-')}.safetensors"
         path.write_bytes(data)
         answers[path.name] = "201" if answer is None else f"422: {answer}"
+    for name, folder_attack in FOLDER_ATTACKS.items():
+        path = folder / f"folder-{name.replace(' ', '-')}.tar"
+        path.write_bytes(attacked_folder(name, folder / "CANARY"))
+        answers[path.name] = "201" if folder_attack.code is None else f"422: {folder_attack.answer}"
     (folder / "answers.json").write_text(json.dumps(answers, indent=1))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,16 +64,28 @@ class Network:
     model: Any
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def pack(self, path: Path) -> Path:
-        """Write a tar of the folder, as the documentation tells users to."""
-        with tarfile.open(path, "w") as archive:
-            for file in sorted(self.folder.iterdir()):
+    def pack(self, path: Path, form: str = "tar") -> Path:
+        """Write a tar of the folder, as the documentation tells users to; or a tar.gz, or a zip."""
+        files = sorted(self.folder.iterdir())
+        if form == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+                for file in files:
+                    packed.write(file, file.name)
+            return path
+        with tarfile.open(path, "w:gz" if form == "tar.gz" else "w") as archive:
+            for file in files:
                 archive.add(file, file.name)
         return path
 
 
 def network(
-    name: str, folder: Path, *, dtype: torch.dtype = torch.float32, samples: int = 12, **config: Any
+    name: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    samples: int = 12,
+    max_shard_size: str = "5GB",
+    **config: Any,
 ) -> Network:
     """Make a network of a class of transformers; weights and samples are random and always the same."""
     kind: Any = getattr(transformers, name)
@@ -82,7 +95,7 @@ def network(
     for parameter in model.parameters():
         if parameter.dim() > 1:  # as wide as in a trained network, where the initial ones are near zero
             torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder, max_shard_size=config.get("max_shard_size", "5GB"))
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     return Network(folder, model, inputs_for(model, samples))
 

@@ -42,7 +42,7 @@ class CheckedFolder:
     folder: Path
 
     def write(self, target: BinaryIO) -> None:
-        """Write the fresh tar, front to back; memory stays constant."""
+        """Write the fresh tar, the same bytes however the folder was packed; memory stays constant."""
         for member in self._members():
             info = tarfile.TarInfo(member.name)
             info.size = member.bytes
@@ -63,7 +63,7 @@ class CheckedFolder:
             yield _of_tensors(name, tensors)
         if len(shards) > 1:
             yield _of_json(INDEX_FILE, {"metadata": {}, "weight_map": places})
-        for file in self.files:
+        for file in sorted(self.files, key=lambda file: file.name):
             if file.kind in CARRIED:
                 yield _Member(file.name, file.bytes, partial(_copy, self.folder / file.file, file.bytes))
 

@@ -3,6 +3,7 @@
 The gate took the folder apart and wrote it anew without that library; only what it wrote is looked at here.
 """
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ MEMORY_BYTES = 8 * 2**30
 NEEDED = ("torch", "transformers")
 
 
-def describe_folder(path: Path, limits: Limits) -> dict[str, Any]:
+def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) -> dict[str, Any]:
     """Inputs, layers and parameters of the folder that the gate wrote at `path`. Raises Invalid, or RuntimeError."""
-    if not all(map(find_spec, NEEDED)):
+    if not all(map(find_spec, needed)):
         raise Invalid(
             "transformers_missing",
             "Hugging Face folders are built with the library transformers, which is not installed here.",

@@ -52,7 +52,9 @@ def open_network(folder: Path) -> OpenedNetwork:
     wrong = {key: sorted(map(str, told[key])) for key in _WRONG if told.get(key)}
     if wrong:
         raise ValueError(f"transformers does not find the folder whole: {wrong}")
-    network.config.use_cache = False
+    for part in network.modules():
+        if hasattr(part, "config"):  # a decoder may keep a copy of its own
+            part.config.use_cache = False
     versions = f"{version('transformers')}, compressed-tensors {version('compressed-tensors')}"
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name))
     loader = f"transformers.{kind.__name__}.from_pretrained{told_how}"

@@ -16,8 +16,9 @@ import torch
 from app.errors import Invalid
 from app.intake.limits import Limits
 from app.intake.pt2 import PROGRAM, read_program
+from tests.canary import payload
 from tests.factories import fresh_of
-from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, payload, write
+from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, write
 from tests.servers import ROOT
 
 EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))

@@ -1,0 +1,37 @@
+"""Hostile uploads over HTTP: each meets its answer, none leaves a trace, and honest ones go on being taken."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import WEIGHTS_ATTACKS
+from tests.hostile_folders import FOLDER_ATTACKS, attacked, honest_folder, pack
+from tests.service.running import Running
+
+pytestmark = [pytest.mark.service, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", FOLDER_ATTACKS)
+def test_a_folder_meets_its_answer(running: Running, tmp_path: Path, name: str) -> None:
+    attack, canary = FOLDER_ATTACKS[name], tmp_path / "CANARY"
+    answer = running.client.post("/v1/models?name=hostile", content=attacked(name, canary), timeout=60)
+    said = answer.json()
+    assert (answer.status_code, said.get("code")) == ((422, attack.code) if attack.code else (201, None)), said
+    assert attack.answer in said.get("detail", "")
+    assert "CANARY" not in answer.text
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", WEIGHTS_ATTACKS)
+def test_weights_meet_their_answer(running: Running, name: str) -> None:
+    data, expected = WEIGHTS_ATTACKS[name]
+    answer = running.client.post("/v1/models?name=hostile", content=data)
+    assert answer.status_code == (201 if expected is None else 422)
+    assert (expected or "") in answer.json().get("detail", "")
+
+
+def test_an_honest_folder_is_taken_after_all_that(running: Running) -> None:
+    told = running.client.post("/v1/models?name=bert", content=pack(honest_folder()), timeout=60).json()
+    assert (told["format"], len(told["layers"])) == ("huggingface", 13)
+    listed = running.client.get("/v1/models?limit=100").json()["items"]
+    assert told["id"] in [model["id"] for model in listed]
