@@ -33,7 +33,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     if not isinstance(source, HuggingFaceSource):
         raise TypeError("only a Hugging Face folder can be written as one")
     about = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
-    metadata = in_json({"zeropoint": about | {"versions": quantized.versions}}) | {"format": "pt"}
+    metadata = in_json({"zeropoint.origin": about | {"versions": quantized.versions}}) | {"format": "pt"}
     with ShardWriter(path, max_shard_bytes, metadata) as writer:
         for name, tensor, blocks in _tensors(quantized.layers, source):
             writer.stream(name, tensor.dtype, tuple(tensor.shape), blocks)

@@ -95,7 +95,7 @@ def read_checkpoint(path: Path) -> Stored:
 
 def _stored(file_name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Stored:
     if FILE_KEY not in metadata:
-        raise _invalid(f"{file_name} has no metadata of Zeropoint.")
+        raise _invalid(f"{file_name} has no metadata of Zeropoint's own layout.")
     about = json.loads(metadata[FILE_KEY])
     if about.get("schema_version") != SCHEMA_VERSION:
         raise Unsupported(
