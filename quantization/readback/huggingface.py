@@ -43,8 +43,7 @@ def open_network(folder: Path) -> OpenedNetwork:
     kind = getattr(transformers, config["architectures"][0])
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     told_how = ""
-    if _has_packed_zero_points(config["quantization_config"]):
-        # Compressed modules of compressed-tensors 0.20 have no place for these; float weights need none.
+    if _opens_in_float_alone(config):
         options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
         told_how = "(quantization_config=CompressedTensorsConfig(dequantize=True))"
     with torch.no_grad():
@@ -61,9 +60,14 @@ def open_network(folder: Path) -> OpenedNetwork:
     return OpenedNetwork(network.eval(), tuple(Loaded(name=name, loader=loader, version=versions) for name in files))
 
 
-def _has_packed_zero_points(config: Mapping[str, Any]) -> bool:
-    groups = config["config_groups"].values()
-    return any(g["format"] == "pack-quantized" and not g["weights"]["symmetric"] for g in groups)
+def _opens_in_float_alone(config: Mapping[str, Any]) -> bool:
+    """Whether transformers 5.17 with compressed-tensors 0.20 needs to be told to make float weights while it loads.
+
+    Modules with packed weights have no place for zero points; and T5 looks for `weight` in modules that lack it then.
+    """
+    groups = config["quantization_config"]["config_groups"].values()
+    packed = [group for group in groups if group["format"] == "pack-quantized"]
+    return any(not group["weights"]["symmetric"] for group in packed) or bool(packed and config["model_type"] == "t5")
 
 
 def _is_read(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from tests.servers import ROOT, free_port
-from tests.service.processes import descendants, eventually, is_leader, working_folder
+from tests.service.processes import PATIENCE_SECONDS, descendants, eventually, is_leader, working_folder
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -42,9 +42,9 @@ class Running:
         answer: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
         return answer
 
-    def ended(self, job_id: str) -> dict[str, Any]:
+    def ended(self, job_id: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The job, when it has ended."""
-        return eventually(lambda: found if (found := self.job(job_id))["state"] in TERMINAL else None)
+        return eventually(lambda: found if (found := self.job(job_id))["state"] in TERMINAL else None, seconds)
 
     def in_phase(self, job_id: str, phase: str) -> dict[str, Any]:
         """The job, when it is seen in a phase."""

@@ -25,6 +25,8 @@ from tests.weights import PROJECTIONS, transformer
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SEED = 7
+LONGEST_QUEUE_SECONDS = 270.0
+"""All jobs wait for one slot: the last one, looked at alone, ends after all others."""
 LEAST_DB = 8.0
 """What the crudest recipe leaves of these networks by far."""
 ALIKE_DB = 30.0
@@ -128,7 +130,7 @@ def submitted(running: Running, uploads: Uploads) -> dict[Cell, str]:
 
 
 def done(running: Running, job_id: str) -> Done:
-    job = running.ended(job_id)
+    job = running.ended(job_id, LONGEST_QUEUE_SECONDS)
     assert (job["state"], job["error"]) == ("succeeded", None), job
     listed = {one["name"]: one for one in running.client.get(job["links"]["artifacts"]).json()}
     return Done(job, listed, {name: running.client.get(one["url"]).content for name, one in listed.items()})
