@@ -7,7 +7,7 @@ from torch import Tensor
 from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import CalibrationReport, SkippedLayer
-from quantization.sources.pages import release, trim
+from quantization.sources.pages import MappedFile, trim
 from quantization.sources.source import Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
 
@@ -34,8 +34,8 @@ class QuantizedLayer:
     weight_sqnr_db: float | None
     output: Activation | None = None
     """The grid at its outlet (`sources.outlets`), for formats that write results as integers too."""
-    mapped: bool = False
-    """Whether the numbers lie in a mapped file (`spilling`)."""
+    file: MappedFile | None = None
+    """Where the numbers lie, if they lie in a file (`spilling`)."""
 
     @property
     def dequantized_weight(self) -> Tensor:
@@ -59,10 +59,10 @@ class QuantizedLayer:
 
     def release(self) -> None:
         """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
-        if self.layer.stored is not None:
-            release(self.layer.weight)
-        if self.mapped:
-            release(self.weight)
+        for file in (self.layer.file, self.file):
+            if file is not None:
+                file.release()
+        if self.file is not None:
             trim()
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantization.layers import QuantizedLayer
-from quantization.sources.folder import mapped_tensors
+from quantization.sources.pages import map_file
 from quantization.tensor_files import save_tensors
 
 NUMBERS = "numbers"
@@ -13,4 +13,5 @@ NUMBERS = "numbers"
 def on_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
     """The layer with its numbers in a new file at `path`, which stays as long as they are needed. Raises OSError."""
     save_tensors({NUMBERS: layer.weight}, path, {})
-    return replace(layer, weight=mapped_tensors(path)[NUMBERS], mapped=True)
+    file = map_file(path)
+    return replace(layer, weight=file.tensors[NUMBERS], file=file)

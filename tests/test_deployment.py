@@ -66,11 +66,12 @@ def test_base_images_are_pinned_by_tag() -> None:
     assert all(":" in base and not base.endswith(":latest") for base in outside)
 
 
-def test_the_api_image_installs_no_torch() -> None:
+def test_the_api_image_installs_no_torch_unless_it_is_asked_to() -> None:
     (source,) = [rest for instruction, rest in stages()["api"] if instruction == "COPY" and "--from" in rest]
     origin = source.removeprefix("--from=").split()[0]
     installs = [rest for instruction, rest in stages()[origin] if instruction == "RUN" and "pip install" in rest]
-    assert [line.split()[-1] for line in installs] == ['".[api]"']
+    assert [line.split()[-1] for line in installs] == ['".[${API_EXTRAS}]"']
+    assert 'API_EXTRAS="api"' in [rest for instruction, rest in stages()[origin] if instruction == "ARG"]
 
 
 def test_every_installation_is_bounded_by_the_lock() -> None:

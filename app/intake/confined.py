@@ -21,16 +21,20 @@ MAX_HEAD_BYTES = 64 * 2**20
 
 def ask(
     program: str,
+    upload: Path,
     arguments: Sequence[str],
     sandbox: Mapping[str, Any],
     limits: Limits,
+    *,
     write: Callable[[bytes], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Start a program of `worker.child` in a folder of its own, pass on the bytes after its first line, and return the
-    facts that the line tells. Raises Invalid with the refusal that it tells; RuntimeError when the program breaks.
+    """Start a program of `worker.child` in a folder of its own beside the upload, where there is room for another.
+
+    Passes on the bytes after the program's first line, and returns the facts that the line tells. Raises Invalid with
+    the refusal that it tells instead; RuntimeError when the program breaks.
     """
     with (
-        TemporaryDirectory() as folder,
+        TemporaryDirectory(dir=upload.parent) as folder,
         subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.child", program, folder, json.dumps(sandbox), *arguments],
             stdin=subprocess.DEVNULL,

@@ -32,4 +32,4 @@ def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) 
         "required": [],  # as for the gate, which looked at every value before
         "reads": [str(path.resolve())],
     }
-    return ask("describe", [str(path.resolve())], sandbox, limits)
+    return ask("describe", path.resolve(), [str(path.resolve())], sandbox, limits)

@@ -19,8 +19,9 @@ def pass_gate(
     `kind`: "model" or "dataset"; `filename`: what the client calls the file. Raises Invalid with where, what and what
     to do; RuntimeError when the gate itself breaks. Memory here stays flat whatever the upload holds.
     """
-    upload = str(path.resolve())
-    return ask("gate", [kind, upload, limits.as_json(), filename], sandbox_for(kind, upload, limits), limits, write)
+    upload = path.resolve()
+    arguments = [kind, str(upload), limits.as_json(), filename]
+    return ask("gate", upload, arguments, sandbox_for(kind, str(upload), limits), limits, write=write)
 
 
 def sandbox_for(kind: str, upload: str, limits: Limits) -> dict[str, Any]:

@@ -9,6 +9,7 @@ before that: the time is behind the cutoff, and the sweep sees it, because commi
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -58,7 +59,15 @@ def _remove(root: Path, sha256: str, cutoff: int) -> int | None:
 
 
 def _drop_unfinished(path: Path, cutoff: int) -> bool:
-    """Remove an upload that nobody writes any more; a living writer holds a lock on its file, however slow it is."""
+    """Remove an upload that nobody writes any more; a living writer holds a lock on its file, however slow it is.
+
+    A folder is where the gate unpacked an upload, for less than the grace.
+    """
+    if path.is_dir():
+        if _time_ns(path) > cutoff:
+            return False
+        shutil.rmtree(path, ignore_errors=True)
+        return True
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mtime_ns > cutoff:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantization.errors import InvalidModel
 from quantization.folder_files import CARRIED, CONFIG_FILE, KINDS, kind_of
 from quantization.sources.finite import require_finite
-from quantization.sources.pages import map_file
+from quantization.sources.pages import MappedFile, map_file
 from quantization.weight_file import StoredTensor, open_tensors
 
 PACK_AGAIN = "Save the network with save_pretrained, and upload that folder."
@@ -42,10 +42,10 @@ class Folder:
         """Files that go out as they came in."""
         return sorted(path for path in self.path.iterdir() if kind_of(path.name) in CARRIED)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor, mapped from its file; a file is mapped once."""
-        files = sorted({tensor.path for tensor in self.stored.values()})
-        return {name: tensor for path in files for name, tensor in mapped_tensors(path).items()}
+    def mapped(self) -> dict[str, MappedFile]:
+        """Tensor name -> its file, mapped; a file is mapped once."""
+        files = {path: map_file(path) for path in sorted({tensor.path for tensor in self.stored.values()})}
+        return {name: files[tensor.path] for name, tensor in self.stored.items()}
 
     def require_finite(self) -> None:
         """Raises InvalidModel, naming the tensor, when a value is NaN or infinite. One block is in memory at a time."""
@@ -54,13 +54,13 @@ class Folder:
                 for block in tensor.blocks():
                     require_finite({name: nn.Parameter(block, requires_grad=False)})
 
-    def dtype_of(self, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         """What the network computes in: what config.json says, else the dtype of its first floating weight."""
         said = self.config.get("dtype")
         if said is not None:
             found: torch.dtype = getattr(torch, said)
             return found
-        return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+        return next((t.dtype for t in self.stored.values() if t.dtype.is_floating_point), torch.float32)
 
 
 def open_folder(path: Path) -> Folder:
@@ -86,15 +86,6 @@ def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             elif content is not None and KINDS["weights"].fullmatch(member.name):
                 shapes |= _shapes(content)
     return config, shapes
-
-
-def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, in one private mapping of it; the header is read, not mapped."""
-    storage = map_file(path)
-    return {
-        name: torch.asarray(storage[t.start : t.start + t.bytes], dtype=torch.uint8).view(t.dtype).reshape(t.shape)
-        for name, t in open_tensors(path).items()
-    }
 
 
 @contextmanager

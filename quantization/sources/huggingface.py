@@ -14,7 +14,7 @@ from quantization.sources.matching import match, tied_names
 from quantization.sources.module import ModuleSource, call_module, list_layers
 from quantization.sources.network_inputs import inputs_of
 from quantization.sources.networks import build, build_empty
-from quantization.sources.pages import release_after_use, trim
+from quantization.sources.pages import MappedFile, release_after_use, trim
 from quantization.sources.source import Layer, distinct_bytes
 from quantization.weight_file import StoredTensor
 
@@ -47,17 +47,17 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     network = build(folder.config)
     folder.require_finite()
     trim()
-    stored = folder.tensors()
-    dtype = folder.dtype_of(stored)
-    tensors = {name: stored[place] for name, place in names.items()}
+    dtype, mapped = folder.dtype(), folder.mapped()
+    tensors = {name: mapped[stored].tensors[stored] for name, stored in names.items()}
     cast = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point() and t.dtype != dtype}
     tensors |= cast  # as from_pretrained does
     _assign(network, tensors)
     module = network.to(device)
-    kept = tensors.keys() - cast.keys() if device == "cpu" else set()
-    files = {name: folder.stored[names[name]] for name in kept}
-    layers = tuple(_layers(module, files))  # before any hook: a module with hooks is no plain layer
-    release_after_use(module.modules(), {id(p) for name, p in module.named_parameters() if name in files})
+    in_files = tensors.keys() - cast.keys() if device == "cpu" else set()
+    files = {name: mapped[names[name]] for name in in_files}
+    stored = {name: folder.stored[names[name]] for name in in_files}
+    layers = tuple(_layers(module, stored, files))  # before any hook: a module with hooks is no plain layer
+    release_after_use(module.modules(), {id(p): files[n] for n, p in module.named_parameters() if n in files})
     return HuggingFaceSource(
         module=module,
         layers=layers,
@@ -69,7 +69,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         inputs=inputs_of(network),
         folder=folder,
         dtype=dtype,
-        files=files,
+        files=stored,
         stored_names=names,
     )
 
@@ -79,7 +79,7 @@ def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, 
     config, shapes = look_into(path)
     network = build_empty(config)
     match(network, shapes)
-    return inputs_of(network), _layers(network, {}), dict(network.named_parameters(remove_duplicate=False))
+    return inputs_of(network), _layers(network, {}, {}), dict(network.named_parameters(remove_duplicate=False))
 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -95,7 +95,7 @@ def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             (place._parameters if first in parameters else place._buffers)[leaf] = value
 
 
-def _layers(network: nn.Module, files: Mapping[str, StoredTensor]) -> Iterator[Layer]:
+def _layers(network: nn.Module, stored: Mapping[str, StoredTensor], files: Mapping[str, MappedFile]) -> Iterator[Layer]:
     """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
     found = list(list_layers(network))
     elsewhere = {
@@ -112,4 +112,5 @@ def _layers(network: nn.Module, files: Mapping[str, StoredTensor]) -> Iterator[L
         elif id(layer.module._parameters["weight"]) in elsewhere:
             yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
         else:
-            yield replace(layer, scale_dtype=layer.weight.dtype, stored=files.get(str(layer.weight_name)))
+            name = str(layer.weight_name)
+            yield replace(layer, scale_dtype=layer.weight.dtype, stored=stored.get(name), file=files.get(name))

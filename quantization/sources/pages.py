@@ -1,12 +1,12 @@
 """Memory given back after use: a large model stays on the disk, and memory holds what is computed with.
 
-A tensor that safetensors reads lies in a private mapping of its file, whose pages count as this process's memory once
-they were touched. Nothing here ever writes to one, so a page that is given back is read again when it is needed.
+A file of tensors is mapped privately: its pages count as this process's memory once they were touched. Nothing here
+ever writes to one, so a page that is given back is read again when it is needed.
 """
 
 import ctypes
-import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,53 +14,51 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from quantization.weight_file import open_tensors
+
 _DONTNEED = 4
 _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-_mappings: dict[int, int] = {}
-"""First address -> end of every file that was mapped here."""
+@dataclass(frozen=True)
+class MappedFile:
+    """A safetensors file in memory, and its tensors by name; it stays mapped as long as this is there."""
+
+    storage: torch.UntypedStorage
+    tensors: Mapping[str, Tensor]
+
+    def release(self) -> None:
+        """Give back its pages. All of them, because a system may bring in many more than were touched."""
+        _libc.madvise(self.storage.data_ptr(), self.storage.nbytes(), _DONTNEED)
 
 
-def map_file(path: Path) -> torch.UntypedStorage:
-    """Map a file into memory, privately: nothing is read before it is touched. Raises RuntimeError when it can't be."""
+def map_file(path: Path) -> MappedFile:
+    """Map a file, but for its header. Raises RuntimeError when it can't be, InvalidModel when it is no such file."""
     storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
-    start, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
-    for other in [other for other, its_end in _mappings.items() if other < end and start < its_end]:
-        del _mappings[other]  # it is gone: two mappings have no address in common
-    _mappings[start] = end
-    _libc.madvise(start, end - start, _DONTNEED)  # some systems bring the first pages in at once
-    return storage
+    tensors = {
+        name: torch.asarray(storage[t.start : t.start + t.bytes], dtype=torch.uint8).view(t.dtype).reshape(t.shape)
+        for name, t in open_tensors(path).items()
+    }
+    mapped = MappedFile(storage, tensors)
+    mapped.release()  # some systems bring the first pages in at once
+    return mapped
 
 
-def release(tensor: Tensor) -> None:
-    """Give back all pages of the file that a tensor lies in; those that are needed again are read again.
+def release_after_use(modules: Iterable[nn.Module], files: Mapping[int, MappedFile]) -> None:
+    """Let each module give its parameters back after every call; `files`: where they lie, by the parameter's id."""
+    for module in modules:
+        own = {id(f): f for p in module._parameters.values() if (f := files.get(id(p))) is not None}
+        if own:
+            module.register_forward_hook(partial(_give_back, list(own.values())))
 
-    All of them, because a system may bring in many more than were touched. Raises StopIteration for a tensor that lies
-    in no file.
-    """
-    if tensor.device.type != "cpu" or not tensor.numel():
-        return
-    place = tensor.data_ptr()
-    start, end = next((start, end) for start, end in _mappings.items() if start <= place < end)
-    _libc.madvise(start // mmap.PAGESIZE * mmap.PAGESIZE, end - start, _DONTNEED)
+
+def _give_back(files: Iterable[MappedFile], *_: object) -> None:
+    for file in files:
+        file.release()
 
 
 def trim() -> None:
     """Give back what was freed: glibc keeps it in its heap as long as one small block above it (a scale, say) stays."""
     if hasattr(_libc, "malloc_trim"):  # glibc has it
         _libc.malloc_trim(0)
-
-
-def release_after_use(modules: Iterable[nn.Module], mapped: set[int]) -> None:
-    """Let each module give back its own parameters after every call; `mapped`: ids of parameters that lie in files."""
-    for module in modules:
-        own = [p for p in module._parameters.values() if p is not None and id(p) in mapped]
-        if own:
-            module.register_forward_hook(partial(_give_back, own))
-
-
-def _give_back(parameters: Sequence[Tensor], *_: object) -> None:
-    for parameter in parameters:
-        release(parameter)

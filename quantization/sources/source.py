@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from quantization.report import SkipReason
 from quantization.samples import Input
+from quantization.sources.pages import MappedFile
 from quantization.weight_file import StoredTensor
 
 LayerKind = Literal[
@@ -46,7 +47,9 @@ class Layer:
     outlet: nn.Module | None = None
     """What the values of a convolution pass through as they leave it (see `outlets`); programs alone have it."""
     stored: StoredTensor | None = None
-    """Where the weight lies, if it lies in a file: it can be read block by block, and its pages be given back."""
+    """Where the weight lies, if it lies in a file: it can be read block by block."""
+    file: MappedFile | None = None
+    """That file, mapped: its pages can be given back."""
 
     @property
     def output_axis(self) -> int:

@@ -194,3 +194,12 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def test_where_the_gate_unpacked_is_removed_once_it_is_old(local: LocalStorage, root: Path) -> None:
+    for name in ("old", "new"):
+        (root / "tmp" / name).mkdir()
+        (root / "tmp" / name / "0.json").touch()
+    age(root / "tmp" / "old")
+    assert local.sweep(DAY, nothing) == Swept(0, 0, unfinished=1)
+    assert [path.name for path in (root / "tmp").iterdir()] == ["new"]

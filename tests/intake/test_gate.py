@@ -39,6 +39,6 @@ def test_it_reads_the_upload_and_no_other_file(tmp_path: Path) -> None:
         path.write_bytes(b"hello")
     sandbox = sandbox_for("model", str(upload), Limits())
     with pytest.raises(Invalid, match=r"not a torch\.export archive"):
-        ask("gate", ["model", str(upload), Limits().as_json(), ""], sandbox, Limits())
+        ask("gate", upload, ["model", str(upload), Limits().as_json(), ""], sandbox, Limits())
     with pytest.raises(RuntimeError, match="gate ended with 1"):
-        ask("gate", ["model", str(other), Limits().as_json(), ""], sandbox, Limits())
+        ask("gate", upload, ["model", str(other), Limits().as_json(), ""], sandbox, Limits())
