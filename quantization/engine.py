@@ -97,7 +97,7 @@ def quantize_source(
     layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints, scratch)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
-    return Quantized(source, recipe, layers, planned.skipped, calibration, versions())
+    return Quantized(source, recipe, layers, planned.skipped, calibration, versions(source.libraries))
 
 
 def without_idle(planned: Plan, profile: Profile) -> Plan:

@@ -18,6 +18,7 @@ from quantization.calibration import Step, collect
 from quantization.checkpoints import Checkpoints
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.deaths import death_by
+from quantization.defaults import complete
 from quantization.engine import Plan, plan, quantize_source
 from quantization.errors import QuantizationError
 from quantization.evaluation import choose_samples, evaluate
@@ -80,6 +81,10 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
         source = open_source(folder / spec.model, spec.format, spec.device)
+        if spec.format == "huggingface":  # a job of the service says all of it; one by hand may not
+            spec = spec.model_copy(
+                update={"recipe": complete(spec.recipe, spec.format, [n.name for n in source.layers])}
+            )
         wanted = formats_of(spec.recipe, spec.format)
         require_writers(source, wanted)
         batch_size = spec.recipe.calibration.batch_size

@@ -81,6 +81,8 @@ class Source:
     device: str = "cpu"
     changing: Mapping[str, Tensor] = field(default_factory=dict)
     """Buffers that a forward pass changes, as uploaded."""
+    libraries: tuple[str, ...] = ()
+    """Optional packages that had a part in it: their versions are kept with the result."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """One forward pass of one batch, its tensors in the order of the model's inputs."""

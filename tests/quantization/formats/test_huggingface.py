@@ -61,11 +61,11 @@ def quantized_network(made: Network, folder: Path, **wishes: Any) -> Quantized:
 @contextmanager
 def computing_quantized(layers: list[QuantizedLayer]) -> Iterator[None]:
     """Let the float network compute with quantized weights and inputs, as our own leaves do."""
-    handles, weights = [], {}
+    handles, weights = [], []
     for layer in layers:
         module = layer.layer.module
         assert module is not None
-        weights[layer.layer.name] = module.weight
+        weights.append((module, module.weight))
         module.weight = torch.nn.Parameter(layer.dequantized_weight.to(layer.layer.weight.dtype), requires_grad=False)
         if layer.activation is not None:
             grid = layer.activation.affine
@@ -77,6 +77,8 @@ def computing_quantized(layers: list[QuantizedLayer]) -> Iterator[None]:
     yield
     for handle in handles:
         handle.remove()
+    for module, weight in weights:
+        module.weight = weight
 
 
 def outputs_of(source: HuggingFaceSource, inputs: dict[str, Tensor]) -> list[Tensor]:
