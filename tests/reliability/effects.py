@@ -36,6 +36,7 @@ PARTS = (
     (re.compile(r"spare-\w+"), "spare"),
     (re.compile(r"job_[0-9a-f]+"), "job"),
     (re.compile(r"tmp/[0-9a-f]{32}"), "tmp/*"),
+    (re.compile(r"tmp/tmp\w+"), "tmp/folder"),
     (re.compile(r"[0-9a-f]{64}"), "*"),
     (re.compile(r"blobs/[0-9a-f]{2}/[0-9a-f]{2}"), "blobs/../.."),
     (re.compile(r"blobs/[0-9a-f]{2}"), "blobs/.."),

@@ -36,8 +36,9 @@ REMOVE = ["remove in scratch", "remove in scratch"]
 STEPS = {
     "upload": [
         *("open tmp/*", "lock tmp/*", "write tmp/*"),
-        *BEGIN_BLOB,
-        *("mkdir blobs/..", *END_BLOB),
+        *("open tmp/*", "lock tmp/*"),
+        *("mkdir tmp/folder", "start in tmp/folder", "write tmp/*", "remove tmp/folder"),
+        *("fsync", "chmod tmp/*", "mkdir blobs/..", *END_BLOB),
         *("INSERT models", "COMMIT", "remove tmp/*", "answer"),
     ],
     "submit": ["INSERT jobs", "INSERT job_tags", "UPDATE jobs", "INSERT job_events", "COMMIT", "answer"],
