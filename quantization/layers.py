@@ -1,6 +1,6 @@
 """What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -52,10 +52,15 @@ class QuantizedLayer:
         return stored
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of what is stored in place of the float weight, by name; no number is read for it."""
+        outline = replace(self, weight=self.weight.to("meta"))
+        return {name: tensor.nbytes for name, tensor in outline.tensors.items()}
+
+    @property
     def bytes(self) -> int:
         """Bytes of what is stored for this layer, the float bias included."""
-        stored = [*self.tensors.values(), *([] if self.layer.bias is None else [self.layer.bias])]
-        return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+        return sum(self.sizes.values()) + (0 if self.layer.bias is None else self.layer.bias.nbytes)
 
     def release(self) -> None:
         """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
@@ -91,5 +96,5 @@ class Quantized:
     @property
     def bytes(self) -> int:
         """Bytes of everything that is stored, what several names share counted once."""
-        sizes = {name: t.nbytes for layer in self.layers for name, t in layer.tensors.items()}  # one layer at a time
+        sizes = {name: size for layer in self.layers for name, size in layer.sizes.items()}
         return distinct_bytes(self.kept.values()) + sum(sizes.values())
