@@ -59,7 +59,7 @@ def stored_weights(path: Path) -> tuple[Stored, ...]:
 
 def plan_weights(path: Path) -> Plan[Weights]:
     """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
-    stored = read_stored(path, _weights_refused)
+    stored = stored_weights(path)
     facts = _weights(stored)
     _check_values(stored, _weights_refused, _non_finite_weights)
     return Plan(facts, stored)
