@@ -19,7 +19,8 @@ from typing import Literal
 from pydantic import Field
 
 from quantization.artifacts import SourceFormat
-from quantization.recipe import Frozen, Recipe
+from quantization.frozen import Frozen
+from quantization.recipe import Recipe
 
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
 

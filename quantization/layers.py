@@ -23,8 +23,21 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Outliers:
+    """Input channels that stay in float: y += x[..., channels] · weightᵀ, of x as the float layer is given it."""
+
+    channels: Tensor
+    """int64 [k]"""
+    weight: Tensor
+    """[out, k] in the layer's own dtype; the same columns of the numbers mean 0."""
+
+
+@dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer with its weight [out, ...] as numbers of the recipe's dtype, on their grid (None for a cast)."""
+    """A layer with its weight [out, ...] as numbers of the recipe's dtype, on their grid (None for a cast).
+
+    y = layer(x̂, ŵ) + bias [+ outliers], x̂ = x · pre_quant_scale on the activation's grid.
+    """
 
     layer: Layer
     settings: WeightSettings
@@ -36,6 +49,13 @@ class QuantizedLayer:
     """The grid at its outlet (`sources.outlets`), for formats that write results as integers too."""
     file: MappedFile | None = None
     """Where the numbers lie, if they lie in a file (`spilling`)."""
+    bias: Tensor | None = None
+    """[out] in place of the layer's own bias, or where it has none; None leaves it."""
+    pre_quant_scale: Tensor | None = None
+    """float32 [in]: the input is multiplied by it before its grid, and the weight was divided by it."""
+    scaled_by: str | None = None
+    """The normalization whose weight and bias carry `pre_quant_scale`, so that nothing multiplies; None: a product."""
+    outliers: Outliers | None = None
 
     @property
     def dequantized_weight(self) -> Tensor:

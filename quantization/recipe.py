@@ -6,8 +6,11 @@ not in the types, so a recipe that validates is a recipe that runs. Unknown keys
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints, model_validator
+
+from quantization.algorithm_settings import NEEDS_SAMPLES, AlgorithmSettings
+from quantization.frozen import Frozen, refusal
+from quantization.target import Target
 
 DEFAULT_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_SAMPLES = 128
@@ -23,15 +26,6 @@ FormatName = Literal["safetensors", "pt2", "onnx", "huggingface"]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _refusal(reason: str) -> PydanticCustomError:
-    """A combination that makes no sense, in words that may reach the user."""
-    return PydanticCustomError("combination", "{reason}", {"reason": reason})
 
 
 class MinMaxObserver(Frozen):
@@ -93,15 +87,15 @@ class WeightSettings(Frozen):
     def _make_sense(self) -> Self:
         plain = WeightSettings.model_construct(dtype=self.dtype)
         if self.dtype in CASTS and self != plain:
-            raise _refusal(f"{self.dtype} is a cast: it has no scheme, granularity, axis, group_size or observer")
+            raise refusal(f"{self.dtype} is a cast: it has no scheme, granularity, axis, group_size or observer")
         if self.dtype == "float8_e4m3" and (self.scheme != "symmetric" or self.granularity == "per_group"):
-            raise _refusal("float8_e4m3 weights are symmetric, per_channel or per_tensor")
+            raise refusal("float8_e4m3 weights are symmetric, per_channel or per_tensor")
         if self.dtype == "int4" and self.granularity != "per_group":
-            raise _refusal("int4 weights need granularity per_group: sixteen levels are too few for a channel")
+            raise refusal("int4 weights need granularity per_group: sixteen levels are too few for a channel")
         if self.granularity != "per_group" and self.group_size is not None:
-            raise _refusal("group_size belongs to granularity per_group")
+            raise refusal("group_size belongs to granularity per_group")
         if self.granularity != "per_channel" and self.axis is not None:
-            raise _refusal("axis belongs to granularity per_channel")
+            raise refusal("axis belongs to granularity per_channel")
         return self
 
 
@@ -124,9 +118,9 @@ class ActivationSettings(Frozen):
     @model_validator(mode="after")
     def _make_sense(self) -> Self:
         if self.dtype == "float8_e4m3" and self.scheme != "symmetric":
-            raise _refusal("float8_e4m3 activations are symmetric")
+            raise refusal("float8_e4m3 activations are symmetric")
         if self.dtype == "float8_e4m3" and self.observer.kind == "mse":
-            raise _refusal("the mse observer needs evenly spaced numbers, and float8_e4m3 has none")
+            raise refusal("the mse observer needs evenly spaced numbers, and float8_e4m3 has none")
         return self
 
 
@@ -153,9 +147,9 @@ class Pair(Frozen):
             return self
         dtype = self.weights.dtype
         if dtype in WEIGHT_ONLY:
-            raise _refusal(f"{dtype} weights are weight-only: set activations to null")
+            raise refusal(f"{dtype} weights are weight-only: set activations to null")
         if (dtype == "float8_e4m3") != (self.activations.dtype == "float8_e4m3"):
-            raise _refusal("float8_e4m3 goes with float8_e4m3 or null, integers with integers or null")
+            raise refusal("float8_e4m3 goes with float8_e4m3 or null, integers with integers or null")
         return self
 
 
@@ -189,6 +183,13 @@ class Recipe(Pair):
     include: Names = ("*",)
     exclude: Names = ()
     overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
+    algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
+    """Tried in their order; one stays only where the SQNR on samples kept out of calibration rises."""
+    target: Target | None = None
+    sensitivity: bool = False
+    """Whether the report says how much of the whole model's noise each layer makes."""
+    mode: Literal["quantize", "recommend"] = "quantize"
+    """recommend: decide everything, write no model, and give the plan as a recipe."""
     calibration: CalibrationSettings = CalibrationSettings()
     validation: ValidationSettings = ValidationSettings()
     formats: tuple[FormatName, ...] | None = None
@@ -201,5 +202,12 @@ class Recipe(Pair):
 
     @property
     def needs_dataset(self) -> bool:
-        """Activation ranges come from samples; weight ranges come from the weights."""
-        return any(pair.weights is not None and pair.activations is not None for pair in (self, *self.overrides))
+        """Activation ranges and what algorithms know come from samples; weight ranges come from the weights."""
+        return self.searches or any(
+            pair.weights is not None and pair.activations is not None for pair in (self, *self.overrides)
+        )
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is decided by running the quantized model on samples."""
+        return self.sensitivity or self.target is not None or any(a.kind in NEEDS_SAMPLES for a in self.algorithms)
