@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from examples import digits
-from quantization.calibration import collect
-from quantization.engine import plan, quantize_source
+from quantization.calibration import Wanted, collect
+from quantization.engine import quantize_source
 from quantization.formats.program import quantized_program
+from quantization.planning import plan
 from quantization.profile import Profile
 from quantization.recipe import Recipe
 from quantization.samples import Samples, open_samples
@@ -58,8 +59,8 @@ def print_costs(source: ProgramSource, samples: Samples) -> Profile:
     names = {layer.name for layer in source.layers}
     works: dict[str, Callable[[], object]] = {
         "float": lambda: float_pass(source, samples),
-        "ranges": lambda: collect(source, source.layers, samples, _silent, set()),
-        "histograms": lambda: collect(source, source.layers, samples, _silent, names),
+        "ranges": lambda: collect(source, source.layers, samples, _silent, Wanted()),
+        "histograms": lambda: collect(source, source.layers, samples, _silent, Wanted(names)),
     }
     float_pass(source, samples)
     rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(ROUNDS)]
@@ -67,7 +68,7 @@ def print_costs(source: ProgramSource, samples: Samples) -> Profile:
     for name in works:
         ratio = statistics.median(taken[name] / taken["float"] for taken in rounds)
         print(f"  {name:12}{ratio:6.2f} float passes {statistics.median(taken[name] for taken in rounds):9.3f} s")
-    return collect(source, source.layers, samples, _silent, names)
+    return collect(source, source.layers, samples, _silent, Wanted(names))
 
 
 class Truth:

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from quantization.checkpoints import Checkpoints
-from quantization.engine import quantize_layer
 from quantization.finished import FinishedLayers
 from quantization.folder import JobSpec
+from quantization.laying import quantize_layer
 from quantization.passes import Pass
 from quantization.recipe import WeightSettings
 from quantization.selection import Choice

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from quantization.engine import plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.formats import WRITERS
+from quantization.planning import plan
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.sources import open_source

@@ -63,10 +63,22 @@ class BiasCorrection(Frozen):
     kind: Literal["bias_correction"] = "bias_correction"
 
 
+class MixedPrecision(Frozen):
+    """Leaves in float what makes over `min_ratio` times more noise than work (shares of the model's noise and of its
+    multiply-accumulates), at most `max_share` of the work, until the model is predicted to reach `until_db`."""
+
+    kind: Literal["mixed_precision"] = "mixed_precision"
+    min_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1.5
+    max_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
+    until_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] = 40.0
+
+
 AlgorithmSettings = Annotated[
-    FoldNormalization | MseClipping | Smoothing | OutlierSplit | Gptq | Awq | BiasCorrection,
+    FoldNormalization | MseClipping | Smoothing | OutlierSplit | Gptq | Awq | BiasCorrection | MixedPrecision,
     Field(discriminator="kind"),
 ]
 
-NEEDS_SAMPLES = ("mse_clipping", "smoothing", "outlier_split", "gptq", "awq", "bias_correction")
+NEEDS_SAMPLES = ("mse_clipping", "smoothing", "outlier_split", "gptq", "awq", "bias_correction", "mixed_precision")
 """All but those that change nothing but the form of the float model."""
+NEEDS_HISTOGRAMS = ("mse_clipping",)
+NEEDS_CHANNELS = ("smoothing", "outlier_split", "awq")

@@ -5,25 +5,28 @@ Where a format writes what a convolution gives as integers too, the same pass wa
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantization.affine import grid_for
+from quantization.algorithm_settings import NEEDS_CHANNELS, NEEDS_HISTOGRAMS
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidProfile, InvalidSamples
 from quantization.layers import Activation
 from quantization.observers import observer_for
 from quantization.observers.observer import Target
 from quantization.passes import Pass
+from quantization.presets import pieces_of
 from quantization.profile import CALIBRATE_AGAIN, Profile
-from quantization.recipe import ActivationSettings
+from quantization.recipe import ActivationSettings, Recipe
 from quantization.samples import Batches
-from quantization.selection import Choice
+from quantization.selection import Choice, is_meant
 from quantization.sources.source import Layer, Source
 from quantization.statistics import Collector
+from quantization.watching import watched
 
 Step = Callable[[int, int], None]
 """Called with (done, total) after each batch or layer."""
@@ -34,20 +37,40 @@ LATE_GROWTH = 0.25
 """Share of a range that may come with the last quarter of the batches; more is worth a warning."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a pass looks at beside ranges: histograms and single channels, by layer name, and outlets."""
+
+    histograms: Collection[str] = ()
+    channels: Collection[str] = ()
+    outputs: bool = False
+    """Whether the outlets of layers are watched as their inputs are, where they have one."""
+
+
+def everything(layers: Iterable[Layer]) -> Wanted:
+    """All that any recipe may ask for."""
+    names = {layer.name for layer in layers}
+    return Wanted(names, names, outputs=True)
+
+
 def calibrate(
     source: Source,
     choices: Sequence[Choice],
+    recipe: Recipe,
     samples: Batches,
     step: Step,
     *,
-    outputs: bool = False,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """The statistics that the observers of these choices need; those of outlets are under `outlet_name`."""
+    """The statistics that the recipe's observers and algorithms need of these choices."""
+    pieces = pieces_of(recipe)
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
-    layers = [choice.layer for choice in choices if choice.layer.name in wishes]
     histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
-    return collect(source, layers, samples, step, histograms, outputs=outputs, checkpoints=checkpoints)
+    histograms |= {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_HISTOGRAMS)}
+    channels = {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_CHANNELS)}
+    layers = [choice.layer for choice in choices if choice.layer.name in {*wishes, *channels}]
+    wanted = Wanted(histograms, channels, outputs=recipe.needs_outputs)
+    return collect(source, layers, samples, step, wanted, checkpoints=checkpoints)
 
 
 def collect(
@@ -55,31 +78,24 @@ def collect(
     layers: Sequence[Layer],
     samples: Batches,
     step: Step,
-    histograms: Collection[str],
+    wanted: Wanted,
     *,
-    outputs: bool = False,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """Statistics of the inputs of `layers`, with histograms for the names in `histograms`, in one pass.
-
-    `outputs`: those of their outlets too, where they have one.
+    """Statistics of the inputs of `layers`, and what else is wanted, in one pass. Padding stays out (`masking`).
 
     Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
     there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.
     """
-    modules = {layer.name: layer.module for layer in layers if layer.module is not None}
-    collectors = {name: Collector(histogram=name in histograms) for name in modules}
-    for layer in layers:
-        if outputs and layer.outlet is not None:
-            modules[outlet_name(layer.name)] = layer.outlet
-            collectors[outlet_name(layer.name)] = Collector(histogram=layer.name in histograms)
+    modules, collectors = _collectors(layers, wanted)
     checkpoints.begin()
     progress = Pass(source, collectors)
     progress.resume(checkpoints)
     if progress.done:
         step(progress.done, len(samples))
-    with torch.no_grad(), _watched(modules, collectors):
+    with torch.no_grad(), watched(modules, {name: collectors[name].observe for name in modules}) as look:
         for batch in progress.remaining(samples):
+            look.at(batch)
             source.run(batch)
             progress.done += 1
             if checkpoints.due:
@@ -90,6 +106,18 @@ def collect(
     source.reset()
     seen = {name: collector.statistics() for name, collector in collectors.items() if collector.count}
     return Profile(seen, samples.count, len(samples), samples.batch_size)
+
+
+def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.Module], dict[str, Collector]]:
+    """Modules to watch, and what watches each; outlets are under `outlet_name`."""
+    modules = {layer.name: layer.module for layer in layers if layer.module is not None}
+    axes = {layer.name: layer.channel_axis for layer in layers if layer.name in wanted.channels}
+    collectors = {n: Collector(histogram=n in wanted.histograms, channel_axis=axes.get(n)) for n in modules}
+    for layer in layers:
+        if wanted.outputs and layer.outlet is not None:
+            modules[outlet_name(layer.name)] = layer.outlet
+            collectors[outlet_name(layer.name)] = Collector(histogram=layer.name in wanted.histograms)
+    return modules, collectors
 
 
 def outlet_name(layer: str) -> str:
@@ -134,24 +162,6 @@ def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
         share = f"{LATE_GROWTH:.0%}".replace("%", " %")
         spots.append(f"still_moving: ranges that grew by over {share} in the last quarter: {len(moving)} ({worst}).")
     return spots
-
-
-@contextmanager
-def _watched(modules: Mapping[str, nn.Module], collectors: Mapping[str, Collector]) -> Iterator[None]:
-    """Hooks that show each module's input to its collector."""
-
-    def hook_for(collector: Collector) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            collector.observe(arguments[0])
-
-        return observe
-
-    handles = [module.register_forward_pre_hook(hook_for(collectors[name])) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:

@@ -1,69 +1,30 @@
-"""The engine: plan, calibrate, quantize. It knows sources by their leaves and formats not at all."""
+"""The engine: calibrate, quantize, search. It knows sources by their leaves and formats not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from quantization.affine import Affine
 from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
-from quantization.errors import InvalidRecipe, InvalidSamples
 from quantization.finished import FinishedLayers
 from quantization.folder import Phase
-from quantization.layers import Activation, Quantized, QuantizedLayer
+from quantization.layers import Activation, Decisions, Quantized, QuantizedLayer
+from quantization.laying import quantize_layer
+from quantization.planning import Plan, without_idle
+from quantization.presets import pieces_of
 from quantization.profile import Profile
-from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
+from quantization.recipe import Recipe
 from quantization.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
-from quantization.samples import Batches, Samples
-from quantization.selection import Choice, select
+from quantization.searching import Drop, Material, search
+from quantization.selection import Choice, is_meant
 from quantization.sources.source import Source
 from quantization.spilling import on_disk
-from quantization.sqnr import Noise
 from quantization.versions import versions
-from quantization.weights import by_rows, decode, encode, joined
 
 Report = Callable[[Phase, int, int], None]
 """Called with (phase, done, total)."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be done, decided from the recipe, the layers and the sample count alone."""
-
-    choices: list[Choice]
-    skipped: list[SkippedLayer]
-    calibration: Batches | None
-    held_out: Samples | None
-
-
-def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:
-    """Choose layers and split samples. Raises InvalidRecipe, or InvalidSamples when activations need samples."""
-    choices, skipped = select(source.layers, recipe)
-    if samples is None and any(choice.activations is not None for choice in choices):
-        raise InvalidSamples(
-            "dataset_required",
-            "Static activation ranges come from calibration samples, and the job has no dataset.",
-            'Give the job a dataset, or a recipe with "activations": null.',
-        )
-    calibration, held_out = (None, None) if samples is None else split(samples, recipe.calibration.samples)
-    return Plan(choices, skipped, calibration, held_out)
-
-
-def split(samples: Samples, wanted: int | None) -> tuple[Samples, Samples | None]:
-    """Rows to calibrate with, and the rows kept out for evaluation (None when nothing is left).
-
-    Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and a quarter of the rows stays out if there are eight or more.
-    """
-    rows = samples.stop
-    if wanted is None:
-        wanted = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if rows >= 8 else rows)
-    cut = min(max(wanted, samples.smallest_batch), rows)
-    rest = samples.between(cut, rows)
-    return samples.between(0, cut), rest if len(rest) else None
 
 
 def quantize_source(
@@ -75,47 +36,54 @@ def quantize_source(
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     scratch: Path | None = None,
+    drop_of: Drop | None = None,
 ) -> Quantized:
     """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
 
     `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
+    `drop_of`: what a target's metric loses with such layers.
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
     # 1. activations: one pass over the calibration samples
-    static = [choice for choice in planned.choices if choice.activations is not None]
-    if not static or planned.calibration is None:
+    if not _watched(recipe, planned) or planned.calibration is None:
         profile = None
     elif profile is None:
-        samples, step = planned.calibration, partial(report, "calibrating")
-        profile = calibrate(source, static, samples, step, outputs=recipe.needs_outputs, checkpoints=checkpoints)
+        samples, told = planned.calibration, partial(report, "calibrating")
+        profile = calibrate(source, _watched(recipe, planned), recipe, samples, told, checkpoints=checkpoints)
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)
-        static = [choice for choice in planned.choices if choice.activations is not None]
+    static = [choice for choice in planned.choices if choice.activations is not None]
     activations = {} if profile is None else static_grids(static, profile)
     outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
-    layers = quantize_layers(planned.choices, activations, partial(report, "quantizing"), checkpoints, scratch)
+    total = len(planned.choices) + (len(pieces_of(recipe)) if planned.gate is not None else 0)
+
+    def step(done: int, _: int) -> None:
+        report("quantizing", done, total)
+
+    layers = quantize_layers(planned.choices, activations, step, checkpoints, scratch)
+    # 3. what running the quantized model decides
+    decisions = Decisions()
+    if planned.gate is not None and planned.calibration is not None:
+        material, done = Material(planned.calibration, planned.gate, profile, drop_of), count(len(layers) + 1)
+        layers, decisions = search(source, recipe, material, layers, lambda: report("quantizing", next(done), total))
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
-    return Quantized(source, recipe, layers, planned.skipped, calibration, versions(source.libraries))
+    skipped = [*planned.skipped, *_left_in_float(planned, layers)]
+    return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
 
 
-def without_idle(planned: Plan, profile: Profile) -> Plan:
-    """The plan without layers that no calibration sample reached: they have no range, and stay in float.
+def _watched(recipe: Recipe, planned: Plan) -> list[Choice]:
+    """Layers whose inputs matter: those with a grid there, and those whose weights are scaled by them."""
+    pieces = pieces_of(recipe)
+    return [c for c in planned.choices if c.activations is not None or is_meant(c.layer, pieces, ("awq",))]
 
-    Raises InvalidRecipe when nothing is left.
-    """
-    idle = {c.layer.name for c in planned.choices if c.activations is not None} - set(profile.layers)
-    choices = [choice for choice in planned.choices if choice.layer.name not in idle]
-    if not choices:
-        raise InvalidRecipe(
-            "nothing_to_quantize",
-            "The recipe leaves every layer in float: never_ran.",
-            "Give calibration samples that reach the selected layers.",
-        )
-    left = [c.layer for c in planned.choices if c.layer.name in idle]
-    skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in left]
-    return replace(planned, choices=choices, skipped=[*planned.skipped, *skipped])
+
+def _left_in_float(planned: Plan, layers: Sequence[QuantizedLayer]) -> list[SkippedLayer]:
+    """Chosen layers that came out in float after all."""
+    own = {layer.layer.name for layer in layers}
+    left = [choice.layer for choice in planned.choices if choice.layer.name not in own]
+    return [SkippedLayer(name=layer.name, type=layer.type, reason="mixed_precision") for layer in left]
 
 
 def quantize_layers(
@@ -144,23 +112,6 @@ def quantize_layers(
         layers.append(layer)
     finished.close()
     return layers
-
-
-def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
-    """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
-    noise, stored = Noise(), choice.layer.stored
-    axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-    parts: list[Tensor] = []
-    grids: list[Affine] = []
-    whole = stored is None or not by_rows(choice.weights, axis)
-    for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
-        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
-        noise.add(block, decode(numbers, affine))
-        parts.append(numbers)
-        grids.extend([] if affine is None else [affine])
-    if len(parts) > 1:
-        numbers, affine = torch.cat(parts), joined(grids) if grids else None
-    return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
 
 
 def _calibration_report(profile: Profile | None, names: list[str]) -> CalibrationReport:

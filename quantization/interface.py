@@ -17,13 +17,14 @@ from torch.export import ExportedProgram
 from quantization.artifacts import formats_of
 from quantization.calls import MAX_HELD_OUT_CALLS, Calls, Stream, read_call, reader_for
 from quantization.clock import Clock, peak_memory_bytes
-from quantization.engine import Plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.errors import InvalidSamples, Unsupported
 from quantization.evaluation import Reader, evaluate
 from quantization.folder import REPORT_FILE, Progress
 from quantization.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
 from quantization.keywords import Types, resolve
 from quantization.loadback import second_process
+from quantization.planning import Plan
 from quantization.profiling import profile_at
 from quantization.progress import Callback, shown
 from quantization.quantized_model import QuantizedModel, open_saved

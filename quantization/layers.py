@@ -1,12 +1,14 @@
 """What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor
 
 from quantization.affine import Affine
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
-from quantization.report import CalibrationReport, SkippedLayer
+from quantization.report import AlgorithmReport, CalibrationReport, SkippedLayer, TargetReport
 from quantization.sources.pages import MappedFile, trim
 from quantization.sources.source import Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
@@ -56,6 +58,8 @@ class QuantizedLayer:
     scaled_by: str | None = None
     """The normalization whose weight and bias carry `pre_quant_scale`, so that nothing multiplies; None: a product."""
     outliers: Outliers | None = None
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    """What keeps a weight within half a step of its number, or not."""
 
     @property
     def dequantized_weight(self) -> Tensor:
@@ -92,6 +96,19 @@ class QuantizedLayer:
 
 
 @dataclass(frozen=True)
+class Decisions:
+    """What was decided by running the quantized model on samples kept out of calibration."""
+
+    algorithms: list[AlgorithmReport] = field(default_factory=list)
+    gate_samples: int = 0
+    gate_db: float | None = None
+    """SQNR there of the layers as they came out."""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    """By layer, the whole model's SQNR in dB if that layer alone were quantized."""
+    target: TargetReport | None = None
+
+
+@dataclass(frozen=True)
 class Quantized:
     """The engine's result: integer layers beside the float source they came from."""
 
@@ -101,6 +118,7 @@ class Quantized:
     skipped: list[SkippedLayer]
     calibration: CalibrationReport
     versions: dict[str, str]
+    decisions: Decisions = Decisions()
 
     @property
     def tensors(self) -> dict[str, Tensor]:

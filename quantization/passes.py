@@ -59,8 +59,8 @@ class Pass:
             name: Collector.restored(numbers, {part: tensors[f"{name}.{part}"] for part in parts}, self.source.device)
             for name, (numbers, parts) in state["collectors"].items()
         }
-        wanted = {name: collector.wants_histogram for name, collector in self.collectors.items()}
-        if {name: collector.wants_histogram for name, collector in collectors.items()} != wanted:
+        wanted = {name: collector.wants for name, collector in self.collectors.items()}
+        if {name: collector.wants for name, collector in collectors.items()} != wanted:
             raise ValueError("it is of other layers")
         buffers = {name: tensors[f"buffer:{name}"] for name in self.source.changing}
         if any(buffers[name].shape != value.shape for name, value in self.source.changing.items()):

@@ -2,6 +2,7 @@
 samples and batch size then needs no forward pass.
 
     <layer>.histogram    int64 [4096], the counts of histogram.py
+    <layer>.channels     float32 [3, C], minimum, maximum and mean magnitude of each channel of channels.py
 
 The header has one JSON object `zeropoint.profile`: schema version, key, versions, sample counts, and by layer the
 numbers of `Statistics`. Same statistics in, same bytes out.
@@ -9,20 +10,22 @@ numbers of `Statistics`. Same statistics in, same bytes out.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, int64
+from torch import Tensor, float32, int64
 
+from quantization.channels import ChannelStatistics
 from quantization.errors import InvalidProfile
 from quantization.histogram import BINS, Histogram
 from quantization.statistics import Statistics
 from quantization.tensor_files import save_tensors
 from quantization.versions import versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HEADER_KEY = "zeropoint.profile"
 CALIBRATE_AGAIN = "Leave the profile out to calibrate with a forward pass, and keep the new profile."
 
@@ -47,6 +50,8 @@ class Entry(BaseModel):
     maximum: FiniteFloat
     early: tuple[FiniteFloat, FiniteFloat] | None
     histogram: tuple[int, NonNegativeInt] | None
+    positions: PositiveInt | None
+    """Values of each channel; None where single channels were not watched."""
 
 
 class Header(BaseModel):
@@ -95,7 +100,8 @@ def save_profile(profile: Profile, key: str, path: Path) -> None:
     )
     found = {f"{name}.histogram": statistics.histogram for name, statistics in kept.items()}
     counts = {name: histogram.counts for name, histogram in found.items() if histogram is not None}
-    save_tensors(counts, path, {HEADER_KEY: header.model_dump(mode="json")})
+    channels = {f"{n}.channels": found.channels.stacked for n, found in kept.items() if found.channels is not None}
+    save_tensors(counts | channels, path, {HEADER_KEY: header.model_dump(mode="json")})
 
 
 def load_profile(path: Path, key: str) -> Profile:
@@ -104,8 +110,8 @@ def load_profile(path: Path, key: str) -> Profile:
         with safe_open(path, framework="pt") as file:
             header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
             names = set(file.keys())
-            counts = {name: file.get_tensor(name) for name in names}
-        layers = {name: _statistics(entry, counts.get(f"{name}.histogram")) for name, entry in header.layers.items()}
+            tensors = {name: file.get_tensor(name) for name in names}
+        layers = {name: _statistics(name, entry, tensors) for name, entry in header.layers.items()}
     except (SafetensorError, OSError, ValidationError, ValueError) as error:
         raise InvalidProfile(
             "profile_invalid", "The file is not a profile of this version.", CALIBRATE_AGAIN
@@ -127,13 +133,19 @@ def _entry(statistics: Statistics) -> Entry:
         maximum=statistics.maximum,
         early=statistics.early,
         histogram=histogram and (histogram.exponent, histogram.zeros),
+        positions=statistics.channels and statistics.channels.positions,
     )
 
 
-def _statistics(entry: Entry, counts: Tensor | None) -> Statistics:
-    histogram = None
+def _statistics(name: str, entry: Entry, tensors: Mapping[str, Tensor]) -> Statistics:
+    counts, stacked = tensors.get(f"{name}.histogram"), tensors.get(f"{name}.channels")
+    histogram, channels = None, None
     if entry.histogram is not None:
         if counts is None or counts.dtype != int64 or counts.shape != (BINS,) or int(counts.sum()) != entry.count:
             raise ValueError("counts that don't add up")
         histogram = Histogram(entry.histogram[0], counts, entry.histogram[1])
-    return Statistics(entry.count, entry.minimum, entry.maximum, entry.early, histogram)
+    if entry.positions is not None:
+        if stacked is None or stacked.dtype != float32:
+            raise ValueError("channels that are not there")
+        channels = ChannelStatistics.restored(entry.positions, stacked)
+    return Statistics(entry.count, entry.minimum, entry.maximum, entry.early, histogram, channels)

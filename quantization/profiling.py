@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from quantization.calibration import Step, collect
+from quantization.calibration import Step, collect, everything
 from quantization.profile import Profile, load_profile, profile_key, save_profile
 from quantization.samples import Batches
 from quantization.sources.source import Source
@@ -29,7 +29,7 @@ def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profil
         for _ in hashed:
             pass
         return load_profile(path, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size))
-    profile = collect(source, source.layers, hashed, step, {layer.name for layer in source.layers}, outputs=True)
+    profile = collect(source, source.layers, hashed, step, everything(source.layers))
     save_profile(profile, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size), path)
     return profile
 

@@ -6,9 +6,10 @@ finite SQNR: it is `null`, and `exact` is true.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from quantization.recipe import Recipe
+from quantization.target import Target
 
 Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
 
@@ -25,6 +26,7 @@ SkipReason = Literal[
     "granularity_unsupported",
     "group_size_mismatch",
     "never_ran",
+    "mixed_precision",
 ]
 
 
@@ -93,6 +95,8 @@ class LayerReport(Part):
     output_sqnr_db: float | None
     saturation: float | None = None
     """Share of input values, on the evaluation samples, that lie outside the static range and are clamped to it."""
+    sensitivity_db: float | None = None
+    """The whole model's SQNR if this layer alone were quantized, as the probe predicts it, where the recipe asks."""
     original_bytes: int
     quantized_bytes: int
 
@@ -126,6 +130,40 @@ class EvaluationReport(Part):
     samples: int
 
 
+class AlgorithmReport(Part):
+    """One algorithm that was tried, and what the gate said: SQNR of the whole model on samples kept out of calibration,
+    before and after it."""
+
+    algorithm: str
+    settings: dict[str, JsonValue]
+    layers: int
+    """How many it changed; 0: none that it is meant for."""
+    before_db: float | None
+    after_db: float | None
+    kept: bool
+    reason: str
+
+
+class TargetReport(Part):
+    """What a target asked for, and what came of it. `value` is in the target's own unit: dB, a drop or bytes."""
+
+    asked: Target
+    met: bool
+    value: float | None
+    layers_in_float: int
+    """Layers that could be quantized, and stay in float for the target's sake."""
+    macs_in_float: float | None
+    """Their share of the multiply-accumulates of all layers that could be quantized; None: not known."""
+    detail: str
+
+
+class GateReport(Part):
+    """Samples that were kept out of calibration to decide on: `sqnr_db` is what the result reaches there."""
+
+    samples: int
+    sqnr_db: float | None
+
+
 class Loaded(Part):
     """A saved file that the load-back check opened, in a fresh process, and the software that opened it."""
 
@@ -146,6 +184,11 @@ class Report(Part):
     skipped: list[SkippedLayer]
     calibration: CalibrationReport
     evaluation: EvaluationReport
+    gate: GateReport | None = None
+    algorithms: list[AlgorithmReport] = []
+    target: TargetReport | None = None
+    recommendation: Recipe | None = None
+    """The plan as a recipe to edit and run, where the recipe's mode asks for no more."""
     timings: dict[str, float]
     peak_memory_bytes: int
     loaded: list[Loaded] = []

@@ -14,12 +14,12 @@ from traceback import print_exc
 import torch
 
 from quantization.artifacts import formats_of
-from quantization.calibration import Step, collect
+from quantization.calibration import Step, collect, everything
 from quantization.checkpoints import Checkpoints
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.deaths import death_by
 from quantization.defaults import complete
-from quantization.engine import Plan, plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.errors import QuantizationError
 from quantization.evaluation import choose_samples, evaluate
 from quantization.folder import (
@@ -36,6 +36,7 @@ from quantization.folder import (
 )
 from quantization.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
 from quantization.loadback import reader_in, reader_process
+from quantization.planning import Plan, plan
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
@@ -137,8 +138,7 @@ def _profile(
     if spec.profile is not None:
         profile = load_profile(folder / spec.profile, key)
     else:
-        names = {layer.name for layer in source.layers}
-        profile = collect(source, source.layers, samples, step, names, outputs=True, checkpoints=checkpoints)
+        profile = collect(source, source.layers, samples, step, everything(source.layers), checkpoints=checkpoints)
     if spec.keep_profile:
         save_profile(profile, key, folder / PROFILE_FILE)
     return profile

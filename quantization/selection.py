@@ -4,9 +4,10 @@ Order of the questions, first answer counts: can this layer be quantized at all?
 is its name excluded, or not included? then the first override whose names match, then the recipe's own settings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from quantization.algorithm_settings import AlgorithmSettings
 from quantization.artifacts import SourceFormat, unfit
 from quantization.errors import InvalidRecipe
 from quantization.mismatches import mismatches
@@ -54,6 +55,12 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
             "Select at least one layer by type and name that can be quantized.",
         )
     return choices, skipped
+
+
+def is_meant(layer: Layer, pieces: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
+    """Whether an algorithm of one of these kinds looks at the layer."""
+    types = {layer.type, layer.kind}
+    return any(piece.kind in kinds and types & set(getattr(piece, "layer_types", ())) for piece in pieces)
 
 
 def require_fit(recipe: Recipe, source: SourceFormat) -> None:

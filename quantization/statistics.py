@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantization.channels import ChannelStatistics, channel_statistics, combined
 from quantization.histogram import BINS, Histogram, count, merge
 
 LONGEST_HISTORY = 64
@@ -27,6 +28,7 @@ class Statistics:
     maximum: float
     early: tuple[float, float] | None = None
     histogram: Histogram | None = None
+    channels: ChannelStatistics | None = None
 
     @property
     def finite(self) -> bool:
@@ -43,11 +45,16 @@ class Statistics:
 
 
 class Collector:
-    """Takes float tensors of any shape, gives their statistics. The histogram costs most: only on request."""
+    """Takes float tensors of any shape, gives their statistics. The histogram costs most: only on request.
 
-    def __init__(self, *, histogram: bool) -> None:
+    `channel_axis`: the dimension, counted from the end (−1), whose channels are watched one by one; None: none is.
+    """
+
+    def __init__(self, *, histogram: bool, channel_axis: int | None = None) -> None:
         self.wants_histogram = histogram
+        self.channel_axis = channel_axis
         self.count = 0
+        self._channels: ChannelStatistics | None = None
         self._calls = 0
         # Numbers and not tensors: a small tensor that stays pins all of the heap below it that was freed
         self._range: tuple[float, float] | None = None
@@ -55,11 +62,16 @@ class Collector:
         self._history: list[tuple[float, float]] = []
         self._stride = 1
 
+    @property
+    def wants(self) -> tuple[bool, int | None]:
+        """What it looks at beside the range."""
+        return self.wants_histogram, self.channel_axis
+
     def observe(self, values: Tensor) -> None:
         """Take a batch in. Empty tensors say nothing."""
         if not values.numel():
             return
-        low, high = batch = _numbers(torch.aminmax(values.detach()))
+        low, high = batch = self._limits(values.detach())
         if self._range is not None:
             low, high = _least(low, self._range[0]), -_least(-high, -self._range[1])
         self._range = low, high
@@ -76,14 +88,15 @@ class Collector:
         if self._calls >= FEWEST_QUARTERS:
             early = self._history[3 * self._calls // (4 * self._stride) - 1]
         histogram = self._histogram and replace(self._histogram, counts=self._histogram.counts.cpu())
-        return Statistics(self.count, *self._range, early, histogram)
+        return Statistics(self.count, *self._range, early, histogram, self._channels)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
 
         `ranges`: float32 [1 + history, 2], the range and its history; `counts`: int64 [4096].
         """
-        numbers = {"histogram": self.wants_histogram, "count": self.count, "calls": self._calls}
+        numbers: dict[str, Any] = {"histogram": self.wants_histogram, "channel_axis": self.channel_axis}
+        numbers |= {"count": self.count, "calls": self._calls}
         tensors: dict[str, Tensor] = {}
         if self._range is not None:
             tensors["ranges"] = torch.tensor([self._range, *self._history])
@@ -91,12 +104,15 @@ class Collector:
         if self._histogram is not None:
             numbers |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
             tensors["counts"] = self._histogram.counts.cpu()
+        if self._channels is not None:
+            numbers["positions"] = self._channels.positions
+            tensors["channels"] = self._channels.stacked
         return numbers, tensors
 
     @classmethod
     def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
         """The collector whose `state` that was. Raises KeyError or ValueError when it is none."""
-        collector = cls(histogram=numbers["histogram"])
+        collector = cls(histogram=numbers["histogram"], channel_axis=numbers["channel_axis"])
         collector.count, collector._calls = numbers["count"], numbers["calls"]
         if collector.count:
             first, *history = [(low, high) for low, high in tensors["ranges"].tolist()]
@@ -105,7 +121,17 @@ class Collector:
             if tensors["counts"].shape != (BINS,):
                 raise ValueError("counts of another number of bins")
             collector._histogram = Histogram(numbers["exponent"], tensors["counts"].to(device), numbers["zeros"])
+        if "channels" in tensors:
+            collector._channels = ChannelStatistics.restored(numbers["positions"], tensors["channels"])
         return collector
+
+    def _limits(self, values: Tensor) -> tuple[float, float]:
+        """The range of a batch; of its channels too, where they are watched."""
+        if self.channel_axis is None:
+            return _numbers(torch.aminmax(values))
+        batch = channel_statistics(values, self.channel_axis)
+        self._channels = batch if self._channels is None else combined(self._channels, batch)
+        return _numbers((batch.minimum.min(), batch.maximum.max()))
 
     def _remember(self, low: float, high: float) -> None:
         """Keep the range after every `stride` calls; twice the stride when that gets long."""

@@ -14,13 +14,14 @@ from pathlib import Path
 from quantization.errors import ValidationFailed
 from quantization.evaluation import Comparison, Evaluation
 from quantization.folder import REPORT_FILE
-from quantization.layers import Quantized, QuantizedLayer
+from quantization.layers import Decisions, Quantized, QuantizedLayer
 from quantization.moves import largest_move
 from quantization.recipe import ValidationSettings
 from quantization.report import (
     ActivationReport,
     Check,
     EvaluationReport,
+    GateReport,
     LayerReport,
     Loaded,
     Report,
@@ -67,10 +68,13 @@ def build_report(
         verdict=verdict(checks, settings, evaluated),
         summary=summary,
         checks=checks,
-        layers=[_layer_report(layer, evaluation) for layer in quantized.layers],
+        layers=[_layer_report(layer, evaluation, quantized.decisions) for layer in quantized.layers],
         skipped=quantized.skipped,
         calibration=quantized.calibration,
         evaluation=evaluated,
+        gate=_gate_report(quantized.decisions),
+        algorithms=quantized.decisions.algorithms,
+        target=quantized.decisions.target,
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
         loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],
@@ -78,6 +82,12 @@ def build_report(
         recipe=quantized.recipe,
         versions=quantized.versions,
     )
+
+
+def _gate_report(decisions: Decisions) -> GateReport | None:
+    if not decisions.gate_samples:
+        return None
+    return GateReport(samples=decisions.gate_samples, sqnr_db=decisions.gate_db)
 
 
 def settle(report: Report, out: Path) -> None:
@@ -221,7 +231,7 @@ def _range_check(steps: Mapping[str, float]) -> Check:
     return Check(name="weight_range", passed=passed, value=finite(steps[worst]), bound=0.5, detail=detail)
 
 
-def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> LayerReport:
+def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decisions: Decisions) -> LayerReport:
     activation = layer.activation
     return LayerReport(
         name=layer.layer.name,
@@ -245,6 +255,7 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None) -> Layer
         weight_sqnr_db=finite(layer.weight_sqnr_db),
         output_sqnr_db=None if evaluation is None else finite(evaluation.layers[layer.layer.name].db),
         saturation=None if evaluation is None else evaluation.saturation[layer.layer.name].value,
+        sensitivity_db=decisions.sensitivity.get(layer.layer.name),
         original_bytes=layer.layer.bytes,
         quantized_bytes=layer.bytes,
     )

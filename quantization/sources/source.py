@@ -23,6 +23,15 @@ LayerKind = Literal[
     "ConvTranspose3d",
     "Embedding",
 ]
+CHANNEL_AXES: Mapping[LayerKind, int] = {
+    "Linear": -1,
+    "Conv1d": -2,
+    "Conv2d": -3,
+    "Conv3d": -4,
+    "ConvTranspose1d": -2,
+    "ConvTranspose2d": -3,
+    "ConvTranspose3d": -4,
+}
 TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 
 
@@ -55,6 +64,11 @@ class Layer:
     def output_axis(self) -> int:
         """Which dimension of the weight counts outputs: transposed convolutions have [in, out / groups, ...]."""
         return 1 if self.kind in TRANSPOSED else 0
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Which dimension of the input counts its channels, from the end; None where it holds indices."""
+        return CHANNEL_AXES.get(self.kind) if self.kind is not None else None
 
     @property
     def weight(self) -> Tensor:

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from quantization.engine import plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.folder import Phase
 from quantization.layers import Quantized
+from quantization.planning import plan
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.sources.program import open_program

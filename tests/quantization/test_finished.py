@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from quantization.checkpoints import Checkpoints
-from quantization.engine import Plan, plan, quantize_layer, quantize_source
+from quantization.engine import quantize_source
 from quantization.finished import FinishedLayers
 from quantization.folder import Phase
 from quantization.formats import VALIDATED, WRITERS, write_formats
 from quantization.layers import Quantized, QuantizedLayer
+from quantization.laying import quantize_layer
+from quantization.planning import Plan, plan
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.selection import Choice

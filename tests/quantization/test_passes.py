@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from quantization.calibration import collect
+from quantization.calibration import Wanted, collect
 from quantization.calls import Calls, read_call
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.profile import Profile
@@ -123,7 +123,7 @@ def whole_pass(
     handle = source.module.register_forward_pre_hook(lambda *_: runs.append(1))
     try:
         names = {layer.name for layer in source.layers}
-        profile = collect(source, source.layers, samples, step, names, outputs=True, checkpoints=checkpoints)
+        profile = collect(source, source.layers, samples, step, Wanted(names, outputs=True), checkpoints=checkpoints)
     finally:
         handle.remove()
     return profile, steps, len(runs)
@@ -165,7 +165,7 @@ def test_one_of_other_layers_is_ignored(tmp_path: Path) -> None:
     source, samples = opened(convolutional(8), tmp_path)
     whole_pass(source, samples, Checkpoints(tmp_path / "c", "key"))
     checkpoints = Checkpoints(tmp_path / "c", "key")
-    found = collect(source, source.layers, samples, lambda *_: None, {"head"}, checkpoints=checkpoints)
+    found = collect(source, source.layers, samples, lambda *_: None, Wanted({"head"}), checkpoints=checkpoints)
     assert found.layers["features.0"].histogram is None
     assert checkpoints.resumed == []
 
@@ -194,7 +194,7 @@ def test_batches_that_lie_in_no_file_are_read_and_not_run(tmp_path: Path) -> Non
 
     def calibrated(checkpoints: Checkpoints, step: Callable[[int, int], None]) -> Statistics:
         samples = Calls(calls, read_call)
-        return collect(source, source.layers, samples, step, {"0"}, checkpoints=checkpoints).layers["0"]
+        return collect(source, source.layers, samples, step, Wanted({"0"}), checkpoints=checkpoints).layers["0"]
 
     def die(done: int, _: int) -> None:
         if done == 2:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantization.calibration import collect
-from quantization.engine import Plan, plan, quantize_source
+from quantization.calibration import Wanted, collect, everything
+from quantization.engine import quantize_source
 from quantization.errors import InvalidProfile
 from quantization.folder import (
     ERROR_FILE,
@@ -21,6 +21,7 @@ from quantization.folder import (
     JobSpec,
 )
 from quantization.formats.safetensors import write_safetensors
+from quantization.planning import Plan, plan
 from quantization.profile import HEADER_KEY, Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
 from quantization.report import Report
@@ -48,7 +49,8 @@ def planned(tmp_path: Path) -> tuple[ProgramSource, Plan]:
 def profile(planned: tuple[ProgramSource, Plan]) -> Profile:
     source, decided = planned
     assert decided.calibration is not None
-    return collect(source, source.layers, decided.calibration, silent, {layer.name for layer in source.layers})
+    names = {layer.name for layer in source.layers}
+    return collect(source, source.layers, decided.calibration, silent, Wanted(names, names))
 
 
 def run_job(folder: Path, **spec: object) -> int:
@@ -128,7 +130,7 @@ def test_the_header_names_its_schema_and_holds_no_path(tmp_path: Path, profile: 
     save_profile(profile, "key", tmp_path / "a")
     data = (tmp_path / "a").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][HEADER_KEY]
-    assert json.loads(header)["schema_version"] == 1
+    assert json.loads(header)["schema_version"] == 2
     assert str(tmp_path) not in header
 
 
@@ -158,8 +160,7 @@ ONNX = Recipe.model_validate({"formats": ["onnx"]})
 def test_a_kept_profile_has_what_onnx_needs(tmp_path: Path, planned: tuple[ProgramSource, Plan]) -> None:
     source, decided = planned
     assert decided.calibration is not None
-    names = {layer.name for layer in source.layers}
-    kept = collect(source, source.layers, decided.calibration, silent, names, outputs=True)
+    kept = collect(source, source.layers, decided.calibration, silent, everything(source.layers))
     save_profile(kept, "key", tmp_path / "profile")
     fresh = quantize_source(source, ONNX, decided, silent)
     reused = quantize_source(source, ONNX, decided, silent, load_profile(tmp_path / "profile", "key"))
@@ -180,7 +181,7 @@ def test_a_profile_without_what_the_observer_needs_is_refused(
 ) -> None:
     source, decided = planned
     assert decided.calibration is not None
-    plain = collect(source, source.layers, decided.calibration, silent, set())
+    plain = collect(source, source.layers, decided.calibration, silent, Wanted())
     wishes = plan(source, MSE, open_samples(tmp_path / "dataset.safetensors", source.inputs, 8))
     with pytest.raises(InvalidProfile, match=r"'features\.0'") as refusal:
         quantize_source(source, MSE, wishes, silent, plain)

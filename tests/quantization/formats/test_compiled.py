@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from quantization.engine import plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.formats.program import quantized_program, write_program
+from quantization.planning import plan
 from quantization.recipe import Recipe
 from quantization.samples import open_samples
 from quantization.sources import open_source

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from quantization.affine import dequantize, quantize
 from quantization.defaults import complete
-from quantization.engine import plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.formats.huggingface import write_folder
 from quantization.layers import Quantized, QuantizedLayer
+from quantization.planning import plan
 from quantization.readback.huggingface import open_network
 from quantization.recipe import Recipe
 from quantization.samples import Call, open_samples

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from quantization.engine import plan, quantize_source
+from quantization.engine import quantize_source
 from quantization.errors import Unsupported
 from quantization.formats.onnx import require_onnx, write_onnx
 from quantization.formats.program import quantized_program
 from quantization.layers import Quantized
+from quantization.planning import plan
 from quantization.readback.onnx import load_runtime
 from quantization.recipe import Recipe
 from quantization.sources.program import program_source

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantization.calibration import collect, outlet_name
+from quantization.calibration import Wanted, collect, outlet_name
 from quantization.samples import open_samples
 from quantization.sources.source import ProgramSource
 from tests.networks import Example, convolutional, projections, residual
@@ -14,7 +14,7 @@ from tests.quantization.conftest import OpenExample
 
 def ranges(source: ProgramSource, example: Example, folder: Path) -> dict[str, tuple[float, float]]:
     samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
-    profile = collect(source, source.layers, samples, lambda *_: None, (), outputs=True)
+    profile = collect(source, source.layers, samples, lambda *_: None, Wanted(outputs=True))
     return {name: (found.minimum, found.maximum) for name, found in profile.layers.items()}
 
 
@@ -50,5 +50,5 @@ def test_outlets_are_watched_only_when_they_are_wanted(opened: OpenExample, tmp_
     example = residual()
     source = opened(example)
     samples = open_samples(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, None)
-    profile = collect(source, source.layers, samples, lambda *_: None, ())
+    profile = collect(source, source.layers, samples, lambda *_: None, Wanted())
     assert not {outlet_name(layer.name) for layer in source.layers} & set(profile.layers)

@@ -1,0 +1,38 @@
+"""Algorithms: each takes layers as they are and gives those that it changed. To add one: settings in
+`algorithm_settings`, a file here, one line below. None runs without the gate (`improving`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantization.algorithms.awq import scale_by_activations
+from quantization.algorithms.bench import Bench, Layers
+from quantization.algorithms.bias_correction import correct_biases
+from quantization.algorithms.gptq import round_by_gptq
+from quantization.algorithms.mixed_precision import keep_in_float
+from quantization.algorithms.mse_clipping import clip
+from quantization.algorithms.outlier_split import split_outliers
+from quantization.algorithms.smoothing import smooth
+from quantization.layers import QuantizedLayer
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """`run(settings, bench, layers)` gives the layers that it changed, None for one that stays in float.
+
+    It stays where SQNR rises by more than `least_gain_db`: what costs time when the model runs must be worth it.
+    """
+
+    run: Callable[[Any, Bench, Layers], Mapping[str, QuantizedLayer | None]]
+    least_gain_db: float = 0.0
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "mse_clipping": Algorithm(clip),
+    "smoothing": Algorithm(smooth),
+    "outlier_split": Algorithm(split_outliers, least_gain_db=0.5),
+    "gptq": Algorithm(round_by_gptq),
+    "awq": Algorithm(scale_by_activations),
+    "bias_correction": Algorithm(correct_biases),
+    "mixed_precision": Algorithm(keep_in_float, least_gain_db=0.5),
+}

@@ -1,0 +1,46 @@
+"""Mixed precision: the layers that make far more noise than work stay in float.
+
+In the order of the probe's noise for each multiply-accumulate, a layer stays in float while its share of the noise is
+at least `min_ratio` times its share of all multiply-accumulates, as long as `max_share` of those is not passed and the
+model is predicted below `until_db`. Noise is taken to add up, which it does once means are corrected: put the piece
+behind bias correction, and correct again behind it.
+"""
+
+import math
+from collections.abc import Mapping
+
+from quantization.algorithm_settings import MixedPrecision
+from quantization.algorithms.bench import Bench, Layers, untied
+from quantization.probe import Sensitivity, probe
+
+
+def keep_in_float(settings: MixedPrecision, bench: Bench, layers: Layers) -> Mapping[str, None]:
+    """The layers to leave in float, as nothing in their place."""
+    found = probe(bench.source, untied(layers), bench.calibration)
+    return {} if found is None else dict.fromkeys(worth_leaving(found, settings), None)
+
+
+def worth_leaving(found: Sensitivity, settings: MixedPrecision) -> list[str]:
+    """Names, the best bargain first."""
+    work, noise = sum(found.macs.values()), sum(found.noise.values())
+    chosen: list[str] = []
+    share, left = 0.0, noise
+    for name in by_bargain(found):
+        own = found.macs[name] / work
+        if left <= 0 or predicted_db(found.signal, left) >= settings.until_db:
+            break
+        if found.noise[name] >= settings.min_ratio * own * noise and share + own <= settings.max_share:
+            chosen.append(name)
+            share, left = share + own, left - found.noise[name]
+    return chosen
+
+
+def predicted_db(signal: float, noise: float) -> float:
+    """SQNR in dB."""
+    return 10 * math.log10(signal / noise) if signal > 0 < noise else math.inf
+
+
+def by_bargain(found: Sensitivity) -> list[str]:
+    """Layers that do work, in the order of noise for each multiply-accumulate."""
+    names = [name for name in found.noise if found.macs.get(name)]
+    return sorted(names, key=lambda name: -found.noise[name] / found.macs[name])

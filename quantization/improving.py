@@ -1,0 +1,78 @@
+"""Improving: each algorithm of the recipe is tried on the layers as they are, and stays only if the gate says so."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from quantization.algorithm_settings import AlgorithmSettings
+from quantization.algorithms import ALGORITHMS
+from quantization.algorithms.bench import Bench, Layers
+from quantization.gate import Gate
+from quantization.report import AlgorithmReport
+from quantization.sqnr import Noise, finite
+
+
+@dataclass(frozen=True)
+class Improved:
+    """The layers as they are now, what the gate says of them, and every step that led there."""
+
+    layers: Layers
+    noise: Noise
+    steps: tuple[AlgorithmReport, ...] = ()
+
+
+def begin(gate: Gate, layers: Layers) -> Improved:
+    """The layers that nothing was done to."""
+    return Improved(layers, gate.noise(layers.values()))
+
+
+def improve(
+    bench: Bench, gate: Gate, now: Improved, pieces: Sequence[AlgorithmSettings], step: Callable[[], None]
+) -> Improved:
+    """Try these pieces in their order; `step` is called after each."""
+    for piece in pieces:
+        now = _tried(bench, gate, now, piece)
+        step()
+    return now
+
+
+def _tried(bench: Bench, gate: Gate, now: Improved, piece: AlgorithmSettings) -> Improved:
+    algorithm = ALGORITHMS[piece.kind]
+    changed = algorithm.run(piece, bench, now.layers)
+    if not changed:
+        return Improved(now.layers, now.noise, (*now.steps, _report(piece, now.noise, None, 0, kept=False)))
+    layers = {name: one for name, one in {**now.layers, **changed}.items() if one is not None}
+    noise = gate.noise(layers.values())
+    kept = rises(now.noise, noise, algorithm.least_gain_db)
+    step = _report(piece, now.noise, noise, len(changed), kept=kept)
+    return Improved(layers if kept else now.layers, noise if kept else now.noise, (*now.steps, step))
+
+
+def rises(before: Noise, after: Noise, least_gain_db: float) -> bool:
+    """Whether the noise fell by so much at least, and fell at all; noise that is no number never passes."""
+    return after.noise < before.noise * 10 ** (-least_gain_db / 10)
+
+
+def _report(
+    piece: AlgorithmSettings, before: Noise, after: Noise | None, layers: int, *, kept: bool
+) -> AlgorithmReport:
+    old, new = finite(before.db), None if after is None else finite(after.db)
+    least = ALGORITHMS[piece.kind].least_gain_db
+    if after is None:
+        reason = "No layer that the piece is meant for."
+    elif old is None or new is None:
+        reason = "SQNR is no number." if not kept else "SQNR became a number."
+    elif kept:
+        reason = f"SQNR rose by {new - old:.2f} dB."
+    elif new > old:
+        reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of what costs time to run."
+    else:
+        reason = f"SQNR fell by {old - new:.2f} dB." if new < old else "SQNR stayed as it was."
+    return AlgorithmReport(
+        algorithm=piece.kind,
+        settings=piece.model_dump(mode="json", exclude={"kind"}),
+        layers=layers,
+        before_db=old,
+        after_db=new,
+        kept=kept,
+        reason=reason,
+    )

@@ -1,0 +1,125 @@
+"""Laying layers on grids: a weight as numbers, an input's grid from its statistics, and both again after a change."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from quantization.affine import Affine, grid_for
+from quantization.layers import Activation, Outliers, QuantizedLayer
+from quantization.observers.observer import Target
+from quantization.recipe import ActivationSettings
+from quantization.selection import Choice
+from quantization.sources.source import TRANSPOSED, Layer
+from quantization.sqnr import Noise
+from quantization.statistics import Statistics
+from quantization.weights import by_rows, decode, encode, joined
+
+
+def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
+    """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
+    noise, stored = Noise(), choice.layer.stored
+    axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+    parts: list[Tensor] = []
+    grids: list[Affine] = []
+    whole = stored is None or not by_rows(choice.weights, axis)
+    for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
+        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, decode(numbers, affine))
+        parts.append(numbers)
+        grids.extend([] if affine is None else [affine])
+    if len(parts) > 1:
+        numbers, affine = torch.cat(parts), joined(grids) if grids else None
+    return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
+
+
+def lay_again(
+    layer: QuantizedLayer, statistics: Statistics | None, pre_quant_scale: Tensor | None, channels: Tensor | None
+) -> QuantizedLayer:
+    """The layer with its input multiplied by `pre_quant_scale` [in], and these `channels` [k] in float.
+
+    The weight is laid again, rounded to nearest; the input's grid spans the channels that stay, from `statistics`.
+    """
+    weight = layer.layer.weight.cpu()
+    outliers = None if channels is None else Outliers(channels, weight[:, channels].clone())
+    changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
+    axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
+    numbers, affine = encode(weight_to_lay(changed), layer.settings, axis, layer.layer.scale_dtype)
+    activation = layer.activation
+    if activation is not None and statistics is not None:
+        activation = _activation(layer.layer, activation.settings, statistics, pre_quant_scale, channels)
+    return with_numbers(replace(changed, affine=affine, activation=activation), numbers)
+
+
+def with_numbers(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
+    """The layer with these numbers on its grid, and what they cost."""
+    changed, noise = replace(layer, weight=numbers), Noise()
+    noise.add(layer.layer.weight.cpu(), effective_weight(changed))
+    return replace(changed, weight_sqnr_db=noise.db)
+
+
+def weight_to_lay(layer: QuantizedLayer) -> Tensor:
+    """What goes on the grid: W / pre_quant_scale, with zeros where columns are in float."""
+    weight = layer.layer.weight.cpu()
+    if layer.pre_quant_scale is not None:
+        weight = (weight.float() / of_columns(layer.pre_quant_scale, layer.layer)).to(weight.dtype)
+    if layer.outliers is not None:
+        weight = weight.clone()
+        weight[:, layer.outliers.channels] = 0
+    return weight
+
+
+def effective_weight(layer: QuantizedLayer) -> Tensor:
+    """float32 [out, in / groups, ...]: what multiplies the layer's input, all in all."""
+    weight = layer.dequantized_weight
+    if layer.pre_quant_scale is not None:
+        weight = weight * of_columns(layer.pre_quant_scale, layer.layer)
+    if layer.outliers is not None:
+        weight = weight.clone()
+        weight[:, layer.outliers.channels] = layer.outliers.weight.float()
+    return weight
+
+
+def of_columns(channels: Tensor, layer: Layer) -> Tensor:
+    """Input channels [in] in a shape that broadcasts over the weight, each at the column that reads it."""
+    weight = layer.weight
+    kernel = [1] * (weight.dim() - 2)
+    if layer.kind in TRANSPOSED:
+        return channels.reshape(-1, 1, *kernel)
+    groups = layer.module.groups if isinstance(layer.module, nn.modules.conv._ConvNd) else 1
+    return (
+        channels.reshape(groups, -1)
+        .repeat_interleave(weight.shape[0] // groups, 0)
+        .reshape(weight.shape[0], -1, *kernel)
+    )
+
+
+def reach_of_columns(layer: Layer) -> Tensor:
+    """max|W| over all that reads an input channel, float32 [in]."""
+    weight = layer.weight.cpu().float().abs()
+    if layer.kind in TRANSPOSED:
+        return weight.flatten(1).amax(1)
+    rows = weight.flatten(2).amax(2) if weight.dim() > 2 else weight
+    groups = layer.module.groups if isinstance(layer.module, nn.modules.conv._ConvNd) else 1
+    return rows.reshape(groups, -1, rows.shape[1]).amax(1).flatten()
+
+
+def _activation(
+    layer: Layer,
+    settings: ActivationSettings,
+    statistics: Statistics,
+    pre_quant_scale: Tensor | None,
+    channels: Tensor | None,
+) -> Activation:
+    """The grid over the range of single channels: exact, where a histogram of all would be of no use."""
+    assert statistics.channels is not None, layer.name
+    low, high = statistics.channels.minimum, statistics.channels.maximum
+    if pre_quant_scale is not None:
+        low, high = low * pre_quant_scale, high * pre_quant_scale
+    if channels is not None:
+        stays = torch.ones(len(low), dtype=torch.bool)
+        stays[channels] = False
+        low, high = low[stays], high[stays]
+    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
+    minimum, maximum = low.min(), high.max()
+    return Activation(settings, target.lay(minimum, maximum), float(minimum), float(maximum))

@@ -1,0 +1,80 @@
+"""Planning: what will be done, decided from the recipe, the layers and the number of samples alone."""
+
+from dataclasses import dataclass, replace
+
+from quantization.errors import InvalidRecipe, InvalidSamples
+from quantization.profile import Profile
+from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
+from quantization.report import SkippedLayer
+from quantization.samples import Batches, Samples
+from quantization.selection import Choice, select
+from quantization.sources.source import Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, decided from the recipe, the layers and the sample count alone."""
+
+    choices: list[Choice]
+    skipped: list[SkippedLayer]
+    calibration: Batches | None
+    held_out: Samples | None
+    gate: Batches | None = None
+    """A quarter of the calibration samples, which calibrate nothing: what algorithms do is judged by them."""
+
+
+def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:
+    """Choose layers and split samples. Raises InvalidRecipe, or InvalidSamples when activations need samples."""
+    choices, skipped = select(source.layers, recipe)
+    if samples is None and any(choice.activations is not None for choice in choices):
+        raise InvalidSamples(
+            "dataset_required",
+            "Static activation ranges come from calibration samples, and the job has no dataset.",
+            'Give the job a dataset, or a recipe with "activations": null.',
+        )
+    if samples is None:
+        return Plan(choices, skipped, None, None)
+    calibration, held_out = split(samples, recipe.calibration.samples)
+    if not recipe.searches:
+        return Plan(choices, skipped, calibration, held_out)
+    return Plan(choices, skipped, *_with_gate(calibration, held_out))
+
+
+def split(samples: Samples, wanted: int | None) -> tuple[Samples, Samples | None]:
+    """Rows to calibrate with, and the rows kept out for evaluation (None when nothing is left).
+
+    Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and a quarter of the rows stays out if there are eight or more.
+    """
+    rows = samples.stop
+    if wanted is None:
+        wanted = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if rows >= 8 else rows)
+    cut = min(max(wanted, samples.smallest_batch), rows)
+    rest = samples.between(cut, rows)
+    return samples.between(0, cut), rest if len(rest) else None
+
+
+def _with_gate(calibration: Samples, held_out: Samples | None) -> tuple[Samples, Samples | None, Samples]:
+    """What calibrates, what evaluates, what decides. With less than two batches of their least size, all is one."""
+    quarter = max(calibration.count // 4, calibration.smallest_batch)
+    cut = calibration.stop - quarter
+    if cut - calibration.start < max(quarter, 1):
+        return calibration, held_out, calibration
+    return calibration.between(calibration.start, cut), held_out, calibration.between(cut, calibration.stop)
+
+
+def without_idle(planned: Plan, profile: Profile) -> Plan:
+    """The plan without layers that no calibration sample reached: they have no range, and stay in float.
+
+    Raises InvalidRecipe when nothing is left.
+    """
+    idle = {c.layer.name for c in planned.choices if c.activations is not None} - set(profile.layers)
+    choices = [choice for choice in planned.choices if choice.layer.name not in idle]
+    if not choices:
+        raise InvalidRecipe(
+            "nothing_to_quantize",
+            "The recipe leaves every layer in float: never_ran.",
+            "Give calibration samples that reach the selected layers.",
+        )
+    left = [c.layer for c in planned.choices if c.layer.name in idle]
+    skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in left]
+    return replace(planned, choices=choices, skipped=[*planned.skipped, *skipped])

@@ -1,0 +1,68 @@
+"""Searching: everything about a result that is decided by running the quantized model on samples, in one place."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from quantization.algorithms.bench import Bench, Layers
+from quantization.algorithms.mixed_precision import predicted_db
+from quantization.gate import Gate
+from quantization.goals import Goal
+from quantization.improving import begin, improve
+from quantization.layers import Decisions, QuantizedLayer
+from quantization.presets import pieces_of
+from quantization.probe import Sensitivity, probe
+from quantization.profile import Profile
+from quantization.recipe import Recipe
+from quantization.samples import Batches
+from quantization.sharing import same_inputs
+from quantization.sources.source import Source
+from quantization.sqnr import finite
+from quantization.targeting import Search, reach
+
+Drop = Callable[[Layers], float]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What there is to search with: samples that calibrated, samples that were kept out, and what calibration saw."""
+
+    calibration: Batches
+    gate: Batches
+    profile: Profile | None
+    drop_of: Drop | None = None
+    """What a target's metric loses with such layers."""
+
+
+def search(
+    source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], step: Callable[[], None]
+) -> tuple[list[QuantizedLayer], Decisions]:
+    """The layers that come out, in their order, and how that was decided. `step` is called after each piece."""
+    bench = _bench(source, material)
+    gate = Gate(source, material.gate)
+    now, target = begin(gate, {layer.layer.name: layer for layer in layers}), None
+    if recipe.target is not None:
+        goal = Goal(recipe.target, source, material.drop_of)
+        now, target = reach(Search(bench, gate, goal, pieces_of(recipe)), now, step)
+    else:
+        now = improve(bench, gate, now, recipe.algorithms, step)
+    found = probe(source, now.layers, material.calibration) if recipe.sensitivity else None
+    decisions = Decisions(
+        algorithms=list(now.steps),
+        gate_samples=material.gate.count,
+        gate_db=finite(now.noise.db),
+        sensitivity={} if found is None else _alone(found),
+        target=target,
+    )
+    return [now.layers[one.layer.name] for one in layers if one.layer.name in now.layers], decisions
+
+
+def _bench(source: Source, material: Material) -> Bench:
+    statistics = {} if material.profile is None else material.profile.layers
+    sharing = same_inputs(source, next(iter(material.calibration)))
+    return Bench(source, material.calibration, statistics, sharing, may_add_bias=not source.libraries)
+
+
+def _alone(found: Sensitivity) -> Mapping[str, float]:
+    """By layer, the SQNR in dB that the whole model would have if it alone were quantized; without those that make no
+    noise."""
+    return {name: predicted_db(found.signal, noise) for name, noise in found.noise.items() if noise > 0 < found.signal}
