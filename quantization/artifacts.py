@@ -77,6 +77,8 @@ def kind_in(entry: Format, name: str) -> str | None:
 
 def formats_of(recipe: Recipe, source: SourceFormat) -> tuple[FormatName, ...]:
     """The formats that the recipe asks for, in the table's order; those that a source always has are among them."""
+    if recipe.mode == "recommend":
+        return ()
     wanted = recipe.formats or [name for name, known in FORMATS.items() if known.by_default]
     always = {"pt2": "safetensors"}.get(source)
     return tuple(n for n, known in FORMATS.items() if source in known.sources and (n in wanted or n == always))
@@ -88,6 +90,8 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
         if source not in FORMATS[name].sources:
             known = ", ".join(n for n, entry in FORMATS.items() if source in entry.sources)
             yield Mismatch(f"/formats/{position}", f"{name} is not written from {SOURCES[source]}; known are: {known}.")
+    if source == "safetensors":
+        yield from _unrunnable(recipe)
     if source == "safetensors" and recipe.validation.min_sqnr_db is not None:
         detail = "a file of weights has no outputs to measure SQNR on; the report has that of each weight."
         yield Mismatch("/validation/min_sqnr_db", detail)
@@ -100,3 +104,17 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
         for name in formats_of(recipe, source):
             if why := FORMATS[name].why_not(pair):
                 yield Mismatch(f"{pointer}/weights", f"{name}: {why}.")
+
+
+def _unrunnable(recipe: Recipe) -> Iterator[Mismatch]:
+    """What of the recipe runs the model, which a file of weights can't."""
+    detail = "a file of weights has no graph to run: give the model as a program (.pt2), or leave this out."
+    for field, asked in (
+        ("algorithms", recipe.algorithms),
+        ("target", recipe.target),
+        ("sensitivity", recipe.sensitivity),
+    ):
+        if asked:
+            yield Mismatch(f"/{field}", detail)
+    if recipe.mode == "recommend":
+        yield Mismatch("/mode", detail)

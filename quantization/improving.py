@@ -1,7 +1,7 @@
 """Improving: each algorithm of the recipe is tried on the layers as they are, and stays only if the gate says so."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantization.algorithm_settings import AlgorithmSettings
 from quantization.algorithms import ALGORITHMS
@@ -18,6 +18,8 @@ class Improved:
     layers: Layers
     noise: Noise
     steps: tuple[AlgorithmReport, ...] = ()
+    tried: tuple[AlgorithmSettings, ...] = ()
+    """What was tried on these very layers: to try it again changes nothing."""
 
 
 def begin(gate: Gate, layers: Layers) -> Improved:
@@ -30,7 +32,8 @@ def improve(
 ) -> Improved:
     """Try these pieces in their order; `step` is called after each."""
     for piece in pieces:
-        now = _tried(bench, gate, now, piece)
+        if piece not in now.tried:
+            now = _tried(bench, gate, now, piece)
         step()
     return now
 
@@ -38,13 +41,14 @@ def improve(
 def _tried(bench: Bench, gate: Gate, now: Improved, piece: AlgorithmSettings) -> Improved:
     algorithm = ALGORITHMS[piece.kind]
     changed = algorithm.run(piece, bench, now.layers)
+    refused = replace(now, tried=(*now.tried, piece))
     if not changed:
-        return Improved(now.layers, now.noise, (*now.steps, _report(piece, now.noise, None, 0, kept=False)))
+        return replace(refused, steps=(*now.steps, _report(piece, now.noise, None, 0, kept=False)))
     layers = {name: one for name, one in {**now.layers, **changed}.items() if one is not None}
     noise = gate.noise(layers.values())
     kept = rises(now.noise, noise, algorithm.least_gain_db)
-    step = _report(piece, now.noise, noise, len(changed), kept=kept)
-    return Improved(layers if kept else now.layers, noise if kept else now.noise, (*now.steps, step))
+    steps = (*now.steps, _report(piece, now.noise, noise, len(changed), kept=kept))
+    return Improved(layers, noise, steps, (piece,)) if kept else replace(refused, steps=steps)
 
 
 def rises(before: Noise, after: Noise, least_gain_db: float) -> bool:

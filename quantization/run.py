@@ -43,7 +43,7 @@ from quantization.samples import open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
-from quantization.validation import build_report, settle
+from quantization.validation import build_plan, build_report, settle
 from quantization.weights_job import run_weights
 
 
@@ -101,6 +101,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         quantized = quantize_source(
             source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints, scratch=Path(scratch)
         )
+        if spec.recipe.mode == "recommend":
+            settle(build_plan(quantized, clock.finished(), peak_memory_bytes()), out)
+            return
         # 3. save
         written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
         for done, _ in enumerate(write_formats(quantized, out, written), start=1):

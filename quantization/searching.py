@@ -59,7 +59,7 @@ def search(
 def _bench(source: Source, material: Material) -> Bench:
     statistics = {} if material.profile is None else material.profile.layers
     sharing = same_inputs(source, next(iter(material.calibration)))
-    return Bench(source, material.calibration, statistics, sharing, may_add_bias=not source.libraries)
+    return Bench(source, material.calibration, statistics, sharing)
 
 
 def _alone(found: Sensitivity) -> Mapping[str, float]:

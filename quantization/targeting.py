@@ -89,7 +89,7 @@ def _within_bytes(search: Search, now: Improved, found: Sensitivity) -> Improved
 
 def _without(search: Search, now: Improved, names: Sequence[str]) -> Improved:
     left = {name: one for name, one in now.layers.items() if name not in set(names)}
-    return replace(now, layers=left, noise=search.gate.noise(left.values()))
+    return replace(now, layers=left, noise=search.gate.noise(left.values()), tried=())
 
 
 def _corrected(search: Search, now: Improved) -> Improved:

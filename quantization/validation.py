@@ -17,6 +17,7 @@ from quantization.folder import REPORT_FILE
 from quantization.layers import Decisions, Quantized, QuantizedLayer
 from quantization.moves import largest_move
 from quantization.recipe import ValidationSettings
+from quantization.recommending import recommended
 from quantization.report import (
     ActivationReport,
     Check,
@@ -31,6 +32,7 @@ from quantization.report import (
     WeightReport,
 )
 from quantization.sqnr import Noise, finite
+from quantization.verdicts import judged, with_target
 from quantization.weights import rows_of
 
 ROUNDING = 1e-3
@@ -64,8 +66,9 @@ def build_report(
         _load_check(ran, evaluated) if comparison is None else _comparison_check(comparison, opened=opened),
         _range_check(_moves(quantized.layers) if comparison is None else comparison.moves),
     ]
+    target = judged(quantized.decisions.target, summary)
     return Report(
-        verdict=verdict(checks, settings, evaluated),
+        verdict=with_target(verdict(checks, settings, evaluated), target),
         summary=summary,
         checks=checks,
         layers=[_layer_report(layer, evaluation, quantized.decisions) for layer in quantized.layers],
@@ -74,7 +77,7 @@ def build_report(
         evaluation=evaluated,
         gate=_gate_report(quantized.decisions),
         algorithms=quantized.decisions.algorithms,
-        target=quantized.decisions.target,
+        target=target,
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
         loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],
@@ -88,6 +91,28 @@ def _gate_report(decisions: Decisions) -> GateReport | None:
     if not decisions.gate_samples:
         return None
     return GateReport(samples=decisions.gate_samples, sqnr_db=decisions.gate_db)
+
+
+def build_plan(quantized: Quantized, timings: dict[str, float], peak_memory_bytes: int) -> Report:
+    """The report of what would be done: nothing was written, so nothing was read back or evaluated."""
+    decisions = quantized.decisions
+    return Report(
+        verdict="not_evaluated",
+        summary=_summary(quantized, None),
+        checks=[],
+        layers=[_layer_report(layer, None, decisions) for layer in quantized.layers],
+        skipped=quantized.skipped,
+        calibration=quantized.calibration,
+        evaluation=EvaluationReport(source="none", samples=0),
+        gate=_gate_report(decisions),
+        algorithms=decisions.algorithms,
+        target=decisions.target,
+        recommendation=recommended(quantized),
+        timings=timings,
+        peak_memory_bytes=peak_memory_bytes,
+        recipe=quantized.recipe,
+        versions=quantized.versions,
+    )
 
 
 def settle(report: Report, out: Path) -> None:

@@ -27,10 +27,12 @@ def scale_by_activations(settings: Awq, bench: Bench, layers: Layers) -> Layers:
         groups.setdefault(bench.sharing.get(name, name), []).append(name)
     changed: dict[str, QuantizedLayer] = {}
     for names in groups.values():
+        if not bench.can_multiply(names):
+            continue
         magnitude = _magnitude(bench, names[0])
         trials = [_laid(own, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
         best = min(trials, key=lambda group: sum(_error(one, magnitude) for one in group.values()))
-        changed |= {n: replace(one, scaled_by=bench.carriers.get(n)) for n, one in best.items()}
+        changed |= {n: replace(one, scaled_by=bench.carrier(names)) for n, one in best.items()}
     return changed
 
 

@@ -1,7 +1,7 @@
 """The bench that algorithms work at: the float model, samples to calibrate with, and what is known of its layers."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quantization.layers import QuantizedLayer
@@ -25,15 +25,26 @@ class Bench:
     """Layer -> the first layer that is given the same values: query, key and value."""
     carriers: Mapping[str, str] = field(default_factory=dict)
     """Layer -> the normalization in front of it that can carry a factor of each channel."""
-    may_add_bias: bool = True
-    """Whether a layer without a bias may get one."""
+
+    def can_multiply(self, names: Sequence[str]) -> bool:
+        """Whether the input that these layers share can be multiplied in what is written: by a product of its own, or
+        by a normalization that all who read it agree on."""
+        if not self.source.fixed:
+            return True
+        return self.carrier(names) is not None
+
+    def carrier(self, names: Sequence[str]) -> str | None:
+        """The normalization that can carry a factor for these layers; None where a reader is not among them."""
+        first = self.sharing.get(names[0], names[0])
+        readers = {name for name, other in self.sharing.items() if other == first}
+        return self.carriers.get(names[0]) if readers <= set(names) else None
 
     def has_own_bias(self, layer: Layer) -> bool:
         """Whether a layer's bias can change without changing anything else's."""
         if layer.module is None or layer.channel_axis is None:
             return False
         biases = [id(other.bias) for other in self.source.layers if other.module is not None]
-        return self.may_add_bias if layer.bias is None else biases.count(id(layer.bias)) == 1
+        return not self.source.fixed if layer.bias is None else biases.count(id(layer.bias)) == 1
 
 
 def meant(layers: Layers, layer_types: tuple[str, ...]) -> Layers:

@@ -31,6 +31,8 @@ def smooth(settings: Smoothing, bench: Bench, layers: Layers) -> Layers:
         groups.setdefault(bench.sharing.get(name, name), []).append(name)
     changed = {}
     for names in groups.values():
+        if not bench.can_multiply(names):
+            continue
         reach = torch.stack([_reach(bench, name) for name in names]).amax(0)
         weights = torch.stack([reach_of_columns(own[name].layer) for name in names]).amax(0)
         scale = 1 / factors(reach, weights, settings.alpha)
@@ -39,7 +41,7 @@ def smooth(settings: Smoothing, bench: Bench, layers: Layers) -> Layers:
             smoothed = lay_again(
                 own[name], bench.statistics[name], scale, None if outliers is None else outliers.channels
             )
-            changed[name] = replace(smoothed, scaled_by=bench.carriers.get(name))
+            changed[name] = replace(smoothed, scaled_by=bench.carrier(names))
     return changed
 
 

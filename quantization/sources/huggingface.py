@@ -71,6 +71,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         dtype=dtype,
         files=stored,
         stored_names=names,
+        fixed=True,
         libraries=("transformers", "compressed-tensors"),
     )
 

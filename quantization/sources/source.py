@@ -95,6 +95,8 @@ class Source:
     device: str = "cpu"
     changing: Mapping[str, Tensor] = field(default_factory=dict)
     """Buffers that a forward pass changes, as uploaded."""
+    fixed: bool = False
+    """Whether layers keep their form in what is written: nothing gets a bias, factor or further tensor it has not."""
     libraries: tuple[str, ...] = ()
     """Optional packages that had a part in it: their versions are kept with the result."""
 
