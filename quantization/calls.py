@@ -5,7 +5,7 @@ dimension of the first tensor counts the samples. What a loader yields is taken 
 with two arguments, for nobody can know that the second one is not the model's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -131,6 +131,29 @@ class Stream(Calls):
                 "The calibration data holds no item.",
                 "Give at least one call; a generator that was read before is empty.",
             )
+
+
+class Kept(Calls):
+    """Calls of a stream that was read to its end, for what runs them more than once."""
+
+    def __init__(self, calls: Sequence[Call], stream: Stream) -> None:
+        super().__init__(calls, _as_it_is)
+        self.count = sum(call.samples for call in calls)
+        self.batch_size = max(call.samples for call in calls)
+        self.held_out, self.first = stream.held_out, stream.first
+
+
+def keep(stream: Stream) -> tuple[Kept, Kept]:
+    """The stream's calibration calls, and each fourth of them apart; of a single call both are that one."""
+    calls = list(stream)
+    gate = calls[EVERY - 1 :: EVERY] or calls[-1:]
+    calibration = [call for call in calls if not any(call is other for other in gate)] or gate
+    return Kept(calibration, stream), Kept(gate, stream)
+
+
+def _as_it_is(item: object) -> Call:
+    assert isinstance(item, Call)
+    return item
 
 
 def _positional(item: object) -> list[object]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from quantization.artifacts import formats_of
-from quantization.calls import MAX_HELD_OUT_CALLS, Calls, Stream, read_call, reader_for
+from quantization.calls import MAX_HELD_OUT_CALLS, Calls, Kept, Stream, keep, read_call, reader_for
 from quantization.clock import Clock, peak_memory_bytes
 from quantization.engine import quantize_source
 from quantization.errors import InvalidSamples, Unsupported
@@ -186,24 +186,27 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
 def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:
     """Choose layers; what is static is calibrated on a stream. Raises InvalidRecipe or InvalidSamples."""
     choices, skipped = select(subject.source.layers, recipe)
-    if not any(choice.activations is not None for choice in choices):
+    if not recipe.searches and not any(choice.activations is not None for choice in choices):
         return Plan(choices, skipped, None, None)
     if data.calibration is None:
         raise InvalidSamples(
             "dataset_required",
-            "Static activation ranges come from calibration samples, and there are none.",
+            "Static activation ranges and what algorithms decide come from calibration samples, and there are none.",
             'Give calibration_data, or recipe="int8-weight-only".',
         )
     wanted = recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES
     stream = Stream(data.calibration, subject.read, wanted, hold_out=data.evaluation is None)
-    return Plan(choices, skipped, stream, None)
+    if not recipe.searches:
+        return Plan(choices, skipped, stream, None)
+    calibration, gate = keep(stream)
+    return Plan(choices, skipped, calibration, None, gate)
 
 
 def _evaluation_calls(subject: Subject, planned: Plan, data: Data) -> tuple[Origin, Calls | None]:
     """What to evaluate on, once calibration is over, and where it comes from."""
     if data.evaluation is not None:
         return "evaluation_dataset", Calls(data.evaluation, subject.read)
-    if isinstance(planned.calibration, Stream):
+    if isinstance(planned.calibration, Stream | Kept):
         stream = planned.calibration
         if stream.held_out:
             return "held_out", Calls(stream.held_out, lambda call: cast(Call, call))

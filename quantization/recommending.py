@@ -5,8 +5,8 @@ from quantization.recipe import Override, Recipe
 
 
 def recommended(quantized: Quantized) -> Recipe:
-    """The recipe that gives this result again, without its target: algorithms that stayed, and an override for each layer that
-    is in float because of it. Everything else is as it was asked."""
+    """The recipe that gives this result again, without its target: algorithms that stayed, and an override for each
+    layer that is in float because of it. Everything else is as it was asked."""
     recipe, decisions = quantized.recipe, quantized.decisions
     left = [skip.name for skip in quantized.skipped if skip.reason == "mixed_precision"]
     kept = [{"kind": step.algorithm, **step.settings} for step in decisions.algorithms if step.kept]

@@ -11,9 +11,7 @@ def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None
     met = summary.exact or (summary.sqnr_db is not None and summary.sqnr_db >= bound)
     detail = target.detail
     if target.met and not met:
-        detail = (
-            "The samples that decided met the target, and the evaluation samples don't: calibrate with more of them."
-        )
+        detail = "Met by the samples that decided, and not by those that evaluate: calibrate with more samples."
     return target.model_copy(update={"met": met, "value": summary.sqnr_db, "detail": detail})
 
 
