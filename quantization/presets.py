@@ -10,6 +10,7 @@ from quantization.algorithm_settings import (
     MixedPrecision,
     MseClipping,
     OutlierSplit,
+    RangeMargin,
     Smoothing,
 )
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
@@ -23,6 +24,7 @@ ACCURATE: tuple[AlgorithmSettings, ...] = (
     Smoothing(alpha=0.7),
     OutlierSplit(channels=4),
     OutlierSplit(channels=16),
+    RangeMargin(),
     Gptq(),
     BiasCorrection(),
     MixedPrecision(),
