@@ -52,6 +52,7 @@ def list_layers(
         if not alive and all(tensor.untyped_storage().data_ptr() in live for tensor in own.values()):
             continue  # another name of a tensor that is alive: an export reads tied weights under one name
         weight_name = names[places[0].weight.name] if places else ""
+        bias = places[0].bias if places and leaf else None
         yield Layer(
             name=name,
             type=types.get(name, places[0].kind if places and name != layer_name(weight_name) else "Module"),
@@ -60,6 +61,7 @@ def list_layers(
             module=leaf,
             outlet=outlets.get(name),
             weight_name=weight_name if leaf else None,
+            bias_name=None if bias is None else names[bias.name],
             reason=("unsupported" if places is None else obstacle(places, calls)) if alive else "dead_code",
         )
 
