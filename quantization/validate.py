@@ -85,7 +85,7 @@ def _holds_weights_alone(folder: Path) -> bool:
 
 def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: bool, runs: bool) -> Report:
     clock = Clock(lambda _: None)
-    source = open_program(comparison.model, "cpu")
+    source = open_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
     quantized = restore(source, stored)
     evaluation, samples = None, None
     if comparison.dataset is not None and runs:

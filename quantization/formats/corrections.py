@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from quantization.formats.held import Held
 from quantization.formats.pairs import name_modules, what_follows
 from quantization.formats.qdq import add_node
 from quantization.layers import Outliers, QuantizedLayer
 from quantization.sources.graph import Call
+from quantization.sources.held import Held
 
 aten = torch.ops.aten
 Calls = Mapping[str, list[Call]]

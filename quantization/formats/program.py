@@ -18,13 +18,13 @@ from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
 from quantization.formats.corrections import correct
-from quantization.formats.held import Held
 from quantization.formats.inputs import FITTING, quantize_input
 from quantization.formats.kernels import Form, buffers, weight_form
 from quantization.formats.pairs import Pairs, name_modules
 from quantization.formats.qdq import make_float
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.graph import Call, layer_calls, stored_names
+from quantization.sources.held import Held
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
 

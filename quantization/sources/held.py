@@ -1,4 +1,4 @@
-"""The tensors that a program holds, while it is written: the graph's inputs for them, their specs, their values."""
+"""The tensors that a program holds, while it is edited: the graph's inputs for them, their specs, their values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ from torch.fx import Graph, Node
 class Held:
     """Of one program, whose graph is being edited: tensors join it, and take the place of others."""
 
-    def __init__(self, program: ExportedProgram, graph: Graph, changed: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: ExportedProgram, graph: Graph, changed: Mapping[str, Tensor] | None = None) -> None:
         """`changed`: what parameters become, by name, in the same shape and dtype."""
         self._graph = graph
         self._specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         self._device = next(iter(program.state_dict.values())).device
         self.state: dict[str, Tensor] = dict(program.state_dict)
-        for name in changed.keys() & self.state.keys():
-            self.change(name, changed[name])
+        for name, tensor in (changed or {}).items():
+            self.change(name, tensor)
 
     @property
     def specs(self) -> list[InputSpec]:
@@ -33,15 +33,19 @@ class Held:
         self.state[name] = nn.Parameter(values, requires_grad=False) if is_parameter else values
 
     def put(self, node: Node, name: str, tensor: Tensor) -> Node:
-        """Let an input of the graph read a buffer of this name from now on."""
-        self.state[name] = tensor.to(self._device)
+        """Let an input of the graph read a buffer of this name from now on, or a parameter where it is one."""
+        self.state[name] = tensor if tensor.device == self._device else tensor.to(self._device)
         node.meta["val"] = self._fake_mode().from_tensor(self.state[name], static_shapes=True)
         argument = TensorArgument(node.name)
-        self._specs[node.name] = InputSpec(InputKind.BUFFER, argument, name, persistent=True)
+        self._specs[node.name] = (
+            InputSpec(InputKind.PARAMETER, argument, name)
+            if isinstance(tensor, nn.Parameter)
+            else InputSpec(InputKind.BUFFER, argument, name, persistent=True)
+        )
         return node
 
     def add(self, behind: Node, label: str, name: str, tensor: Tensor) -> Node:
-        """A new input, behind another one, that reads a buffer of this name."""
+        """A new input, behind another one, that reads a tensor of this name."""
         with self._graph.inserting_after(behind):
             return self.put(self._graph.placeholder(label), name, tensor)
 
