@@ -135,7 +135,7 @@ class PreNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normal = self.norm(x)
-        x = x + nn.functional.scaled_dot_product_attention(self.query(normal), self.key(normal), self.value(normal))
+        x = x + torch.softmax(self.query(normal) @ self.key(normal).mT, -1) @ self.value(normal)
         block: Tensor = x + self.down(torch.relu(self.up(self.last_norm(x))))
         return block
 
