@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
@@ -16,7 +17,7 @@ class Held:
         """`changed`: what parameters become, by name, in the same shape and dtype."""
         self._graph = graph
         self._specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-        self._device = next(iter(program.state_dict.values())).device
+        self._device = next(iter(program.state_dict.values()), torch.empty(0)).device
         self.state: dict[str, Tensor] = dict(program.state_dict)
         for name, tensor in (changed or {}).items():
             self.change(name, tensor)

@@ -99,6 +99,10 @@ def test_statistics_of_the_batch_itself_stay() -> None:
     assert layers(program_source(program, fold=True))["norm"] == "unsupported"
 
 
+def test_a_program_without_tensors_has_nothing_to_fold() -> None:
+    assert layers(program_source(exported(nn.ReLU(), torch.randn(2, 3)), fold=True)) == {}
+
+
 def test_nothing_is_folded_unless_it_is_wished() -> None:
     program = exported(residual().module, residual().inputs[0])
     assert layers(program_source(program))["stem.1"] == "unsupported"
