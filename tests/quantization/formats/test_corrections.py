@@ -34,6 +34,17 @@ def test_each_part_stands_by_itself(quantized: QuantizeExample, part: str) -> No
     _computes_the_formula(corrected(quantized(example), part), example)
 
 
+@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
+def test_an_operator_without_a_bias_gets_one(quantized: QuantizeExample, decompose: bool) -> None:
+    example = projections()
+    example.module.query = torch.nn.Linear(4, 4, bias=False)
+    result = corrected(quantized(example, decompose=decompose))
+    _computes_the_formula(result, example)
+    counts = Counter(node.target for node in quantized_program(result).graph.nodes)
+    assert counts[torch.ops.aten.mm.default] == int(decompose)  # of the scores, which are no layer's
+    assert counts[torch.ops.aten.addmm.default] == (2 if decompose else 0)
+
+
 def _computes_the_formula(result: Quantized, example: Example) -> None:
     with torch.no_grad():
         got = torch.utils._pytree.tree_leaves(quantized_program(result).module()(*example.inputs))
