@@ -79,6 +79,7 @@ KEPT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "the weight is read": (Normalized(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), reads="weight"), (2, 3, 9, 9)),
     "it runs again": (Normalized(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), reads="again"), (2, 3, 9, 9)),
     "a linear's": (Normalized(nn.Linear(9, 4), nn.BatchNorm1d(3)), (2, 3, 9)),
+    "a linear's rows": (Normalized(nn.Linear(9, 4), nn.BatchNorm1d(4)), (2, 9)),
     "no batch": (Normalized(nn.Conv1d(3, 3, 3, padding=1), nn.BatchNorm1d(9)), (3, 9)),
     "groups": (Normalized(nn.ConvTranspose2d(4, 4, 2, groups=2), nn.BatchNorm2d(4)), (2, 4, 4, 4)),
 }
