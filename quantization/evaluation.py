@@ -151,24 +151,35 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Modul
     noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
 
     def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        values = arguments[0].cpu()
+        given = arguments[0].cpu()
+        values, beside = layer.scale_input(given), layer.outlier_output(given)
         if layer.activation is not None:
             grid = layer.activation.affine
-            clipped.count += count_outside(values, grid)
-            clipped.total += values.numel()
+            counted = _on_integers(values, layer)
+            clipped.count += count_outside(counted, grid)
+            clipped.total += counted.numel()
             values = dequantize(quantize(values, grid), grid).to(values.dtype)
-        twin = _with_weight(module, layer.dequantized_weight.to(output.dtype))
-        noise.add(output.cpu(), twin.forward(values))
+        twin = _with_weight(module, layer.dequantized_weight.to(output.dtype), layer.bias)
+        noise.add(output.cpu(), twin.forward(values) + beside)
         layer.release()
 
     return compare
 
 
-def _with_weight(module: nn.Module, weight: Tensor) -> nn.Module:
-    """The same layer on the CPU with another weight; its `forward` calls no hook."""
+def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:
+    """The values [..., in] that the layer computes with as integers: all but those that stay in float."""
+    if layer.outliers is None:
+        return values
+    inside = torch.ones(values.shape[-1], dtype=torch.bool)
+    inside[layer.outliers.channels] = False
+    return values[..., inside]
+
+
+def _with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The same layer on the CPU with another weight, and bias if given; its `forward` calls no hook."""
     twin = copy(module)
     own = {name: None if tensor is None else tensor.cpu() for name, tensor in module._parameters.items()}
-    twin.__dict__["_parameters"] = own | {"weight": weight}
+    twin.__dict__["_parameters"] = own | {"weight": weight} | ({} if bias is None else {"bias": bias})
     return twin
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantization.affine import Affine, grid_for
 from quantization.checkpoints import Checkpoints, State, Tensors
-from quantization.layers import Activation, QuantizedLayer
+from quantization.layers import Activation, Outliers, QuantizedLayer
 from quantization.selection import Choice
 
 PREFIX = "layers-"
@@ -64,12 +64,9 @@ class FinishedLayers:
     def _read(self, state: State, tensors: Tensors) -> dict[str, QuantizedLayer]:
         """Raises KeyError or ValueError when the chunk is of other layers."""
         return {
-            name: _layer(self._choices[name], said, {part: tensors[f"{name}.{part}"] for part in _PARTS})
+            name: _layer(self._choices[name], said, {part: tensors[f"{name}.{part}"] for part in said["parts"]})
             for name, said in state["layers"].items()
         }
-
-
-_PARTS = ("numbers", "scale", "zero_point")
 
 
 def _number(name: str) -> int:
@@ -79,14 +76,26 @@ def _number(name: str) -> int:
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
     assert layer.affine is not None
-    parts = (layer.weight, layer.affine.scale, layer.affine.zero_point)
-    return {part: tensor.contiguous() for part, tensor in zip(_PARTS, parts, strict=True)}
+    outliers = layer.outliers
+    parts = {
+        "numbers": layer.weight,
+        "scale": layer.affine.scale,
+        "zero_point": layer.affine.zero_point,
+        "bias": layer.bias,
+        "pre_quant_scale": layer.pre_quant_scale,
+        "outlier_channels": None if outliers is None else outliers.channels,
+        "outlier_weight": None if outliers is None else outliers.weight,
+    }
+    return {part: tensor.contiguous() for part, tensor in parts.items() if tensor is not None}
 
 
 def _state(layer: QuantizedLayer) -> dict[str, Any]:
     """`stride`: the program's file keeps it; SQNR in hexadecimal, which has words for infinity and NaN too."""
     assert layer.affine is not None
     return {
+        "parts": [*_tensors(layer)],
+        "scaled_by": layer.scaled_by,
+        "rounding": layer.rounding,
         "stride": list(layer.weight.stride()),
         "axis": layer.affine.axis,
         "group_size": layer.affine.group_size,
@@ -101,4 +110,21 @@ def _layer(choice: Choice, said: State, tensors: Tensors) -> QuantizedLayer:
     weight = torch.empty_strided(numbers.shape, said["stride"], dtype=numbers.dtype).copy_(numbers)
     affine = Affine(grid, tensors["scale"], tensors["zero_point"], said["axis"], said["group_size"])
     db = said["weight_sqnr_db"]
-    return QuantizedLayer(choice.layer, choice.weights, weight, affine, None, None if db is None else float.fromhex(db))
+    return QuantizedLayer(
+        choice.layer,
+        choice.weights,
+        weight,
+        affine,
+        activation=None,
+        weight_sqnr_db=None if db is None else float.fromhex(db),
+        bias=tensors.get("bias"),
+        pre_quant_scale=tensors.get("pre_quant_scale"),
+        scaled_by=said["scaled_by"],
+        outliers=_outliers(tensors),
+        rounding=said["rounding"],
+    )
+
+
+def _outliers(tensors: Tensors) -> Outliers | None:
+    found = "outlier_channels" in tensors
+    return Outliers(tensors["outlier_channels"], tensors["outlier_weight"]) if found else None

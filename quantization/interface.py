@@ -175,9 +175,9 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
     with second_process(folder) as reader:
         if isinstance(model, ExportedProgram):
             device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
-            program = program_source(model, device)
+            program = program_source(model, device, fold=recipe.folds)
         else:
-            program = open_program(Path(model), "cpu")
+            program = open_program(Path(model), "cpu", fold=recipe.folds)
         writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
         require_writers(program, writes)
         yield Subject(program, reader_for(program.inputs), writes, reader)

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from quantization.affine import Affine
+from quantization.corrections import beside_weight, outlier_product, scaled
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import AlgorithmReport, CalibrationReport, SkippedLayer, TargetReport
 from quantization.sources.pages import MappedFile, trim
-from quantization.sources.source import Layer, Source, distinct_bytes
+from quantization.sources.source import TRANSPOSED, Layer, Source, distinct_bytes
 from quantization.weights import decode, to_tensors
 
 
@@ -22,6 +24,10 @@ class Activation:
     affine: Affine
     minimum: float
     maximum: float
+
+
+Rounding = Literal["nearest", "gptq"]
+"""nearest: no number is further than half a step from its weight. gptq: each may be, to make up for those before it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,7 @@ class QuantizedLayer:
     scaled_by: str | None = None
     """The normalization whose weight and bias carry `pre_quant_scale`, so that nothing multiplies; None: a product."""
     outliers: Outliers | None = None
-    rounding: Literal["nearest", "gptq"] = "nearest"
-    """What keeps a weight within half a step of its number, or not."""
+    rounding: Rounding = "nearest"
 
     @property
     def dequantized_weight(self) -> Tensor:
@@ -67,12 +72,48 @@ class QuantizedLayer:
         return decode(self.weight, self.affine)
 
     @property
+    def effective_weight(self) -> Tensor:
+        """float32 [out, ...]: ŵ · pre_quant_scale with the outliers' columns, to be compared with the float weight."""
+        weight = self.dequantized_weight
+        if self.pre_quant_scale is not None:
+            weight = weight * self._beside_weight(self.pre_quant_scale)
+        if self.outliers is not None:
+            weight = weight.index_add(1, self.outliers.channels, self.outliers.weight.float())
+        return weight
+
+    @property
+    def target_weight(self) -> Tensor:
+        """[out, ...]: what was laid on the grid: the float weight / pre_quant_scale in float32, outlier columns 0."""
+        weight = self.layer.weight.cpu()
+        if self.pre_quant_scale is not None:
+            weight = weight.float() / self._beside_weight(self.pre_quant_scale)
+        return weight if self.outliers is None else weight.index_fill(1, self.outliers.channels, 0)
+
+    @property
+    def bias_name(self) -> str:
+        """The stored name of the layer's bias, also where only quantization gives it one."""
+        return self.layer.bias_name or f"{self.layer.name}.bias"
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored in place of the float weight, by name."""
+        """What is stored in place of the float weight, by name, and beside it (`corrections`)."""
         stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.affine)
         if self.activation is not None:
             stored[f"{self.layer.name}.input_scale"] = self.activation.affine.scale
             stored[f"{self.layer.name}.input_zero_point"] = self.activation.affine.zero_point
+        return stored | self.corrections
+
+    @property
+    def corrections(self) -> dict[str, Tensor]:
+        """What error compensation stores beside the numbers, by name."""
+        name, stored = self.layer.name, {}
+        if self.pre_quant_scale is not None:
+            stored[f"{name}.pre_quant_scale"] = self.pre_quant_scale
+        if self.outliers is not None:
+            stored[f"{name}.outlier_channels"] = self.outliers.channels
+            stored[f"{name}.outlier_weight"] = self.outliers.weight
+        if self.bias is not None:
+            stored[self.bias_name] = self.bias
         return stored
 
     @property
@@ -84,7 +125,20 @@ class QuantizedLayer:
     @property
     def bytes(self) -> int:
         """Bytes of what is stored for this layer, the float bias included."""
-        return sum(self.sizes.values()) + (0 if self.layer.bias is None else self.layer.bias.nbytes)
+        own = 0 if self.layer.bias is None or self.bias is not None else self.layer.bias.nbytes
+        return sum(self.sizes.values()) + own
+
+    def scale_input(self, values: Tensor) -> Tensor:
+        """What the float layer is given [..., in, ...] -> what is laid on the grid of its input, in the same dtype."""
+        scale = self.pre_quant_scale
+        return values if scale is None else scaled(values, scale, self.layer.weight.dim() - 2)
+
+    def outlier_output(self, values: Tensor) -> Tensor | float:
+        """What the inputs that stay in float add to the output, of what the float layer is given [..., in]."""
+        return 0.0 if self.outliers is None else outlier_product(values, self.outliers.channels, self.outliers.weight)
+
+    def _beside_weight(self, scale: Tensor) -> Tensor:
+        return beside_weight(scale, self.weight.shape, transposed=self.layer.kind in TRANSPOSED)
 
     def release(self) -> None:
         """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
@@ -127,9 +181,22 @@ class Quantized:
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """What stays in float, by name."""
+        """What stays in float, by name: as uploaded, but for normalizations that carry a scale."""
         replaced = {layer.layer.weight_name for layer in self.layers}
-        return {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
+        replaced |= {layer.bias_name for layer in self.layers if layer.bias is not None}
+        kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
+        return kept | self.scaled_normalizations
+
+    @cached_property
+    def scaled_normalizations(self) -> dict[str, Tensor]:
+        """Weights and biases of the normalizations that carry the scale of the layers behind them, by name."""
+        scales = {layer.scaled_by: layer.pre_quant_scale for layer in self.layers if layer.scaled_by is not None}
+        own = {f"{norm}.{part}": scale for norm, scale in scales.items() for part in ("weight", "bias")}
+        return {
+            name: (tensor.detach().cpu() * scale).to(tensor.dtype)
+            for name, tensor in self.source.tensors.items()
+            if (scale := own.get(name)) is not None
+        }
 
     @property
     def bytes(self) -> int:

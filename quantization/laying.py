@@ -44,7 +44,7 @@ def lay_again(
     outliers = None if channels is None else Outliers(channels, weight[:, channels].clone())
     changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
     axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
-    numbers, affine = encode(weight_to_lay(changed), layer.settings, axis, layer.layer.scale_dtype)
+    numbers, affine = encode(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
     activation = layer.activation
     if activation is not None and statistics is not None:
         activation = _activation(layer.layer, activation.settings, statistics, pre_quant_scale, channels)
@@ -54,44 +54,8 @@ def lay_again(
 def with_numbers(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
     """The layer with these numbers on its grid, and what they cost."""
     changed, noise = replace(layer, weight=numbers), Noise()
-    noise.add(layer.layer.weight.cpu(), effective_weight(changed))
+    noise.add(layer.layer.weight.cpu(), changed.effective_weight)
     return replace(changed, weight_sqnr_db=noise.db)
-
-
-def weight_to_lay(layer: QuantizedLayer) -> Tensor:
-    """What goes on the grid: W / pre_quant_scale, with zeros where columns are in float."""
-    weight = layer.layer.weight.cpu()
-    if layer.pre_quant_scale is not None:
-        weight = (weight.float() / of_columns(layer.pre_quant_scale, layer.layer)).to(weight.dtype)
-    if layer.outliers is not None:
-        weight = weight.clone()
-        weight[:, layer.outliers.channels] = 0
-    return weight
-
-
-def effective_weight(layer: QuantizedLayer) -> Tensor:
-    """float32 [out, in / groups, ...]: what multiplies the layer's input, all in all."""
-    weight = layer.dequantized_weight
-    if layer.pre_quant_scale is not None:
-        weight = weight * of_columns(layer.pre_quant_scale, layer.layer)
-    if layer.outliers is not None:
-        weight = weight.clone()
-        weight[:, layer.outliers.channels] = layer.outliers.weight.float()
-    return weight
-
-
-def of_columns(channels: Tensor, layer: Layer) -> Tensor:
-    """Input channels [in] in a shape that broadcasts over the weight, each at the column that reads it."""
-    weight = layer.weight
-    kernel = [1] * (weight.dim() - 2)
-    if layer.kind in TRANSPOSED:
-        return channels.reshape(-1, 1, *kernel)
-    groups = layer.module.groups if isinstance(layer.module, nn.modules.conv._ConvNd) else 1
-    return (
-        channels.reshape(groups, -1)
-        .repeat_interleave(weight.shape[0] // groups, 0)
-        .reshape(weight.shape[0], -1, *kernel)
-    )
 
 
 def reach_of_columns(layer: Layer) -> Tensor:

@@ -2,7 +2,7 @@
 
 A leaf holds integers and scales under the names that the files use, so the module's state dict is what the files hold.
 It computes what evaluation compares: the input laid on its static grid, the weight made float on the way, the float
-layer's own operator. It needs torch alone, on any device.
+layer's own operator, and what error compensation puts around it. It needs torch alone, on any device.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quantization.affine import Affine, Grid, dequantize, quantize
+from quantization.corrections import outlier_product, scaled
 from quantization.errors import InvalidModel
 from quantization.formats.stored import Stored
 from quantization.sources.module import copy_module
@@ -20,15 +21,20 @@ from quantization.weights import decode, from_tensors
 
 PARTS = ("", "_scale", "_zero_point")
 """What may be stored of a weight, by the suffix of its name."""
+CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
+"""What may be stored beside it, by its name within the layer."""
 
 
 class QuantizedLeaf(nn.Module):
     """A layer whose `weight` is numbers of a quantized dtype, with `weight_scale` and `weight_zero_point` where it has
-    them, and `input_scale` and `input_zero_point` [] where its input is static."""
+    them, `input_scale` and `input_zero_point` [] where its input is static, and `CORRECTIONS` where it has any."""
 
     bias: Tensor | None
     input_scale: Tensor
     input_zero_point: Tensor
+    pre_quant_scale: Tensor | None
+    outlier_channels: Tensor | None
+    outlier_weight: Tensor | None
 
     def __init__(self, shell: nn.Module, stored: Stored, name: str) -> None:
         """`shell`: the float layer `name`, whose weight is not read."""
@@ -40,21 +46,39 @@ class QuantizedLeaf(nn.Module):
         self._stored = tuple(key for key, tensor in tensors.items() if tensor is not None)
         for key in self._stored:
             self.register_buffer(key, tensors[key])
-        self.register_parameter("bias", shell._parameters.get("bias"))
+        bias = shell._parameters.get("bias")
+        if bias is None and (given := stored.correction(name, "bias")) is not None:
+            bias = nn.Parameter(given, requires_grad=False)
+        self.register_parameter("bias", bias)
+        for part in CORRECTIONS:
+            self.register_buffer(part, stored.correction(name, part))
+        self._multiplies = stored.scaled_by(name) is None
         values = stored.input(name)
         self._input_grid: Grid | None = None if values is None else values.grid
         if values is not None:
             self.register_buffer("input_scale", values.scale)
             self.register_buffer("input_zero_point", values.zero_point)
-        # a hook also keeps torch's fused transformer layer away, which would read `weight` past this forward
-        self.register_forward_pre_hook(_lay_on_grid)
+        # a hook keeps torch's fused transformer layer away, which would read `weight` past this forward
+        self.register_forward_pre_hook(_stay_visible)
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
+    def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """What the float layer gives on the weight that its numbers mean, in the same dtype."""
         stored = {key: self.get_buffer(key) for key in self._stored}
         weight = decode(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
-        return functional_call(self._shell[0], tensors, arguments, options)
+        output = functional_call(self._shell[0], tensors, (self._laid(input), *arguments), options)
+        if self.outlier_channels is None or self.outlier_weight is None:
+            return output
+        return output + outlier_product(input, self.outlier_channels, self.outlier_weight)
+
+    def _laid(self, values: Tensor) -> Tensor:
+        """x -> x̂ on the static grid, in the dtype of x."""
+        if self.pre_quant_scale is not None and self._multiplies:
+            values = scaled(values, self.pre_quant_scale, self._shell[0].get_parameter("weight").dim() - 2)
+        if self._input_grid is None:
+            return values
+        grid = Affine(self._input_grid, self.input_scale, self.input_zero_point)
+        return dequantize(quantize(values, grid), grid).to(values.dtype)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows of the leaf."""
@@ -91,13 +115,8 @@ def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
     return module.eval()
 
 
-def _lay_on_grid(leaf: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """x -> x̂ on the static grid, in the dtype of x."""
-    if not isinstance(leaf, QuantizedLeaf) or leaf._input_grid is None:
-        return None
-    grid = Affine(leaf._input_grid, leaf.input_scale, leaf.input_zero_point)
-    values = arguments[0]
-    return (dequantize(quantize(values, grid), grid).to(values.dtype), *arguments[1:])
+def _stay_visible(leaf: nn.Module, arguments: object) -> None:
+    """Changes nothing."""
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
@@ -124,7 +143,8 @@ def _require_same_tensors(
     own: Mapping[str, Tensor], state: Mapping[str, object], stored: Stored, quantized: Mapping[str, str]
 ) -> None:
     grids = {f"{name}{part}" for name in quantized for part in PARTS}
-    grids |= {f"{name}.{part}" for name in stored.layers for part in ("input_scale", "input_zero_point")}
+    beside = ("input_scale", "input_zero_point", "bias", *CORRECTIONS)
+    grids |= {f"{name}.{part}" for name in stored.layers for part in beside}
     for name, tensor in own.items():
         if name not in stored.tensors:
             raise _misfit(f"Tensor {name!r} of the model is not in the file.")

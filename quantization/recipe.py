@@ -196,6 +196,11 @@ class Recipe(Pair):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
+    def folds(self) -> bool:
+        """Whether normalizations go into the convolutions before them, as the model is opened."""
+        return any(algorithm.kind == "fold_normalization" for algorithm in self.algorithms)
+
+    @property
     def needs_outputs(self) -> bool:
         """Whether a format writes what convolutions give as integers too, so that calibration looks at it."""
         return "onnx" in (self.formats or ())

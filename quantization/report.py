@@ -23,6 +23,7 @@ SkipReason = Literal[
     "format_unsupported",
     "shared_weight_conflict",
     "dead_code",
+    "folded",
     "granularity_unsupported",
     "group_size_mismatch",
     "never_ran",

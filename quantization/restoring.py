@@ -1,17 +1,17 @@
 """A saved file and the float source it came from, put together again as the engine's result."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantization.errors import InvalidModel
 from quantization.formats.stored import Stored
-from quantization.layers import Activation, Quantized, QuantizedLayer
+from quantization.layers import Activation, Outliers, Quantized, QuantizedLayer
 from quantization.recipe import ActivationSettings, Recipe
 from quantization.report import NOT_CALIBRATED, SkippedLayer
 from quantization.selection import select
 from quantization.sources.source import Layer, Source
 from quantization.sqnr import Noise
-from quantization.weights import decode
 
 
 def restore(source: Source, stored: Stored) -> Quantized:
@@ -37,11 +37,23 @@ def restore(source: Source, stored: Stored) -> Quantized:
 
 def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
     numbers, affine = stored.weight(layer.name)
-    noise = Noise()
-    noise.add(layer.weight.cpu(), decode(numbers, affine))
-    return QuantizedLayer(
-        layer, stored.settings(layer.name), numbers, affine, _activation(layer, stored, about), noise.db
+    channels, columns = (stored.correction(layer.name, f"outlier_{part}") for part in ("channels", "weight"))
+    restored = QuantizedLayer(
+        layer,
+        stored.settings(layer.name),
+        numbers,
+        affine,
+        _activation(layer, stored, about),
+        weight_sqnr_db=None,
+        bias=stored.correction(layer.name, "bias"),
+        pre_quant_scale=stored.correction(layer.name, "pre_quant_scale"),
+        scaled_by=stored.scaled_by(layer.name),
+        outliers=None if channels is None or columns is None else Outliers(channels, columns),
+        rounding=about["weight"].get("rounding", "nearest"),
     )
+    noise = Noise()
+    noise.add(layer.weight.cpu(), restored.effective_weight)
+    return replace(restored, weight_sqnr_db=noise.db)
 
 
 def _activation(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> Activation | None:

@@ -81,7 +81,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         # 1. load
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
-        source = open_source(folder / spec.model, spec.format, spec.device)
+        source = open_source(folder / spec.model, spec.format, spec.device, fold=spec.recipe.folds)
         if spec.format == "huggingface":  # a job of the service says all of it; one by hand may not
             spec = spec.model_copy(
                 update={"recipe": complete(spec.recipe, spec.format, [n.name for n in source.layers])}

@@ -15,7 +15,8 @@ from quantization.profile import Profile
 from quantization.recipe import Recipe
 from quantization.samples import Batches
 from quantization.sharing import same_inputs
-from quantization.sources.source import Source
+from quantization.sources.scaling import carriers
+from quantization.sources.source import ProgramSource, Source
 from quantization.sqnr import finite
 from quantization.targeting import Search, reach
 
@@ -59,7 +60,8 @@ def search(
 def _bench(source: Source, material: Material) -> Bench:
     statistics = {} if material.profile is None else material.profile.layers
     sharing = same_inputs(source, next(iter(material.calibration)))
-    return Bench(source, material.calibration, statistics, sharing)
+    norms = carriers(source) if isinstance(source, ProgramSource) else {}
+    return Bench(source, material.calibration, statistics, sharing, norms)
 
 
 def _alone(found: Sensitivity) -> Mapping[str, float]:

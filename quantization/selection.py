@@ -74,8 +74,8 @@ def require_fit(recipe: Recipe, source: SourceFormat) -> None:
 
 
 def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
-    if layer.reason == "dead_code":
-        return "dead_code"
+    if layer.reason in ("dead_code", "folded"):
+        return layer.reason
     types = {layer.type, layer.kind}
     if types & set(recipe.skip_layers):
         return "type_skipped"

@@ -11,10 +11,9 @@ from copy import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from quantization.affine import Affine, dequantize, quantize
-from quantization.layers import Outliers, QuantizedLayer
+from quantization.layers import QuantizedLayer
 
 
 @contextmanager
@@ -64,10 +63,10 @@ class Twin:
         return (laid(values, layer), *arguments[1:])
 
     def _end(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given, outliers = self._given, self._layer.outliers
+        given = self._given
         self._restore()
         self._layer.release()
-        return output if given is None or outliers is None else output + product(given, outliers)
+        return output if given is None else output + self._layer.outlier_output(given)
 
     def _restore(self) -> None:
         self._module._parameters.update(self._own)  # type: ignore[arg-type]
@@ -84,18 +83,17 @@ def computed(layer: QuantizedLayer, values: Tensor) -> Tensor:
     twin.__dict__["_parameters"] = {**module._parameters, "weight": weight, "bias": bias}
     output: Tensor = twin.forward(laid(values, layer))
     layer.release()
-    return output if layer.outliers is None else output + product(values, layer.outliers)
+    return output + layer.outlier_output(values)
 
 
 def laid(values: Tensor, layer: QuantizedLayer) -> Tensor:
     """x -> x̂ as the layer's operator is given it, in the dtype of x."""
-    if layer.pre_quant_scale is not None:
-        values = values * along(layer.pre_quant_scale.to(values.device, values.dtype), layer)
+    values = layer.scale_input(values)
     return values if layer.activation is None else on_grid(values, layer.activation.affine)
 
 
 def along(channels: Tensor, layer: QuantizedLayer) -> Tensor:
-    """[C] in a shape that broadcasts over the layer's input."""
+    """[C] in a shape that broadcasts over the layer's input or output."""
     axis = layer.layer.channel_axis
     assert axis is not None
     return channels.reshape(-1, *[1] * (-axis - 1))
@@ -109,9 +107,3 @@ def on_grid(values: Tensor, affine: Affine) -> Tensor:
     scale, zero_point = float(affine.scale), int(affine.zero_point)
     laid = torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, grid.quant_min, grid.quant_max)
     return laid.to(values.dtype)
-
-
-def product(values: Tensor, outliers: Outliers) -> Tensor:
-    """x[..., channels] · weightᵀ."""
-    weight = outliers.weight.to(values.device, values.dtype)
-    return linear(values.index_select(-1, outliers.channels.to(values.device)), weight)

@@ -85,7 +85,7 @@ def _holds_weights_alone(folder: Path) -> bool:
 
 def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: bool, runs: bool) -> Report:
     clock = Clock(lambda _: None)
-    source = open_program(comparison.model, "cpu")
+    source = open_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
     quantized = restore(source, stored)
     evaluation, samples = None, None
     if comparison.dataset is not None and runs:
@@ -136,7 +136,11 @@ def _faults(stored: Stored, layer: str) -> list[str]:
     if not bool((torch.isfinite(values) & (values >= low) & (values <= high)).all()):
         faults.append(f"Layer {layer!r}: numbers outside {low}..{high}.")
     grids = [grid for grid in (affine, stored.input(layer)) if grid is not None]
-    return faults + [f"Layer {layer!r}: a scale or zero point is not valid." for grid in grids if not _valid(grid)]
+    faults += [f"Layer {layer!r}: a scale or zero point is not valid." for grid in grids if not _valid(grid)]
+    factors = stored.correction(layer, "pre_quant_scale")
+    if factors is not None and not bool((torch.isfinite(factors) & (factors > 0)).all()):
+        faults.append(f"Layer {layer!r}: a factor of its input is not valid.")
+    return faults
 
 
 def _valid(affine: Affine) -> bool:

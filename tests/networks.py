@@ -121,6 +121,39 @@ class Residual(nn.Module):
         return logits
 
 
+class PreNorm(nn.Module):
+    """A transformer block whose normalizations stand before its layers, so that they alone read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last_norm = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        for norm in (self.norm, self.last_norm):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = self.norm(x)
+        x = x + torch.softmax(self.query(normal) @ self.key(normal).mT, -1) @ self.value(normal)
+        block: Tensor = x + self.down(torch.relu(self.up(self.last_norm(x))))
+        return block
+
+
+class PostNorm(nn.Module):
+    """One whose normalizations stand behind the sum, as BERT's: the next sum reads them too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last_norm = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.mix, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x + self.mix(x))
+        block: Tensor = self.last_norm(x + self.down(torch.relu(self.up(x))))
+        return block
+
+
 class Dictionary(nn.Module):
     """Inputs in a dict, one fixed by the export; outputs in a dict, one of them an input as it came."""
 
@@ -188,6 +221,18 @@ def residual(samples: int = 40) -> Example:
     torch.manual_seed(0)
     images = torch.randn(samples, 1, 8, 8)
     return Example(Residual(), (images[:2],), {"images": {0: BATCH}}, {"images": images})
+
+
+def prenorm(samples: int = 32) -> Example:
+    torch.manual_seed(0)
+    x = torch.randn(samples, 5, 8)
+    return Example(PreNorm(), (x[:2],), {"x": {0: BATCH}}, {"x": x})
+
+
+def postnorm(samples: int = 32) -> Example:
+    torch.manual_seed(0)
+    x = torch.randn(samples, 5, 8)
+    return Example(PostNorm(), (x[:2],), {"x": {0: BATCH}}, {"x": x})
 
 
 def dictionary(samples: int = 32) -> Example:

@@ -13,7 +13,7 @@ from torch import Tensor
 from quantization.algorithm_settings import Awq
 from quantization.algorithms.bench import Bench, Layers, meant
 from quantization.layers import QuantizedLayer
-from quantization.laying import effective_weight, lay_again
+from quantization.laying import lay_again
 
 TRIALS = 20
 SMALLEST = 1e-4
@@ -47,7 +47,7 @@ def _laid(layers: Layers, names: list[str], scale: Tensor) -> dict[str, Quantize
 
 
 def _error(layer: QuantizedLayer, magnitude: Tensor) -> float:
-    wrong = effective_weight(layer) - layer.layer.weight.cpu().float()
+    wrong = layer.effective_weight - layer.layer.weight.cpu().float()
     return float((wrong.square().sum(0) * magnitude.square()).sum())
 
 

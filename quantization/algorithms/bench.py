@@ -35,9 +35,9 @@ class Bench:
 
     def carrier(self, names: Sequence[str]) -> str | None:
         """The normalization that can carry a factor for these layers; None where a reader is not among them."""
-        first = self.sharing.get(names[0], names[0])
-        readers = {name for name, other in self.sharing.items() if other == first}
-        return self.carriers.get(names[0]) if readers <= set(names) else None
+        norm = self.carriers.get(names[0])
+        readers = {name for name, other in self.carriers.items() if other == norm}
+        return norm if readers <= set(names) else None
 
     def has_own_bias(self, layer: Layer) -> bool:
         """Whether a layer's bias can change without changing anything else's."""

@@ -20,7 +20,7 @@ from quantization.affine import Grid
 from quantization.algorithm_settings import Gptq
 from quantization.algorithms.bench import Bench, Layers, meant
 from quantization.layers import QuantizedLayer
-from quantization.laying import weight_to_lay, with_numbers
+from quantization.laying import with_numbers
 from quantization.masking import mask_of, visible
 from quantization.simulation import simulated
 
@@ -46,7 +46,7 @@ def round_by_gptq(settings: Gptq, bench: Bench, layers: Layers) -> Layers:
 
 def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) -> dict[str, QuantizedLayer]:
     """These layers, whose inputs have these moments H [in, in]."""
-    weight = torch.cat([weight_to_lay(layer).float() for layer in layers])
+    weight = torch.cat([layer.target_weight.float() for layer in layers])
     scale, zero_point = (torch.cat([_of_rows(layer, part) for layer in layers]) for part in ("scale", "zero_point"))
     grid = layers[0].affine.grid if layers[0].affine is not None else None
     assert grid is not None

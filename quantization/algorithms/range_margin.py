@@ -3,8 +3,8 @@
     [minimum, maximum] · factor
 
 Smoothing makes all channels nearly equally wide. Each of many channels may then go beyond its calibrated range on a
-sample that was not seen, and is clipped, where before one wide channel left room for all others. A wider grid is coarser:
-a factor of 1.1 costs 0.8 dB where nothing would have been clipped.
+sample that was not seen, and is clipped, where before one wide channel left room for all others. A wider grid is
+coarser: a factor of 1.1 costs 0.8 dB where nothing would have been clipped.
 """
 
 from dataclasses import replace

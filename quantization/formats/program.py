@@ -14,16 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, Node
 
+from quantization.formats.corrections import correct
 from quantization.formats.inputs import FITTING, quantize_input
 from quantization.formats.kernels import Form, buffers, weight_form
 from quantization.formats.pairs import Pairs, name_modules
 from quantization.formats.qdq import make_float
 from quantization.layers import Quantized, QuantizedLayer
 from quantization.sources.graph import Call, layer_calls, stored_names
+from quantization.sources.held import Held
 from quantization.sources.pruning import copy_graph, rebuild
 from quantization.sources.source import ProgramSource
 
@@ -46,9 +47,8 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
         raise TypeError("only an exported program can be written as one")
     program = quantized.source.program
     graph = copy_graph(program.graph)
-    calls = layer_calls(graph, stored_names(program))
-    specs = {spec.arg.name: [spec] for spec in program.graph_signature.input_specs}
-    state: dict[str, Tensor] = dict(program.state_dict)
+    held = Held(program, graph, quantized.scaled_normalizations)
+    calls = correct(graph, held, layer_calls(graph, stored_names(program)), quantized.layers)
     pairs = Pairs(graph)
     form_of = weight_form if not outputs else _as_it_is
     uses = _uses(quantized.layers, calls, form_of)
@@ -57,14 +57,14 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
             if layer.activation is not None:
                 quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
-        specs[weight.name] = _quantize_weight(graph, weight, readers, state)
+        _quantize_weight(graph, held, weight, readers)
     if outputs:
         grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
         pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
-    result = rebuild(program, graph, [spec for group in specs.values() for spec in group], state)
+    result = rebuild(program, graph, held.specs, held.state)
     return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
 
 
@@ -77,25 +77,22 @@ class Use:
     reader: Node
 
 
-def _quantize_weight(graph: Graph, weight: Node, uses: list[Use], state: dict[str, Tensor]) -> list[InputSpec]:
-    """Replace the float parameter by buffers, the first of its name, made float before each use. Returns their specs.
+def _quantize_weight(graph: Graph, held: Held, weight: Node, uses: list[Use]) -> None:
+    """Replace the float parameter by buffers, the first of its name, made float before each use.
 
     A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
     own = [_buffers(use, name, number) for number, use in enumerate(uses)]
-    tensors = {key: tensor.to(value.device) for part in own for key, tensor in part.items()}
-    nodes = _placeholders(graph, weight, name, tensors)
+    tensors = {key: tensor for part in own for key, tensor in part.items()}
+    nodes = {name: held.put(weight, name, tensors.pop(name))}
+    for key, tensor in tensors.items():
+        nodes[key] = held.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
     for use, names in zip(uses, own, strict=True):
         with graph.inserting_before(use.reader):
             floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
         name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
         use.reader.replace_input_with(weight, floats)
-    state |= tensors
-    return [
-        InputSpec(InputKind.BUFFER, TensorArgument(node.name), target, persistent=True)
-        for target, node in nodes.items()
-    ]
 
 
 def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
@@ -104,17 +101,6 @@ def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
     if use.form == "kernel" and number:
         tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
     return tensors
-
-
-def _placeholders(graph: Graph, weight: Node, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Node]:
-    """The graph's inputs for these tensors, the weight's own first."""
-    value, nodes = weight.meta["val"], [weight]
-    for key in list(tensors)[1:]:
-        with graph.inserting_after(nodes[-1]):
-            nodes.append(graph.placeholder(weight.name + key.removeprefix(name)))
-    for node, tensor in zip(nodes, tensors.values(), strict=True):
-        node.meta["val"] = value.fake_mode.from_tensor(tensor, static_shapes=True)
-    return dict(zip(tensors, nodes, strict=True))
 
 
 def _as_it_is(layer: QuantizedLayer, call: Call) -> Form:  # noqa: ARG001 - in place of `weight_form`

@@ -85,7 +85,15 @@ def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
             "original_bytes": layer.layer.bytes,
             "bytes": layer.bytes,
         },
+        **_corrections_metadata(layer),
     }
+
+
+def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
+    """Where what error compensation made is stored (`quantization.corrections` computes it); only what there is."""
+    own = {f"{layer.layer.name}.{part}": part for part in ("pre_quant_scale", "outlier_channels", "outlier_weight")}
+    about: dict[str, object] = {own.get(name, "bias"): name for name in layer.corrections}
+    return about if layer.scaled_by is None else about | {"scaled_by": layer.scaled_by}
 
 
 def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
@@ -97,6 +105,7 @@ def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
         return about
     stored_zero_point = layer.settings.scheme == "asymmetric"
     return about | {
+        **({} if layer.rounding == "nearest" else {"rounding": layer.rounding}),
         "axis": affine.axis,
         "scale": f"{name}_scale",
         "zero_point": f"{name}_zero_point" if stored_zero_point else affine.grid.middle,

@@ -61,6 +61,17 @@ class Stored:
         scale, zero_point = (self._tensor(layer, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
         return Affine(grid, scale, zero_point)
 
+    def correction(self, layer: str, part: str) -> Tensor | None:
+        """What error compensation stored: `bias`, `pre_quant_scale`, `outlier_channels` or `outlier_weight`; None
+        where it did not. Raises InvalidModel without its tensor."""
+        name = self.layers[layer].get(part)
+        return None if name is None else self._tensor(layer, name)
+
+    def scaled_by(self, layer: str) -> str | None:
+        """The normalization that carries the layer's `pre_quant_scale`; None: the layer multiplies."""
+        name: str | None = self.layers[layer].get("scaled_by")
+        return name
+
     def _about(self, layer: str, part: str) -> Any:
         if layer not in self.layers or part not in self.layers[layer]:
             raise _invalid(f"Layer {layer!r} has no metadata of its {part}.")

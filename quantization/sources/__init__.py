@@ -8,11 +8,13 @@ from quantization.sources.program import open_program
 from quantization.sources.source import ProgramSource
 
 
-def open_source(path: Path, file_format: SourceFormat, device: str) -> ProgramSource | HuggingFaceSource:
-    """Open an upload by its format. Raises InvalidModel or Unsupported."""
+def open_source(
+    path: Path, file_format: SourceFormat, device: str, *, fold: bool = False
+) -> ProgramSource | HuggingFaceSource:
+    """Open an upload by its format; `fold`: see `open_program`. Raises InvalidModel or Unsupported."""
     match file_format:
         case "pt2":
-            return open_program(path, device)
+            return open_program(path, device, fold=fold)
         case "huggingface":
             return open_huggingface(path, device)
         case _:

@@ -1,6 +1,6 @@
 """Which layers a program has: names and types of the user's source, and what keeps one from being quantized."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
 from torch import Tensor, nn
@@ -42,8 +42,9 @@ def list_layers(
     leaves: Mapping[str, nn.Module],
     *,
     outlets: Mapping[str, nn.Module],
+    folded: Collection[str] = (),
 ) -> Iterator[Layer]:
-    """Every module that owns parameters, in the order of the state dict; dead ones are listed as such."""
+    """Every module that owns parameters, in the order of the state dict; dead and `folded` ones are listed as such."""
     names = stored_names(program)
     live = {tensor.untyped_storage().data_ptr() for tensor in program.state_dict.values()}
     for name, own in _parameters(original, calls, names).items():
@@ -52,6 +53,7 @@ def list_layers(
         if not alive and all(tensor.untyped_storage().data_ptr() in live for tensor in own.values()):
             continue  # another name of a tensor that is alive: an export reads tied weights under one name
         weight_name = names[places[0].weight.name] if places else ""
+        bias = places[0].bias if places and leaf else None
         yield Layer(
             name=name,
             type=types.get(name, places[0].kind if places and name != layer_name(weight_name) else "Module"),
@@ -60,8 +62,14 @@ def list_layers(
             module=leaf,
             outlet=outlets.get(name),
             weight_name=weight_name if leaf else None,
-            reason=("unsupported" if places is None else obstacle(places, calls)) if alive else "dead_code",
+            bias_name=None if bias is None else names[bias.name],
+            reason=_reason(places, calls) if alive else "folded" if name in folded else "dead_code",
         )
+
+
+def _reason(places: list[Call] | None, everything: Mapping[str, list[Call]]) -> SkipReason | None:
+    """Why a layer that is alive can't be quantized; None when it can."""
+    return "unsupported" if places is None else obstacle(places, everything)
 
 
 def _parameters(

@@ -133,6 +133,7 @@ def list_layers(module: nn.Module) -> Iterator[Layer]:
         reason: SkipReason | None = None if _is_leaf(owner) else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
+        bias = owner._parameters.get("bias")
         for name, parameters in own.items():
             yield Layer(
                 name=name,
@@ -141,6 +142,7 @@ def list_layers(module: nn.Module) -> Iterator[Layer]:
                 kind=_kind(owner),
                 module=None if reason else owner,
                 weight_name=None if reason else first_names[id(owner._parameters["weight"])],
+                bias_name=None if reason or bias is None else first_names[id(bias)],
                 reason=reason,
             )
 

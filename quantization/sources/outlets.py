@@ -30,8 +30,13 @@ def outlet(call: Call) -> Node | None:
     """The node that gives the value; None when the call is no convolution."""
     if call.kind not in CONVOLUTIONS:
         return None
-    end = _only_reader(call.node, _NORMALIZATIONS) or call.node
+    end = normalized(call) or call.node
     return _only_reader(end, _ACTIVATIONS) or end
+
+
+def normalized(call: Call) -> Node | None:
+    """The node that gives a convolution's result normalized, when nothing else reads the result."""
+    return _only_reader(call.node, _NORMALIZATIONS)
 
 
 def is_rectified(end: Node) -> bool:

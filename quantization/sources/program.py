@@ -19,6 +19,7 @@ from torch.utils._sympy.value_ranges import bound_sympy
 from quantization.errors import InvalidModel, Unsupported
 from quantization.samples import Extent, Input
 from quantization.sources.finite import require_finite
+from quantization.sources.folding import fold_normalizations
 from quantization.sources.graph import layer_calls, stored_names
 from quantization.sources.leaves import insert_leaves
 from quantization.sources.listing import layer_types, list_layers, obstacle
@@ -29,23 +30,29 @@ from quantization.sources.source import ProgramSource, distinct_bytes
 EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
 
 
-def open_program(path: Path, device: str) -> ProgramSource:
-    """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed."""
+def open_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
+    """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed.
+
+    `fold`: normalizations behind convolutions go into these (`folding`).
+    """
     try:
         uploaded = torch.export.load(path)
     except Exception as error:
         raise InvalidModel(
             "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
         ) from error
-    return program_source(uploaded, device)
+    return program_source(uploaded, device, fold=fold)
 
 
-def program_source(uploaded: ExportedProgram, device: str = "cpu") -> ProgramSource:
+def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool = False) -> ProgramSource:
     """Dissect a program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
     require_finite(uploaded.state_dict)
     types = layer_types(uploaded)
-    program = prune(functional(uploaded))
+    program, folded = prune(functional(uploaded)), frozenset[str]()
+    live_bytes = distinct_bytes(program.state_dict.values())
+    if fold:
+        program, folded = fold_normalizations(program)
     if device != "cpu":
         program = move_to_device_pass(program, device)
     calls = layer_calls(program.graph, stored_names(program))
@@ -56,10 +63,10 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu") -> ProgramSou
     inputs, constants = _inputs(program)
     return ProgramSource(
         module=module,
-        layers=tuple(list_layers(program, original, types, calls, leaves, outlets=outlets)),
+        layers=tuple(list_layers(program, original, types, calls, leaves, outlets=outlets, folded=folded)),
         tensors=program.state_dict,
         original_bytes=distinct_bytes(original.values()),
-        dead_bytes=distinct_bytes(original.values()) - distinct_bytes(program.state_dict.values()),
+        dead_bytes=distinct_bytes(original.values()) - live_bytes,
         device=device,
         program=program,
         inputs=inputs,

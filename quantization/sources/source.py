@@ -50,6 +50,8 @@ class Layer:
     module: nn.Module | None = None
     weight_name: str | None = None
     """The weight's name in the state dict, `encoder.0.weight`."""
+    bias_name: str | None = None
+    """The bias's, where it has one."""
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""

@@ -19,6 +19,7 @@ from quantization.samples import open_samples
 from quantization.sources import open_source
 from quantization.sqnr import Noise
 from tests import stranger
+from tests.corrected import corrected
 from tests.networks import Example, attention
 from tests.patterns import plain, sequence, structured, unbatched, unusual, vision
 
@@ -38,6 +39,7 @@ class Case:
     linears: int
     recipe: dict[str, Any] = field(default_factory=dict)
     decompose: bool = False
+    corrected: bool = False
 
 
 TYPES = ["Linear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Conv3d", "MultiheadAttention"]
@@ -47,6 +49,8 @@ CASES = {
     "structured": Case(structured, 1, 4),
     "unbatched": Case(unbatched, 2, 1),
     "decomposed": Case(sequence, 2, 2, decompose=True),  # what is left of the others is a bmm
+    "corrected-vision": Case(vision, 9, 2, corrected=True),
+    "corrected-sequence": Case(sequence, 2, 6, corrected=True),
     "tied": Case(attention, 0, 4),
     "unusual": Case(unusual, 0, 0),
     "qint8-activations": Case(plain, 1, 1, {"activations": {"dtype": "qint8"}}),
@@ -78,6 +82,7 @@ def _write(case: Case, folder: Path) -> list[list[object]]:
     samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
     recipe = Recipe.model_validate({"layer_types": TYPES, "skip_layers": [], **case.recipe})
     result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
+    result = corrected(result) if case.corrected else result
     write_program(result, folder / "model.pt2")
     calls = [(example.inputs, example.keywords)]
     if example.dynamic is not None:  # another batch size

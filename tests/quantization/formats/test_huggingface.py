@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from quantization.recipe import Recipe
 from quantization.samples import Call, open_samples
 from quantization.sources.huggingface import HuggingFaceSource, open_huggingface
 from quantization.sqnr import Noise
+from tests.corrected import correct, corrected
 from tests.transformers_networks import Network, network
 
 FACTS = Path(__file__).parent / "llmcompressor"
@@ -119,6 +121,39 @@ def test_nothing_but_from_pretrained_is_needed(recipe: str, tmp_path: Path) -> N
     write_folder(quantized_network(made, tmp_path, **RECIPES[recipe]), tmp_path / "out")
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loaded[1].values())
+
+
+def test_normalizations_that_carry_factors_are_the_networks_own(tmp_path: Path) -> None:
+    made = network("LlamaForCausalLM", tmp_path / "folder")
+    result, out = quantized_network(made, tmp_path), tmp_path / "out"
+    norms = {"q_proj": "input", "k_proj": "input", "v_proj": "input", "gate_proj": "post_attention"}
+    norms["up_proj"] = norms["gate_proj"]
+    layers = []
+    for layer in result.layers:
+        owner, _, kind = layer.layer.name.rpartition(".")
+        norm = f"{owner.rpartition('.')[0]}.{norms[kind]}_layernorm" if kind in norms else None
+        layers.append(layer if norm is None else replace(correct(layer, ("scale",)), scaled_by=norm))
+    result = replace(result, layers=layers)
+    out.mkdir()
+    write_folder(result, out)
+    with torch.no_grad():
+        theirs = [value for value in open_network(out).run(made.inputs) if isinstance(value, Tensor)]
+    assert isinstance(result.source, HuggingFaceSource)
+    assert sqnr(outputs_of(result.source, made.inputs), theirs) > 20
+
+
+def test_corrected_biases_are_the_networks_own_and_what_has_no_place_is_not_written(tmp_path: Path) -> None:
+    made = network("BertModel", tmp_path / "folder")
+    result = corrected(quantized_network(made, tmp_path), "bias")
+    (tmp_path / "out").mkdir()
+    write_folder(result, tmp_path / "out")
+    opened = dict(open_network(tmp_path / "out").network.named_parameters())
+    for layer in result.layers:
+        assert layer.bias is not None
+        assert torch.equal(opened[layer.bias_name], layer.bias)
+    for part in ("scale", "outliers"):
+        with pytest.raises(TypeError, match="no place"):
+            write_folder(corrected(result, part), tmp_path / "out")
 
 
 def test_several_shards_have_an_index(tmp_path: Path) -> None:

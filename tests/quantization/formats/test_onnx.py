@@ -26,7 +26,19 @@ from quantization.recipe import Recipe
 from quantization.sources.program import program_source
 from quantization.sources.source import ProgramSource
 from quantization.sqnr import Noise
-from tests.networks import BATCH, Example, attention, audio, convolutional, counting, dictionary, projections, residual
+from tests.corrected import corrected
+from tests.networks import (
+    BATCH,
+    Example,
+    attention,
+    audio,
+    convolutional,
+    counting,
+    dictionary,
+    prenorm,
+    projections,
+    residual,
+)
 from tests.quantization.conftest import OpenExample, QuantizeExample
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.UINT4}
@@ -194,6 +206,24 @@ def test_matrices_run_on_integers_that_are_made_once(quantized: QuantizeExample,
     result = quantized(Example(Sequences(), (x[:2],), {"x": {0: BATCH}}, {"x": x}), formats=["onnx"])
     operators = optimized(written(result, tmp_path), tmp_path)
     assert (operators["MatMulIntegerToFloat"], operators["QuantizeLinear"]) == (2, 1)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"weights": {"dtype": "int4", "group_size": 2}}], ids=["static", "int4"])
+@pytest.mark.parametrize("make", [projections, prenorm, residual], ids=lambda make: make.__name__)
+def test_what_error_compensation_leaves_is_in_the_file(
+    quantized: QuantizeExample, tmp_path: Path, make: Any, recipe: dict[str, object]
+) -> None:
+    example: Example = make()
+    result = corrected(quantized(example, formats=["onnx"], layer_types=["Linear"], **recipe))
+    by_torch, by_onnx = quality(result, written(result, tmp_path), example.dataset)
+    assert abs(by_torch - by_onnx) < 0.5
+
+
+def test_matrices_with_factors_and_float_inputs_run_on_integers(quantized: QuantizeExample, tmp_path: Path) -> None:
+    x = torch.randn(8, 5, 4)
+    result = quantized(Example(Sequences(), (x[:2],), {"x": {0: BATCH}}, {"x": x}), formats=["onnx"])
+    operators = optimized(written(corrected(result), tmp_path), tmp_path)
+    assert (operators["MatMulIntegerToFloat"], operators["QuantizeLinear"], operators["Gather"]) == (2, 1, 1)
 
 
 def test_a_dead_channel_does_not_overflow_the_biases_of_onnxruntime(quantized: QuantizeExample, tmp_path: Path) -> None:

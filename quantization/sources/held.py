@@ -1,0 +1,55 @@
+"""The tensors that a program holds, while it is edited: the graph's inputs for them, their specs, their values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.fx import Graph, Node
+
+
+class Held:
+    """Of one program, whose graph is being edited: tensors join it, and take the place of others."""
+
+    def __init__(self, program: ExportedProgram, graph: Graph, changed: Mapping[str, Tensor] | None = None) -> None:
+        """`changed`: what parameters become, by name, in the same shape and dtype."""
+        self._graph = graph
+        self._specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+        self._device = next(iter(program.state_dict.values()), torch.empty(0)).device
+        self.state: dict[str, Tensor] = dict(program.state_dict)
+        for name, tensor in (changed or {}).items():
+            self.change(name, tensor)
+
+    @property
+    def specs(self) -> list[InputSpec]:
+        """One for each input of the graph, in their order."""
+        return [self._specs[node.name] for node in self._graph.nodes if node.op == "placeholder"]
+
+    def change(self, name: str, tensor: Tensor) -> None:
+        """Give a parameter or buffer other values."""
+        values = tensor.to(self._device)
+        is_parameter = isinstance(self.state[name], nn.Parameter)
+        self.state[name] = nn.Parameter(values, requires_grad=False) if is_parameter else values
+
+    def put(self, node: Node, name: str, tensor: Tensor) -> Node:
+        """Let an input of the graph read a buffer of this name from now on, or a parameter where it is one."""
+        self.state[name] = tensor if tensor.device == self._device else tensor.to(self._device)
+        node.meta["val"] = self._fake_mode().from_tensor(self.state[name], static_shapes=True)
+        argument = TensorArgument(node.name)
+        self._specs[node.name] = (
+            InputSpec(InputKind.PARAMETER, argument, name)
+            if isinstance(tensor, nn.Parameter)
+            else InputSpec(InputKind.BUFFER, argument, name, persistent=True)
+        )
+        return node
+
+    def add(self, behind: Node, label: str, name: str, tensor: Tensor) -> Node:
+        """A new input, behind another one, that reads a tensor of this name."""
+        with self._graph.inserting_after(behind):
+            return self.put(self._graph.placeholder(label), name, tensor)
+
+    def _fake_mode(self) -> Any:
+        values = (node.meta.get("val") for node in self._graph.nodes)
+        return next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
