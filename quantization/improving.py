@@ -38,7 +38,18 @@ def improve(
     return now
 
 
+def _folded(bench: Bench, now: Improved, piece: AlgorithmSettings) -> Improved:
+    """What was done when the model was opened: it is exact, and there is nothing to judge."""
+    layers = len([layer for layer in bench.source.layers if layer.reason == "folded"])
+    db = finite(now.noise.db)
+    reason = "It changes no result." if layers else "No normalization that goes into the convolution before it."
+    step = _step(piece, layers, (db, db if layers else None), reason, kept=layers > 0)
+    return replace(now, steps=(*now.steps, step), tried=(*now.tried, piece))
+
+
 def _tried(bench: Bench, gate: Gate, now: Improved, piece: AlgorithmSettings) -> Improved:
+    if piece.kind == "fold_normalization":
+        return _folded(bench, now, piece)
     algorithm = ALGORITHMS[piece.kind]
     changed = algorithm.run(piece, bench, now.layers)
     refused = replace(now, tried=(*now.tried, piece))
@@ -71,12 +82,18 @@ def _report(
         reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of what costs time to run."
     else:
         reason = f"SQNR fell by {old - new:.2f} dB." if new < old else "SQNR stayed as it was."
+    return _step(piece, layers, (old, new), reason, kept=kept)
+
+
+def _step(
+    piece: AlgorithmSettings, layers: int, db: tuple[float | None, float | None], reason: str, *, kept: bool
+) -> AlgorithmReport:
     return AlgorithmReport(
         algorithm=piece.kind,
         settings=piece.model_dump(mode="json", exclude={"kind"}),
         layers=layers,
-        before_db=old,
-        after_db=new,
+        before_db=db[0],
+        after_db=db[1],
         kept=kept,
         reason=reason,
     )

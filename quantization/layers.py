@@ -106,15 +106,23 @@ class QuantizedLayer:
     @property
     def corrections(self) -> dict[str, Tensor]:
         """What error compensation stores beside the numbers, by name."""
-        name, stored = self.layer.name, {}
+        name, stored = self.layer.name, dict[str, Tensor]()
         if self.pre_quant_scale is not None:
             stored[f"{name}.pre_quant_scale"] = self.pre_quant_scale
-        if self.outliers is not None:
+        if self.outliers is not None and self.outlier_weight is not None:
             stored[f"{name}.outlier_channels"] = self.outliers.channels
-            stored[f"{name}.outlier_weight"] = self.outliers.weight
+            stored[f"{name}.outlier_weight"] = self.outlier_weight
         if self.bias is not None:
             stored[self.bias_name] = self.bias
         return stored
+
+    @property
+    def outlier_weight(self) -> Tensor | None:
+        """[out, k] of the inputs in float as the stored layer is given them: multiplied, where a normalization does."""
+        if self.outliers is None or self.pre_quant_scale is None or self.scaled_by is None:
+            return None if self.outliers is None else self.outliers.weight
+        weight = self.outliers.weight
+        return (weight.float() / self.pre_quant_scale[self.outliers.channels]).to(weight.dtype)
 
     @property
     def sizes(self) -> dict[str, int]:

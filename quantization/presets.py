@@ -6,6 +6,7 @@ from quantization.algorithm_settings import (
     AlgorithmSettings,
     Awq,
     BiasCorrection,
+    FoldNormalization,
     Gptq,
     MixedPrecision,
     MseClipping,
@@ -15,10 +16,11 @@ from quantization.algorithm_settings import (
 )
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 
-DEFAULT: tuple[AlgorithmSettings, ...] = (MseClipping(), Smoothing(), BiasCorrection())
+DEFAULT: tuple[AlgorithmSettings, ...] = (FoldNormalization(), MseClipping(), Smoothing(), BiasCorrection())
 """Pieces that cost nothing when the model runs (docs/accuracy.md)."""
 
 ACCURATE: tuple[AlgorithmSettings, ...] = (
+    FoldNormalization(),
     MseClipping(),
     Smoothing(alpha=0.8),
     Smoothing(alpha=0.7),

@@ -198,7 +198,8 @@ class Recipe(Pair):
     @property
     def folds(self) -> bool:
         """Whether normalizations go into the convolutions before them, as the model is opened."""
-        return any(algorithm.kind == "fold_normalization" for algorithm in self.algorithms)
+        searched = self.target is not None and not self.algorithms
+        return searched or any(algorithm.kind == "fold_normalization" for algorithm in self.algorithms)
 
     @property
     def needs_outputs(self) -> bool:

@@ -8,7 +8,7 @@ from quantization.errors import InvalidModel
 from quantization.formats.stored import Stored
 from quantization.layers import Activation, Outliers, Quantized, QuantizedLayer
 from quantization.recipe import ActivationSettings, Recipe
-from quantization.report import NOT_CALIBRATED, SkippedLayer
+from quantization.report import NOT_CALIBRATED, SkippedLayer, SkipReason
 from quantization.selection import select
 from quantization.sources.source import Layer, Source
 from quantization.sqnr import Noise
@@ -30,14 +30,15 @@ def restore(source: Source, stored: Stored) -> Quantized:
             )
     choices, skipped = select(source.layers, recipe)
     idle = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
-    skipped += [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in idle]
+    reason: SkipReason = "mixed_precision" if recipe.searches else "never_ran"
+    skipped += [SkippedLayer(name=layer.name, type=layer.type, reason=reason) for layer in idle]
     layers = [_layer(layer, stored, stored.layers[name]) for name, layer in own.items() if name in stored.layers]
     return Quantized(source, recipe, layers, skipped, NOT_CALIBRATED, dict(stored.about["versions"]))
 
 
 def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
     numbers, affine = stored.weight(layer.name)
-    channels, columns = (stored.correction(layer.name, f"outlier_{part}") for part in ("channels", "weight"))
+    channels = stored.correction(layer.name, "outlier_channels")
     restored = QuantizedLayer(
         layer,
         stored.settings(layer.name),
@@ -48,7 +49,7 @@ def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedL
         bias=stored.correction(layer.name, "bias"),
         pre_quant_scale=stored.correction(layer.name, "pre_quant_scale"),
         scaled_by=stored.scaled_by(layer.name),
-        outliers=None if channels is None or columns is None else Outliers(channels, columns),
+        outliers=None if channels is None else Outliers(channels, layer.weight.cpu()[:, channels].contiguous()),
         rounding=about["weight"].get("rounding", "nearest"),
     )
     noise = Noise()

@@ -52,7 +52,7 @@ def _fewest_in_float(search: Search, now: Improved, found: Sensitivity) -> Impro
     low, high = 0, max(len(order) - 1, 0)  # a result has one quantized layer at least
     tried: dict[int, Improved] = {}
     while low < high:
-        middle = (low + high) // 2 if tried else _predicted(search, found, order)
+        middle = (low + high) // 2 if tried else min(_predicted(search, found, order), high - 1)
         tried[middle] = _without(search, now, order[:middle])
         low, high = (low, middle) if search.goal.met(tried[middle]) else (middle + 1, high)
     if low not in tried:

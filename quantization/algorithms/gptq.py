@@ -57,19 +57,19 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
 
 
 def damped(moments: Tensor, damping: float) -> Tensor:
-    """H + λ, float64 [in, in]; channels that are always 0 get 1 on the diagonal."""
-    exact = moments.double()
-    exact = exact + torch.diag((exact.diagonal() == 0).double())
-    return exact + damping * exact.diagonal().mean() * torch.eye(len(exact), dtype=torch.float64)
+    """H + λ, float32 [in, in]; channels that are always 0 get 1 on the diagonal."""
+    diagonal = moments.diagonal()
+    more = (diagonal == 0).float() + damping * diagonal.mean()
+    return moments + torch.diag(more)
 
 
 def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, moments: Tensor) -> Tensor:
-    """Numbers, float32 [rows, in], of a weight [rows, in] on grids `scale` [rows, in or 1] given H float64 [in, in].
+    """Numbers, float32 [rows, in], of a weight [rows, in] on grids `scale` [rows, in or 1] given H float32 [in, in].
 
     Raises torch.linalg.LinAlgError when H is not positive definite.
     """
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
-    upper = inverse_factor(moments[order][:, order]).float()
+    upper = inverse_factor(moments[order][:, order])
     # a column is a row here: contiguous, and so are its scales
     left = weight[:, order].T.contiguous()
     steps, zeros = (values.expand(weight.shape)[:, order].T.contiguous() for values in (scale, zero_point))
@@ -88,11 +88,12 @@ def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, momen
 
 
 def inverse_factor(moments: Tensor) -> Tensor:
-    """U [in, in], upper, UᵀU = H⁻¹: the inverse of A in H = A·Aᵀ, which is Cholesky's factor back to front."""
-    lower = torch.linalg.cholesky(moments.flip(0, 1))
-    identity = torch.eye(len(moments), dtype=moments.dtype)
-    factor: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return factor.flip(0, 1)
+    """U float32 [in, in], upper, UᵀU = H⁻¹: the inverse of A in H = A·Aᵀ, which is Cholesky's factor back to front."""
+    lower, failed = torch.linalg.cholesky_ex(moments.flip(0, 1))
+    if bool(failed):  # float32 was not enough
+        lower = torch.linalg.cholesky(moments.flip(0, 1).double())
+    factor: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    return factor.flip(0, 1).float()
 
 
 def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:

@@ -8,12 +8,15 @@ the others alone. Their numbers are 0, so what the grid makes of them doesn't co
 """
 
 import torch
+from torch import Tensor
 
 from quantization.algorithm_settings import OutlierSplit
 from quantization.algorithms.bench import Bench, Layers, meant
 from quantization.layers import QuantizedLayer
 from quantization.laying import lay_again
 
+WORTH = 0.8
+"""A layer whose range stays above this share of what it was is left alone: less than 2 dB don't pay for the product."""
 SMALLEST_SHARE = 8
 """Layers with fewer than so many channels for each one that leaves are left alone."""
 
@@ -28,9 +31,18 @@ def split_outliers(settings: OutlierSplit, bench: Bench, layers: Layers) -> Laye
             channels = bench.statistics[name].channels
             assert channels is not None
             reach = channels.reach if layer.pre_quant_scale is None else channels.reach * layer.pre_quant_scale
-            widest = torch.sort(reach, descending=True, stable=True).indices[: settings.channels].sort().values
+            widest, narrowed = widest_channels(reach, settings.channels)
+            if narrowed > WORTH:
+                continue
             changed[name] = lay_again(layer, bench.statistics[name], layer.pre_quant_scale, widest)
     return changed
+
+
+def widest_channels(reach: Tensor, count: int) -> tuple[Tensor, float]:
+    """The `count` widest of channels of this reach [in], int64 in their order, and the share of the range that is left."""
+    order = torch.sort(reach, descending=True, stable=True).indices
+    widest = float(reach[order[0]])
+    return order[:count].sort().values, float(reach[order[count]]) / widest if widest else 1.0
 
 
 def _can(layer: QuantizedLayer, bench: Bench, channels: int) -> bool:

@@ -71,7 +71,9 @@ class _Corrections:
             buffer = self._buffer(call, f"{layer.layer.name}.outlier_channels", outliers.channels)
             return add_node(self._graph, aten.index_select.default, values, -1, buffer)
 
-        weight = self._buffer(call, f"{layer.layer.name}.outlier_weight", outliers.weight)
+        weight = self._buffer(
+            call, f"{layer.layer.name}.outlier_weight", layer.corrections[f"{layer.layer.name}.outlier_weight"]
+        )
         chosen = self._once(values, "outliers", outliers.channels, choose)
         with self._graph.inserting_before(node):
             product = add_node(self._graph, aten.linear.default, chosen, weight)
