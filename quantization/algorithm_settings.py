@@ -42,13 +42,6 @@ class OutlierSplit(Frozen):
     layer_types: TypeNames = ("Linear",)
 
 
-class RangeMargin(Frozen):
-    """Inputs that are smoothed or split get ranges wider by `factor` than what was seen."""
-
-    kind: Literal["range_margin"] = "range_margin"
-    factor: Annotated[float, Field(gt=1, le=4, allow_inf_nan=False)] = 1.1
-
-
 class Gptq(Frozen):
     """Rounds a weight column by column, each error made up for by the columns that follow."""
 
@@ -81,28 +74,11 @@ class MixedPrecision(Frozen):
 
 
 AlgorithmSettings = Annotated[
-    FoldNormalization
-    | MseClipping
-    | Smoothing
-    | OutlierSplit
-    | RangeMargin
-    | Gptq
-    | Awq
-    | BiasCorrection
-    | MixedPrecision,
+    FoldNormalization | MseClipping | Smoothing | OutlierSplit | Gptq | Awq | BiasCorrection | MixedPrecision,
     Field(discriminator="kind"),
 ]
 
-NEEDS_SAMPLES = (
-    "mse_clipping",
-    "smoothing",
-    "outlier_split",
-    "range_margin",
-    "gptq",
-    "awq",
-    "bias_correction",
-    "mixed_precision",
-)
+NEEDS_SAMPLES = ("mse_clipping", "smoothing", "outlier_split", "gptq", "awq", "bias_correction", "mixed_precision")
 """All but those that change nothing but the form of the float model."""
 NEEDS_HISTOGRAMS = ("mse_clipping",)
 NEEDS_CHANNELS = ("smoothing", "outlier_split", "awq")

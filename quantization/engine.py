@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from quantization.calibration import Step, calibrate, output_grids, static_grids, thin_spots
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.finished import FinishedLayers
 from quantization.folder import Phase
+from quantization.kept_search import KeptSearch
 from quantization.layers import Activation, Decisions, Quantized, QuantizedLayer
 from quantization.laying import quantize_layer
 from quantization.planning import Plan, without_idle
@@ -65,8 +65,13 @@ def quantize_source(
     # 3. what running the quantized model decides
     decisions = Decisions()
     if planned.gate is not None and planned.calibration is not None:
-        material, done = Material(planned.calibration, planned.gate, profile, drop_of), count(len(layers) + 1)
-        layers, decisions = search(source, recipe, material, layers, lambda: report("quantizing", next(done), total))
+        material, laid = Material(planned.calibration, planned.gate, profile, drop_of), len(layers)
+        kept = KeptSearch(checkpoints, layers)
+
+        def told(tried: int) -> None:
+            report("quantizing", laid + tried, total)
+
+        layers, decisions = search(source, recipe, material, layers, kept=kept, told=told)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]

@@ -6,14 +6,10 @@ whose layers depend on those before finds these in `found`, and goes on behind t
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from quantization.affine import Affine, grid_for
 from quantization.checkpoints import Checkpoints, State, Tensors
-from quantization.layers import Activation, Outliers, QuantizedLayer
+from quantization.layer_state import layer_state, layer_tensors, restored
+from quantization.layers import Activation, QuantizedLayer
 from quantization.selection import Choice
 
 PREFIX = "layers-"
@@ -56,15 +52,15 @@ class FinishedLayers:
         if not self._new:
             return
         self._chunks += 1
-        state = {"layers": {layer.layer.name: _state(layer) for layer in self._new}}
-        tensors = {f"{layer.layer.name}.{part}": t for layer in self._new for part, t in _tensors(layer).items()}
+        state = {"layers": {layer.layer.name: layer_state(layer) for layer in self._new}}
+        tensors = {f"{layer.layer.name}.{part}": t for layer in self._new for part, t in layer_tensors(layer).items()}
         self._checkpoints.save(f"{PREFIX}{self._chunks:04}", state, tensors)
         self._new = []
 
     def _read(self, state: State, tensors: Tensors) -> dict[str, QuantizedLayer]:
         """Raises KeyError or ValueError when the chunk is of other layers."""
         return {
-            name: _layer(self._choices[name], said, {part: tensors[f"{name}.{part}"] for part in said["parts"]})
+            name: restored(self._choices[name], said, {part: tensors[f"{name}.{part}"] for part in said["parts"]})
             for name, said in state["layers"].items()
         }
 
@@ -72,59 +68,3 @@ class FinishedLayers:
 def _number(name: str) -> int:
     digits = name.removeprefix(PREFIX)
     return int(digits) if digits.isdecimal() else 0
-
-
-def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
-    assert layer.affine is not None
-    outliers = layer.outliers
-    parts = {
-        "numbers": layer.weight,
-        "scale": layer.affine.scale,
-        "zero_point": layer.affine.zero_point,
-        "bias": layer.bias,
-        "pre_quant_scale": layer.pre_quant_scale,
-        "outlier_channels": None if outliers is None else outliers.channels,
-        "outlier_weight": None if outliers is None else outliers.weight,
-    }
-    return {part: tensor.contiguous() for part, tensor in parts.items() if tensor is not None}
-
-
-def _state(layer: QuantizedLayer) -> dict[str, Any]:
-    """`stride`: the program's file keeps it; SQNR in hexadecimal, which has words for infinity and NaN too."""
-    assert layer.affine is not None
-    return {
-        "parts": [*_tensors(layer)],
-        "scaled_by": layer.scaled_by,
-        "rounding": layer.rounding,
-        "stride": list(layer.weight.stride()),
-        "axis": layer.affine.axis,
-        "group_size": layer.affine.group_size,
-        "weight_sqnr_db": None if layer.weight_sqnr_db is None else layer.weight_sqnr_db.hex(),
-    }
-
-
-def _layer(choice: Choice, said: State, tensors: Tensors) -> QuantizedLayer:
-    numbers, grid = tensors["numbers"], grid_for(choice.weights.dtype, choice.weights.scheme)
-    if numbers.shape != choice.layer.weight.shape or numbers.dtype != grid.dtype:
-        raise ValueError("it is of another weight")
-    weight = torch.empty_strided(numbers.shape, said["stride"], dtype=numbers.dtype).copy_(numbers)
-    affine = Affine(grid, tensors["scale"], tensors["zero_point"], said["axis"], said["group_size"])
-    db = said["weight_sqnr_db"]
-    return QuantizedLayer(
-        choice.layer,
-        choice.weights,
-        weight,
-        affine,
-        activation=None,
-        weight_sqnr_db=None if db is None else float.fromhex(db),
-        bias=tensors.get("bias"),
-        pre_quant_scale=tensors.get("pre_quant_scale"),
-        scaled_by=said["scaled_by"],
-        outliers=_outliers(tensors),
-        rounding=said["rounding"],
-    )
-
-
-def _outliers(tensors: Tensors) -> Outliers | None:
-    found = "outlier_channels" in tensors
-    return Outliers(tensors["outlier_channels"], tensors["outlier_weight"]) if found else None

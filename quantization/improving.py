@@ -22,19 +22,22 @@ class Improved:
     """What was tried on these very layers: to try it again changes nothing."""
 
 
+Step = Callable[[Improved], None]
+
+
 def begin(gate: Gate, layers: Layers) -> Improved:
     """The layers that nothing was done to."""
     return Improved(layers, gate.noise(layers.values()))
 
 
 def improve(
-    bench: Bench, gate: Gate, now: Improved, pieces: Sequence[AlgorithmSettings], step: Callable[[], None]
+    bench: Bench, gate: Gate, now: Improved, pieces: Sequence[AlgorithmSettings], step: Step = lambda _: None
 ) -> Improved:
-    """Try these pieces in their order; `step` is called after each."""
+    """Try these pieces in their order; `step` is called after each with what came of it."""
     for piece in pieces:
         if piece not in now.tried:
             now = _tried(bench, gate, now, piece)
-        step()
+        step(now)
     return now
 
 

@@ -11,7 +11,6 @@ from quantization.algorithm_settings import (
     MixedPrecision,
     MseClipping,
     OutlierSplit,
-    RangeMargin,
     Smoothing,
 )
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
@@ -26,7 +25,6 @@ ACCURATE: tuple[AlgorithmSettings, ...] = (
     Smoothing(alpha=0.7),
     OutlierSplit(channels=4),
     OutlierSplit(channels=16),
-    RangeMargin(),
     Gptq(),
     BiasCorrection(),
     MixedPrecision(),

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from quantization.algorithms.bench import Bench, Layers
 from quantization.algorithms.mixed_precision import predicted_db
 from quantization.gate import Gate
 from quantization.goals import Goal
-from quantization.improving import begin, improve
+from quantization.improving import Improved, begin, improve
+from quantization.kept_search import KeptSearch
 from quantization.layers import Decisions, QuantizedLayer
 from quantization.presets import pieces_of
 from quantization.probe import Sensitivity, probe
@@ -21,6 +23,8 @@ from quantization.sqnr import finite
 from quantization.targeting import Search, reach
 
 Drop = Callable[[Layers], float]
+Told = Callable[[int], None]
+"""Called with how many pieces were tried."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,24 @@ class Material:
 
 
 def search(
-    source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], step: Callable[[], None]
+    source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], *, kept: KeptSearch, told: Told
 ) -> tuple[list[QuantizedLayer], Decisions]:
-    """The layers that come out, in their order, and how that was decided. `step` is called after each piece."""
-    bench = _bench(source, material)
-    gate = Gate(source, material.gate)
-    now, target = begin(gate, {layer.layer.name: layer for layer in layers}), None
+    """The layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
+    bench, gate, pieces = _bench(source, material), Gate(source, material.gate), pieces_of(recipe)
+    everything, target = {layer.layer.name: layer for layer in layers}, None
+    done, now = kept.found() or (0, begin(gate, everything))
+    tried = count(done + 1)
+
+    def step(now: Improved) -> None:
+        number = next(tried)
+        kept.keep(number, now)
+        told(number)
+
     if recipe.target is not None:
         goal = Goal(recipe.target, source, material.drop_of)
-        now, target = reach(Search(bench, gate, goal, pieces_of(recipe)), now, step)
+        now, target = reach(Search(bench, gate, goal, pieces[done:]), now, everything, step)
     else:
-        now = improve(bench, gate, now, recipe.algorithms, step)
+        now = improve(bench, gate, now, pieces[done:], step)
     found = probe(source, now.layers, material.calibration) if recipe.sensitivity else None
     decisions = Decisions(
         algorithms=list(now.steps),

@@ -7,15 +7,15 @@ max_bytes               all pieces; then layers go back to float by their noise 
 Where the target can't be met, what came nearest is the result, and the report says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from quantization.algorithm_settings import AlgorithmSettings, BiasCorrection
-from quantization.algorithms.bench import Bench, untied
+from quantization.algorithms.bench import Bench, Layers, untied
 from quantization.algorithms.mixed_precision import by_bargain
 from quantization.gate import Gate
 from quantization.goals import Goal
-from quantization.improving import Improved, improve
+from quantization.improving import Improved, Step, improve
 from quantization.probe import Sensitivity, probe
 from quantization.report import TargetReport
 
@@ -30,9 +30,8 @@ class Search:
     pieces: Sequence[AlgorithmSettings]
 
 
-def reach(search: Search, now: Improved, step: Callable[[], None]) -> tuple[Improved, TargetReport]:
-    """The layers that meet the target, or come nearest."""
-    everything = now.layers
+def reach(search: Search, now: Improved, everything: Layers, step: Step) -> tuple[Improved, TargetReport]:
+    """The layers that meet the target, or come nearest. `everything`: those that there were before the search."""
     for piece in search.pieces:
         if search.goal.bytes_asked is None and search.goal.met(now):
             break
@@ -96,7 +95,7 @@ def _corrected(search: Search, now: Improved) -> Improved:
     """Biases corrected anew where they were before: layers that are in float now made some of the error."""
     if not any(one.bias is not None for one in now.layers.values()):
         return now
-    again = improve(search.bench, search.gate, now, [BiasCorrection()], lambda: None)
+    again = improve(search.bench, search.gate, now, [BiasCorrection()])
     return again if search.goal.met(again) or not search.goal.met(now) else now
 
 

@@ -12,7 +12,6 @@ from quantization.algorithms.gptq import round_by_gptq
 from quantization.algorithms.mixed_precision import keep_in_float
 from quantization.algorithms.mse_clipping import clip
 from quantization.algorithms.outlier_split import split_outliers
-from quantization.algorithms.range_margin import widen
 from quantization.algorithms.smoothing import smooth
 from quantization.layers import QuantizedLayer
 
@@ -32,7 +31,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "mse_clipping": Algorithm(clip),
     "smoothing": Algorithm(smooth),
     "outlier_split": Algorithm(split_outliers, least_gain_db=0.5),
-    "range_margin": Algorithm(widen),
     "gptq": Algorithm(round_by_gptq),
     "awq": Algorithm(scale_by_activations),
     "bias_correction": Algorithm(correct_biases),

@@ -39,7 +39,7 @@ def split_outliers(settings: OutlierSplit, bench: Bench, layers: Layers) -> Laye
 
 
 def widest_channels(reach: Tensor, count: int) -> tuple[Tensor, float]:
-    """The `count` widest of channels of this reach [in], int64 in their order, and the share of the range that is left."""
+    """The `count` widest channels by reach [in], int64 in their order, and the share of the range that is left."""
     order = torch.sort(reach, descending=True, stable=True).indices
     widest = float(reach[order[0]])
     return order[:count].sort().values, float(reach[order[count]]) / widest if widest else 1.0
