@@ -68,10 +68,10 @@ def quantize_source(
         material, laid = Material(planned.calibration, planned.gate, profile, drop_of), len(layers)
         kept = KeptSearch(checkpoints, layers)
 
-        def told(tried: int) -> None:
+        def tell(tried: int) -> None:
             report("quantizing", laid + tried, total)
 
-        layers, decisions = search(source, recipe, material, layers, kept=kept, told=told)
+        layers, decisions = search(source, recipe, material, layers, kept=kept, told=tell)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]

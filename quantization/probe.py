@@ -85,9 +85,10 @@ def _energies(shifts: Sequence[Shift], gradients: Sequence[Tensor | None]) -> di
     """By layer, Σ over samples (g · e)². A layer that is called twice makes one error."""
     totals: dict[str, Tensor] = {}
     for (name, _, error), gradient in zip(shifts, gradients, strict=True):
-        if gradient is not None:
-            products = (gradient.double() * error.double()).flatten(1).sum(1) if error.dim() > 1 else gradient @ error
-            totals[name] = totals[name] + products if name in totals else products
+        # without a gradient, nothing of the layer's output reaches the end
+        change = torch.zeros_like(error) if gradient is None else gradient * error
+        products = change.double().flatten(1).sum(1) if change.dim() > 1 else change.double().sum()
+        totals[name] = totals[name] + products if name in totals else products
     return {name: float(total.square().sum()) for name, total in totals.items()}
 
 

@@ -1,0 +1,25 @@
+"""Which layers read the same values: a graph tells as a run does."""
+
+import torch
+
+from quantization.samples import Call
+from quantization.sharing import same_inputs
+from quantization.sources.module import module_source
+from tests.networks import prenorm, residual
+from tests.quantization.conftest import OpenExample
+
+
+def test_a_graph_and_a_run_tell_the_same(opened: OpenExample) -> None:
+    for example in (prenorm(), residual()):
+        batch = Call(example.inputs)
+        of_graph = same_inputs(opened(example), batch)
+        of_run = same_inputs(module_source(example.module), batch)
+        assert of_graph == of_run
+        assert of_graph
+
+
+def test_query_key_and_value_share_what_comes_out_of_the_normalization(opened: OpenExample) -> None:
+    found = same_inputs(opened(prenorm()), Call([torch.zeros(2, 5, 8)]))
+    first = found["query"]
+    assert found["query"] == found["key"] == found["value"] == first
+    assert found["down"] == "down"
