@@ -53,7 +53,7 @@ def lay_again(
 
 def with_numbers(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
     """The layer with these numbers on its grid, and what they cost."""
-    changed, noise = replace(layer, weight=numbers), Noise()
+    changed, noise = replace(layer, weight=numbers, file=None), Noise()
     noise.add(layer.layer.weight.cpu(), changed.effective_weight)
     return replace(changed, weight_sqnr_db=noise.db)
 

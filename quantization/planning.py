@@ -26,11 +26,12 @@ class Plan:
 def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:
     """Choose layers and split samples. Raises InvalidRecipe, or InvalidSamples when activations need samples."""
     choices, skipped = select(source.layers, recipe)
-    if samples is None and any(choice.activations is not None for choice in choices):
+    static = any(choice.activations is not None for choice in choices)
+    if samples is None and (static or recipe.searches):
         raise InvalidSamples(
             "dataset_required",
-            "Static activation ranges come from calibration samples, and the job has no dataset.",
-            'Give the job a dataset, or a recipe with "activations": null.',
+            "Static activation ranges and what algorithms decide come from samples, and the job has no dataset.",
+            'Give the job a dataset, or a recipe with "activations": null and no algorithms.',
         )
     if samples is None:
         return Plan(choices, skipped, None, None)

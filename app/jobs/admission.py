@@ -33,8 +33,9 @@ def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
     if recipe.needs_dataset and not has_dataset:
         raise Invalid(
             "dataset_required",
-            "The recipe quantizes activations, and their ranges come from a dataset.",
-            "Upload samples to POST /v1/datasets and name them as dataset, or set activations to null.",
+            "Ranges of activations, and what algorithms, a target or a sensitivity decide, come from a dataset.",
+            "Upload samples to POST /v1/datasets and name them as dataset, or set activations to null and leave "
+            "algorithms, target and sensitivity out.",
             [Fault("/dataset", "is missing")],
         )
 

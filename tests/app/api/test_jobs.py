@@ -313,4 +313,5 @@ def test_an_unknown_job_is_not_found(client: httpx.Client, address: str) -> None
 
 def test_presets_say_what_they_need(client: httpx.Client) -> None:
     needs = {preset["name"]: preset["needs_dataset"] for preset in client.get("/v1/presets").json()["items"]}
-    assert needs == {"int8-static": True, WEIGHT_ONLY: False}
+    static = dict.fromkeys(("int8-static", "int8", "int8-accurate", "int4-weight-only", "float8-static"), True)
+    assert needs == static | {WEIGHT_ONLY: False, "float16": False}
