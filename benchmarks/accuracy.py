@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,10 +54,11 @@ class Comparison:
                 yield Row(preset.name, f"fails: {_first_line(error)}")
 
     def _preset(self, preset: Preset) -> Row:
-        report = zeropoint.run_job(self.folder, preset.recipe)
+        report: dict[str, Any] = {}
 
         def work() -> float:
-            return zeropoint.seconds(zeropoint.run_job(self.folder, preset.recipe))
+            report.update(zeropoint.run_job(self.folder, preset.recipe))
+            return zeropoint.seconds(report)
 
         passes = in_float_passes(work, self.network, self.calibration)
         fidelity, summary = self.truth.judge(zeropoint.load(self.folder)), report["summary"]

@@ -1,6 +1,7 @@
 """Zeropoint's side: a job folder, `python -m quantization.run` as a process of its own, and what it wrote."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +36,10 @@ def run_job(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Do a job in the folder of its inputs; its report. Raises JobFailed."""
     spec = JobSpec(model=MODEL, dataset=DATASET, evaluation_dataset=EVALUATION, recipe=recipe)
     (folder / JOB_FILE).write_text(spec.model_dump_json())
+    out = folder / OUT_FOLDER
+    shutil.rmtree(out, ignore_errors=True)  # of the preset before: its report would be taken for this one's
     command = [sys.executable, "-m", "quantization.run", str(folder)]
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    out = folder / OUT_FOLDER
     if (out / REPORT_FILE).exists():
         report: dict[str, Any] = json.loads((out / REPORT_FILE).read_bytes())
         return report
