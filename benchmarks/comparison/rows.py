@@ -35,7 +35,11 @@ def _cells(row: Row, quality: dict[str, float]) -> list[str]:
     found = row.fidelity
     sqnr = "exact" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
     numbers = [sqnr, f"{row.size:.3f}", row.verdict, f"{row.passes:.1f}", f"{100 * found.agreement:.1f} %"]
-    return [row.name, *numbers, *(f"{100 * (found.quality[name] - share):+.1f}" for name, share in quality.items())]
+    return [row.name, *numbers, *(_points(found.quality[name] - share) for name, share in quality.items())]
+
+
+def _points(difference: float) -> str:
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: no −0.0
 
 
 def algorithm_lines(preset: str, report: dict[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from benchmarks.models.files import package_file
 from benchmarks.models.model import Call, Model, Tensors, outputs
@@ -28,16 +27,16 @@ STAGES = (  # factor of expansion, filters, blocks, stride of the first, size of
 )
 
 
-class SameConvolution(nn.Conv2d):
-    """Padded as in TensorFlow: with stride 2 the odd pixel is added at the right and at the bottom."""
+def _convolution(inputs: int, filters: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A plain Conv2d: torchao looks for just this class and leaves its subclasses in float."""
+    padding = size // 2 if stride == 1 else 0
+    return nn.Conv2d(inputs, filters, size, stride, padding, groups=groups, bias=False)
 
-    def __init__(self, inputs: int, filters: int, size: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, filters, size, stride, groups=groups, bias=False)
-        total = size - stride
-        self.edges = (total // 2, total - total // 2) * 2
 
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(pad(input, self.edges))
+def _edges(size: int, stride: int) -> nn.Module:
+    """What TensorFlow adds before a convolution with stride 2: the odd pixel at the right and at the bottom."""
+    total = size - stride
+    return nn.Identity() if stride == 1 else nn.ZeroPad2d((total // 2, total - total // 2) * 2)
 
 
 class Block(nn.Module):
@@ -48,15 +47,15 @@ class Block(nn.Module):
         width = inputs * expansion
         self.expands, self.residual = expansion > 1, stride == 1 and inputs == filters
         if self.expands:
-            self._expand_conv, self._bn0 = SameConvolution(inputs, width, 1), _normalization(width)
-        self._depthwise_conv = SameConvolution(width, width, size, stride, groups=width)
-        self._bn1 = _normalization(width)
-        self._project_conv, self._bn2 = SameConvolution(width, filters, 1), _normalization(filters)
-        self.active = nn.ReLU6()
+            self._expand_conv, self._bn0 = _convolution(inputs, width, 1), _normalization(width)
+        self._depthwise_conv = _convolution(width, width, size, stride, width)
+        self._bn1, self.edges = _normalization(width), _edges(size, stride)
+        self._project_conv, self._bn2 = _convolution(width, filters, 1), _normalization(filters)
+        self.active, self.active_again = nn.ReLU6(), nn.ReLU6()  # torchao stops at one that is called twice
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.active(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = self.active(self._bn1(self._depthwise_conv(y)))
+        y = self.active_again(self._bn1(self._depthwise_conv(self.edges(y))))
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y
 
@@ -70,20 +69,21 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conv_stem, self._bn0 = SameConvolution(3, 32, 3, 2), _normalization(32)
+        self._conv_stem, self._bn0 = _convolution(3, 32, 3, 2), _normalization(32)
         blocks, width = [], 32
         for expansion, filters, count, stride, size in STAGES:
             for at in range(count):
                 blocks.append(Block(width, filters, expansion, 1 if at else stride, size))
                 width = filters
         self._blocks = nn.Sequential(*blocks)
-        self._conv_head, self._bn1 = SameConvolution(width, 1280, 1), _normalization(1280)
-        self.active, self.pool = nn.ReLU6(), nn.AdaptiveAvgPool2d(1)
+        self._conv_head, self._bn1 = _convolution(width, 1280, 1), _normalization(1280)
+        self.active, self.active_again = nn.ReLU6(), nn.ReLU6()
+        self.edges, self.pool = _edges(3, 2), nn.AdaptiveAvgPool2d(1)
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = self._blocks(self.active(self._bn0(self._conv_stem(pictures))))
-        x = self.active(self._bn1(self._conv_head(x)))
+        x = self._blocks(self.active(self._bn0(self._conv_stem(self.edges(pictures)))))
+        x = self.active_again(self._bn1(self._conv_head(x)))
         logits: Tensor = self._fc(self.pool(x).flatten(1))
         return logits
 

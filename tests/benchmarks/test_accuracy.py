@@ -80,14 +80,20 @@ def test_work_is_measured_in_float_passes() -> None:
 
 def test_table_has_the_float_model_then_differences_in_points() -> None:
     rows = [
-        Row("int8-static", fidelity=Fidelity(31.24, 0.98, {"top-1": 0.79}), size=0.2514, verdict="passed", passes=1.25),
+        Row(
+            "int8-static",
+            fidelity=Fidelity(31.24, 0.98, {"top-1": 0.79996}),
+            size=0.2514,
+            verdict="passed",
+            passes=1.25,
+        ),
         Row("torchao", problem="not installed"),
     ]
     assert table({"top-1": 0.8}, rows).splitlines() == [
         "|  | SQNR dB | bytes | verdict | float passes | agreement | top-1 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         "| float |  | 1.000 |  |  |  | 80.0 % |",
-        "| int8-static | 31.2 | 0.251 | passed | 1.2 | 98.0 % | -1.0 |",
+        "| int8-static | 31.2 | 0.251 | passed | 1.2 | 98.0 % | +0.0 |",
         "| torchao | not installed |  |  |  |  |  |",
     ]
 
