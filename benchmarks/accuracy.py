@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
@@ -54,13 +53,14 @@ class Comparison:
                 yield Row(preset.name, f"fails: {_first_line(error)}")
 
     def _preset(self, preset: Preset) -> Row:
-        report: dict[str, Any] = {}
+        jobs: list[zeropoint.Done] = []
 
         def work() -> float:
-            report.update(zeropoint.run_job(self.folder, preset.recipe))
-            return zeropoint.seconds(report)
+            jobs.append(zeropoint.run_job(self.folder, preset.recipe))
+            return jobs[-1].seconds
 
         passes = in_float_passes(work, self.network, self.calibration)
+        report = jobs[-1].report
         fidelity, summary = self.truth.judge(zeropoint.load(self.folder)), report["summary"]
         self.lines += [*algorithm_lines(preset.name, report), *disagreement(preset.name, fidelity, report)]
         size = summary["quantized_bytes"] / summary["original_bytes"]

@@ -4,6 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,14 @@ from quantization.recipe import Recipe
 MODEL, DATASET, EVALUATION = "model.pt2", "dataset.safetensors", "evaluation.safetensors"
 
 
+@dataclass(frozen=True)
+class Done:
+    """A job's report, and how long calibrating and quantizing took."""
+
+    report: dict[str, Any]
+    seconds: float
+
+
 class JobFailed(Exception):
     """The program ended without a report."""
 
@@ -32,26 +43,32 @@ def write_inputs(folder: Path, model: Model, network: nn.Module, calibration: Te
     save_file({name: tensor.contiguous() for name, tensor in evaluation.items()}, folder / EVALUATION)
 
 
-def run_job(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Do a job in the folder of its inputs; its report. Raises JobFailed."""
+def run_job(folder: Path, recipe: Recipe) -> Done:
+    """Do a job in the folder of its inputs. Raises JobFailed."""
     spec = JobSpec(model=MODEL, dataset=DATASET, evaluation_dataset=EVALUATION, recipe=recipe)
     (folder / JOB_FILE).write_text(spec.model_dump_json())
     out = folder / OUT_FOLDER
     shutil.rmtree(out, ignore_errors=True)  # of the preset before: its report would be taken for this one's
     command = [sys.executable, "-m", "quantization.run", str(folder)]
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seconds = _seconds(process.stdout)
     if (out / REPORT_FILE).exists():
-        report: dict[str, Any] = json.loads((out / REPORT_FILE).read_bytes())
-        return report
+        return Done(json.loads((out / REPORT_FILE).read_bytes()), seconds)
     if (out / ERROR_FILE).exists():
         raise JobFailed(json.loads((out / ERROR_FILE).read_bytes())["detail"])
-    raise JobFailed(f"the program died with exit code {ended.returncode}")
+    raise JobFailed(f"the program died with exit code {process.returncode}")
 
 
-def seconds(report: dict[str, Any]) -> float:
-    """What calibrating and quantizing took."""
-    timings: dict[str, float] = report["timings"]
-    return timings["calibrating"] + timings["quantizing"]
+def _seconds(lines: Iterable[str]) -> float:
+    """From the end of loading to the last step of quantizing, by the program's lines as they come.
+
+    The report's timings begin a phase with its first finished step: a calibration of one batch would take no time.
+    """
+    last = dict.fromkeys(("loading", "quantizing"), time.perf_counter())
+    for line in lines:
+        last[json.loads(line)["phase"]] = time.perf_counter()
+    return last["quantizing"] - last["loading"]
 
 
 def load(folder: Path) -> Call:

@@ -175,3 +175,10 @@ def test_an_unknown_model_is_refused_with_the_names_there_are() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no such model: nothing" in done.stderr
+
+
+def test_a_job_s_seconds_begin_when_loading_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    phases = ["loading", "loading", "calibrating", "quantizing", "quantizing", "saving", "validating"]
+    assert zeropoint._seconds(f'{{"phase": "{phase}"}}' for phase in phases) == 3
