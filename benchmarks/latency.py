@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from benchmarks.models.resnet18 import network
 from quantization.engine import quantize_source
 from quantization.formats import WRITERS
 from quantization.planning import plan
@@ -44,41 +45,16 @@ BASE = "float compiled"
 Run = Callable[[], object]
 
 
-class Block(nn.Module):
-    """Two convolutions, and a way around them."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first, self.second = _convolution(inputs, outputs, 3, stride), _convolution(outputs, outputs, 3, 1)
-        self.around = _convolution(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.second(torch.relu(self.first(x))) + self.around(x))
-
-
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs, momentum=None))
-
-
-def resnet18() -> nn.Module:
-    """ResNet-18 (He et al. 2015), random weights."""
-    widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
-    blocks = (Block(*width) for width in (*widths, (512, 512, 1)))
-    stem = (_convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
-
-
 def make_resnet18(folder: Path) -> None:
     """Put the folder's files there."""
     torch.manual_seed(0)
-    network, coarse = resnet18(), torch.randn(32, 3, 56, 56)
+    net, coarse = network(), torch.randn(32, 3, 56, 56)
     pictures = nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
     with torch.no_grad():
-        network.train()(pictures[:16])  # normalizations learn what they see
+        net.train()(pictures[:16])  # normalizations learn what they see
     batch = {0: Dim("batch", min=1, max=1024)}
     torch.export.save(
-        torch.export.export(network.eval(), (pictures[:2],), dynamic_shapes=({**batch},)), folder / "float.pt2"
+        torch.export.export(net.eval(), (pictures[:2],), dynamic_shapes=({**batch},)), folder / "float.pt2"
     )
     save_file({"input": pictures}, folder / "dataset.safetensors")
     quantize_folder(folder)

@@ -1,0 +1,76 @@
+"""Zeropoint's side: a job folder, `python -m quantization.run` as a process of its own, and what it wrote."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks.models.model import Call, Model, Tensors, export
+from quantization.artifacts import PROGRAM_FILE
+from quantization.folder import ERROR_FILE, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
+from quantization.recipe import Recipe
+
+MODEL, DATASET, EVALUATION = "model.pt2", "dataset.safetensors", "evaluation.safetensors"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's report, and how long calibrating and quantizing took."""
+
+    report: dict[str, Any]
+    seconds: float
+
+
+class JobFailed(Exception):
+    """The program ended without a report."""
+
+
+def write_inputs(folder: Path, model: Model, network: nn.Module, calibration: Tensors) -> None:
+    """What jobs of this model share."""
+    torch.export.save(export(network, calibration), folder / MODEL)
+    save_file({name: tensor.contiguous() for name, tensor in calibration.items()}, folder / DATASET)
+    evaluation = model.evaluation(model.evaluation_samples)
+    save_file({name: tensor.contiguous() for name, tensor in evaluation.items()}, folder / EVALUATION)
+
+
+def run_job(folder: Path, recipe: Recipe) -> Done:
+    """Do a job in the folder of its inputs. Raises JobFailed."""
+    spec = JobSpec(model=MODEL, dataset=DATASET, evaluation_dataset=EVALUATION, recipe=recipe)
+    (folder / JOB_FILE).write_text(spec.model_dump_json())
+    out = folder / OUT_FOLDER
+    shutil.rmtree(out, ignore_errors=True)  # of the preset before: its report would be taken for this one's
+    command = [sys.executable, "-m", "quantization.run", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seconds = _seconds(process.stdout)
+    if (out / REPORT_FILE).exists():
+        return Done(json.loads((out / REPORT_FILE).read_bytes()), seconds)
+    if (out / ERROR_FILE).exists():
+        raise JobFailed(json.loads((out / ERROR_FILE).read_bytes())["detail"])
+    raise JobFailed(f"the program died with exit code {process.returncode}")
+
+
+def _seconds(lines: Iterable[str]) -> float:
+    """From the end of loading to the last step of quantizing, by the program's lines as they come.
+
+    The report's timings begin a phase with its first finished step: a calibration of one batch would take no time.
+    """
+    last = dict.fromkeys(("loading", "quantizing"), time.perf_counter())
+    for line in lines:
+        last[json.loads(line)["phase"]] = time.perf_counter()
+    return last["quantizing"] - last["loading"]
+
+
+def load(folder: Path) -> Call:
+    """The quantized program that the last job wrote."""
+    return torch.export.load(folder / OUT_FOLDER / PROGRAM_FILE).module()
