@@ -11,6 +11,7 @@ from quantization.goals import Goal
 from quantization.improving import Improved, begin, improve
 from quantization.kept_search import KeptSearch
 from quantization.layers import Decisions, QuantizedLayer
+from quantization.norm_readers import proven_carriers
 from quantization.presets import pieces_of
 from quantization.probe import Sensitivity, probe
 from quantization.profile import Profile
@@ -70,8 +71,9 @@ def search(
 
 def _bench(source: Source, material: Material) -> Bench:
     statistics = {} if material.profile is None else material.profile.layers
-    sharing = same_inputs(source, next(iter(material.calibration)))
-    norms = carriers(source) if isinstance(source, ProgramSource) else {}
+    first = next(iter(material.calibration))
+    sharing = same_inputs(source, first)
+    norms = carriers(source) if isinstance(source, ProgramSource) else proven_carriers(source, first)
     return Bench(source, material.calibration, statistics, sharing, norms)
 
 
