@@ -43,7 +43,7 @@ def search(
     source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], *, kept: KeptSearch, told: Told
 ) -> tuple[list[QuantizedLayer], Decisions]:
     """The layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
-    bench, gate, pieces = _bench(source, material), Gate(source, material.gate), pieces_of(recipe)
+    bench, gate, pieces = _bench(source, recipe, material), Gate(source, material.gate), pieces_of(recipe)
     everything, target = {layer.layer.name: layer for layer in layers}, None
     done, now = kept.found() or (0, begin(gate, everything))
     tried = count(done + 1)
@@ -69,12 +69,18 @@ def search(
     return [now.layers[one.layer.name] for one in layers if one.layer.name in now.layers], decisions
 
 
-def _bench(source: Source, material: Material) -> Bench:
+def _bench(source: Source, recipe: Recipe, material: Material) -> Bench:
     statistics = {} if material.profile is None else material.profile.layers
     first = next(iter(material.calibration))
     sharing = same_inputs(source, first)
     norms = carriers(source) if isinstance(source, ProgramSource) else proven_carriers(source, first)
-    return Bench(source, material.calibration, statistics, sharing, norms)
+    return Bench(source, material.calibration, statistics, sharing, norms, products=_has_room(source, recipe))
+
+
+def _has_room(source: Source, recipe: Recipe) -> bool:
+    """Whether formats have a place for a product in front of a layer, at a price that is worth it: where convolutions
+    hand integers on (`needs_outputs`), one reader in float costs more than half of the speed."""
+    return not source.fixed and not (recipe.needs_outputs and any(layer.outlet for layer in source.layers))
 
 
 def _alone(found: Sensitivity) -> Mapping[str, float]:

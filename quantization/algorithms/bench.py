@@ -25,13 +25,13 @@ class Bench:
     """Layer -> the first layer that is given the same values: query, key and value."""
     carriers: Mapping[str, str] = field(default_factory=dict)
     """Layer -> the normalization in front of it that can carry a factor of each channel."""
+    products: bool = True
+    """Whether a layer may read its input in float beside its integers: to multiply it, or to put channels aside."""
 
     def can_multiply(self, names: Sequence[str]) -> bool:
         """Whether the input that these layers share can be multiplied in what is written: by a product of its own, or
         by a normalization that all who read it agree on."""
-        if not self.source.fixed:
-            return True
-        return self.carrier(names) is not None
+        return self.products or self.carrier(names) is not None
 
     def carrier(self, names: Sequence[str]) -> str | None:
         """The normalization that can carry a factor for these layers; None where a reader is not among them."""

@@ -24,7 +24,7 @@ SMALLEST_SHARE = 8
 def split_outliers(settings: OutlierSplit, bench: Bench, layers: Layers) -> Layers:
     """The linears with static integer inputs that are wide enough, split."""
     changed: dict[str, QuantizedLayer] = {}
-    if bench.source.fixed:
+    if not bench.products:
         return changed
     for name, layer in meant(layers, settings.layer_types).items():
         if _can(layer, bench, settings.channels):

@@ -1,5 +1,7 @@
 """Outlier split: which channels leave, what the rest gains, and when nothing is worth it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +47,7 @@ def test_channels_are_chosen_as_the_grid_meets_them(prepare: Prepare, outlying: 
     assert "0" not in split_outliers(OutlierSplit(channels=3), place.bench, smoothed)  # all are equally wide now
 
 
-def test_a_source_with_a_fixed_form_is_not_split(prepare: Prepare, outlying: Outlying) -> None:
+def test_nothing_is_split_where_there_is_no_place_for_it(prepare: Prepare, outlying: Outlying) -> None:
     place = prepare(*outlying)
-    object.__setattr__(place.bench.source, "fixed", True)
-    assert split_outliers(OutlierSplit(channels=3), place.bench, place.layers) == {}
+    bench = replace(place.bench, products=False)
+    assert split_outliers(OutlierSplit(channels=3), bench, place.layers) == {}

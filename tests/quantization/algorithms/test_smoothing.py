@@ -1,5 +1,7 @@
 """Smoothing: the formula by hand, what it gains, and what keeps it from harm."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -76,3 +78,13 @@ def test_a_grouped_convolution_is_smoothed_channel_by_channel(prepare: Prepare) 
     found = smooth(Smoothing(alpha=0.6, layer_types=("Conv2d",)), place.bench, place.layers)
     torch.testing.assert_close(found["0"].effective_weight, found["0"].layer.weight, atol=0.01, rtol=0.1)
     assert place.db({**place.layers, "0": found["0"]}) > place.db(place.layers)
+
+
+def test_without_a_place_for_a_product_only_a_normalization_carries(prepare: Prepare) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8))
+    place = prepare(module, torch.randn(64, 16))
+    bench = replace(place.bench, products=False, carriers={"1": "0"})
+    found = smooth(Smoothing(), bench, place.layers)
+    assert {name: layer.scaled_by for name, layer in found.items()} == {"1": "0"}
+    assert smooth(Smoothing(), replace(bench, carriers={"1": "0", "gone": "0"}), place.layers) == {}  # it reads it too
