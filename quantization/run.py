@@ -36,6 +36,7 @@ from quantization.folder import (
 )
 from quantization.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
 from quantization.loadback import reader_in, reader_process
+from quantization.metrics import require_truth_fits
 from quantization.planning import Plan, plan
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
@@ -93,6 +94,8 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             None if name is None else open_samples(folder / name, source.inputs, batch_size)
             for name in (spec.dataset, spec.evaluation_dataset)
         )
+        if judge := evaluation_samples or samples:
+            require_truth_fits(source, judge)
         planned = plan(source, spec.recipe, samples)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize

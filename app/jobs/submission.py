@@ -13,7 +13,7 @@ from app.catalog.models import Dataset, Model
 from app.catalog.service import no_dataset, no_model
 from app.database import clock, new_id
 from app.errors import Fault, Invalid
-from app.jobs.admission import check_dataset, check_recipe, source_of
+from app.jobs.admission import check_dataset, check_metric, check_recipe, source_of
 from app.jobs.models import Job, JobTag
 from app.jobs.status import JobState
 from app.jobs.workers import live_devices
@@ -57,13 +57,8 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
     check_recipe(submission.recipe, model, has_dataset=submission.dataset is not None)
     recipe = complete(submission.recipe, source_of(model), [layer["name"] for layer in model.layers])
-    for pointer, dataset_id in (
-        ("/dataset", submission.dataset),
-        ("/evaluation_dataset", submission.evaluation_dataset),
-    ):
-        if dataset_id is not None:
-            dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
-            check_dataset(model, dataset, pointer)
+    _held(session, model, submission.dataset, "/dataset")
+    check_metric(submission.recipe, _held(session, model, submission.evaluation_dataset, "/evaluation_dataset"))
     created_at = clock(session)
     pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
@@ -85,6 +80,15 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
         created_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],
     )
+
+
+def _held(session: Session, model: Model, dataset_id: str | None, pointer: str) -> Dataset | None:
+    """A dataset that stays until the transaction ends, and fits the model."""
+    if dataset_id is None:
+        return None
+    dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
+    check_dataset(model, dataset, pointer)
+    return dataset
 
 
 def _device(session: Session, wanted: str) -> str:
