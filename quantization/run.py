@@ -44,6 +44,7 @@ from quantization.samples import open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
+from quantization.sweep import run_sweep
 from quantization.validation import build_plan, build_report, settle
 from quantization.weights_job import run_weights
 
@@ -156,8 +157,11 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
     try:
         spec = read_spec(folder)
         recipe = spec.recipe
-        steps = run_weights if spec.format == "safetensors" else run
-        steps(folder, spec, clock, process)
+        if spec.sweep:
+            run_sweep(folder, spec, clock)
+        else:
+            steps = run_weights if spec.format == "safetensors" else run
+            steps(folder, spec, clock, process)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:
