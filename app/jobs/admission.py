@@ -12,10 +12,13 @@ from quantization.recipe import Recipe
 from quantization.truth import NEEDS, TRUTHS, misfit
 
 
-def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
-    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none."""
+def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_dataset: bool) -> None:
+    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none.
+
+    `pointer`: where the request has the recipe.
+    """
     names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
-    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
+    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
     if faults:
         raise Invalid(
             "recipe_does_not_fit",
@@ -23,7 +26,7 @@ def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
             "Change the recipe, or upload the model in another form (docs/formats.md has the table).",
             faults,
         )
-    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
+    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
     if faults:
         raise Invalid(
             "recipe_matches_nothing",
@@ -63,7 +66,7 @@ def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
         )
 
 
-def check_metric(recipe: Recipe, evaluation: Dataset | None) -> None:
+def check_metric(recipe: Recipe, evaluation: Dataset | None, pointer: str = "/recipe") -> None:
     """Raise Invalid when the target asks for a metric that the evaluation dataset can't give."""
     metric = recipe.target and recipe.target.max_drop and recipe.target.max_drop.metric
     if not metric or metric not in NEEDS:
@@ -79,7 +82,7 @@ def check_metric(recipe: Recipe, evaluation: Dataset | None) -> None:
         f"Name an evaluation_dataset that holds a tensor {needed!r} beside the inputs, or ask for another metric: "
         "agreement needs none."
     )
-    raise Invalid(code, detail, remedy, [Fault("/recipe/target/max_drop/metric", detail)])
+    raise Invalid(code, detail, remedy, [Fault(f"{pointer}/target/max_drop/metric", detail)])
 
 
 def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
