@@ -60,6 +60,8 @@ TITLES = {
     "request_unreadable": "The request can't be read",
     "route_not_found": "Nothing is here",
     "storage_full": "There is no room left for this file",
+    "sweep_invalid": "These recipes can't be swept together",
+    "sweep_not_found": "No such sweep",
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets
+from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
 from app.api.dependencies import Services
 from app.api.openapi import publish
 from app.api.request_id import RequestId
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
         lifespan=_reconciling if reconciles else _alone,
     )
     app.state.services = create_services(settings)
-    for resource in (models, datasets, jobs, artifacts, presets, health, metrics):
+    for resource in (models, datasets, jobs, sweeps, artifacts, presets, health, metrics):
         app.include_router(resource.router)
     app.add_middleware(RequestId)
     errors.install(app)

@@ -63,14 +63,19 @@ def calibrate(
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
     """The statistics that the recipe's observers and algorithms need of these choices."""
+    layers, wanted = wanted_by(choices, recipe)
+    return collect(source, layers, samples, step, wanted, checkpoints=checkpoints)
+
+
+def wanted_by(choices: Sequence[Choice], recipe: Recipe) -> tuple[list[Layer], Wanted]:
+    """The layers that the recipe's observers and algorithms watch, and what they look at there."""
     pieces = pieces_of(recipe)
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
     histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
     histograms |= {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_HISTOGRAMS)}
     channels = {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_CHANNELS)}
     layers = [choice.layer for choice in choices if choice.layer.name in {*wishes, *channels}]
-    wanted = Wanted(histograms, channels, outputs=recipe.needs_outputs)
-    return collect(source, layers, samples, step, wanted, checkpoints=checkpoints)
+    return layers, Wanted(histograms, channels, outputs=recipe.needs_outputs)
 
 
 def collect(

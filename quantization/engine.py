@@ -61,7 +61,7 @@ def quantize_source(
     def step(done: int, _: int) -> None:
         report("quantizing", done, total)
 
-    layers = quantize_layers(planned.choices, activations, step, checkpoints, scratch)
+    layers = quantize_layers(planned, activations, step, checkpoints, scratch)
     # 3. what running the quantized model decides
     decisions = Decisions()
     if planned.gate is not None and planned.calibration is not None:
@@ -92,13 +92,14 @@ def _left_in_float(planned: Plan, layers: Sequence[QuantizedLayer]) -> list[Skip
 
 
 def quantize_layers(
-    choices: Sequence[Choice],
+    planned: Plan,
     activations: Mapping[str, Activation],
     step: Step,
     checkpoints: Checkpoints,
     scratch: Path | None = None,
 ) -> list[QuantizedLayer]:
     """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
+    choices = planned.choices
     finished = FinishedLayers(checkpoints, choices)
     done, layers = len(finished.found), []
     if done:
@@ -106,6 +107,8 @@ def quantize_layers(
     for number, choice in enumerate(choices):
         activation = activations.get(choice.layer.name)
         layer = finished.take(choice.layer.name, activation)
+        if layer is None and choice.layer.name in planned.known:
+            layer = replace(planned.known[choice.layer.name], activation=activation)
         if layer is None:
             layer = quantize_layer(choice, activation)
             if choice.layer.stored is not None and scratch is not None:

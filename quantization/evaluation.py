@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from quantization.affine import Affine, dequantize, quantize
 from quantization.layers import Quantized, QuantizedLayer
+from quantization.metrics import Metrics
 from quantization.report import EvaluationReport
-from quantization.samples import Batches, Samples
+from quantization.samples import Batches, Samples, Truth, judged
 from quantization.sqnr import Cosine, Noise, Share
 
 Step = Callable[[int, int], None]
@@ -67,6 +68,7 @@ class Evaluation:
     saturation: dict[str, Share] = field(default_factory=dict)
     beside: dict[str, Noise] = field(default_factory=dict)
     """By file, for further artifacts that were run."""
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass
@@ -86,11 +88,15 @@ def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step)
     source = quantized.source
     source.reset()
     with torch.no_grad(), _compared(quantized.layers, result):
-        for done, batch in enumerate(samples, start=1):
+        for done, (batch, truth) in enumerate(judged(samples), start=1):
             reader.start(batch)
             expected = source.run(batch)
             got = reader.finish()
-            if got is None or not _add(result, expected, got) or not _add_beside(result, expected, reader.beside):
+            if (
+                got is None
+                or not _add(result, expected, got, truth)
+                or not _add_beside(result, expected, reader.beside)
+            ):
                 result.ran = False
                 break
             step(done, len(samples))
@@ -98,9 +104,11 @@ def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step)
     return result
 
 
-def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor]) -> bool:
-    """Whether every tensor came back in its shape and dtype; floating ones count."""
+def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor], truth: Truth) -> bool:
+    """Whether every tensor came back in its shape and dtype; floating ones count, and the first makes metrics."""
     pairs = _paired(expected, got)
+    if pairs:
+        result.metrics.add(*pairs[0], truth)
     for reference, value in pairs or ():
         result.model.add(reference, value)
         result.cosine.add(reference, value)

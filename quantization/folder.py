@@ -6,7 +6,7 @@
     FOLDER/profile.safetensors       statistics to keep, when `keep_profile` asks for them
     FOLDER/checkpoints/<name>        what long phases have done so far, when `checkpoint_key` asks for it; found there
                                      when the program starts, it goes on from it (see `checkpoints`)
-    FOLDER/out/<name>                every artifact, and report.json
+    FOLDER/out/<name>                every artifact, and report.json; of a sweep sweep.json alone
     FOLDER/out/error.json            Failure, when the program ends with EXIT_FAILED
 
 On standard output the program writes one Progress as JSON a line, and nothing else; what libraries say goes to
@@ -21,6 +21,7 @@ from pydantic import Field
 from quantization.artifacts import SourceFormat
 from quantization.frozen import Frozen
 from quantization.recipe import Recipe
+from quantization.sweep_table import SweepEntry
 
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
 
@@ -28,6 +29,7 @@ JOB_FILE = "job.json"
 CHECKPOINT_FOLDER = "checkpoints"
 OUT_FOLDER = "out"
 REPORT_FILE = "report.json"
+SWEEP_FILE = "sweep.json"
 ERROR_FILE = "error.json"
 PROFILE_FILE = "profile.safetensors"
 
@@ -47,6 +49,10 @@ class JobSpec(Frozen):
     keep_profile: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     recipe: Recipe = Recipe()
+    sweep: tuple[SweepEntry, ...] = ()
+    """Recipes to compare: then no model is written, and `recipe` says nothing."""
+    latency: bool = False
+    """Whether a sweep measures how long a call takes."""
     checkpoint_key: str | None = None
     """Names all that decides the result: inputs, recipe, device, versions. None: no checkpoint is written or read."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)

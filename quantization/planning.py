@@ -1,8 +1,10 @@
 """Planning: what will be done, decided from the recipe, the layers and the number of samples alone."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from quantization.errors import InvalidRecipe, InvalidSamples
+from quantization.layers import QuantizedLayer
 from quantization.profile import Profile
 from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.report import SkippedLayer
@@ -21,6 +23,8 @@ class Plan:
     held_out: Samples | None
     gate: Batches | None = None
     """A quarter of the calibration samples, which calibrate nothing: what algorithms do is judged by them."""
+    known: Mapping[str, QuantizedLayer] = field(default_factory=dict)
+    """By name, layers whose weights were quantized so before: only the grid of the input is another."""
 
 
 def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:

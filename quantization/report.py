@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from quantization.recipe import Recipe
-from quantization.target import Target
+from quantization.target import MetricName, Target
 
 Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
 
@@ -165,6 +165,15 @@ class GateReport(Part):
     sqnr_db: float | None
 
 
+class MetricReport(Part):
+    """A metric of both models on the evaluation samples, 1 the best; `drop`: how much lower the quantized one's is."""
+
+    name: MetricName
+    float_value: float | None
+    value: float | None
+    drop: float | None
+
+
 class Loaded(Part):
     """A saved file that the load-back check opened, in a fresh process, and the software that opened it."""
 
@@ -190,6 +199,7 @@ class Report(Part):
     target: TargetReport | None = None
     recommendation: Recipe | None = None
     """The plan as a recipe to edit and run, where the recipe's mode asks for no more."""
+    metrics: list[MetricReport] = []
     timings: dict[str, float]
     peak_memory_bytes: int
     loaded: list[Loaded] = []

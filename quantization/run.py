@@ -36,6 +36,7 @@ from quantization.folder import (
 )
 from quantization.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
 from quantization.loadback import reader_in, reader_process
+from quantization.metrics import require_truth_fits
 from quantization.planning import Plan, plan
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
@@ -43,6 +44,7 @@ from quantization.samples import open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
+from quantization.sweep import run_sweep
 from quantization.validation import build_plan, build_report, settle
 from quantization.weights_job import run_weights
 
@@ -93,6 +95,8 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             None if name is None else open_samples(folder / name, source.inputs, batch_size)
             for name in (spec.dataset, spec.evaluation_dataset)
         )
+        if judge := evaluation_samples or samples:
+            require_truth_fits(source, judge)
         planned = plan(source, spec.recipe, samples)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
@@ -153,8 +157,11 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
     try:
         spec = read_spec(folder)
         recipe = spec.recipe
-        steps = run_weights if spec.format == "safetensors" else run
-        steps(folder, spec, clock, process)
+        if spec.sweep:
+            run_sweep(folder, spec, clock)
+        else:
+            steps = run_weights if spec.format == "safetensors" else run
+            steps(folder, spec, clock, process)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:

@@ -2,7 +2,8 @@
 
 A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
 Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
-every sample is a call of its own. Only one batch is in memory at a time.
+every sample is a call of its own. Only one batch is in memory at a time. Beside them it may hold what outputs are
+compared with (`truth`), which no model is fed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from quantization.errors import InvalidSamples
 from quantization.recipe import DEFAULT_BATCH_SIZE
+from quantization.truth import LABELS, REFERENCES, TRUTHS, misfit
 
 EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
 
@@ -57,6 +59,14 @@ class Call(list[Tensor]):
         return self[0].shape[0] if self[0].dim() else 1
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What the outputs of one batch are compared with; the first dimension counts samples. None: not in the dataset."""
+
+    labels: Tensor | None = None
+    references: Tensor | None = None
+
+
 class Batches(Protocol):
     """What calibration and evaluation read: one call of the model at a time."""
 
@@ -88,6 +98,8 @@ class Samples:
     """A last batch with fewer rows than this is left out: the model doesn't take it."""
     stacked: bool
     """Whether dimension 0 is the batch; if not, each row is one call and `batch_size` is 1."""
+    truths: tuple[str, ...] = ()
+    """Which of `TRUTHS` the dataset holds."""
 
     @property
     def count(self) -> int:
@@ -112,13 +124,30 @@ class Samples:
         names = [spec.name for spec in self.inputs]
         with safe_open(self.path, framework="pt") as file:
             slices = [file.get_slice(i.name) for i in self.inputs]
-            for batch in range(len(self)):
-                first = self.start + batch * self.batch_size
-                last = min(first + self.batch_size, self.stop)
-                tensors = [s[first:last] for s in slices]
+            for rows in self._rows():
+                tensors = [s[rows] for s in slices]
                 for spec, tensor in zip(self.inputs, tensors, strict=True):
-                    require_finite(spec.name, tensor, first)
+                    require_finite(spec.name, tensor, rows.start)
                 yield Call(tensors if self.stacked else (t.squeeze(0) for t in tensors), names)
+
+    def judged(self) -> Iterator[tuple[Call, Truth]]:
+        """Batches with what their outputs are compared with."""
+        with safe_open(self.path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in self.truths}
+            for rows, call in zip(self._rows(), self, strict=True):
+                found = {name: s[rows] for name, s in slices.items()}
+                if REFERENCES in found:
+                    require_finite(REFERENCES, found[REFERENCES], rows.start)
+                yield call, Truth(found.get(LABELS), found.get(REFERENCES))
+
+    def _rows(self) -> Iterator[slice]:
+        for first in range(self.start, self.start + self.count, self.batch_size):
+            yield slice(first, min(first + self.batch_size, self.stop))
+
+
+def judged(batches: Batches) -> Iterator[tuple[Sequence[Tensor], Truth]]:
+    """Batches with what their outputs are compared with; calls in memory have nothing of that."""
+    return batches.judged() if isinstance(batches, Samples) else ((batch, Truth()) for batch in batches)
 
 
 def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Samples:
@@ -134,7 +163,9 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
         raise InvalidSamples(
             "dataset_invalid", "The dataset is not a readable safetensors file.", EXPORT_AGAIN
         ) from error
-    require_names(shapes, inputs)
+    truths = tuple(name for name in TRUTHS if name in shapes and all(name != spec.name for spec in inputs))
+    require_names({name: shape for name, shape in shapes.items() if name not in truths}, inputs)
+    _require_truths({name: shapes[name] for name in truths}, dtypes)
     inputs = tuple(spec for spec in inputs if spec.name in shapes)
     for spec in inputs:
         if not shapes[spec.name] or dtypes[spec.name] != spec.dtype:
@@ -143,7 +174,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
             raise InvalidSamples(
                 "dataset_does_not_fit", f"Tensor {spec.name!r}: expected {expected}, got {got}.", EXPORT_AGAIN
             )
-    rows = {shapes[spec.name][0] for spec in inputs}
+    rows = {shapes[name][0] for name in (*(spec.name for spec in inputs), *truths)}
     if len(rows) != 1 or min(rows) < 1:
         raise InvalidSamples(
             "dataset_does_not_fit",
@@ -154,7 +185,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
     for spec in inputs:
         _require_shape(spec, shapes[spec.name], stacked)
     size, smallest = _batch_sizes(inputs, batch_size) if stacked else (1, 1)
-    samples = Samples(path, inputs, 0, rows.pop(), size, smallest, stacked)
+    samples = Samples(path, inputs, 0, rows.pop(), size, smallest, stacked, truths)
     if len(samples) == 0:
         raise InvalidSamples(
             "dataset_does_not_fit",
@@ -162,6 +193,12 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
             EXPORT_AGAIN,
         )
     return samples
+
+
+def _require_truths(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, torch.dtype]) -> None:
+    for name, shape in shapes.items():
+        if found := misfit(name, str(dtypes.get(name, "a scalar")).removeprefix("torch."), shape):
+            raise InvalidSamples("dataset_does_not_fit", f"Tensor {found}", EXPORT_AGAIN)
 
 
 def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:

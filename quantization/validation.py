@@ -80,6 +80,7 @@ def build_report(
         gate=_gate_report(quantized.decisions),
         algorithms=quantized.decisions.algorithms,
         target=target,
+        metrics=[] if evaluation is None or not ran else evaluation.metrics.reports(),
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,
         loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],

@@ -46,6 +46,9 @@ def key_of(claim: Claim) -> str:
         "device": claim.device,
         "versions": [VERSION, version("torch")],
     }
+    if claim.sweep is not None:
+        evaluation = claim.evaluation_dataset and claim.evaluation_dataset.sha256
+        parts |= {"sweep": claim.sweep.to_json(), "evaluation_dataset": evaluation}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """What the child left in out/, checked, stored, and listed in a manifest. The child has read an upload: trust nothing.
 
-A name that no format of the job has, a link, a missing file, too many bytes, a file that is not what its name says or
-a report that does not parse makes the whole output invalid: half a result is no result.
+Of a sweep there is one file, its table. A name that no format of the job has, a link, a missing file, too many bytes, a
+file that is not what its name says or a report that does not parse makes the whole output invalid: half a result is no
+result.
 """
 
 import json
@@ -18,9 +19,10 @@ from app.jobs.endings import Product
 from app.jobs.taxonomy import CLASSES
 from app.storage import Storage
 from quantization.artifacts import FORMATS, formats_of, kind_in
-from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, Failure
+from quantization.folder import ERROR_FILE, OUT_FOLDER, REPORT_FILE, SWEEP_FILE, Failure
 from quantization.folder_files import CONFIG_FILE, FOLDER_FILE, INDEX_FILE, KINDS, WEIGHTS_FILE, shard_name
 from quantization.report import Report
+from quantization.sweep_table import SweepReport
 from worker.folder_tar import store_tar
 from worker.inspection import NotAnArtifact, inspect
 
@@ -50,17 +52,23 @@ def read_report(folder: Path) -> Report:
     return _read(_out(folder) / REPORT_FILE, Report, REPORT_CAP)
 
 
+def read_result(folder: Path, claim: Claim) -> Report | SweepReport:
+    """out/report.json, or the out/sweep.json of a sweep. Raises OutputError."""
+    return read_report(folder) if claim.sweep is None else _read(_out(folder) / SWEEP_FILE, SweepReport, REPORT_CAP)
+
+
 def outputs(folder: Path, claim: Claim) -> list[Path]:
     """The files that a successful child must have written, and no other. Raises OutputError."""
-    formats = [FORMATS[name] for name in formats_of(claim.recipe, claim.model_format)]
-    required = {REPORT_FILE, *(name for entry in formats for name in entry.required)}
+    names = formats_of(claim.recipe, claim.model_format) if claim.sweep is None else ()
+    formats, document = [FORMATS[name] for name in names], REPORT_FILE if claim.sweep is None else SWEEP_FILE
+    required = {document, *(name for entry in formats for name in entry.required)}
     out = _out(folder)
     found = sorted(path.name for path in out.iterdir())
     if not required <= set(found) or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
         raise OutputError(f"expected the files {sorted(required)} in out/, found {found}")
-    if unknown := [name for name in found if name != REPORT_FILE and not any(kind_in(e, name) for e in formats)]:
+    if unknown := [name for name in found if name != document and not any(kind_in(e, name) for e in formats)]:
         raise OutputError(f"no format of this job has the files {unknown}")
-    if "huggingface" in formats_of(claim.recipe, claim.model_format):
+    if "huggingface" in names:
         require_whole_weights(found)
     paths = [out / name for name in found]
     total, cap = sum(path.stat().st_size for path in paths), output_cap(claim)
@@ -90,12 +98,17 @@ def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
 
 def artifact_kind(name: str) -> str:
     """What the API calls a file that `outputs` took."""
-    return next((kind for entry in FORMATS.values() if (kind := kind_in(entry, name))), "report")
+    documents = {REPORT_FILE: "report", SWEEP_FILE: "sweep"}
+    return documents.get(name) or next(kind for entry in FORMATS.values() if (kind := kind_in(entry, name)))
 
 
-def store_manifest(claim: Claim, report: Report, products: Sequence[Product], storage: Storage) -> Product:
+def store_manifest(
+    claim: Claim, result: Report | SweepReport, products: Sequence[Product], storage: Storage
+) -> Product:
     """What went in, what came out and what did it: enough to do it again and to check the files by."""
-    opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in report.loaded}
+    loaded = result.loaded if isinstance(result, Report) else []
+    opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in loaded}
+    wanted = {"recipe": claim.recipe.model_dump(mode="json"), "seed": claim.recipe.seed}
     inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
     manifest: dict[str, Any] = {
         "job": claim.job_id,
@@ -109,9 +122,8 @@ def store_manifest(claim: Claim, report: Report, products: Sequence[Product], st
         "outputs": {
             p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes, **opened_by.get(p.name, {})} for p in products
         },
-        "recipe": claim.recipe.model_dump(mode="json"),
-        "seed": claim.recipe.seed,
-        "versions": report.versions,
+        **(wanted if claim.sweep is None else {"sweep": claim.sweep.to_json()}),
+        "versions": result.versions,
     }
     with storage.writer() as writer:
         writer.write(json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")

@@ -30,9 +30,10 @@ from quantization.folder import (
     JobSpec,
     Progress,
 )
+from quantization.report import Report
 from worker import failures
 from worker.checkpoints import CheckpointKeeper, fetch_checkpoints, key_of
-from worker.delivery import OutputError, outputs, read_failure, read_report, store, store_manifest
+from worker.delivery import OutputError, outputs, read_failure, read_report, read_result, store, store_manifest
 from worker.heartbeat import Heartbeat
 from worker.sandbox import Sandbox
 from worker.spare import Spare, Spares
@@ -130,6 +131,8 @@ def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path, heartbeat: 
         "checkpoint_key": key,
         "checkpoint_seconds": workshop.settings.checkpoint_seconds,
     }
+    if claim.sweep is not None:
+        spec |= {"sweep": claim.sweep.entries, "latency": claim.sweep.latency}
     for role, (name, blob) in inputs.items():
         if blob:
             workshop.storage.fetch(blob.sha256, folder / name)
@@ -160,7 +163,7 @@ def _conclude(claim: Claim, workshop: Workshop, folder: Path, ending: Ending, he
 def _succeed(claim: Claim, workshop: Workshop, folder: Path, ending: Ending, heartbeat: Heartbeat) -> None:
     try:
         files = outputs(folder, claim)
-        report = read_report(folder)
+        result = read_result(folder, claim)
     except OutputError as error:
         _fail(claim, workshop, ending, failures.invalid_output(ending.phase), because=error)
         return
@@ -172,12 +175,13 @@ def _succeed(claim: Claim, workshop: Workshop, folder: Path, ending: Ending, hea
     tell(0)
     products = store(files, workshop.storage)
     tell(len(files))
-    products.append(store_manifest(claim, report, products, workshop.storage))
+    products.append(store_manifest(claim, result, products, workshop.storage))
     heartbeat.flush(FLUSH_SECONDS)
-    peak = max(ending.peak_memory_bytes, report.peak_memory_bytes)
+    peak = max(ending.peak_memory_bytes, result.peak_memory_bytes)
+    verdict = result.verdict if isinstance(result, Report) else None
     record(
         workshop,
-        partial(endings.succeed, claim=claim, verdict=report.verdict, products=products, peak_memory_bytes=peak),
+        partial(endings.succeed, claim=claim, verdict=verdict, products=products, peak_memory_bytes=peak),
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -12,14 +12,24 @@ from starlette.concurrency import run_in_threadpool
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.openapi import problems
-from app.api.paging import BeforeDep, LimitQuery, next_cursor
-from app.api.presets import preset_named
-from app.api.schemas import AttemptBody, AttemptPage, EventBody, EventPage, JobBody, JobPage, JobRequest
-from app.errors import Fault, Invalid
+from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
+from app.api.presets import chosen_recipe
+from app.api.schemas import (
+    AttemptBody,
+    AttemptPage,
+    EventBody,
+    EventPage,
+    JobBody,
+    JobPage,
+    JobRequest,
+    RunBody,
+    RunRequest,
+)
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.submission import Submission
+from app.jobs.sweeps import Sweep
 from quantization.recipe import Recipe
 
 MAX_WAIT_SECONDS = 60
@@ -44,6 +54,34 @@ PreferHeader = Annotated[
 ]
 
 
+SomeBody = TypeVar("SomeBody", bound=RunBody)
+
+
+def submission_of(wanted: RunRequest, recipe: Recipe, key: str | None, sweep: Sweep | None = None) -> Submission:
+    """What a request asks for."""
+    return Submission(
+        model=wanted.model,
+        recipe=recipe,
+        dataset=wanted.dataset,
+        evaluation_dataset=wanted.evaluation_dataset,
+        device=wanted.device,
+        tags=wanted.tags,
+        priority=wanted.priority,
+        owner=wanted.owner,
+        pending_seconds=wanted.limits.pending_seconds,
+        running_seconds=wanted.limits.running_seconds,
+        idempotency_key=key,
+        sweep=sweep,
+    )
+
+
+def bodies_of(kind: type[SomeBody], session: Session, jobs: Sequence[queries.JobRow]) -> list[SomeBody]:
+    """What is said of each job, and what it waits for."""
+    reasons = queries.waiting_for(session, jobs)
+    bodies = [kind.model_validate(job) for job in jobs]
+    return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
+
+
 @router.post("", status_code=202, responses=problems(400, 404, 413, 422))
 async def submit_job(
     *,
@@ -55,19 +93,8 @@ async def submit_job(
     prefer: PreferHeader = None,
 ) -> JobBody:
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
-    submission = Submission(
-        model=wanted.model,
-        recipe=_recipe(wanted),
-        dataset=wanted.dataset,
-        evaluation_dataset=wanted.evaluation_dataset,
-        device=wanted.device,
-        tags=wanted.tags,
-        priority=wanted.priority,
-        owner=wanted.owner,
-        pending_seconds=wanted.limits.pending_seconds,
-        running_seconds=wanted.limits.running_seconds,
-        idempotency_key=idempotency_key,
-    )
+    recipe = chosen_recipe(wanted.recipe, wanted.preset)
+    submission = submission_of(wanted, recipe, idempotency_key)
     job = await run_in_threadpool(_submit, services, submission)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if seconds := _wait_seconds(prefer):
@@ -82,14 +109,14 @@ def list_jobs(
     session: SessionDep,
     before: BeforeDep,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
-    model: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
-    owner: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
+    tag: WordQuery = None,
+    model: WordQuery = None,
+    owner: WordQuery = None,
     limit: LimitQuery = 20,
 ) -> JobPage:
     """List jobs, newest first."""
     rows = queries.page(session, JobFilter(state, tag, model, owner), before, limit)
-    return JobPage(items=_bodies(session, rows), next_cursor=next_cursor(rows, limit))
+    return JobPage(items=bodies_of(JobBody, session, rows), next_cursor=next_cursor(rows, limit))
 
 
 @router.get("/{job_id}", responses=problems(404))
@@ -108,7 +135,7 @@ def list_attempts(session: SessionDep, job_id: PathName) -> AttemptPage:
 @router.post("/{job_id}/cancel", status_code=202, responses=problems(404, 409))
 def cancel_job(session: SessionDep, job_id: PathName) -> JobBody:
     """Stop a job. Asking again changes nothing; a job that has ended is refused."""
-    return _body(session, service.request_cancel(session, job_id))
+    return _body(session, service.request_cancel(session, queries.read(session, job_id).id))
 
 
 @router.get("/{job_id}/events", responses=problems(404, 422))
@@ -121,17 +148,6 @@ def list_events(
     """Read a job's history, oldest first."""
     rows = queries.events(session, job_id, after, limit)
     return EventPage(items=[EventBody.model_validate(row) for row in rows])
-
-
-def _recipe(wanted: JobRequest) -> Recipe:
-    if (wanted.recipe is None) == (wanted.preset is None):
-        raise Invalid(
-            "recipe_or_preset",
-            "The job names neither a recipe nor a preset." if wanted.recipe is None else "The job names both.",
-            "Send recipe as an object, or preset with a name that GET /v1/presets lists.",
-            [Fault("/recipe", "exactly one of recipe and preset is needed")],
-        )
-    return wanted.recipe or preset_named(wanted.preset or "").recipe
 
 
 def _submit(services: Services, submission: Submission) -> JobBody:
@@ -147,13 +163,7 @@ def _read(services: Services, job_id: str) -> JobBody:
 
 
 def _body(session: Session, job: queries.JobRow) -> JobBody:
-    return _bodies(session, [job])[0]
-
-
-def _bodies(session: Session, jobs: Sequence[queries.JobRow]) -> list[JobBody]:
-    reasons = queries.waiting_for(session, jobs)
-    bodies = [JobBody.model_validate(job) for job in jobs]
-    return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
+    return bodies_of(JobBody, session, [job])[0]
 
 
 def _wait_seconds(prefer: str | None) -> int:

@@ -12,6 +12,7 @@ from app.errors import Fault, Invalid
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-f]{1,60}")
 
+WordQuery = Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")]
 LimitQuery = Annotated[int, Query(ge=1, le=100, description="How many to return at most.")]
 
 

@@ -78,14 +78,14 @@ class DatasetPage(Body):
     next_cursor: str | None
 
 
-_UPLOADS: dict[str, JsonValue] = {
+UPLOADS: dict[str, JsonValue] = {
     "model": "mdl_18eac0a55b890c749d9cbefae38aafa9",
     "dataset": "dts_18eac1537b5318f290446db1d52bbf73",
 }
 _RECIPE: dict[str, JsonValue] = {"exclude": ["head"], "validation": {"on_failure": "warn", "min_sqnr_db": 30}}
 EXAMPLES: list[JsonValue] = [
-    {**_UPLOADS, "preset": "int8-static"},
-    {**_UPLOADS, "recipe": _RECIPE, "device": "cpu", "tags": ["nightly"]},
+    {**UPLOADS, "preset": "int8-static"},
+    {**UPLOADS, "recipe": _RECIPE, "device": "cpu", "tags": ["nightly"]},
 ]
 
 
@@ -98,21 +98,28 @@ class LimitsRequest(BaseModel):
     running_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
 
 
-class JobRequest(BaseModel):
-    """One recipe, or the name of a preset, on one model."""
+class RunRequest(BaseModel):
+    """What jobs and sweeps are told alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Id
     dataset: Id | None = None
     evaluation_dataset: Id | None = None
-    recipe: Recipe | None = None
-    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
     priority: Annotated[int, Field(ge=0, le=9, description="Of an owner's jobs, 9 runs first.")] = 0
     owner: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
     limits: LimitsRequest = LimitsRequest()
+
+
+class JobRequest(RunRequest):
+    """One recipe, or the name of a preset, on one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    recipe: Recipe | None = None
+    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
 class ProgressBody(Body):
@@ -152,17 +159,17 @@ class LinksBody(Body):
     artifacts: str
 
 
-class JobBody(Body):
+class RunBody(Body):
+    """What is said of jobs and sweeps alike."""
+
     id: str
     state: Annotated[JobState, Field(description=f"Final: {', '.join(sorted(TERMINAL))}.")]
     phase: Phase | None
-    verdict: Verdict | None
     progress: ProgressBody
     error: FailureBody | None
     model: Annotated[str, Field(validation_alias="model_id")]
     dataset: Annotated[str | None, Field(validation_alias="dataset_id")]
     evaluation_dataset: Annotated[str | None, Field(validation_alias="evaluation_dataset_id")]
-    recipe: Recipe
     device: Literal["cpu", "cuda"]
     attempts: int
     created_at: datetime
@@ -173,6 +180,11 @@ class JobBody(Body):
     owner: str
     limits: LimitsBody
     waiting_for: WaitingFor | None = None
+
+
+class JobBody(RunBody):
+    verdict: Verdict | None
+    recipe: Recipe
 
     @computed_field
     def links(self) -> LinksBody:

@@ -9,12 +9,16 @@ from app.intake.facts import Extent, Tensor
 from quantization.artifacts import SourceFormat, unfit
 from quantization.mismatches import mismatches, nearest
 from quantization.recipe import Recipe
+from quantization.truth import NEEDS, TRUTHS, misfit
 
 
-def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
-    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none."""
+def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_dataset: bool) -> None:
+    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none.
+
+    `pointer`: where the request has the recipe.
+    """
     names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
-    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
+    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
     if faults:
         raise Invalid(
             "recipe_does_not_fit",
@@ -22,7 +26,7 @@ def check_recipe(recipe: Recipe, model: Model, *, has_dataset: bool) -> None:
             "Change the recipe, or upload the model in another form (docs/formats.md has the table).",
             faults,
         )
-    faults = [Fault(f"/recipe{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
+    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
     if faults:
         raise Invalid(
             "recipe_matches_nothing",
@@ -62,20 +66,42 @@ def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
         )
 
 
+def check_metric(recipe: Recipe, evaluation: Dataset | None, pointer: str = "/recipe") -> None:
+    """Raise Invalid when the target asks for a metric that the evaluation dataset can't give."""
+    metric = recipe.target and recipe.target.max_drop and recipe.target.max_drop.metric
+    if not metric or metric not in NEEDS:
+        return
+    needed = NEEDS[metric]
+    if evaluation is None:
+        code, detail = "dataset_required", f"{metric} is measured with {needed}, and the job has no evaluation dataset."
+    elif all(tensor["name"] != needed for tensor in evaluation.tensors):
+        code, detail = "dataset_does_not_fit", f"{metric} is measured with {needed}, which {evaluation.id} lacks."
+    else:
+        return
+    remedy = (
+        f"Name an evaluation_dataset that holds a tensor {needed!r} beside the inputs, or ask for another metric: "
+        "agreement needs none."
+    )
+    raise Invalid(code, detail, remedy, [Fault(f"{pointer}/target/max_drop/metric", detail)])
+
+
 def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
     """Return what keeps a dataset from serving a program's inputs; empty when it fits.
 
     Dimension 0 of every dataset tensor counts samples. Either it is the inputs' own batch dimension, or the program
-    takes one sample at a time and each tensor has one dimension more than its input.
+    takes one sample at a time and each tensor has one dimension more than its input. What outputs are compared with
+    (`TRUTHS`) may be there too.
     """
-    held = {tensor.name: tensor for tensor in tensors}
     wanted = {tensor.name: tensor for tensor in inputs}
+    truths = {tensor.name: tensor for tensor in tensors if tensor.name in TRUTHS and tensor.name not in wanted}
+    held = {tensor.name: tensor for tensor in tensors if tensor.name not in truths}
     found = [
         f"{name} is missing{nearest(name, held)}; expected {_spell(wanted[name])}."
         for name in wanted.keys() - held
         if not wanted[name].optional
     ]
     found += [f"{name} is not an input of the model{nearest(name, wanted)}." for name in held.keys() - wanted]
+    found += [why for truth in truths.values() if (why := misfit(truth.name, truth.dtype, truth.shape))]
     if found:
         return sorted(found)
     pairs = [(tensor, held[tensor.name]) for tensor in inputs if tensor.name in held]

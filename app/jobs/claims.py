@@ -19,6 +19,7 @@ from app.jobs import repository
 from app.jobs.admission import source_of
 from app.jobs.models import Attempt, Checkpoint, Job
 from app.jobs.status import CLAIM, HELD, JobState
+from app.jobs.sweeps import Sweep
 from app.storage import Blob
 from quantization.artifacts import SourceFormat
 from quantization.folder import Progress
@@ -57,6 +58,7 @@ class Claim:
     evaluation_dataset: Input | None
     others_wait: bool
     """Whether there were more jobs for this device when this one was claimed."""
+    sweep: Sweep | None = None
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -161,6 +163,7 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
         dataset=_dataset(session, job.dataset_id),
         evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
         others_wait=others_wait,
+        sweep=None if job.sweep is None else Sweep.from_json(job.sweep),
     )
 
 

@@ -34,9 +34,16 @@ class Product:
 
 
 def succeed(
-    session: Session, claim: Claim, verdict: str, products: Sequence[Product], peak_memory_bytes: int | None = None
+    session: Session,
+    claim: Claim,
+    verdict: str | None,
+    products: Sequence[Product],
+    peak_memory_bytes: int | None = None,
 ) -> bool:
-    """Record success with its artifacts; False when the token is no longer the job's and nothing was written."""
+    """Record success with its artifacts; False when the token is no longer the job's and nothing was written.
+
+    `verdict`: None of a sweep.
+    """
     return _end(session, claim, SUCCEED, products, peak_memory_bytes, verdict=verdict)
 
 

@@ -11,7 +11,10 @@ from app.jobs.status import JobState
 
 
 class Job(Base):
-    """One recipe on one model. A model or dataset may be deleted once the job has ended: no foreign key to them."""
+    """One recipe on one model, or a sweep of several.
+
+    A model or dataset may be deleted once the job has ended: no foreign key to them.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -33,6 +36,8 @@ class Job(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(64))
     evaluation_dataset_id: Mapped[str | None] = mapped_column(String(64))
     recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
+    sweep: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Of a sweep: `recipes` (entries as JSON) and `latency`; `recipe` is the first one then."""
     owner: Mapped[str] = mapped_column(String(64))
     wanted_device: Mapped[str] = mapped_column(String(8))
     device: Mapped[str] = mapped_column(String(8))
@@ -57,6 +62,16 @@ class Job(Base):
     def tags(self) -> list[str]:
         """The words that the user gave it."""
         return [row.tag for row in self.tag_rows]
+
+    @property
+    def recipes(self) -> list[dict[str, Any]]:
+        """Of a sweep, what it compares."""
+        return [] if self.sweep is None else list(self.sweep["recipes"])
+
+    @property
+    def latency(self) -> bool:
+        """Of a sweep, whether it measures how long a call takes."""
+        return self.sweep is not None and bool(self.sweep["latency"])
 
     @property
     def limits(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from app.jobs import repository
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.workers import live_devices
-from quantization.folder import REPORT_FILE
+from quantization.folder import REPORT_FILE, SWEEP_FILE
 
 JobRow = Job
 """For annotations of those who may not name the tables."""
@@ -21,7 +21,21 @@ WaitingFor = Literal["worker", "pause", "slot"]
 
 
 def read(session: Session, job_id: str) -> Job:
-    """Return a job. Raises NotFound."""
+    """Return a job that is no sweep. Raises NotFound."""
+    job = read_any(session, job_id)
+    return job if job.sweep is None else no_job(job_id, f"GET /v1/sweeps/{job_id} reads it: it is a sweep.")
+
+
+def read_sweep(session: Session, sweep_id: str) -> Job:
+    """Return a sweep. Raises NotFound."""
+    job = repository.find(session, sweep_id)
+    if job is None or job.sweep is None:
+        raise NotFound("sweep_not_found", f"There is no sweep {sweep_id}.", "GET /v1/sweeps lists what there is.")
+    return job
+
+
+def read_any(session: Session, job_id: str) -> Job:
+    """Return a job or a sweep: what follows from either is asked for alike. Raises NotFound."""
     return repository.find(session, job_id) or no_job(job_id)
 
 
@@ -32,17 +46,17 @@ def page(session: Session, wanted: repository.JobFilter, before: str | None, lim
 
 def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
     """Return a job's history behind a number. Raises NotFound."""
-    return repository.events(session, read(session, job_id).id, after, limit)
+    return repository.events(session, read_any(session, job_id).id, after, limit)
 
 
 def artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
     """Return what a job produced. Raises NotFound."""
-    return repository.artifacts(session, read(session, job_id).id)
+    return repository.artifacts(session, read_any(session, job_id).id)
 
 
 def artifact(session: Session, job_id: str, name: str) -> Artifact:
     """Return one artifact. Raises NotFound."""
-    found = repository.find_artifact(session, read(session, job_id).id, name)
+    found = repository.find_artifact(session, read_any(session, job_id).id, name)
     if found is None:
         raise NotFound(
             "artifact_not_found",
@@ -65,7 +79,12 @@ def report(session: Session, job_id: str) -> Artifact:
 
 def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
     """Return the runs of a job, in their order. Raises NotFound."""
-    return repository.attempts(session, read(session, job_id).id)
+    return repository.attempts(session, read_any(session, job_id).id)
+
+
+def table(session: Session, sweep: Job) -> Artifact | None:
+    """Return the artifact that is a sweep's table; None before there is one."""
+    return repository.find_artifact(session, sweep.id, SWEEP_FILE)
 
 
 def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:
@@ -89,6 +108,6 @@ def count_by_state(session: Session) -> dict[JobState, int]:
     return {state: found.get(state, 0) for state in JobState}
 
 
-def no_job(job_id: str) -> NoReturn:
+def no_job(job_id: str, remedy: str = "GET /v1/jobs lists what there is.") -> NoReturn:
     """Raise NotFound for a job."""
-    raise NotFound("job_not_found", f"There is no job {job_id}.", "GET /v1/jobs lists what there is.")
+    raise NotFound("job_not_found", f"There is no job {job_id}.", remedy)

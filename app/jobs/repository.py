@@ -14,6 +14,9 @@ from app.database import now
 from app.jobs.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
 from app.jobs.status import HELD, LIVE, JobState, Move
 
+SWEEP_PREFIX = "swp"
+"""Ids of sweeps begin so, and sort behind those of jobs."""
+
 
 @dataclass(frozen=True)
 class JobFilter:
@@ -23,6 +26,8 @@ class JobFilter:
     tag: str | None = None
     model_id: str | None = None
     owner: str | None = None
+    sweeps: bool = False
+    """Sweeps, or all that is none."""
 
 
 def find(session: Session, job_id: str) -> Job | None:
@@ -42,7 +47,9 @@ def find_by_key(session: Session, idempotency_key: str) -> Job | None:
 
 def page(session: Session, wanted: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
     """Return jobs, newest first, older than the id `before`."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit)
+    # By their ids, which the primary key has in order: few rows are found without looking at all of the others.
+    kind = Job.id >= SWEEP_PREFIX if wanted.sweeps else Job.id < SWEEP_PREFIX
+    query = select(Job).where(kind).order_by(Job.id.desc()).limit(limit)
     if wanted.state is not None:
         query = query.where(Job.state == wanted.state)
     if wanted.model_id is not None:
@@ -66,7 +73,8 @@ def next_queued(session: Session, device: str, at: datetime) -> str | None:
         .outerjoin(held, held.c.owner == Job.owner)
         .outerjoin(Owner, Owner.name == Job.owner)
         .where(Job.state == JobState.QUEUED, Job.device == device, _is_due(at))
-        .order_by(func.coalesce(held.c.running, 0), Owner.served_at.asc().nulls_first(), Job.priority.desc(), Job.id)
+        .order_by(func.coalesce(held.c.running, 0), Owner.served_at.asc().nulls_first(), Job.priority.desc())
+        .order_by(Job.created_at, Job.id)
         .limit(1)
         .with_for_update(of=Job, skip_locked=True)
     )

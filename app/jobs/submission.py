@@ -13,9 +13,11 @@ from app.catalog.models import Dataset, Model
 from app.catalog.service import no_dataset, no_model
 from app.database import clock, new_id
 from app.errors import Fault, Invalid
-from app.jobs.admission import check_dataset, check_recipe, source_of
+from app.jobs.admission import check_dataset, check_metric, check_recipe, source_of
 from app.jobs.models import Job, JobTag
+from app.jobs.repository import SWEEP_PREFIX
 from app.jobs.status import JobState
+from app.jobs.sweeps import Sweep, check_sweep
 from app.jobs.workers import live_devices
 from quantization.defaults import complete
 from quantization.recipe import Recipe
@@ -23,7 +25,10 @@ from quantization.recipe import Recipe
 
 @dataclass(frozen=True)
 class Submission:
-    """One recipe on one model, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual."""
+    """One recipe on one model, or a sweep, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual.
+
+    Of a sweep `recipe` is the first one.
+    """
 
     model: str
     recipe: Recipe
@@ -36,11 +41,21 @@ class Submission:
     pending_seconds: int | None = None
     running_seconds: int | None = None
     idempotency_key: str | None = None
+    sweep: Sweep | None = None
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """By their places in the request."""
+        return {"/recipe": self.recipe} if self.sweep is None else self.sweep.recipes
 
     @property
     def sha256(self) -> str:
         """The digest of everything but the key: equal requests have equal digests."""
-        content = asdict(replace(self, idempotency_key=None)) | {"recipe": self.recipe.model_dump(mode="json")}
+        content = asdict(replace(self, idempotency_key=None, sweep=None))
+        content |= {"recipe": self.recipe.model_dump(mode="json")}
+        del content["sweep"]  # of what is none, the digest is as old as its key
+        if self.sweep is not None:
+            content |= self.sweep.to_json()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,24 +70,19 @@ class MostSeconds:
 def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     """Return the row of a job, once everything holds that it needs. Raises Invalid, NotFound."""
     model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
-    check_recipe(submission.recipe, model, has_dataset=submission.dataset is not None)
-    recipe = complete(submission.recipe, source_of(model), [layer["name"] for layer in model.layers])
-    for pointer, dataset_id in (
-        ("/dataset", submission.dataset),
-        ("/evaluation_dataset", submission.evaluation_dataset),
-    ):
-        if dataset_id is not None:
-            dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
-            check_dataset(model, dataset, pointer)
+    _check(session, submission, model)
+    source, layers = source_of(model), [layer["name"] for layer in model.layers]
+    sweep = submission.sweep and submission.sweep.completed(source, layers)
     created_at = clock(session)
     pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
-        id=new_id("job"),
+        id=new_id(SWEEP_PREFIX if sweep else "job"),
         state=JobState.QUEUED,
         model_id=model.id,
         dataset_id=submission.dataset,
         evaluation_dataset_id=submission.evaluation_dataset,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=complete(submission.recipe, source, layers).model_dump(mode="json"),
+        sweep=sweep and sweep.to_json(),
         owner=submission.owner,
         wanted_device=submission.device,
         device=_device(session, submission.device),
@@ -85,6 +95,26 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
         created_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],
     )
+
+
+def _check(session: Session, submission: Submission, model: Model) -> None:
+    if submission.sweep is not None:
+        check_sweep(submission.sweep, model)
+    for pointer, recipe in submission.recipes.items():
+        check_recipe(recipe, model, pointer, has_dataset=submission.dataset is not None)
+    _held(session, model, submission.dataset, "/dataset")
+    evaluation = _held(session, model, submission.evaluation_dataset, "/evaluation_dataset")
+    for pointer, recipe in submission.recipes.items():
+        check_metric(recipe, evaluation, pointer)
+
+
+def _held(session: Session, model: Model, dataset_id: str | None, pointer: str) -> Dataset | None:
+    """A dataset that stays until the transaction ends, and fits the model."""
+    if dataset_id is None:
+        return None
+    dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
+    check_dataset(model, dataset, pointer)
+    return dataset
 
 
 def _device(session: Session, wanted: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,30 @@ def test_a_job_leaves_both_artifacts_and_an_honest_report(tmp_path: Path) -> Non
     assert set(told.timings) == {"loading", "calibrating", "quantizing", "saving", "validating"}
     files = {path.name for path in (tmp_path / OUT_FOLDER).iterdir()}
     assert files == {"model.safetensors", "model.pt2", REPORT_FILE}
+
+
+def test_labels_in_one_file_make_metrics_and_are_not_fed_to_the_model(tmp_path: Path) -> None:
+    example = convolutional()
+    with torch.no_grad():
+        scores = example.module.eval()(example.dataset["x"])
+    classes = scores.argmax(-1)
+    classes[30:32] = (classes[30:32] + 1) % scores.shape[-1]
+    labelled = replace(example, dataset={**example.dataset, "labels": classes, "references": -scores})
+    assert run(tmp_path, labelled) == EXIT_OK
+    found = {metric.name: metric for metric in report(tmp_path).metrics}
+    assert set(found) == {"top1", "top5", "agreement", "cosine"}
+    assert (found["top1"].float_value, found["agreement"].float_value) == (0.8, 1.0)
+    assert found["cosine"].float_value == pytest.approx(-1)
+    assert found["agreement"].value is not None
+    assert found["agreement"].value >= 0.9
+
+
+def test_labels_that_do_not_fit_are_refused_before_the_work(tmp_path: Path) -> None:
+    example = convolutional()
+    labelled = replace(example, dataset={**example.dataset, "labels": torch.full((40,), 1000)})
+    assert run(tmp_path, labelled) == EXIT_FAILED
+    assert (failure(tmp_path).code, failure(tmp_path).phase) == ("dataset_does_not_fit", "loading")
+    assert "1000" in failure(tmp_path).detail
 
 
 def test_standard_output_is_progress_and_nothing_else(tmp_path: Path) -> None:

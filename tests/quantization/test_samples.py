@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantization.errors import InvalidSamples
-from quantization.samples import Extent, Input, Samples, open_samples
+from quantization.samples import Extent, Input, Samples, judged, open_samples
 
 DYNAMIC = (Input("x", torch.float32, (Extent(1, 64), 3)),)
 STATIC = (Input("x", torch.float32, (4, 3)),)
@@ -96,3 +96,48 @@ def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSamples) as refused:
         open_samples(tmp_path / "d", DYNAMIC, None)
     assert refused.value.code == "dataset_invalid"
+
+
+def test_labels_and_references_come_beside_the_batches(tmp_path: Path) -> None:
+    tensors = {"x": torch.randn(5, 3), "labels": torch.arange(5), "references": torch.randn(5, 2)}
+    samples = samples_of(tmp_path, tensors, DYNAMIC, 2)
+    assert [len(batch) for batch in samples] == [1, 1, 1]
+    pairs = list(judged(samples.between(1, 5)))
+    assert [truth.labels.tolist() for _, truth in pairs if truth.labels is not None] == [[1, 2], [3, 4]]
+    assert torch.equal(torch.cat([batch[0] for batch, _ in pairs]), tensors["x"][1:])
+    assert torch.equal(
+        torch.cat([t.references for _, t in pairs if t.references is not None]), tensors["references"][1:]
+    )
+
+
+def test_a_sample_that_is_a_call_has_one_label(tmp_path: Path) -> None:
+    samples = samples_of(tmp_path, {"x": torch.randn(3, 4, 3), "labels": torch.arange(3)}, STATIC)
+    assert [truth.labels.tolist() for _, truth in judged(samples) if truth.labels is not None] == [[0], [1], [2]]
+
+
+def test_an_input_called_labels_is_an_input(tmp_path: Path) -> None:
+    inputs = (*DYNAMIC, Input("labels", torch.float32, (Extent(1, None),)))
+    samples = samples_of(tmp_path, {"x": torch.randn(5, 3), "labels": torch.randn(5)}, inputs)
+    assert samples.truths == ()
+    assert len(next(iter(samples))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("labels", torch.zeros(5, dtype=torch.int32), r"labels: expected int64 .*, got int32 \[5\]"),
+        ("labels", torch.zeros(5, 2, 2, dtype=torch.int64), r"labels: expected int64 .*, got int64 \[5, 2, 2\]"),
+        ("references", torch.zeros(5, dtype=torch.int64), r"references: expected floats .*, got int64 \[5\]"),
+        ("labels", torch.zeros(4, dtype=torch.int64), "different numbers of samples"),
+    ],
+    ids=["dtype", "rank", "integers", "rows"],
+)
+def test_labels_and_references_are_checked(tmp_path: Path, name: str, tensor: Tensor, words: str) -> None:
+    with pytest.raises(InvalidSamples, match=words):
+        samples_of(tmp_path, {"x": torch.randn(5, 3), name: tensor}, DYNAMIC)
+
+
+def test_references_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    samples = samples_of(tmp_path, {"x": torch.randn(5, 3), "references": torch.full((5,), float("inf"))}, DYNAMIC)
+    with pytest.raises(InvalidSamples, match="'references' holds NaN or infinity"):
+        list(judged(samples))

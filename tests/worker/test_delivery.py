@@ -3,20 +3,24 @@
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.jobs.claims import Claim, Input
+from app.jobs.sweeps import Sweep
 from app.storage import open_storage
 from quantization.recipe import Recipe
 from quantization.report import CalibrationReport, EvaluationReport, Report, Summary
+from quantization.sweep_table import SweepEntry, SweepReport
 from worker.delivery import (
     ERROR_CAP,
     OutputError,
     outputs,
     read_failure,
     read_report,
+    read_result,
     store,
     store_manifest,
 )
@@ -158,6 +162,58 @@ def test_a_program_that_is_no_plain_archive_is_refused(compression: int | None, 
             program.writestr("model/archive_format", "pt2" * 1000)
     with pytest.raises(OutputError, match=r"model\.pt2"):
         outputs(folder, claim())
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    """A sweep's folder as a successful child leaves it."""
+    (tmp_path / "out").mkdir()
+    table = SweepReport(
+        rows=[],
+        pareto=[],
+        calibration=REPORT.calibration,
+        evaluation=REPORT.evaluation,
+        timings={},
+        peak_memory_bytes=1,
+        versions={"torch": "2.13.0"},
+    )
+    (tmp_path / "out" / "sweep.json").write_text(table.model_dump_json())
+    return tmp_path
+
+
+def sweeping() -> Claim:
+    return replace(claim(), sweep=Sweep((SweepEntry(name="a", recipe=Recipe()),)))
+
+
+def test_a_sweep_leaves_its_table_alone(swept: Path, tmp_path: Path) -> None:
+    storage = open_storage(f"file://{tmp_path}/storage")
+    (product,) = store(outputs(swept, sweeping()), storage)
+    result = read_result(swept, sweeping())
+    manifest = store_manifest(sweeping(), result, [product], storage)
+    content = json.loads(storage.path(manifest.blob.sha256).read_text())
+    assert (product.name, product.kind) == ("sweep.json", "sweep")
+    assert set(content["outputs"]) == {"sweep.json"}
+    assert [entry["name"] for entry in content["sweep"]["recipes"]] == ["a"]
+    assert "recipe" not in content
+
+
+@pytest.mark.parametrize("name", ["report.json", "model.safetensors"])
+def test_a_sweep_that_leaves_something_else_is_refused(swept: Path, name: str) -> None:
+    (swept / "out" / name).touch()
+    with pytest.raises(OutputError, match=r"\['" + name):
+        outputs(swept, sweeping())
+
+
+def test_a_job_that_leaves_a_table_is_refused(folder: Path) -> None:
+    (folder / "out" / "sweep.json").write_text("{}")
+    with pytest.raises(OutputError):
+        outputs(folder, claim())
+
+
+def test_a_malformed_table_is_refused(swept: Path) -> None:
+    (swept / "out" / "sweep.json").write_text('{"rows": []}')
+    with pytest.raises(OutputError):
+        read_result(swept, sweeping())
 
 
 def test_no_output_at_all_is_refused(tmp_path: Path) -> None:

@@ -104,6 +104,27 @@ def test_a_request_that_is_refused_names_the_place(
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+def with_labels() -> bytes:
+    return safetensors(x=("F32", [4, 1, 8, 8]), labels=("I64", [4]))
+
+
+@pytest.mark.parametrize(
+    ("metric", "evaluated", "status"),
+    [("top1", True, 202), ("top5", False, 422), ("cosine", True, 422), ("agreement", False, 202)],
+)
+def test_a_targets_metric_needs_what_it_is_measured_with(
+    client: httpx.Client, model_id: str, metric: str, evaluated: bool, status: int
+) -> None:
+    labelled = client.post("/v1/datasets", content=with_labels()).json()["id"]
+    recipe = {"target": {"max_drop": {"metric": metric, "value": 0.01}}}
+    datasets = {"dataset": labelled, "evaluation_dataset": labelled if evaluated else None}
+    answer = client.post("/v1/jobs", json={"model": model_id, "recipe": recipe, **datasets})
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert answer.json()["code"] == ("dataset_does_not_fit" if evaluated else "dataset_required")
+        assert answer.json()["errors"][0]["pointer"] == "/recipe/target/max_drop/metric"
+
+
 @pytest.fixture
 def weights_id(client: httpx.Client) -> str:
     data = safetensors(**{"a.weight": ("F32", [4, 32]), "b.weight": ("F16", [4, 32])})

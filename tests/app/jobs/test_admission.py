@@ -72,3 +72,17 @@ def test_every_tensor_must_have_the_same_rule() -> None:
     """One tensor batched and one sample by sample can't go through the model together."""
     found = misfits([STATIC, Tensor("y", "float32", (4, 3))], [data(4, 3), data(4, 4, 3, name="y")])
     assert found == ["y: expected float32 [4, 3], got float32 [4, 4, 3]."]
+
+
+def test_labels_and_references_may_be_there_and_are_checked() -> None:
+    labels, references = data(8, name="labels", dtype="int64"), data(8, 10, name="references")
+    assert misfits([BATCHED], [data(8, 1, 4), labels, references]) == []
+    assert misfits([BATCHED], [data(8, 1, 4), data(8, name="labels")]) == [
+        "labels: expected int64 [samples] or [samples, k], got float32 [8]."
+    ]
+
+
+def test_an_input_called_labels_is_an_input() -> None:
+    wanted = [BATCHED, Tensor("labels", "int64", (Extent(2, 8), 3))]
+    found = misfits(wanted, [data(8, 1, 4), data(8, name="labels", dtype="int64")])
+    assert found == ["labels: expected int64 [2..8, 3], got int64 [8]."]

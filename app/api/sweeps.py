@@ -1,0 +1,85 @@
+"""/v1/sweeps: several recipes on one model, calibrated once, and a table that compares them."""
+
+from fastapi import APIRouter, Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.body_limit import LimitedRoute
+from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
+from app.api.jobs import KeyHeader, bodies_of, submission_of
+from app.api.openapi import problems
+from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
+from app.api.presets import chosen_recipe
+from app.api.sweep_schemas import SweepBody, SweepPage, SweepRequest
+from app.jobs import queries, service
+from app.jobs.repository import JobFilter
+from app.jobs.status import JobState
+from app.jobs.submission import Submission
+from app.jobs.sweeps import Sweep
+from quantization.sweep_table import SweepEntry, SweepReport
+
+router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], route_class=LimitedRoute)
+
+
+@router.post("", status_code=202, responses=problems(400, 404, 413, 422))
+async def submit_sweep(
+    *, response: Response, services: ServicesDep, wanted: SweepRequest, idempotency_key: KeyHeader = None
+) -> SweepBody:
+    """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
+    sweep = Sweep(_entries(wanted), wanted.latency)
+    submission = submission_of(wanted, sweep.entries[0].recipe, idempotency_key, sweep)
+    body = await run_in_threadpool(_submit, services, submission)
+    response.headers["Location"] = f"/v1/sweeps/{body.id}"
+    return body
+
+
+@router.get("", responses=problems(422))
+def list_sweeps(
+    *,
+    session: SessionDep,
+    before: BeforeDep,
+    state: JobState | None = None,
+    tag: WordQuery = None,
+    model: WordQuery = None,
+    owner: WordQuery = None,
+    limit: LimitQuery = 20,
+) -> SweepPage:
+    """List sweeps, newest first, without their rows."""
+    rows = queries.page(session, JobFilter(state, tag, model, owner, sweeps=True), before, limit)
+    return SweepPage(items=bodies_of(SweepBody, session, rows), next_cursor=next_cursor(rows, limit))
+
+
+@router.get("/{sweep_id}", responses=problems(404))
+def read_sweep(session: SessionDep, services: ServicesDep, sweep_id: PathName) -> SweepBody:
+    """Read a sweep: its state, phase and progress, and the table once it has succeeded."""
+    sweep = queries.read_sweep(session, sweep_id)
+    (body,) = bodies_of(SweepBody, session, [sweep])
+    table = queries.table(session, sweep)
+    if table is None:
+        return body
+    report = SweepReport.model_validate_json(services.storage.path(table.sha256).read_bytes())
+    return body.model_copy(update={"rows": report.rows, "pareto": report.pareto})
+
+
+@router.post("/{sweep_id}/cancel", status_code=202, responses=problems(404, 409))
+def cancel_sweep(session: SessionDep, sweep_id: PathName) -> SweepBody:
+    """Stop a sweep. Asking again changes nothing; a sweep that has ended is refused."""
+    sweep = queries.read_sweep(session, sweep_id)
+    return bodies_of(SweepBody, session, [service.request_cancel(session, sweep.id)])[0]
+
+
+def _entries(wanted: SweepRequest) -> tuple[SweepEntry, ...]:
+    return tuple(
+        SweepEntry(
+            name=entry.name or entry.preset or f"recipe {position}",
+            preset=entry.preset,
+            recipe=chosen_recipe(entry.recipe, entry.preset, f"/recipes/{position}"),
+        )
+        for position, entry in enumerate(wanted.recipes)
+    )
+
+
+def _submit(services: Services, submission: Submission) -> SweepBody:
+    with services.sessions() as session:
+        (body,) = bodies_of(SweepBody, session, [service.submit(session, submission, services.most_seconds)])
+    services.wake()
+    return body
