@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from quantization.algorithm_settings import AlgorithmSettings
 from quantization.algorithms import ALGORITHMS
 from quantization.algorithms.bench import Bench, Layers
-from quantization.gate import Gate
+from quantization.judge import Judge
 from quantization.report import AlgorithmReport
 from quantization.sqnr import Noise, finite
 
@@ -25,13 +25,13 @@ class Improved:
 Step = Callable[[Improved], None]
 
 
-def begin(gate: Gate, layers: Layers) -> Improved:
+def begin(gate: Judge, layers: Layers) -> Improved:
     """The layers that nothing was done to."""
     return Improved(layers, gate.noise(layers.values()))
 
 
 def improve(
-    bench: Bench, gate: Gate, now: Improved, pieces: Sequence[AlgorithmSettings], step: Step = lambda _: None
+    bench: Bench, gate: Judge, now: Improved, pieces: Sequence[AlgorithmSettings], step: Step = lambda _: None
 ) -> Improved:
     """Try these pieces in their order; `step` is called after each with what came of it."""
     for piece in pieces:
@@ -50,7 +50,7 @@ def _folded(bench: Bench, now: Improved, piece: AlgorithmSettings) -> Improved:
     return replace(now, steps=(*now.steps, step), tried=(*now.tried, piece))
 
 
-def _tried(bench: Bench, gate: Gate, now: Improved, piece: AlgorithmSettings) -> Improved:
+def _tried(bench: Bench, gate: Judge, now: Improved, piece: AlgorithmSettings) -> Improved:
     if piece.kind == "fold_normalization":
         return _folded(bench, now, piece)
     algorithm = ALGORITHMS[piece.kind]

@@ -22,6 +22,7 @@ from quantization.errors import InvalidSamples, Unsupported
 from quantization.evaluation import Reader, evaluate
 from quantization.folder import REPORT_FILE, Progress
 from quantization.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
+from quantization.judge import Judge
 from quantization.keywords import Types, resolve
 from quantization.loadback import second_process
 from quantization.planning import Plan
@@ -32,6 +33,7 @@ from quantization.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from quantization.reopening import ReopenedModule
 from quantization.report import EvaluationReport, Loaded, Report
 from quantization.samples import Call
+from quantization.searching import Drop
 from quantization.selection import require_fit, select
 from quantization.sources.module import module_source
 from quantization.sources.program import open_program, program_source
@@ -105,6 +107,8 @@ def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
     try:
         with shown(progress) as emit, torch.random.fork_rng(devices=[]):
             torch.manual_seed(wishes.seed)
+            if wishes.target is not None and evaluation_data is not None:
+                evaluation_data = list(evaluation_data)  # it is run again and again
             data = Data(calibration_data, evaluation_data, None if profile is None else Path(profile))
             report, module = _quantize(model, data, wishes, folder, emit)
         if report.verdict == "failed" and wishes.validation.on_failure == "error":
@@ -134,7 +138,8 @@ def _quantize(
             profile = profile_at(
                 data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
             )
-        quantized = quantize_source(source, recipe, planned, clock.report, profile)
+        drop_of = None if recipe.target is None else _drop_of(subject, planned, data, recipe)
+        quantized = quantize_source(source, recipe, planned, clock.report, profile, drop_of=drop_of)
         for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
             clock.report("saving", done, len(subject.writes))
         origin, evaluated = _evaluation_calls(subject, planned, data)
@@ -200,6 +205,12 @@ def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:
         return Plan(choices, skipped, stream, None)
     calibration, gate = keep(stream)
     return Plan(choices, skipped, calibration, None, gate)
+
+
+def _drop_of(subject: Subject, planned: Plan, data: Data, recipe: Recipe) -> Drop | None:
+    """What a target's metric loses with such layers; calls in memory have no labels, so it is agreement alone."""
+    _, calls = _evaluation_calls(subject, planned, data)
+    return None if calls is None else Judge(subject.source, calls).drop_of(recipe)
 
 
 def _evaluation_calls(subject: Subject, planned: Plan, data: Data) -> tuple[Origin, Calls | None]:

@@ -4,7 +4,7 @@ What the float model gives is kept, as long as it isn't large. Masked positions 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,7 @@ from quantization.layers import QuantizedLayer
 from quantization.masking import mask_of, visible
 from quantization.metrics import Metrics
 from quantization.recipe import Recipe
-from quantization.samples import Batches, judged
+from quantization.samples import Batches, Truth, judged
 from quantization.simulation import simulated
 from quantization.sources.source import Source
 from quantization.sqnr import Noise
@@ -43,17 +43,19 @@ class Judge:
 
     def judge(self, layers: Iterable[QuantizedLayer]) -> Judgement:
         """What such layers do in place of the float ones. Raises InvalidSamples."""
-        layers, result = list(layers), Judgement()
-        for number, (batch, truth) in enumerate(judged(self._samples)):
-            expected, mask = self._expected(number, batch), mask_of(batch)
-            with simulated(layers):
-                found = floating_outputs(self._source, batch)
-            for reference, value in zip(expected, found, strict=True):
-                result.noise.add(visible(reference, mask), visible(value, mask))
+        result = Judgement()
+        for noise, expected, found, truth in self._compared(list(layers)):
+            result.noise.join(noise)
             if expected:
                 result.metrics.add(expected[0], found[0], truth)
-        self._source.reset()
         return result
+
+    def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
+        """The first half of it, which decides what stays. Raises InvalidSamples."""
+        total = Noise()
+        for noise, *_ in self._compared(list(layers)):
+            total.join(noise)
+        return total
 
     def drop_of(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
         """What such layers lose of the metric that the recipe's target names; None where it names none."""
@@ -71,6 +73,17 @@ class Judge:
             )
         drop = found.report(metric).drop
         return math.inf if drop is None else drop
+
+    def _compared(self, layers: list[QuantizedLayer]) -> Iterator[tuple[Noise, list[Tensor], list[Tensor], Truth]]:
+        """Batch by batch: its noise, what both models give, and what they are compared with."""
+        for number, (batch, truth) in enumerate(judged(self._samples)):
+            expected, mask, noise = self._expected(number, batch), mask_of(batch), Noise()
+            with simulated(layers):
+                found = floating_outputs(self._source, batch)
+            for reference, value in zip(expected, found, strict=True):
+                noise.add(visible(reference, mask), visible(value, mask))
+            yield noise, expected, found, truth
+        self._source.reset()
 
     def _expected(self, number: int, batch: Sequence[Tensor]) -> list[Tensor]:
         if number < len(self._kept):

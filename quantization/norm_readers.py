@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from quantization.gate import outputs
+from quantization.judge import floating_outputs
 from quantization.sources.source import Source
 
 TOLERANCE = 1e-3
@@ -63,7 +63,7 @@ def proven_carriers(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
     handles = [norm.register_forward_hook(_gives(watch, name)) for name, norm in norms.items()]
     try:
         with watch:
-            expected = outputs(source, batch)
+            expected = floating_outputs(source, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -74,7 +74,7 @@ def proven_carriers(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
     found = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
     carriers = {layer: name for name, readers in found.items() for layer in readers}
     with _scaled(source, norms, carriers):
-        scaled = outputs(source, batch)
+        scaled = floating_outputs(source, batch)
     source.reset()
     alike = all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in zip(expected, scaled, strict=True))
     return carriers if alike else {}

@@ -35,6 +35,7 @@ from quantization.folder import (
     read_spec,
 )
 from quantization.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
+from quantization.judge import Judge
 from quantization.loadback import reader_in, reader_process
 from quantization.metrics import require_truth_fits
 from quantization.planning import Plan, plan
@@ -102,8 +103,16 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         # 2. calibrate and quantize
         checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
+        chosen = choose_samples(evaluation_samples, planned.held_out, samples)
         quantized = quantize_source(
-            source, spec.recipe, planned, clock.report, profile, checkpoints=checkpoints, scratch=Path(scratch)
+            source,
+            spec.recipe,
+            planned,
+            clock.report,
+            profile,
+            checkpoints=checkpoints,
+            scratch=Path(scratch),
+            drop_of=None if chosen.samples is None else Judge(source, chosen.samples).drop_of(spec.recipe),
         )
         if spec.recipe.mode == "recommend":
             settle(build_plan(quantized, clock.finished(), peak_memory_bytes()), out)
@@ -114,7 +123,6 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             clock.report("saving", done, len(written))
         # 4. validate what was saved
         clock.report("validating", 0, 0)
-        chosen = choose_samples(evaluation_samples, planned.held_out, samples)
         opened = reader.open(out)
         evaluation = None
         if chosen.samples is not None and opened:

@@ -6,9 +6,9 @@ from itertools import count
 
 from quantization.algorithms.bench import Bench, Layers
 from quantization.algorithms.mixed_precision import predicted_db
-from quantization.gate import Gate
 from quantization.goals import Goal
 from quantization.improving import Improved, begin, improve
+from quantization.judge import Judge
 from quantization.kept_search import KeptSearch
 from quantization.layers import Decisions, QuantizedLayer
 from quantization.norm_readers import proven_carriers
@@ -43,7 +43,7 @@ def search(
     source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], *, kept: KeptSearch, told: Told
 ) -> tuple[list[QuantizedLayer], Decisions]:
     """The layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
-    bench, gate, pieces = _bench(source, recipe, material), Gate(source, material.gate), pieces_of(recipe)
+    bench, gate, pieces = _bench(source, recipe, material), Judge(source, material.gate), pieces_of(recipe)
     everything, target = {layer.layer.name: layer for layer in layers}, None
     done, now = kept.found() or (0, begin(gate, everything))
     tried = count(done + 1)

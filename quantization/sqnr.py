@@ -26,6 +26,11 @@ class Noise:
             self.signal += float(exact.square().sum())
             self.noise += float((exact - other).square().sum())
 
+    def join(self, other: "Noise") -> None:
+        """Add what another one counted."""
+        self.signal += other.signal
+        self.noise += other.noise
+
     @property
     def exact(self) -> bool:
         """Whether the two never differed."""

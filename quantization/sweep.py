@@ -48,7 +48,8 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
     """The job of a folder: its table. Raises QuantizationError when no row could be made."""
     (folder / OUT_FOLDER).mkdir(exist_ok=True)
     clock.report("loading", 0, 1)
-    source = open_source(folder / spec.model, spec.format, spec.device)
+    folds = any(entry.recipe.folds for entry in spec.sweep)
+    source = open_source(folder / spec.model, spec.format, spec.device, fold=folds)
     names = [layer.name for layer in source.layers]
     entries = [e.model_copy(update={"recipe": complete(e.recipe, spec.format, names)}) for e in spec.sweep]
     batch_size = entries[0].recipe.calibration.batch_size

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from quantization.algorithm_settings import AlgorithmSettings, BiasCorrection
 from quantization.algorithms.bench import Bench, Layers, untied
 from quantization.algorithms.mixed_precision import by_bargain
-from quantization.gate import Gate
 from quantization.goals import Goal
 from quantization.improving import Improved, Step, improve
+from quantization.judge import Judge
 from quantization.probe import Sensitivity, probe
 from quantization.report import TargetReport
 
@@ -25,7 +25,7 @@ class Search:
     """What a search works with."""
 
     bench: Bench
-    gate: Gate
+    gate: Judge
     goal: Goal
     pieces: Sequence[AlgorithmSettings]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantization import gate as module
+from quantization import judge as module
 from quantization.calls import Calls, read_call
-from quantization.gate import Gate
+from quantization.judge import Judge
 from quantization.layers import Quantized
 from quantization.samples import Call
 from quantization.sources.module import module_source
@@ -17,8 +17,8 @@ from tests.quantization.conftest import QuantizeExample
 from tests.quantization.test_simulation import far_apart, run
 
 
-def gate_of(result: Quantized, inputs: tuple[Tensor, ...]) -> Gate:
-    return Gate(result.source, Calls([Call(inputs)], lambda call: call))  # type: ignore[arg-type,return-value]
+def gate_of(result: Quantized, inputs: tuple[Tensor, ...]) -> Judge:
+    return Judge(result.source, Calls([Call(inputs)], lambda call: call))  # type: ignore[arg-type,return-value]
 
 
 def test_it_is_the_noise_of_the_program(quantized: QuantizeExample) -> None:
@@ -54,5 +54,5 @@ def test_padding_does_not_count() -> None:
 
     mask = torch.tensor([[1, 0]])
     x = torch.tensor([[[3.0], [4.0]]])
-    found = Gate(module_source(Encoder()), Calls([{"x": x, "attention_mask": mask}], read_call)).noise([])
+    found = Judge(module_source(Encoder()), Calls([{"x": x, "attention_mask": mask}], read_call)).noise([])
     assert math.sqrt(found.signal) == 6.0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quantization.calibration import Wanted, collect, static_grids
 from quantization.calls import Calls, read_call
-from quantization.gate import Gate
+from quantization.judge import Judge
 from quantization.layers import Quantized
 from quantization.laying import quantize_layer
 from quantization.probe import Sensitivity, probe
@@ -32,7 +32,7 @@ def samples_of(result: Quantized, folder: Path) -> Samples:
     return open_samples(folder / "dataset.safetensors", result.source.inputs, None)
 
 
-def truth(result: Quantized, gate: Gate) -> dict[str, float]:
+def truth(result: Quantized, gate: Judge) -> dict[str, float]:
     return {layer.layer.name: gate.noise([layer]).noise for layer in result.layers}
 
 
@@ -44,7 +44,7 @@ def test_it_ranks_layers_as_they_are(
     result = quantized(example, weights={"granularity": "per_tensor"})
     samples = samples_of(result, tmp_path).between(0, 16)
     found = probe(result.source, {layer.layer.name: layer for layer in result.layers}, samples)
-    exact = truth(result, Gate(result.source, samples))
+    exact = truth(result, Judge(result.source, samples))
     assert found is not None
     assert found.noise.keys() == exact.keys()
     names = list(exact)

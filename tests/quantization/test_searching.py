@@ -9,7 +9,7 @@ from quantization.checkpoints import Checkpoints
 from quantization.engine import quantize_source
 from quantization.folder import Phase
 from quantization.formats import VALIDATED, WRITERS, write_formats
-from quantization.gate import Gate
+from quantization.judge import Judge
 from quantization.layers import Quantized
 from quantization.planning import plan
 from quantization.recipe import Recipe
@@ -61,8 +61,8 @@ def test_it_goes_on_where_it_was_left_to_the_same_bytes(
     with pytest.raises(Death):
         run(tmp_path, RECIPE, Checkpoints(tmp_path / "kept", "key", 0.0), dies_at=5 + pieces)
     seen: list[int] = []
-    noise = Gate.noise
-    monkeypatch.setattr(Gate, "noise", lambda gate, layers: seen.append(1) or noise(gate, layers))  # type: ignore[func-returns-value]
+    noise = Judge.noise
+    monkeypatch.setattr(Judge, "noise", lambda gate, layers: seen.append(1) or noise(gate, layers))  # type: ignore[func-returns-value]
     resumed = Checkpoints(tmp_path / "kept", "key", 0.0)
     again = run(tmp_path, RECIPE, resumed)
     assert "quantizing" in resumed.resumed

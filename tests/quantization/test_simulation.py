@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from quantization.affine import QUINT8, Affine, dequantize, quantize
 from quantization.formats.program import quantized_program
-from quantization.gate import outputs
+from quantization.judge import floating_outputs as outputs
 from quantization.layers import Quantized
 from quantization.samples import Call
 from quantization.simulation import computed, on_grid, simulated

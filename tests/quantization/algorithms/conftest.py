@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quantization.algorithms.bench import Bench, Layers
 from quantization.calibration import collect, everything, static_grids
 from quantization.calls import Calls
-from quantization.gate import Gate
+from quantization.judge import Judge
 from quantization.laying import quantize_layer
 from quantization.recipe import Recipe
 from quantization.samples import Call
@@ -25,7 +25,7 @@ class Place:
 
     bench: Bench
     layers: Layers
-    gate: Gate
+    gate: Judge
 
     def db(self, layers: Layers) -> float:
         """SQNR of the whole network with these layers."""
@@ -52,7 +52,7 @@ def prepare() -> Prepare:
         grids = static_grids([choice for choice in choices if choice.activations is not None], profile)
         layers = {c.layer.name: quantize_layer(c, grids.get(c.layer.name)) for c in choices}
         bench = Bench(source, calibration, profile.layers, same_inputs(source, batches[0]))
-        return Place(bench, layers, Gate(source, gate))
+        return Place(bench, layers, Judge(source, gate))
 
     return place
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quantization.algorithm_settings import BiasCorrection
 from quantization.algorithms.bias_correction import Mean, correct_biases
-from quantization.gate import outputs
+from quantization.judge import floating_outputs as outputs
 from quantization.simulation import simulated
 from tests.quantization.algorithms.conftest import Place, Prepare
 
