@@ -41,7 +41,7 @@ def lay_again(
     The weight is laid again, rounded to nearest; the input's grid spans the channels that stay, from `statistics`.
     """
     weight = layer.layer.weight.cpu()
-    outliers = None if channels is None else Outliers(channels, weight[:, channels].clone())
+    outliers = None if channels is None else Outliers(channels, weight[:, channels].contiguous())
     changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
     axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
     numbers, affine = encode(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)

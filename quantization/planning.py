@@ -27,8 +27,11 @@ class Plan:
     """By name, layers whose weights were quantized so before: only the grid of the input is another."""
 
 
-def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:
-    """Choose layers and split samples. Raises InvalidRecipe, or InvalidSamples when activations need samples."""
+def plan(source: Source, recipe: Recipe, samples: Samples | None, *, keep_out: bool = True) -> Plan:
+    """Choose layers and split samples. `keep_out`: whether some must stay to evaluate on.
+
+    Raises InvalidRecipe, or InvalidSamples when what the recipe asks for needs samples.
+    """
     choices, skipped = select(source.layers, recipe)
     static = any(choice.activations is not None for choice in choices)
     if samples is None and (static or recipe.searches):
@@ -39,20 +42,21 @@ def plan(source: Source, recipe: Recipe, samples: Samples | None) -> Plan:
         )
     if samples is None:
         return Plan(choices, skipped, None, None)
-    calibration, held_out = split(samples, recipe.calibration.samples)
+    calibration, held_out = split(samples, recipe.calibration.samples, keep_out=keep_out)
     if not recipe.searches:
         return Plan(choices, skipped, calibration, held_out)
     return Plan(choices, skipped, *_with_gate(calibration, held_out))
 
 
-def split(samples: Samples, wanted: int | None) -> tuple[Samples, Samples | None]:
+def split(samples: Samples, wanted: int | None, *, keep_out: bool = True) -> tuple[Samples, Samples | None]:
     """Rows to calibrate with, and the rows kept out for evaluation (None when nothing is left).
 
-    Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and a quarter of the rows stays out if there are eight or more.
+    Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and with `keep_out` a quarter of the rows stays out if there
+    are eight or more.
     """
     rows = samples.stop
     if wanted is None:
-        wanted = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if rows >= 8 else rows)
+        wanted = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if keep_out and rows >= 8 else rows)
     cut = min(max(wanted, samples.smallest_batch), rows)
     rest = samples.between(cut, rows)
     return samples.between(0, cut), rest if len(rest) else None

@@ -98,7 +98,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         )
         if judge := evaluation_samples or samples:
             require_truth_fits(source, judge)
-        planned = plan(source, spec.recipe, samples)
+        planned = plan(source, spec.recipe, samples, keep_out=evaluation_samples is None)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
         checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)

@@ -144,7 +144,7 @@ class Sweep:
         tasks, refused = [], {}
         for recipe in recipes:
             try:
-                tasks.append(Task(recipe, plan(self.source, recipe, self.samples)))
+                tasks.append(Task(recipe, plan(self.source, recipe, self.samples, keep_out=self.evaluation is None)))
             except QuantizationError as error:
                 refused[recipe] = _refused(recipe, error)
         tasks.sort(key=lambda task: task.plan.gate is None)  # who keeps samples out of calibration does for all

@@ -52,7 +52,9 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
     assert grid is not None
     numbers = optimal(weight, scale, zero_point.float(), grid, damped(moments, damping))
     parts = torch.split(numbers.to(grid.dtype), [layer.weight.shape[0] for layer in layers])
-    rounded = (replace(with_numbers(one, part), rounding="gptq") for one, part in zip(layers, parts, strict=True))
+    rounded = (
+        replace(with_numbers(one, part.clone()), rounding="gptq") for one, part in zip(layers, parts, strict=True)
+    )
     return {layer.layer.name: layer for layer in rounded}
 
 

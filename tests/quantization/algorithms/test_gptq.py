@@ -60,6 +60,7 @@ def test_layers_that_share_their_input_come_out_as_if_alone(prepare: Prepare) ->
     other = replace(layer, layer=replace(layer.layer, name="other"))
     together, alone = gptq._rounded([layer, other], moments, 0.01), gptq._rounded([layer], moments, 0.01)
     assert torch.equal(together["0"].weight, alone["0"].weight)
+    assert all(one.weight.untyped_storage().nbytes() == one.weight.nbytes for one in together.values())
     assert torch.equal(together["other"].weight, alone["0"].weight)
 
 
