@@ -20,6 +20,7 @@ from torch import nn
 from benchmarks.comparison import zeropoint
 from benchmarks.comparison.fidelity import Truth
 from benchmarks.comparison.rows import Row, algorithm_lines, disagreement, table
+from benchmarks.comparison.spent import Spent
 from benchmarks.comparison.timing import in_float_passes
 from benchmarks.models import MODELS
 from benchmarks.models.files import Missing
@@ -55,9 +56,9 @@ class Comparison:
     def _preset(self, preset: Preset) -> Row:
         jobs: list[zeropoint.Done] = []
 
-        def work() -> float:
+        def work() -> Spent:
             jobs.append(zeropoint.run_job(self.folder, preset.recipe))
-            return jobs[-1].seconds
+            return jobs[-1].spent
 
         passes = in_float_passes(work, self.network, self.calibration)
         report = jobs[-1].report
@@ -79,9 +80,9 @@ class Comparison:
     def _peer(self, peer: Peer) -> Row:
         made: list[Quantized] = []
 
-        def work() -> float:
+        def work() -> Spent:
             made[:] = [peer.quantize(self.network, self.calibration, self.folder)]
-            return made[0].seconds
+            return made[0].spent
 
         passes = in_float_passes(work, self.network, self.calibration)
         size = made[0].stored_bytes / stored_bytes(self.network)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.comparison.fidelity import Fidelity
+from benchmarks.comparison.spent import Spent
 
 NEAR_DB = 0.1  # the order of sums differs
 
@@ -18,24 +19,25 @@ class Row:
     fidelity: Fidelity | None = None
     size: float = 1.0
     verdict: str = "-"
-    passes: float = 0.0
+    passes: Spent | None = None
 
 
 def table(quality: dict[str, float], rows: Iterable[Row]) -> str:
     """A Markdown table: the float model's quality, then everyone's difference to it in points."""
-    titles = ["", "SQNR dB", "bytes", "verdict", "float passes", "agreement", *quality]
-    plain = ["float", "", "1.000", "", "", "", *(f"{100 * share:.1f} %" for share in quality.values())]
+    titles = ["", "SQNR dB", "bytes", "verdict", "passes (wall)", "passes (processor)", "agreement", *quality]
+    plain = ["float", "", "1.000", "", "", "", "", *(f"{100 * share:.1f} %" for share in quality.values())]
     lines = [titles, ["---"] * len(titles), plain, *(_cells(row, quality) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(row: Row, quality: dict[str, float]) -> list[str]:
-    if row.fidelity is None:
-        return [row.name, row.problem, *[""] * (4 + len(quality))]
+    if row.fidelity is None or row.passes is None:
+        return [row.name, row.problem, *[""] * (5 + len(quality))]
     found = row.fidelity
     sqnr = "exact" if found.sqnr_db is None else f"{found.sqnr_db:.1f}"
-    numbers = [sqnr, f"{row.size:.3f}", row.verdict, f"{row.passes:.1f}", f"{100 * found.agreement:.1f} %"]
-    return [row.name, *numbers, *(_points(found.quality[name] - share) for name, share in quality.items())]
+    numbers = [sqnr, f"{row.size:.3f}", row.verdict, f"{row.passes.wall:.1f}", f"{row.passes.processor:.1f}"]
+    agreement = f"{100 * found.agreement:.1f} %"
+    return [row.name, *numbers, agreement, *(_points(found.quality[name] - share) for name, share in quality.items())]
 
 
 def _points(difference: float) -> str:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch.ao.quantization.fx._decomposed
 from safetensors.torch import save_file
 from torch import nn
 
+from benchmarks.comparison.spent import Spent
 from benchmarks.models.model import Call, Model, Tensors, export
 from quantization.artifacts import PROGRAM_FILE
 from quantization.folder import ERROR_FILE, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
@@ -28,7 +29,7 @@ class Done:
     """A job's report, and how long calibrating and quantizing took."""
 
     report: dict[str, Any]
-    seconds: float
+    spent: Spent
 
 
 class JobFailed(Exception):
@@ -52,23 +53,29 @@ def run_job(folder: Path, recipe: Recipe) -> Done:
     command = [sys.executable, "-m", "quantization.run", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        seconds = _seconds(process.stdout)
+        spent = _spent(process.stdout, lambda: _processor_seconds(process.pid))
     if (out / REPORT_FILE).exists():
-        return Done(json.loads((out / REPORT_FILE).read_bytes()), seconds)
+        return Done(json.loads((out / REPORT_FILE).read_bytes()), spent)
     if (out / ERROR_FILE).exists():
         raise JobFailed(json.loads((out / ERROR_FILE).read_bytes())["detail"])
     raise JobFailed(f"the program died with exit code {process.returncode}")
 
 
-def _seconds(lines: Iterable[str]) -> float:
+def _spent(lines: Iterable[str], processor: Callable[[], float]) -> Spent:
     """From the end of loading to the last step of quantizing, by the program's lines as they come.
 
     The report's timings begin a phase with its first finished step: a calibration of one batch would take no time.
     """
-    last = dict.fromkeys(("loading", "quantizing"), time.perf_counter())
+    last = dict.fromkeys(("loading", "quantizing"), Spent(0, 0))
     for line in lines:
-        last[json.loads(line)["phase"]] = time.perf_counter()
-    return last["quantizing"] - last["loading"]
+        last[json.loads(line)["phase"]] = Spent(time.perf_counter(), processor())
+    begin, end = last["loading"], last["quantizing"]
+    return Spent(end.wall - begin.wall, end.processor - begin.processor)
+
+
+def _processor_seconds(process: int) -> float:
+    """Of all threads of another process. The number of its clock is as Linux makes it (clock_getcpuclockid)."""
+    return time.clock_gettime((~process << 3) | 2)
 
 
 def load(folder: Path) -> Call:

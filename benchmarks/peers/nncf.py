@@ -3,7 +3,6 @@
 nncf smooths transformers alone, so on other models both are the same.
 """
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.comparison.spent import Stopwatch
 from benchmarks.models.model import Call, Tensors, batches
 from benchmarks.peers.peer import Peer, Quantized
 
@@ -21,16 +21,16 @@ def quantize(network: nn.Module, calibration: Tensors, folder: Path, *, smooth: 
     import openvino  # noqa: PLC0415 - an optional package
 
     plain = openvino.convert_model(network, example_input=tuple(tensor[:2] for tensor in calibration.values()))
-    started = time.perf_counter()
+    watch = Stopwatch()
     made = nncf.quantize(
         plain,
         nncf.Dataset(_arrays(calibration)),
         model_type=nncf.ModelType.TRANSFORMER if _is_transformer(network) else None,
         advanced_parameters=None if smooth else _without_smoothing(),
     )
-    seconds = time.perf_counter() - started
+    spent = watch.spent()
     openvino.save_model(made, folder / "quantized.xml", compress_to_fp16=False)
-    return Quantized(_compiled(made), (folder / "quantized.bin").stat().st_size, seconds)
+    return Quantized(_compiled(made), (folder / "quantized.bin").stat().st_size, spent)
 
 
 def _arrays(samples: Tensors) -> list[list[Any]]:

@@ -1,6 +1,5 @@
 """onnxruntime's quantize_static, as it is and tuned. Needs onnx, onnxruntime and onnxscript, and an ONNX file."""
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.comparison.spent import Stopwatch
 from benchmarks.models.model import Call, Tensors, batches, export
 from benchmarks.peers.peer import Peer, Quantized
 
@@ -40,9 +40,9 @@ def quantize(network: nn.Module, calibration: Tensors, folder: Path, *, tuned: b
     plain, ready, done = (folder / f"{name}.onnx" for name in ("plain", "ready", "quantized"))
     _write_onnx(network, calibration, plain)
     shape_inference.quant_pre_process(plain, ready)
-    started = time.perf_counter()
+    watch = Stopwatch()
     quantize_static(ready, done, Reader(calibration), **(_tuned() if tuned else {}))
-    return Quantized(_session(done, list(calibration)), done.stat().st_size, time.perf_counter() - started)
+    return Quantized(_session(done, list(calibration)), done.stat().st_size, watch.spent())
 
 
 def _tuned() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from benchmarks.comparison.spent import Spent
 from benchmarks.models.model import Call, Tensors
 
 
@@ -17,7 +18,7 @@ class Quantized:
     call: Call
     stored_bytes: int
     """Tensors that it keeps, or the file that it writes."""
-    seconds: float
+    spent: Spent
     """What calibrating and quantizing took, without bringing the float model into the peer's own form."""
 
 

@@ -1,10 +1,10 @@
 """torchao, PT2E with the quantizer for Inductor on x86. Needs torchao and a program of torch.export."""
 
-import time
 from pathlib import Path
 
 from torch import nn
 
+from benchmarks.comparison.spent import Stopwatch
 from benchmarks.models.model import Tensors, export, outputs
 from benchmarks.peers.peer import Peer, Quantized, stored_bytes
 
@@ -22,13 +22,13 @@ def quantize(network: nn.Module, calibration: Tensors, _: Path) -> Quantized:
     graph = export(network, calibration).module()
     graph.graph.eliminate_dead_code()  # on what nothing reads the quantizer stops with an IndexError
     graph.recompile()
-    started = time.perf_counter()
+    watch = Stopwatch()
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(graph, quantizer)
     outputs(prepared, calibration)
     converted = convert_pt2e(prepared)
-    return Quantized(converted, stored_bytes(converted), time.perf_counter() - started)
+    return Quantized(converted, stored_bytes(converted), watch.spent())
 
 
 TORCHAO = Peer("torchao", ("torchao",), quantize)
