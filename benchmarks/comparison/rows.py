@@ -57,11 +57,11 @@ def disagreement(preset: str, found: Fidelity, report: dict[str, Any]) -> list[s
 
 
 def _line(entry: dict[str, Any]) -> str:
-    """Kind, kept or not, then whatever else is there."""
-    rest = {key: value for key, value in entry.items() if key not in {"kind", "kept"}}
+    """Which algorithm, kept or not, then whatever else is there."""
+    rest = {key: value for key, value in entry.items() if key not in {"algorithm", "kept"}}
     kept = {True: "kept", False: "not kept"}.get(entry.get("kept", ""), "")
     words = [f"{key} {_word(value)}" for key, value in rest.items() if value not in (None, "", [], {})]
-    return "; ".join([f"{entry.get('kind', '?')} {kept}".strip(), *words])
+    return "; ".join([f"{entry.get('algorithm', '?')} {kept}".strip(), *words])
 
 
 def _word(value: Any) -> str:

@@ -100,7 +100,7 @@ def test_table_has_the_float_model_then_differences_in_points() -> None:
 
 
 def test_algorithms_of_the_report_are_told_in_its_own_words() -> None:
-    tried = {"kind": "smoothing", "settings": {"alpha": 0.8}, "kept": False, "before_db": 31.204, "reason": None}
+    tried = {"algorithm": "smoothing", "settings": {"alpha": 0.8}, "kept": False, "before_db": 31.204, "reason": None}
     assert algorithm_lines("p", {"algorithms": [tried]}) == [
         "- p: smoothing not kept; settings alpha 0.80; before_db 31.20"
     ]
