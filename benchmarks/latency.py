@@ -3,6 +3,8 @@ kernels, and `model.onnx` in onnxruntime where both are there.
 
 python -m benchmarks.latency [FOLDER ...]     float.pt2, model.pt2, dataset.safetensors, perhaps model.onnx
 
+Further programs of a folder (plain.pt2, of another recipe) are compiled and measured beside the others.
+
 Calls are interleaved (float, compiled, int8, float, …), so that a busy machine slows all of them alike; a ratio is the
 median over rounds with its quartiles, of wall time and of processor time, which other programs disturb less. Without a
 folder: a ResNet-18 with random weights and calibrated normalizations, on 224 x 224 pixels.
@@ -72,16 +74,17 @@ def quantize_folder(folder: Path) -> None:
 
 def variants(folder: Path, rows: dict[str, Tensor]) -> dict[str, Run]:
     """What is measured on these rows, each called once already: compiled, and warm."""
-    programs = {name: torch.export.load(folder / f"{name}.pt2") for name in ("float", "model")}
+    programs = {path.stem: torch.export.load(path) for path in sorted(folder.glob("*.pt2"))}
     spec = programs["model"].call_spec.in_spec
     assert spec is not None
     arguments, options = pytree.tree_unflatten(list(rows.values()), spec)
     plain = programs["float"].module()
     runs: dict[str, Run] = {"float": lambda: plain(*arguments, **options)}
-    for name, program, freezing in ((BASE, "float", False), ("int8 compiled", "model", True)):
-        fast = torch.compile(programs[program].module(), dynamic=False)
+    for stem, program in programs.items():
+        name = {"float": BASE, "model": "int8 compiled"}.get(stem, f"{stem} compiled")
+        fast = torch.compile(program.module(), dynamic=False)
         runs[name] = lambda fast=fast: fast(*arguments, **options)  # type: ignore[misc]
-        with torch._inductor.config.patch(freezing=freezing):
+        with torch._inductor.config.patch(freezing=stem != "float"):
             runs[name]()
     if onnxruntime is not None and (folder / "model.onnx").exists():
         runs["onnx"] = _session(folder / "model.onnx", rows)

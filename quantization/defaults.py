@@ -18,7 +18,8 @@ SomePair = TypeVar("SomePair", bound=Pair)
 
 def complete(recipe: Recipe, source: SourceFormat, layers: Collection[str]) -> Recipe:
     """The recipe with nothing left open, for such an upload with layers of these names; done twice, it is the same."""
-    changes: dict[str, Any] = {"formats": formats_of(recipe, source)}
+    # what a plan is made for, also where nothing is written
+    changes: dict[str, Any] = {"formats": formats_of(recipe.model_copy(update={"mode": "quantize"}), source)}
     if source != "huggingface":
         return recipe.model_copy(update=changes)
     if "exclude" not in recipe.model_fields_set:

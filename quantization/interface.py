@@ -127,6 +127,7 @@ def _quantize(
     model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None]
 ) -> tuple[Report, nn.Module]:
     """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it."""
+    recipe = recipe.model_copy(update={"mode": "quantize"})  # the plan is in the report, and the model beside it
     clock = Clock(emit)
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder) as subject:

@@ -69,7 +69,7 @@ class KeptSearch:
         own = {part: tensors[f"{name}.{part}"] for part in said["parts"]}
         choice = Choice(plain.layer, plain.settings, None if plain.activation is None else plain.activation.settings)
         layer = restored(choice, said, own)
-        return replace(layer, activation=_activation(plain, said["range"], own), output=plain.output)
+        return replace(layer, activation=_activation(plain, said["range"], own))
 
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:

@@ -198,7 +198,7 @@ class Report(Part):
     algorithms: list[AlgorithmReport] = []
     target: TargetReport | None = None
     recommendation: Recipe | None = None
-    """The plan as a recipe to edit and run, where the recipe's mode asks for no more."""
+    """What was decided, as a recipe to edit and run; where the recipe's mode asks for no more, it is all there is."""
     metrics: list[MetricReport] = []
     timings: dict[str, float]
     peak_memory_bytes: int

@@ -80,6 +80,7 @@ def build_report(
         gate=_gate_report(quantized.decisions),
         algorithms=quantized.decisions.algorithms,
         target=target,
+        recommendation=recommended(quantized) if quantized.recipe.searches else None,
         metrics=[] if evaluation is None or not ran else evaluation.metrics.reports(),
         timings=timings,
         peak_memory_bytes=peak_memory_bytes,

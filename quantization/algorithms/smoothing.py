@@ -33,7 +33,7 @@ def smooth(settings: Smoothing, bench: Bench, layers: Layers) -> Layers:
     for names in groups.values():
         if not bench.can_multiply(names):
             continue
-        reach = torch.stack([_reach(bench, name) for name in names]).amax(0)
+        reach = _reach(bench, names[0])
         weights = torch.stack([reach_of_columns(own[name].layer) for name in names]).amax(0)
         scale = 1 / factors(reach, weights, settings.alpha)
         for name in names:

@@ -81,3 +81,10 @@ def test_what_a_source_can_not_have_is_told_where_and_why() -> None:
     assert "Hugging Face folder" in found.detail
     assert [found.pointer for found in unfit(recipe(), "safetensors")] == ["/activations"]
     assert [found.pointer for found in unfit(recipe(weights={"dtype": "float16"}), "huggingface")] == ["/weights"]
+
+
+def test_a_recommendation_is_made_for_the_formats_that_were_asked() -> None:
+    recipe = Recipe.model_validate({"mode": "recommend", "formats": ["onnx"]})
+    completed = complete(recipe, "pt2", ["a"])
+    assert completed.formats == ("safetensors", "onnx")
+    assert completed.needs_outputs

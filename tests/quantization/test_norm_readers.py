@@ -59,14 +59,14 @@ def test_only_where_layers_are_all_that_reads_it(kind: str, carried: bool) -> No
 
 
 def test_a_weight_that_is_used_otherwise_is_caught_by_the_trial() -> None:
-    class OneMore(nn.LayerNorm):
+    class OneMoreNorm(nn.LayerNorm):
         """As Gemma's: the weight is an offset of 1."""
 
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.layer_norm(x, (6,)) * (1 + self.weight)
 
     module = Normal("plain")
-    module.norm = OneMore(6)
+    module.norm = OneMoreNorm(6)
     assert proven_carriers(module_source(module.eval()), Call([torch.randn(3, 6)])) == {}
 
 

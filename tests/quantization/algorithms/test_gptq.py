@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quantization.affine import QINT8
 from quantization.algorithm_settings import Gptq
 from quantization.algorithms import gptq
 from quantization.algorithms.gptq import damped, inverse_factor, round_by_gptq
@@ -71,6 +72,27 @@ def test_rounds_that_fit_the_memory_give_the_same(prepare: Prepare, monkeypatch:
     assert [len(names) for names in gptq._rounds(place.layers, [["0"], ["2"]])] == [1, 1]
     again = round_by_gptq(Gptq(), place.bench, place.layers)
     assert all(torch.equal(once[name].weight, again[name].weight) for name in once)
+
+
+def test_blocks_are_rounded_as_a_whole_is(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = correlated(prepare)
+    whole = round_by_gptq(Gptq(), place.bench, place.layers)
+    monkeypatch.setattr(gptq, "BLOCK", 5)
+    parts = round_by_gptq(Gptq(), place.bench, place.layers)
+    different = (whole["0"].weight != parts["0"].weight).float().mean()  # a sum in another order may round otherwise
+    assert float(different) < 0.02
+
+
+def test_what_matters_most_is_rounded_first() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(64, 16) @ torch.randn(16, 16) * torch.logspace(-2, 1, 16)
+    moments, weight = damped(values.T @ values, 0.01), torch.randn(8, 16)
+    scale, zero = torch.full((8, 1), 0.3), torch.zeros(8, 1)
+    numbers = gptq.optimal(weight, scale, zero, QINT8, moments)
+    error = float(((numbers * scale - weight) @ moments * (numbers * scale - weight)).sum())
+    assert torch.equal(numbers[:, -1], torch.round(weight[:, -1] / 0.3))  # nothing before it made an error
+    nearest = torch.round(weight / scale) * scale - weight
+    assert error < float((nearest @ moments * nearest).sum())
 
 
 def test_the_factor_is_that_of_the_inverse() -> None:

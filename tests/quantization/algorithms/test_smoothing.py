@@ -88,3 +88,10 @@ def test_without_a_place_for_a_product_only_a_normalization_carries(prepare: Pre
     found = smooth(Smoothing(), bench, place.layers)
     assert {name: layer.scaled_by for name, layer in found.items()} == {"1": "0"}
     assert smooth(Smoothing(), replace(bench, carriers={"1": "0", "gone": "0"}), place.layers) == {}  # it reads it too
+
+
+def test_what_is_tied_stays_tied(prepare: Prepare) -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    module[2].weight = module[0].weight
+    place = prepare(module, torch.randn(64, 8))
+    assert set(smooth(Smoothing(), place.bench, place.layers)) == {"4"}
