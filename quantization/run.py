@@ -41,7 +41,7 @@ from quantization.metrics import require_truth_fits
 from quantization.planning import Plan, plan
 from quantization.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from quantization.recipe import Recipe
-from quantization.samples import open_samples
+from quantization.samples import Samples, open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
 from quantization.sources.source import Source
@@ -91,13 +91,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             )
         wanted = formats_of(spec.recipe, spec.format)
         require_writers(source, wanted)
-        batch_size = spec.recipe.calibration.batch_size
-        samples, evaluation_samples = (
-            None if name is None else open_samples(folder / name, source.inputs, batch_size)
-            for name in (spec.dataset, spec.evaluation_dataset)
-        )
-        if judge := evaluation_samples or samples:
-            require_truth_fits(source, judge)
+        samples, evaluation_samples = _samples(folder, spec, source)
         planned = plan(source, spec.recipe, samples, keep_out=evaluation_samples is None)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
@@ -139,6 +133,18 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     )
     drop_unwanted(out, written, wanted)
     settle(report, out)
+
+
+def _samples(folder: Path, spec: JobSpec, source: Source) -> tuple[Samples | None, Samples | None]:
+    """What calibrates and what evaluates. Raises InvalidSamples when it doesn't fit the model."""
+    batch_size = spec.recipe.calibration.batch_size
+    given, evaluating = (
+        None if name is None else open_samples(folder / name, source.inputs, batch_size)
+        for name in (spec.dataset, spec.evaluation_dataset)
+    )
+    if judge := evaluating or given:
+        require_truth_fits(source, judge)
+    return given, evaluating
 
 
 def _profile(
