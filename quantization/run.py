@@ -142,8 +142,9 @@ def _samples(folder: Path, spec: JobSpec, source: Source) -> tuple[Samples | Non
         None if name is None else open_samples(folder / name, source.inputs, batch_size)
         for name in (spec.dataset, spec.evaluation_dataset)
     )
-    if judge := evaluating or given:
-        require_truth_fits(source, judge)
+    judging = evaluating or given
+    if judging is not None:
+        require_truth_fits(source, judging)
     return given, evaluating
 
 
