@@ -44,7 +44,8 @@ from quantization.recipe import Recipe
 from quantization.samples import Samples, open_samples
 from quantization.selection import require_fit
 from quantization.sources import open_source
-from quantization.sources.source import Source
+from quantization.sources.huggingface import HuggingFaceSource
+from quantization.sources.source import ProgramSource, Source
 from quantization.sweep import run_sweep
 from quantization.validation import build_plan, build_report, settle
 from quantization.weights_job import run_weights
@@ -135,7 +136,9 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     settle(report, out)
 
 
-def _samples(folder: Path, spec: JobSpec, source: Source) -> tuple[Samples | None, Samples | None]:
+def _samples(
+    folder: Path, spec: JobSpec, source: ProgramSource | HuggingFaceSource
+) -> tuple[Samples | None, Samples | None]:
     """What calibrates and what evaluates. Raises InvalidSamples when it doesn't fit the model."""
     batch_size = spec.recipe.calibration.batch_size
     given, evaluating = (
