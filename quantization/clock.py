@@ -16,17 +16,23 @@ class Clock:
     phase: Phase = "loading"
     started: float = field(default_factory=monotonic)
     timings: dict[str, float] = field(default_factory=dict)
+    ended: bool = False
+    """Whether the phase took its last step."""
 
     def report(self, phase: Phase, done: int, total: int) -> None:
-        """Take a step; a new phase ends the one before."""
+        """Take a step. The last one ends its phase, so that what comes before a phase's first step is that phase's."""
         if phase != self.phase:
-            self._close()
-            self.phase = phase
+            if not self.ended:
+                self._close()
+            self.phase, self.ended = phase, False
         self.emit(Progress(phase=phase, done=done, total=total))
+        if 0 < total == done:
+            self._close()
+            self.ended = True
 
     def _close(self) -> None:
         now = monotonic()
-        self.timings[self.phase] = round(now - self.started, 3)
+        self.timings[self.phase] = round(self.timings.get(self.phase, 0.0) + now - self.started, 3)
         self.started = now
 
     def finished(self) -> dict[str, float]:
