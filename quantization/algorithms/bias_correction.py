@@ -37,9 +37,10 @@ class Mean:
 
     def add(self, output: Tensor, axis: int) -> None:
         """Values [..., out, ...] with the outputs at `axis`."""
-        rows = output.movedim(axis, -1).reshape(-1, output.shape[axis])
-        self.total = self.total + rows.sum(0, dtype=torch.float64)
-        self.count += len(rows)
+        others = [dimension for dimension in range(output.dim()) if dimension != output.dim() + axis]
+        # torch adds float32 in pairs, which is exact enough; float64 would take a copy of all of it
+        self.total = self.total + (output.sum(others) if others else output).double()
+        self.count += output.numel() // output.shape[axis]
 
     @property
     def value(self) -> Tensor | float:
@@ -85,7 +86,7 @@ def _pass(bench: Bench, layers: Layers, errors: dict[str, Error], batch: Sequenc
     def correct(name: str, output: Tensor) -> Tensor:
         error = errors[name]
         error.found.add(visible(output, mask), error.axis)
-        return output + along(error.correction.to(output.device, output.dtype), layers[name])
+        return output.add_(along(error.correction.to(output.device, output.dtype), layers[name]))
 
     watched = {name: layers[name] for name in errors}
     with torch.no_grad():
