@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantization.layers import QuantizedLayer
 from quantization.masking import mask_of, visible
-from quantization.samples import Batches, Samples
+from quantization.samples import Batches, first_of
 from quantization.simulation import computed
 from quantization.sources.source import TRANSPOSED, Source
 
@@ -36,12 +36,9 @@ class Sensitivity:
 
 def probe(source: Source, layers: Mapping[str, QuantizedLayer], samples: Batches) -> Sensitivity | None:
     """Rank these layers; None where no output can be differentiated."""
-    if isinstance(samples, Samples):
-        few = max(MAX_SAMPLES, samples.smallest_batch)
-        samples = samples.between(samples.start, min(samples.stop, samples.start + few))
     found, done = Sensitivity(), 0
     generator = torch.Generator().manual_seed(0)
-    for batch in samples:
+    for batch in first_of(samples, MAX_SAMPLES):
         if not _add(found, source, layers, batch, generator):
             return None
         done += batch[0].shape[0] if batch[0].dim() else 1

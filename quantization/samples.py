@@ -145,6 +145,13 @@ class Samples:
             yield slice(first, min(first + self.batch_size, self.stop))
 
 
+def first_of(batches: Batches, count: int) -> Batches:
+    """The first so many samples, where they lie in a file; else all, to be left when that many are done."""
+    if not isinstance(batches, Samples):
+        return batches
+    return batches.between(batches.start, min(batches.stop, batches.start + max(count, batches.smallest_batch)))
+
+
 def judged(batches: Batches) -> Iterator[tuple[Sequence[Tensor], Truth]]:
     """Batches with what their outputs are compared with; calls in memory have nothing of that."""
     return batches.judged() if isinstance(batches, Samples) else ((batch, Truth()) for batch in batches)

@@ -19,10 +19,11 @@ from quantization.algorithm_settings import BiasCorrection
 from quantization.algorithms.bench import Bench, Layers
 from quantization.layers import QuantizedLayer
 from quantization.masking import mask_of, visible
+from quantization.samples import first_of
 from quantization.simulation import along, simulated
 
-MAX_SAMPLES = 32
-"""Means of paired differences are steady long before ranges are."""
+MOST_SAMPLES, FEWEST_SAMPLES = 32, 16
+"""Means of paired differences are steady long before ranges are: a third of the calibration samples, within these."""
 
 See = Callable[[str, Tensor], Tensor | None]
 """Called with a layer's name and output; what it gives takes the output's place."""
@@ -66,11 +67,11 @@ def correct_biases(_: BiasCorrection, bench: Bench, layers: Layers) -> Layers:
     # their own biases again: what an earlier correction found is found anew
     plain = {name: replace(one, bias=None) for name, one in layers.items() if bench.has_own_bias(one.layer)}
     errors = {n: Error(one.layer.channel_axis or -1, Mean(), Mean()) for n, one in plain.items()}
-    done = 0
-    for batch in bench.calibration:
+    done, enough = 0, min(MOST_SAMPLES, max(FEWEST_SAMPLES, bench.calibration.count // 3))
+    for batch in first_of(bench.calibration, enough):
         _pass(bench, {**layers, **plain}, errors, batch)
         done += batch[0].shape[0] if batch[0].dim() else 1
-        if done >= MAX_SAMPLES:
+        if done >= enough:
             break
     bench.source.reset()
     return {n: _corrected(plain[n], error.correction.cpu()) for n, error in errors.items() if error.found.count}
