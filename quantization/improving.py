@@ -82,7 +82,7 @@ def _report(
     elif kept:
         reason = f"SQNR rose by {new - old:.2f} dB."
     elif new > old:
-        reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of what costs time to run."
+        reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of this piece."
     else:
         reason = f"SQNR fell by {old - new:.2f} dB." if new < old else "SQNR stayed as it was."
     return _step(piece, layers, (old, new), reason, kept=kept)

@@ -50,7 +50,7 @@ def test_what_lowers_it_is_refused_with_its_reason(place: Place, monkeypatch: py
     assert step.reason.startswith("SQNR fell by ")
 
 
-def test_what_costs_time_to_run_must_gain_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_with_a_risk_or_a_price_must_gain_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ALGORITHMS, "outlier_split", Algorithm(ALGORITHMS["outlier_split"].run, least_gain_db=200))
     (step,) = tried(place, OutlierSplit(channels=3)).steps
     assert not step.kept
