@@ -28,9 +28,9 @@ class Algorithm:
 
 
 FITTED_DB, TIGHT_DB, SLOW_DB = 0.5, 1.0, 0.5
-"""The gate's samples are more like those that calibrated than tomorrow's will be. So what fits a range to them must gain
-more than nothing, and more still what leaves no channel room: a network for faces gained 0.4 dB by smoothing at the
-gate, and lost 9 on other pictures. What costs time when the model runs must be worth it."""
+"""The gate's samples are more like those that calibrated than tomorrow's will be. So what fits a range to them must
+gain more than nothing, and more still what leaves no channel room: a network for faces gained 0.4 dB by smoothing at
+the gate, and lost 9 on other pictures. What costs time when the model runs must be worth it."""
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "mse_clipping": Algorithm(clip, least_gain_db=FITTED_DB),

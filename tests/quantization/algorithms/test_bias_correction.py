@@ -38,8 +38,8 @@ def test_the_mean_error_of_the_outputs_is_gone(prepare: Prepare, bias: bool) -> 
     place = lopsided(prepare, bias=bias)
     corrected = {**place.layers, **correct_biases(BiasCorrection(), place.bench, place.layers)}
     before, after = mean_error(place, place.layers).abs().max(), mean_error(place, corrected).abs().max()
-    assert float(after) < float(before) / 3
-    assert place.db(corrected) > place.db(place.layers) + 3
+    assert float(after) < float(before) / 5
+    assert place.db(corrected) > place.db(place.layers) + 2
 
 
 def test_a_second_correction_of_the_same_layers_changes_nothing(prepare: Prepare) -> None:
