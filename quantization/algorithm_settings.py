@@ -65,7 +65,8 @@ class BiasCorrection(Frozen):
 
 class MixedPrecision(Frozen):
     """Leaves in float what makes over `min_ratio` times more noise than work (shares of the model's noise and of its
-    multiply-accumulates), at most `max_share` of the work, until the model is predicted to reach `until_db`."""
+    multiply-accumulates), at most `max_share` of the work and of the weights, until the model is predicted to reach
+    `until_db`."""
 
     kind: Literal["mixed_precision"] = "mixed_precision"
     min_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1.5

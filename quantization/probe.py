@@ -27,11 +27,15 @@ MAX_SAMPLES = 16
 
 @dataclass
 class Sensitivity:
-    """What the probe found; `noise` and `macs` (multiply-accumulates) by layer name, over the same samples."""
+    """What the probe found; `noise` and `macs` (multiply-accumulates) by layer name, over the same samples.
+
+    `parameters`: how many weights each layer has.
+    """
 
     signal: float = 0.0
     noise: dict[str, float] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
 
 
 def probe(source: Source, layers: Mapping[str, QuantizedLayer], samples: Batches) -> Sensitivity | None:
@@ -107,6 +111,7 @@ def _shifted(layers: Mapping[str, QuantizedLayer], found: Sensitivity) -> Iterat
             with torch.no_grad():
                 error = computed(layer, arguments[0].detach()) - output.detach()
             found.macs[name] = found.macs.get(name, 0) + _macs(layer, arguments[0], output)
+            found.parameters[name] = layer.weight.numel()
             zeros = torch.zeros_like(output, requires_grad=True)
             shifts.append((name, zeros, error))
             return output + zeros

@@ -1,13 +1,13 @@
 """Mixed precision: the layers that make far more noise than work stay in float.
 
 In the order of the probe's noise for each multiply-accumulate, a layer stays in float while its share of the noise is
-at least `min_ratio` times its share of all multiply-accumulates, as long as `max_share` of those is not passed and the
-model is predicted below `until_db`. Noise is taken to add up, which it does once means are corrected: put the piece
-behind bias correction, and correct again behind it.
+at least `min_ratio` times its share of all multiply-accumulates, as long as `max_share` of those, and of the weights,
+is not passed and the model is predicted below `until_db`. Noise is taken to add up, which it does once means are
+corrected: put the piece behind bias correction, and correct again behind it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quantization.algorithm_settings import MixedPrecision
 from quantization.algorithms.bench import Bench, Layers, untied
@@ -24,15 +24,21 @@ def worth_leaving(found: Sensitivity, settings: MixedPrecision) -> list[str]:
     """Names, the best bargain first."""
     work, noise = sum(found.macs.values()), sum(found.noise.values())
     chosen: list[str] = []
-    share, left = 0.0, noise
+    left = noise
     for name in by_bargain(found):
-        own = found.macs[name] / work
         if left <= 0 or predicted_db(found.signal, left) >= settings.until_db:
             break
-        if found.noise[name] >= settings.min_ratio * own * noise and share + own <= settings.max_share:
+        worth = found.noise[name] / noise >= settings.min_ratio * found.macs[name] / work
+        if worth and _share(found, [*chosen, name]) <= settings.max_share:
             chosen.append(name)
-            share, left = share + own, left - found.noise[name]
+            left -= found.noise[name]
     return chosen
+
+
+def _share(found: Sensitivity, names: Sequence[str]) -> float:
+    """Of the model's work, or of its weights, whichever is more."""
+    parts = (found.macs, found.parameters)
+    return max(sum(part.get(name, 0) for name in names) / max(sum(part.values()), 1) for part in parts)
 
 
 def predicted_db(signal: float, noise: float) -> float:

@@ -1,5 +1,7 @@
 """Mixed precision: who stays in float, in which order, and where it ends."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -26,6 +28,11 @@ def test_a_layer_must_make_more_noise_than_work() -> None:
 
 def test_the_work_in_float_is_bounded() -> None:
     assert worth_leaving(FOUND, MixedPrecision(min_ratio=0, max_share=0.45)) == ["loud", "quiet"]
+
+
+def test_the_weights_in_float_are_bounded_too() -> None:
+    found = replace(FOUND, parameters={"loud": 70, "busy": 20, "quiet": 10})
+    assert worth_leaving(found, MixedPrecision(min_ratio=0, max_share=0.65)) == ["busy"]
 
 
 def test_it_ends_where_the_model_is_good_enough() -> None:
