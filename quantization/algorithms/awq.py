@@ -22,13 +22,8 @@ SMALLEST = 1e-4
 def scale_by_activations(settings: Awq, bench: Bench, layers: Layers) -> Layers:
     """The weight-only linears on integer grids, laid anew."""
     own = {name: one for name, one in meant(layers, settings.layer_types).items() if _can(one, bench)}
-    groups: dict[str, list[str]] = {}
-    for name in own:
-        groups.setdefault(bench.sharing.get(name, name), []).append(name)
     changed: dict[str, QuantizedLayer] = {}
-    for names in groups.values():
-        if not bench.can_multiply(names):
-            continue
+    for names in bench.multipliable(own):
         magnitude = _magnitude(bench, names[0])
         trials = [_laid(own, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
         best = min(trials, key=lambda group: sum(_error(one, magnitude) for one in group.values()))

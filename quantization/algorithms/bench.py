@@ -1,7 +1,7 @@
 """The bench that algorithms work at: the float model, samples to calibrate with, and what is known of its layers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quantization.layers import QuantizedLayer
@@ -28,10 +28,13 @@ class Bench:
     products: bool = True
     """Whether a layer may read its input in float beside its integers: to multiply it, or to put channels aside."""
 
-    def can_multiply(self, names: Sequence[str]) -> bool:
-        """Whether the input that these layers share can be multiplied in what is written: by a product of its own, or
-        by a normalization that all who read it agree on."""
-        return self.products or self.carrier(names) is not None
+    def multipliable(self, names: Iterable[str]) -> list[list[str]]:
+        """These layers by the input that they share, where it can be multiplied in what is written: by a product of its
+        own, or by a normalization that all who read it agree on."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(self.sharing.get(name, name), []).append(name)
+        return [group for group in groups.values() if self.products or self.carrier(group) is not None]
 
     def carrier(self, names: Sequence[str]) -> str | None:
         """The normalization that can carry a factor for these layers; None where a reader is not among them."""

@@ -26,13 +26,8 @@ STEPS = 256
 def smooth(settings: Smoothing, bench: Bench, layers: Layers) -> Layers:
     """The layers with static integer inputs, smoothed; those whose channels were not watched are left out."""
     own = {n: one for n, one in meant(layers, settings.layer_types).items() if _can(one, bench)}
-    groups: dict[str, list[str]] = {}
-    for name in own:
-        groups.setdefault(bench.sharing.get(name, name), []).append(name)
     changed = {}
-    for names in groups.values():
-        if not bench.can_multiply(names):
-            continue
+    for names in bench.multipliable(own):
         reach = _reach(bench, names[0])
         weights = torch.stack([reach_of_columns(own[name].layer) for name in names]).amax(0)
         scale = 1 / factors(reach, weights, settings.alpha)
