@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from quantization.affine import grid_for
 from quantization.algorithm_settings import NEEDS_CHANNELS, NEEDS_HISTOGRAMS
 from quantization.checkpoints import NO_CHECKPOINTS, Checkpoints
 from quantization.errors import InvalidProfile, InvalidSamples
-from quantization.layers import Activation
+from quantization.layers import Activation, input_target
 from quantization.observers import observer_for
-from quantization.observers.observer import Target
 from quantization.passes import Pass
 from quantization.presets import pieces_of
 from quantization.profile import CALIBRATE_AGAIN, Profile
@@ -172,7 +170,7 @@ def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
 def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:
     place = f"{'output' if output else 'input'} of layer {layer.name!r}"
     observer = observer_for(settings.observer)
-    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
+    target = input_target(layer, settings)
     statistics = profile.layers.get(outlet_name(layer.name) if output else layer.name)
     if statistics is not None and not statistics.finite:
         raise InvalidSamples(
@@ -186,5 +184,4 @@ def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *,
             f"The profile lacks statistics of the {place} that the recipe's observer needs.",
             CALIBRATE_AGAIN,
         )
-    minimum, maximum = observer.of_statistics(statistics, target)
-    return Activation(settings, target.lay(minimum, maximum), float(minimum), float(maximum))
+    return Activation.over(settings, target, *observer.of_statistics(statistics, target))

@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from quantization.affine import Affine
+from quantization.affine import Affine, grid_for
 from quantization.corrections import beside_weight, outlier_product, scaled
+from quantization.observers.observer import Target
 from quantization.recipe import ActivationSettings, Recipe, WeightSettings
 from quantization.report import AlgorithmReport, CalibrationReport, SkippedLayer, TargetReport
 from quantization.sources.pages import MappedFile, trim
@@ -24,6 +25,16 @@ class Activation:
     affine: Affine
     minimum: float
     maximum: float
+
+    @classmethod
+    def over(cls, settings: ActivationSettings, target: Target, minimum: Tensor, maximum: Tensor) -> "Activation":
+        """The grid over a range, both ends []."""
+        return cls(settings, target.lay(minimum, maximum), float(minimum), float(maximum))
+
+
+def input_target(layer: Layer, settings: ActivationSettings) -> Target:
+    """What the range of the layer's input, or of its outlet, will become."""
+    return Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
 
 
 Rounding = Literal["nearest", "gptq"]

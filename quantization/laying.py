@@ -5,9 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from quantization.affine import Affine, grid_for
-from quantization.layers import Activation, Outliers, QuantizedLayer
-from quantization.observers.observer import Target
+from quantization.affine import Affine
+from quantization.layers import Activation, Outliers, QuantizedLayer, input_target
 from quantization.recipe import ActivationSettings
 from quantization.selection import Choice
 from quantization.sources.source import TRANSPOSED, Layer
@@ -84,6 +83,4 @@ def _activation(
         stays = torch.ones(len(low), dtype=torch.bool)
         stays[channels] = False
         low, high = low[stays], high[stays]
-    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
-    minimum, maximum = low.min(), high.max()
-    return Activation(settings, target.lay(minimum, maximum), float(minimum), float(maximum))
+    return Activation.over(settings, input_target(layer, settings), low.min(), high.max())

@@ -6,12 +6,10 @@ It pays for convolutions, whose inputs have thin tails; a transformer lives on i
 
 from dataclasses import replace
 
-from quantization.affine import grid_for
 from quantization.algorithm_settings import MseClipping
 from quantization.algorithms.bench import Bench, Layers, meant
-from quantization.layers import Activation, QuantizedLayer
+from quantization.layers import Activation, QuantizedLayer, input_target
 from quantization.observers.mse import Mse
-from quantization.observers.observer import Target
 from quantization.statistics import Statistics
 
 
@@ -33,6 +31,5 @@ def _can(layer: QuantizedLayer) -> bool:
 def _clipped(layer: QuantizedLayer, statistics: Statistics) -> Activation:
     assert layer.activation is not None
     settings = layer.activation.settings
-    target = Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.layer.scale_dtype)
-    minimum, maximum = Mse().of_statistics(statistics, target)
-    return Activation(settings, target.lay(minimum, maximum), float(minimum), float(maximum))
+    target = input_target(layer.layer, settings)
+    return Activation.over(settings, target, *Mse().of_statistics(statistics, target))
