@@ -12,7 +12,7 @@ import torch.ao.quantization.fx._decomposed  # what docs/quantization.md tells w
 import transformers
 from torch import Tensor
 
-from quantization.readback.onnx import load_runtime
+from tests.sessions import session
 
 Files = Mapping[str, bytes]
 
@@ -23,11 +23,11 @@ def run_program(files: Files, x: Tensor) -> Tensor:
     return output
 
 
-def run_onnx(files: Files, x: Tensor) -> Tensor:
+def run_onnx(files: Files, x: Tensor, *, optimized: bool) -> Tensor:
     """What `model.onnx` makes of an input."""
-    session = load_runtime().InferenceSession(files["model.onnx"], providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return torch.from_numpy(session.run(None, {given.name: x.numpy()})[0])
+    opened = session(files["model.onnx"], optimized=optimized)
+    (given,) = opened.get_inputs()
+    return torch.from_numpy(opened.run(None, {given.name: x.numpy()})[0])
 
 
 def tensors(files: Files) -> dict[str, Tensor]:

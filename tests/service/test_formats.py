@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from quantization.recipe import FormatName
 from quantization.sqnr import Noise
 from tests.matrix import ACCEPTED, RECIPES, SOURCES, Cell, cells
 from tests.networks import convolutional
+from tests.processor import EXACT_ONNXRUNTIME
 from tests.service import opened
 from tests.service.running import Running
+from tests.sessions import in_each_session
 from tests.transformers_networks import Network, network
 from tests.weights import PROJECTIONS, transformer
 
@@ -90,7 +92,11 @@ class Uploads:
     def wish(self, cell: Cell) -> dict[str, Any]:
         """What a client sends for a cell."""
         model = self.models[folder_of(cell) if cell.source == "huggingface" else cell.source]
-        wish: dict[str, Any] = {"model": model, "recipe": cell.wish | {"seed": SEED}}
+        recipe = cell.wish | {"seed": SEED}
+        if not EXACT_ONNXRUNTIME and "onnx" in (cell.formats or ()):
+            # What the service opens is optimized and saturates: such a job would fail, and leave nothing to look at.
+            recipe["validation"] = {"on_failure": "warn"}
+        wish: dict[str, Any] = {"model": model, "recipe": recipe}
         return wish if cell.source == "safetensors" else wish | {"dataset": self.datasets[dataset_of(cell)]}
 
 
@@ -175,13 +181,19 @@ def test_every_source_and_recipe_that_is_accepted_has_a_job() -> None:
 
 @pytest.mark.parametrize("cell", JOBS, ids=lambda cell: f"{cell.source}-{cell.recipe}-{cell.formats}")
 def test_what_makes_sense_goes_through_and_opens(
-    running: Running, uploads: Uploads, submitted: Mapping[Cell, str], tmp_path: Path, cell: Cell
+    running: Running,
+    uploads: Uploads,
+    submitted: Mapping[Cell, str],
+    tmp_path: Path,
+    *,
+    subtests: pytest.Subtests,
+    cell: Cell,
 ) -> None:
     result = done(running, submitted[cell])
     assert set(result.files) == promised(cell, uploads)
     check_manifest(cell, result)
     if cell.source == "pt2":
-        check_program(cell, result)
+        check_program(cell, result, subtests)
     elif cell.source == "safetensors":
         check_weights(cell, result)
     else:
@@ -207,20 +219,22 @@ def check_manifest(cell: Cell, result: Done) -> None:
     assert openers == set(result.files) - unread
 
 
-def check_program(cell: Cell, result: Done) -> None:
+def check_program(cell: Cell, result: Done, subtests: pytest.Subtests) -> None:
     example = convolutional(16)
     x = example.dataset["x"]
     with torch.no_grad():
         expected = example.module.eval()(x)
-        runs: dict[str, Callable[[opened.Files, Tensor], Tensor]] = {
-            "model.pt2": opened.run_program,
-            "model.onnx": opened.run_onnx,
-        }
-        outputs = {name: run(result.files, x) for name, run in runs.items() if name in result.files}
-    assert {name: sqnr(expected, output) > LEAST_DB for name, output in outputs.items()} == dict.fromkeys(outputs, True)
-    if len(outputs) > 1:
-        assert sqnr(outputs["model.pt2"], outputs["model.onnx"]) > ALIKE_DB
+        program = opened.run_program(result.files, x) if "model.pt2" in result.files else None
+    assert program is None or sqnr(expected, program) > LEAST_DB
     assert opened.tensors(result.files)["head.weight"].dtype == STORED[cell.recipe]
+
+    def compare(optimized: bool) -> None:
+        output = opened.run_onnx(result.files, x, optimized=optimized)
+        assert sqnr(expected, output) > LEAST_DB
+        assert program is None or sqnr(program, output) > ALIKE_DB
+
+    if "model.onnx" in result.files:
+        in_each_session(subtests, compare)
 
 
 def check_weights(cell: Cell, result: Done) -> None:

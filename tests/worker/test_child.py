@@ -11,6 +11,7 @@ from quantization.folder import EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobS
 from quantization.recipe import Recipe
 from quantization.report import Report
 from tests.networks import convolutional
+from tests.processor import EXACT_ONNXRUNTIME
 from tests.service.processes import descendants, eventually
 from worker.process import STDERR_FILE, Child, started
 from worker.sandbox import GO, Sandbox, command
@@ -64,11 +65,11 @@ def test_a_folder_that_was_renamed_before_the_line_gives_a_whole_job(
 def test_onnx_is_written_and_run_within_the_confinement(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     with waiting(folder) as child:
-        bring(folder, formats=["onnx"])
+        bring(folder, formats=["onnx"], validation={"on_failure": "error" if EXACT_ONNXRUNTIME else "warn"})
         child.go()
         assert ended(child) == EXIT_OK, child.last_words
     report = Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
-    assert report.verdict == "passed"
+    assert report.verdict == "passed" or not EXACT_ONNXRUNTIME
     assert [entry.name for entry in report.loaded if entry.sqnr_db] == ["model.onnx"]
     assert {path.name for path in (folder / OUT_FOLDER).iterdir()} == {"model.onnx", "model.safetensors", REPORT_FILE}
     made = {path.name for path in folder.iterdir()} - {JOB_FILE, "model.pt2", "dataset.safetensors"}

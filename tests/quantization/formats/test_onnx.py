@@ -40,6 +40,7 @@ from tests.networks import (
     residual,
 )
 from tests.quantization.conftest import OpenExample, QuantizeExample
+from tests.sessions import in_each_session, session
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.UINT4}
 
@@ -50,9 +51,9 @@ def written(result: Quantized, folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / "model.onnx")
 
 
-def run(model: onnx.ModelProto, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    session = load_runtime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(array) for array in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
+def run(model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, optimized: bool) -> list[Tensor]:
+    opened = session(model.SerializeToString(), optimized=optimized)
+    return [torch.from_numpy(array) for array in opened.run(None, {k: v.numpy() for k, v in inputs.items()})]
 
 
 def optimized(model: onnx.ModelProto, folder: Path) -> "Counter[str]":
@@ -64,7 +65,7 @@ def optimized(model: onnx.ModelProto, folder: Path) -> "Counter[str]":
 
 
 def quality(
-    result: Quantized, model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, outputs: bool = True
+    result: Quantized, model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, optimized: bool, outputs: bool = True
 ) -> tuple[float, float]:
     """SQNR in dB of the quantized program in torch, and of the model in onnxruntime, over all floating outputs.
 
@@ -75,7 +76,7 @@ def quality(
     with torch.no_grad():
         reference = [value for value in result.source.run(batch) if isinstance(value, Tensor)]
         by_torch = _flat(program, result, batch)
-    pairs = zip(reference, by_torch, run(model, inputs), strict=True)
+    pairs = zip(reference, by_torch, run(model, inputs, optimized=optimized), strict=True)
     noises = Noise(), Noise()
     for expected, first, second in pairs:
         noises[0].add(expected, first)
@@ -84,6 +85,16 @@ def quality(
     assert torch_db is not None
     assert onnx_db is not None
     return torch_db, onnx_db
+
+
+def same_quality(
+    subtests: pytest.Subtests, result: Quantized, model: onnx.ModelProto, inputs: Mapping[str, Tensor], within_db: float
+) -> None:
+    def compare(optimized: bool) -> None:
+        by_torch, by_onnx = quality(result, model, inputs, optimized=optimized)
+        assert abs(by_torch - by_onnx) < within_db
+
+    in_each_session(subtests, compare)
 
 
 def _flat(program: Any, result: Quantized, batch: list[Tensor]) -> list[Tensor]:
@@ -108,13 +119,12 @@ WEIGHTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("recipe", WEIGHTS.values(), ids=WEIGHTS)
 def test_onnxruntime_computes_what_the_program_says(
-    quantized: QuantizeExample, tmp_path: Path, recipe: Mapping[str, object]
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, recipe: Mapping[str, object]
 ) -> None:
     example = residual()
     result = quantized(example, formats=["onnx"], **recipe)
     model = written(result, tmp_path)
-    by_torch, by_onnx = quality(result, model, example.dataset)
-    assert abs(by_torch - by_onnx) < 0.1
+    same_quality(subtests, result, model, example.dataset, 0.1)
     layers = {layer.layer.weight_name for layer in result.layers}
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {stored[str(name)] for name in layers} <= INTEGERS
@@ -135,13 +145,12 @@ SMALL: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("recipe", SMALL.values(), ids=SMALL)
 def test_every_dtype_of_weights_stays_what_it_is(
-    quantized: QuantizeExample, tmp_path: Path, recipe: Mapping[str, object]
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, recipe: Mapping[str, object]
 ) -> None:
     example = projections(32)
     result = quantized(example, formats=["onnx"], **recipe)
     model = written(result, tmp_path)
-    by_torch, by_onnx = quality(result, model, example.dataset)
-    assert abs(by_torch - by_onnx) < 0.1
+    same_quality(subtests, result, model, example.dataset, 0.1)
     matrices = [t for t in model.graph.initializer if list(t.dims) == [4, 4]]
     assert len(matrices) == 2
     assert onnx.TensorProto.FLOAT not in {tensor.data_type for tensor in matrices}
@@ -151,15 +160,16 @@ def test_every_dtype_of_weights_stays_what_it_is(
 
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", [convolutional, audio, attention], ids=lambda make: make.__name__)
-def test_other_graphs_are_served_too(quantized: QuantizeExample, tmp_path: Path, make: Any, decompose: bool) -> None:
+def test_other_graphs_are_served_too(
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, make: Any, decompose: bool
+) -> None:
     example: Example = make()
     result = quantized(example, decompose=decompose, formats=["onnx"])
     assert isinstance(result.source, ProgramSource)
     some = {
         value.name: tensor[:2] for value, tensor in zip(result.source.inputs, example.dataset.values(), strict=True)
     }
-    by_torch, by_onnx = quality(result, written(result, tmp_path), some)
-    assert abs(by_torch - by_onnx) < 0.5
+    same_quality(subtests, result, written(result, tmp_path), some, 0.5)
 
 
 def test_names_and_dynamic_dimensions_are_those_of_the_program(quantized: QuantizeExample, tmp_path: Path) -> None:
@@ -171,7 +181,7 @@ def test_names_and_dynamic_dimensions_are_those_of_the_program(quantized: Quanti
     batches = {value.type.tensor_type.shape.dim[0].dim_param for value in (*model.graph.input, *model.graph.output)}
     assert len(batches) == 1
     assert batches != {""}
-    outputs = run(model, {"batch_x": torch.randn(7, 4), "batch_mask": torch.ones(7, 3)})
+    outputs = run(model, {"batch_x": torch.randn(7, 4), "batch_mask": torch.ones(7, 3)}, optimized=True)
     assert [list(value.shape) for value in outputs] == [[7, 4], [7, 6], [7, 3]]
 
 
@@ -182,11 +192,16 @@ def test_every_convolution_and_sum_runs_on_integers(quantized: QuantizeExample, 
     assert operators["Conv"] == operators["Relu"] == operators["BatchNormalization"] == 0
 
 
-def test_rounding_results_costs_little(quantized: QuantizeExample, tmp_path: Path) -> None:
+def test_rounding_results_costs_little(quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests) -> None:
     example = residual()
     result = quantized(example, formats=["onnx"])
-    by_torch, by_onnx = quality(result, written(result, tmp_path), example.dataset, outputs=False)
-    assert by_torch - 1 < by_onnx < by_torch + 0.1
+    model = written(result, tmp_path)
+
+    def compare(optimized: bool) -> None:
+        by_torch, by_onnx = quality(result, model, example.dataset, optimized=optimized, outputs=False)
+        assert by_torch - 1 < by_onnx < by_torch + 0.1
+
+    in_each_session(subtests, compare)
 
 
 class Sequences(torch.nn.Module):
@@ -211,12 +226,11 @@ def test_matrices_run_on_integers_that_are_made_once(quantized: QuantizeExample,
 @pytest.mark.parametrize("recipe", [{}, {"weights": {"dtype": "int4", "group_size": 2}}], ids=["static", "int4"])
 @pytest.mark.parametrize("make", [projections, prenorm, residual], ids=lambda make: make.__name__)
 def test_what_error_compensation_leaves_is_in_the_file(
-    quantized: QuantizeExample, tmp_path: Path, make: Any, recipe: dict[str, object]
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, make: Any, recipe: dict[str, object]
 ) -> None:
     example: Example = make()
     result = corrected(quantized(example, formats=["onnx"], layer_types=["Linear"], **recipe))
-    by_torch, by_onnx = quality(result, written(result, tmp_path), example.dataset)
-    assert abs(by_torch - by_onnx) < 0.5
+    same_quality(subtests, result, written(result, tmp_path), example.dataset, 0.5)
 
 
 def test_matrices_with_factors_and_float_inputs_run_on_integers(quantized: QuantizeExample, tmp_path: Path) -> None:
@@ -226,15 +240,16 @@ def test_matrices_with_factors_and_float_inputs_run_on_integers(quantized: Quant
     assert (operators["MatMulIntegerToFloat"], operators["QuantizeLinear"], operators["Gather"]) == (2, 1, 1)
 
 
-def test_a_dead_channel_does_not_overflow_the_biases_of_onnxruntime(quantized: QuantizeExample, tmp_path: Path) -> None:
+def test_a_dead_channel_does_not_overflow_the_biases_of_onnxruntime(
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     """Its bias is int32 in steps of input scale · weight scale, and that is next to nothing."""
     example = residual()
     with torch.no_grad():
         example.module.get_parameter("block.1.weight")[1] = 1e-10
         example.module.get_parameter("last.weight")[2] *= 1e-10
     result = quantized(example, formats=["onnx"])
-    by_torch, by_onnx = quality(result, written(result, tmp_path), example.dataset)
-    assert abs(by_torch - by_onnx) < 0.5
+    same_quality(subtests, result, written(result, tmp_path), example.dataset, 0.5)
 
 
 def test_the_file_tells_nothing_of_the_users_files(quantized: QuantizeExample, tmp_path: Path) -> None:

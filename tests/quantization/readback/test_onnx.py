@@ -20,6 +20,7 @@ from quantization.samples import open_samples
 from quantization.sources.source import ProgramSource
 from quantization.validation import build_report
 from tests.networks import dictionary, residual
+from tests.processor import EXACT_ONNXRUNTIME, needs_exact_onnxruntime
 from tests.quantization.conftest import QuantizeExample
 
 FORMATS = ("safetensors", "pt2", "onnx")
@@ -46,14 +47,21 @@ def validated(result: Quantized, folder: Path) -> Report:
 
 def test_the_report_says_what_opened_the_file_and_its_own_sqnr(quantized: QuantizeExample, tmp_path: Path) -> None:
     report = validated(save(quantized, tmp_path), tmp_path)
-    assert report.verdict == "passed"
     told = {entry.name: (entry.loader, entry.sqnr_db) for entry in report.loaded}
     assert told["model.pt2"] == ("torch.export.load", None)
     loader, sqnr_db = told[ONNX_FILE]
     assert loader == "onnxruntime.InferenceSession"
-    assert report.summary.sqnr_db is not None
-    assert sqnr_db == pytest.approx(report.summary.sqnr_db, abs=1)
+    assert sqnr_db is not None
     assert sqnr_db != report.summary.sqnr_db
+    assert f"{ONNX_FILE}: {sqnr_db:.2f} dB" in report.checks[0].detail
+
+
+@needs_exact_onnxruntime
+def test_a_file_that_keeps_up_with_the_program_passes(quantized: QuantizeExample, tmp_path: Path) -> None:
+    report = validated(save(quantized, tmp_path), tmp_path)
+    assert report.verdict == "passed"
+    (sqnr_db,) = (entry.sqnr_db for entry in report.loaded if entry.name == ONNX_FILE)
+    assert sqnr_db == pytest.approx(report.summary.sqnr_db, abs=1)
     assert f"{ONNX_FILE}: {sqnr_db:.2f} dB." in report.checks[0].detail
 
 
@@ -65,8 +73,12 @@ def test_outputs_keep_the_positions_of_the_program(quantized: QuantizeExample, t
         outputs = reader.finish()
     assert outputs is not None
     assert sorted(outputs) == sorted(reader.beside[ONNX_FILE]) == [0, 1, 3]
+    beside = reader.beside[ONNX_FILE]
+    assert {at: found.shape for at, found in beside.items()} == {at: value.shape for at, value in outputs.items()}
+    if not EXACT_ONNXRUNTIME:
+        pytest.skip("no VNNI, onnxruntime's optimized int8 kernels saturate: compared positions and shapes")
     for position, expected in outputs.items():
-        torch.testing.assert_close(reader.beside[ONNX_FILE][position], expected, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(beside[position], expected, atol=0.05, rtol=0.05)
 
 
 def truncate(path: Path) -> None:
