@@ -25,7 +25,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(ready: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(ready: Callable[[], bool], seconds: float = 60) -> None:
     """Return when `ready` says so; fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -49,7 +49,7 @@ def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def api_process(environment: Mapping[str, str], log: Path) -> Iterator[tuple[int
         yield process.pid, f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def api_thread(app: FastAPI) -> Iterator[httpx.Client]:
     thread.start()
     wait_until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
         yield client
     server.should_exit = True
     thread.join()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.database import clock
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
-from app.jobs.status import TERMINAL, JobState
+from app.jobs.status import HELD, TERMINAL, JobState
 from app.storage import Storage
 from tests.chaos.program import Kind, kind_of, model_bytes, report_bytes
 from tests.chaos.submitter import Promise
@@ -59,6 +60,16 @@ def count(session: Session, storage: Storage, promises: Sequence[Promise]) -> Co
             setattr(counts, fault, getattr(counts, fault) + 1)
             counts.which.append(f"{fault}: {promise} {job and (job.state, job.error)}")
     return counts
+
+
+def abandoned(session: Session, _: Sequence[Promise]) -> set[str]:
+    """The jobs that somebody held and no longer does."""
+    return set(session.scalars(select(Job.id).where(Job.state.in_(HELD), Job.lease_until < clock(session))))
+
+
+def unwritten(session: Session, promises: Sequence[Promise]) -> set[str]:
+    """The jobs that were promised and have no row."""
+    return {promise.job_id for promise in promises} - set(session.scalars(select(Job.id)))
 
 
 def _fault(session: Session, storage: Storage, promise: Promise, job: Job | None, rows: int) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.counting import abandoned, unwritten
 from tests.chaos.run import Plan, run
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
@@ -28,14 +29,14 @@ SHORT = Plan(
     real_jobs=0,
 )
 MUTANTS = {
-    "twice": replace(SHORT, mutant="unfenced", settle_seconds=10),
+    "twice": replace(SHORT, mutant="unfenced", idle_seconds=30, calm_seconds=5, good_jobs=2),
     # No hint either, but at a start and after a submit.
-    "stuck": replace(SHORT, mutant="unreconciled", reconcile_seconds=3600),
-    "lost": replace(SHORT, mutant="hasty", targets=("postgresql", "api")),
+    "stuck": replace(SHORT, mutant="unreconciled", reconcile_seconds=3600, harm=abandoned),
+    "lost": replace(SHORT, mutant="hasty", targets=("postgresql", "api"), harm=unwritten),
 }
 """What a run must show: which breakage, and what has to be killed for that."""
 
-pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(3 * SECONDS + 240)]
+pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(3 * SECONDS + 720)]
 
 
 @pytest.mark.parametrize("database", RUNS)

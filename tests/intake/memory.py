@@ -29,6 +29,6 @@ def outcome_and_growth(imports: str, statement: str, *arguments: str) -> tuple[s
     """Return "taken" or the refusal, and by how many KiB the process grew at most; sys.argv has the arguments."""
     program = _PROGRAM.format(imports=imports, statement=statement)
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300)
     outcome, growth = json.loads(done.stdout)
     return outcome, growth

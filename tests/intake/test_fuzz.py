@@ -34,7 +34,7 @@ PER_TARGET = {
     "expression": 25_000 * EFFORT,
     "tree": 10_000 * EFFORT,
 }
-PATIENCE_SECONDS = 240 * EFFORT
+PATIENCE_SECONDS = 720 * EFFORT
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 300.0
+"""Only what never happens takes as long."""
 
 Seen = TypeVar("Seen")
 

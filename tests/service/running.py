@@ -14,6 +14,8 @@ import httpx
 from tests.servers import ROOT, free_port
 from tests.service.processes import PATIENCE_SECONDS, descendants, eventually, is_leader, working_folder
 
+REQUEST_SECONDS = 120.0
+"""For one answer: a machine that others share is slow, and only one that never answers is wrong."""
 TERMINAL = ("succeeded", "failed", "cancelled")
 
 
@@ -84,7 +86,7 @@ def service(data: Path, environment: Mapping[str, str]) -> Iterator[Running]:
             line = process.stdout.readline()
             assert line, said.decode()
             said += line
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=REQUEST_SECONDS, trust_env=False) as client:
             yield Running(process, data, client)
     finally:
         process.terminate()

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.service, pytest.mark.slow]
 @pytest.mark.parametrize("name", FOLDER_ATTACKS)
 def test_a_folder_meets_its_answer(running: Running, tmp_path: Path, name: str) -> None:
     attack, canary = FOLDER_ATTACKS[name], tmp_path / "CANARY"
-    answer = running.client.post("/v1/models?name=hostile", content=attacked(name, canary), timeout=60)
+    answer = running.client.post("/v1/models?name=hostile", content=attacked(name, canary))
     said = answer.json()
     assert (answer.status_code, said.get("code")) == ((422, attack.code) if attack.code else (201, None)), said
     assert attack.answer in said.get("detail", "")
@@ -31,7 +31,7 @@ def test_weights_meet_their_answer(running: Running, name: str) -> None:
 
 
 def test_an_honest_folder_is_taken_after_all_that(running: Running) -> None:
-    told = running.client.post("/v1/models?name=bert", content=pack(honest_folder()), timeout=60).json()
+    told = running.client.post("/v1/models?name=bert", content=pack(honest_folder())).json()
     assert (told["format"], len(told["layers"])) == ("huggingface", 13)
     listed = running.client.get("/v1/models?limit=100").json()["items"]
     assert told["id"] in [model["id"] for model in listed]

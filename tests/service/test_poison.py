@@ -102,7 +102,7 @@ def test_each_ends_as_its_own_code_and_none_harms_another(poisoned: Running, pro
     jobs, controls = {}, []
     for number, (name, (code, expected)) in enumerate(POISONS.items()):
         model = poison(poisoned, program, code)
-        limits = {"running_seconds": 3 if expected == "wall_time_limit" else 60}
+        limits = {"running_seconds": 3} if expected == "wall_time_limit" else {}  # its own limit must come first
         jobs[name] = submit(poisoned, model, dataset, limits=limits, owner="poison")
         if number % 3 == 0:
             controls.append(submit(poisoned, honest, dataset, owner="honest"))

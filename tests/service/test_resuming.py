@@ -15,7 +15,7 @@ from tests.service.running import service
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SAMPLES = 8_000
-SHORT = {"ZEROPOINT_LEASE_SECONDS": "3", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
+SHORT = {"ZEROPOINT_LEASE_SECONDS": "6", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
 RECIPE: dict[str, Any] = {"calibration": {"samples": SAMPLES, "batch_size": 1}}
 
 

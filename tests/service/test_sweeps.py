@@ -16,7 +16,7 @@ pytestmark = pytest.mark.service
 
 SAMPLES = 8_000
 ONE_BY_ONE = {"samples": SAMPLES, "batch_size": 1}
-SHORT = {"ZEROPOINT_LEASE_SECONDS": "3", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
+SHORT = {"ZEROPOINT_LEASE_SECONDS": "6", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
 
 
 def submitted(running: Running, program: Path, samples: Path, recipes: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from tests.servers import ROOT
 def test_a_worker_without_a_required_layer_does_not_start() -> None:
     environment = os.environ | {"ZEROPOINT_SANDBOX_REQUIRE": "landlock,moat"}
     done = subprocess.run(
-        worker_command("cpu", 1), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        worker_command("cpu", 1), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 1
     assert "its sandbox lacks moat (rlimits on" in done.stderr

@@ -81,7 +81,7 @@ def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     began = time.monotonic()
     supervise(claim, workshop)
     thread.join()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # by itself it takes minutes
     job = reread(session, job_id)
     assert (job.state, job.error) == ("running", None)
     assert not (workshop.settings.scratch_dir / job_id).exists()

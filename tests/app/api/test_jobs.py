@@ -209,19 +209,19 @@ def test_wait_answers_as_soon_as_the_job_has_ended(
     thread.start()
     started = time.monotonic()
     answer = client.post(
-        "/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Prefer": "respond-async, wait=20"}
+        "/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Prefer": "respond-async, wait=60"}
     )
     thread.join()
     assert answer.json()["state"] == "cancelled"
-    assert answer.headers["Preference-Applied"] == "wait=20"
-    assert time.monotonic() - started < 5
+    assert answer.headers["Preference-Applied"] == "wait=60"
+    assert time.monotonic() - started < 30
 
 
 def test_wait_answers_when_the_time_is_up(client: httpx.Client, model_id: str) -> None:
     started = time.monotonic()
     answer = client.post("/v1/jobs", json={"model": model_id, "preset": WEIGHT_ONLY}, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["state"]) == (202, "queued")
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 30
 
 
 def test_wait_is_capped(client: httpx.Client, model_id: str, sessions: sessionmaker[Session]) -> None:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from app.api.multipart import FormFile
 from app.main import create_services
 from app.settings import Settings
 from tests.factories import safetensors
+from tests.servers import wait_until
 
 DATA = safetensors(x=("F32", [4, 3]))
 HEAD = b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="a.safetensors"\r\n\r\n'
@@ -191,13 +191,8 @@ def test_a_client_that_goes_away_leaves_no_file(client: httpx.Client, settings: 
         connection.sendall(
             b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n" + bytes(2_000_000)
         )
-        deadline = time.monotonic() + 5
-        while not files(settings) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert files(settings)
-    while files(settings) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert files(settings) == []
+        wait_until(lambda: bool(files(settings)))
+    wait_until(lambda: files(settings) == [])
 
 
 def test_lists_are_paged_newest_first(client: httpx.Client) -> None:

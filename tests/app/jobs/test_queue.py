@@ -43,7 +43,7 @@ def test_a_hint_names_no_job(celery: Celery) -> None:
     with celery.connection_for_read() as connection:
         assert isinstance(connection, Connection)
         with connection.SimpleQueue("cpu") as queue:
-            message = queue.get(timeout=5)
+            message = queue.get(timeout=60)
             assert message.headers["task"] == TASK_NAME
             assert message.payload[:2] == [[], {}]
             message.ack()
@@ -57,7 +57,7 @@ def test_without_a_broker_sending_is_soon_given_up(away: Settings) -> None:
     started = time.monotonic()
     with pytest.raises(BROKER_AWAY):
         send_hints(create_celery(away), "cpu", 1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_broker_answers(celery: Celery, away: Settings) -> None:
