@@ -27,7 +27,7 @@ from benchmarks.models.files import Missing
 from benchmarks.models.model import Model, Tensors
 from benchmarks.peers import PEERS
 from benchmarks.peers.peer import Peer, Quantized, stored_bytes
-from quantization.presets import PRESETS, Preset
+from zeropoint.schema.presets import PRESETS, Preset
 
 STATIC = [name for name, preset in PRESETS.items() if preset.recipe.needs_dataset and preset.recipe.activations]
 

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from examples import digits
-from quantization.calibration import Wanted, collect
-from quantization.engine import quantize_source
-from quantization.formats.program import quantized_program
-from quantization.planning import plan
-from quantization.profile import Profile
-from quantization.recipe import Recipe
-from quantization.samples import Samples, open_samples
-from quantization.sources.program import open_program
-from quantization.sources.source import ProgramSource
-from quantization.sqnr import Noise
+from zeropoint.calibration.collect import Wanted, collect
+from zeropoint.calibration.profile import Profile
+from zeropoint.data.dataset import Samples, open_samples
+from zeropoint.engine.plan import plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.formats.program.writer import quantized_program
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.model.source import ProgramSource
+from zeropoint.schema.recipe import Recipe
+from zeropoint.sources.program import open_program
 
 ROUNDS = 15
 COUNTS = (1, 4, 8, 16, 32, 64, 128)

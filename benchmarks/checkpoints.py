@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quantization.checkpoints import Checkpoints
-from quantization.finished import FinishedLayers
-from quantization.folder import JobSpec
-from quantization.laying import quantize_layer
-from quantization.passes import Pass
-from quantization.recipe import WeightSettings
-from quantization.selection import Choice
-from quantization.sources.module import module_source
-from quantization.statistics import LONGEST_HISTORY, Collector
+from zeropoint.calibration.resume import Pass
+from zeropoint.files.checkpoints import Checkpoints
+from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.quantize import quantize_layer
+from zeropoint.layers.selection import Choice
+from zeropoint.observers.statistics import LONGEST_HISTORY, Collector
+from zeropoint.schema.job import JobSpec
+from zeropoint.schema.recipe import WeightSettings
+from zeropoint.sources.module import module_source
 
 SIZES = {"MiniLM-L6": 6, "MiniLM-L12": 12, "24 blocks of that width": 24}
 WIDTH, INNER = 384, 1536

@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from benchmarks.latency import SHORTEST_SECONDS, Run, seconds
-from quantization.engine import quantize_source
-from quantization.formats.onnx_export import onnx_bytes
-from quantization.formats.program import quantized_program
-from quantization.layers import Outliers, Quantized, QuantizedLayer
-from quantization.planning import plan
-from quantization.recipe import Recipe
-from quantization.samples import open_samples
-from quantization.sources import open_source
+from zeropoint.data.dataset import open_samples
+from zeropoint.engine.plan import plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.formats.onnx.export import onnx_bytes
+from zeropoint.formats.program.writer import quantized_program
+from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.schema.recipe import Recipe
+from zeropoint.sources import open_source
 
 ROUNDS = 15
 BASE = "int8"

@@ -27,12 +27,12 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from benchmarks.models.resnet18 import network
-from quantization.engine import quantize_source
-from quantization.formats import WRITERS
-from quantization.planning import plan
-from quantization.recipe import Recipe
-from quantization.samples import open_samples
-from quantization.sources import open_source
+from zeropoint.data.dataset import open_samples
+from zeropoint.engine.plan import plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.formats import WRITERS
+from zeropoint.schema.recipe import Recipe
+from zeropoint.sources import open_source
 
 try:
     import onnxruntime

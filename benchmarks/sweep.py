@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from examples import digits
-from quantization.clock import Clock
-from quantization.folder import JobSpec
-from quantization.loadback import reader_process
-from quantization.recipe import Recipe
-from quantization.run import run
-from quantization.sweep import run_sweep
-from quantization.sweep_table import SweepEntry
+from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.job import run
+from zeropoint.entrypoints.sweep import run_sweep
+from zeropoint.loading.loadback import reader_process
+from zeropoint.schema.job import JobSpec
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.sweep import SweepEntry
 
 RECIPES: Mapping[str, dict[str, object]] = {
     "minmax": {},

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from quantization.folder import JOB_FILE, OUT_FOLDER, REPORT_FILE
+from zeropoint.schema.job import JOB_FILE, OUT_FOLDER, REPORT_FILE
 
 RECIPES: dict[str, dict[str, object]] = {
     "int8 per channel": {"activations": None},
@@ -79,7 +79,14 @@ def measure(folder: Path, model: Path, name: str, spec: dict[str, object]) -> No
     (folder / JOB_FILE).write_text(json.dumps(spec))
     size, read = model.stat().st_size, seconds_of_a_read(model)
     started = time.perf_counter()
-    command = ["env", "OMP_WAIT_POLICY=PASSIVE", sys.executable, "-m", "quantization.run", str(folder)]  # as a worker
+    command = [
+        "env",
+        "OMP_WAIT_POLICY=PASSIVE",
+        sys.executable,
+        "-m",
+        "zeropoint.entrypoints.job",
+        str(folder),
+    ]  # as a worker
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         _, process.returncode, usage = os.wait4(process.pid, 0)
     took = time.perf_counter() - started

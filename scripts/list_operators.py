@@ -1,4 +1,4 @@
-"""Write app/intake/operators.txt: every operator in an export of tests/honest.py or tests/operators.py.
+"""Write app/intake/program/operators.txt: every operator in an export of tests/honest.py or tests/operators.py.
 
 python -m scripts.list_operators
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch.export import ExportedProgram
 
-from app.intake.operators import LIST
+from app.intake.program.operators import LIST
 from tests import operators
 from tests.honest import HONEST
 

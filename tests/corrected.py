@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from quantization.affine import dequantize, quantize
-from quantization.layers import Outliers, Quantized, QuantizedLayer
-from quantization.weights import encode
+from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.layers.weights import encode
+from zeropoint.primitives.qparams import dequantize, quantize
 
 EVERYTHING = ("bias", "scale", "outliers")
 

@@ -14,13 +14,13 @@ from app.catalog import service as catalog
 from app.catalog.models import Dataset, Model
 from app.database import new_id, now
 from app.intake.limits import Limits
-from app.intake.pt2 import read_program
+from app.intake.program.read import read_program
 from app.jobs import claims, service
 from app.jobs.claims import Claim
 from app.jobs.models import Job
 from app.jobs.submission import MostSeconds, Submission
 from app.storage import Storage
-from quantization.recipe import Recipe
+from zeropoint.schema.recipe import Recipe
 
 MOST = MostSeconds(pending=3600, running=3600)
 WIDTHS = {"F32": 4, "I64": 8, "U8": 1, "BOOL": 1, "F16": 2}

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from tests.app.intake.tars import member, tar
 from tests.canary import Touch, payload
-from tests.intake.tars import member, tar
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

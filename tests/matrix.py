@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, get_args
 
-from quantization.artifacts import SourceFormat
-from quantization.recipe import FormatName, Recipe
+from zeropoint.schema.formats import SourceFormat
+from zeropoint.schema.recipe import FormatName, Recipe
 
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 SOURCES: tuple[SourceFormat, ...] = get_args(SourceFormat)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from quantization.readback.onnx import load_runtime
 from tests.processor import EXACT_ONNXRUNTIME, needs_exact_onnxruntime
+from zeropoint.loading.readers.onnx import load_runtime
 
 
 def session(model: bytes, *, optimized: bool) -> Any:

@@ -15,7 +15,7 @@ import torch.ao.quantization.fx._decomposed
 from torch._inductor.utils import run_and_get_code
 from torch.utils._pytree import tree_leaves
 
-OURS = ("quantization", "app", "worker", "tests")
+OURS = ("zeropoint", "sandbox", "app", "worker", "tests")
 KERNEL = re.compile(r"torch\.ops\.onednn\.q(conv|linear)\w*_pointwise")
 
 

@@ -10,7 +10,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("app", "worker", "quantization")
+PACKAGES = ("app", "worker", "sandbox", "zeropoint")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -28,32 +28,42 @@ def third_party(package: str) -> set[str]:
     return outside & set().union(*imported) - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-EXTRAS = {"quantization.formats.onnx_export", "quantization.formats.onnx_layers"}
+EXTRAS = {"zeropoint.formats.onnx.export", "zeropoint.formats.onnx.layers"}
 """Modules that are imported inside a function, when the extra that they need is installed."""
 
 
 def test_the_library_needs_four_packages_alone() -> None:
-    assert third_party("quantization") == {"torch", "safetensors", "pydantic", "pydantic_core", "tqdm"}
+    assert third_party("zeropoint") == {"torch", "safetensors", "pydantic", "pydantic_core", "tqdm"}
 
 
 def test_the_child_program_loads_without_extras() -> None:
-    code = "import sys, quantization.run, quantization.loadback, quantization.interface; print(*sys.modules)"
+    modules = "zeropoint.entrypoints.job, zeropoint.loading.loadback, zeropoint.entrypoints.api"
+    code = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert not (EXTRAS | {"onnx", "onnxruntime", "onnxscript"}) & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(
-    "module", ["recipe", "presets", "remedies", "report", "folder", "errors", "names", "mismatches"]
+    "module",
+    [
+        "schema.recipe",
+        "schema.presets",
+        "schema.failures",
+        "schema.report",
+        "schema.job",
+        "errors",
+        "schema.layer_names",
+    ],
 )
 def test_the_vocabulary_loads_without_torch(module: str) -> None:
-    code = f"import quantization.{module}, sys; assert not {{'torch', 'numpy', 'safetensors'}} & set(sys.modules)"
+    code = f"import zeropoint.{module}, sys; assert not {{'torch', 'numpy', 'safetensors'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_package_itself_loads_without_torch_and_brings_it_for_its_face() -> None:
     code = (
-        "import sys, quantization.recipe; assert not {'torch', 'numpy', 'safetensors'} & set(sys.modules);"
-        "from quantization import quantize, load; assert 'torch' in sys.modules"
+        "import sys, zeropoint.schema.recipe; assert not {'torch', 'numpy', 'safetensors'} & set(sys.modules);"
+        "from zeropoint import quantize, load; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -6,10 +6,10 @@ import pytest
 
 from app.intake.facts import Extent
 from app.intake.limits import Limits
-from app.intake.pt2 import read_program
-from quantization import samples
-from quantization.sources.program import open_program
+from app.intake.program.read import read_program
 from tests.networks import Example, attention, audio, convolutional, counting, projections, recurrent
+from zeropoint.data import batches
+from zeropoint.sources.program import open_program
 
 EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 
@@ -29,5 +29,5 @@ def test_layers_and_inputs_are_the_same_on_both_sides(tmp_path: Path, make: obje
     ]
 
 
-def extent(size: int | samples.Extent) -> int | Extent:
+def extent(size: int | batches.Extent) -> int | Extent:
     return size if isinstance(size, int) else Extent(size.minimum, size.maximum)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantization import quantize
 from tests import stranger
 from tests.networks import convolutional
 from tests.processor import EXACT_COMPILED
+from zeropoint import quantize
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

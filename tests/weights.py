@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantization.folder import JOB_FILE, JobSpec
+from zeropoint.schema.job import JOB_FILE, JobSpec
 
 
 def transformer(dtype: torch.dtype = torch.bfloat16, layers: int = 2) -> dict[str, Tensor]:

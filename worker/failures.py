@@ -2,11 +2,11 @@
 
 import signal
 
-from quantization.folder import Failure, Phase
-from quantization.recipe import Recipe
-from quantization.remedies import fewer_samples, less_on_disk, smaller_batch
-from worker.sandbox import EXIT_UNCONFINED
-from worker.usage import Excess
+from sandbox.policy import EXIT_UNCONFINED
+from worker.child.usage import Excess
+from zeropoint.schema.failures import fewer_samples, less_on_disk, smaller_batch
+from zeropoint.schema.job import Failure, Phase
+from zeropoint.schema.recipe import Recipe
 
 
 def died(exit_code: int, phase: Phase | None, recipe: Recipe) -> Failure:

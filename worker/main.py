@@ -28,10 +28,11 @@ from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
 from app.jobs.reconciler import reconciling
 from app.settings import get_settings
-from worker import scratch, tasks
-from worker.forking import no_fork
+from worker import tasks
+from worker.child import scratch
+from worker.child.forking import no_fork
+from worker.child.prestarted import Spares
 from worker.self_test import held_or_refuse, sandbox_of
-from worker.spare import Spares
 
 ANNOUNCE_SECONDS = 10
 ANNOUNCED_FILE = "announced"

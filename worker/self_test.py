@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.settings import Settings
-from worker.probe import TASK_FILE
-from worker.process import environment
-from worker.sandbox import Sandbox, command, missing
+from sandbox.policy import Sandbox, command, missing
+from sandbox.probe import TASK_FILE
+from worker.child.process import environment
 
 ACTS: Mapping[str, tuple[str, ...]] = {
     "rlimits": ("outgrow_the_file_limit", "raise_a_limit"),

@@ -19,25 +19,16 @@ from app.jobs.claims import Claim, Standing
 from app.jobs.endings import Product
 from app.settings import Settings
 from app.storage import Storage
-from quantization.artifacts import SourceFormat
-from quantization.folder import (
-    EXIT_FAILED,
-    EXIT_OK,
-    JOB_FILE,
-    OUT_FOLDER,
-    REPORT_FILE,
-    Failure,
-    JobSpec,
-    Progress,
-)
-from quantization.report import Report
+from sandbox.policy import Sandbox
 from worker import failures
-from worker.checkpoints import CheckpointKeeper, fetch_checkpoints, key_of
-from worker.delivery import OutputError, outputs, read_failure, read_report, read_result, store, store_manifest
+from worker.child.monitor import Ending, watch
+from worker.child.prestarted import Spare, Spares
 from worker.heartbeat import Heartbeat
-from worker.sandbox import Sandbox
-from worker.spare import Spare, Spares
-from worker.watch import Ending, watch
+from worker.outputs.checkpoints import CheckpointKeeper, fetch_checkpoints, key_of
+from worker.outputs.publish import OutputError, outputs, read_failure, read_report, read_result, store, store_manifest
+from zeropoint.schema.formats import SourceFormat
+from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, Failure, JobSpec, Progress
+from zeropoint.schema.report import Report
 
 FLUSH_SECONDS = 2.0
 LONGEST_PAUSE = 8.0

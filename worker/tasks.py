@@ -11,11 +11,11 @@ from app.jobs import claims, endings
 from app.jobs.claims import Claim
 from app.settings import Settings
 from app.storage import NO_ROOM, BlobDamaged, open_storage
-from quantization.folder import Failure
 from worker import failures
+from worker.child.prestarted import Spares
 from worker.self_test import sandbox_of
-from worker.spare import Spares
 from worker.supervisor import Workshop, record, supervise
+from zeropoint.schema.job import Failure
 
 log = logging.getLogger(__name__)
 current_job: ContextVar[str] = ContextVar("current_job", default="-")

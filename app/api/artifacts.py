@@ -13,7 +13,7 @@ from app.api.openapi import problems
 from app.api.schemas import ArtifactBody
 from app.jobs import queries
 from app.storage import Blob
-from quantization.report import Report
+from zeropoint.schema.report import Report
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}

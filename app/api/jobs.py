@@ -30,7 +30,7 @@ from app.jobs.repository import JobFilter
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.submission import Submission
 from app.jobs.sweeps import Sweep
-from quantization.recipe import Recipe
+from zeropoint.schema.recipe import Recipe
 
 MAX_WAIT_SECONDS = 60
 POLL_SECONDS = 0.25

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 
 from app.api.schemas import PresetBody, PresetPage
 from app.errors import Fault, Invalid
-from quantization.presets import PRESETS, Preset
-from quantization.recipe import Recipe
+from zeropoint.schema.presets import PRESETS, Preset
+from zeropoint.schema.recipe import Recipe
 
 router = APIRouter(prefix="/v1/presets", tags=["presets"])
 

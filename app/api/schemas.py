@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from app.jobs.queries import WaitingFor
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.taxonomy import CLASSES, FailureClass
-from quantization.folder import Phase
-from quantization.recipe import Recipe
-from quantization.report import Verdict
+from zeropoint.schema.job import Phase
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import Verdict
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z]{3}_[0-9a-f]+$")]

@@ -1,6 +1,9 @@
 """/v1/sweeps: several recipes on one model, calibrated once, and a table that compares them."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body_limit import LimitedRoute
@@ -9,13 +12,66 @@ from app.api.jobs import KeyHeader, bodies_of, submission_of
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
 from app.api.presets import chosen_recipe
-from app.api.sweep_schemas import SweepBody, SweepPage, SweepRequest
+from app.api.schemas import UPLOADS, Body, Id, RunBody, RunRequest
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
 from app.jobs.submission import Submission
 from app.jobs.sweeps import Sweep
-from quantization.sweep_table import SweepEntry, SweepReport
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES, SweepEntry, SweepReport, SweepRow
+
+RECIPES: list[JsonValue] = [
+    {"preset": "int8-static"},
+    {"name": "mse", "recipe": {"activations": {"observer": {"kind": "mse"}}}},
+]
+EXAMPLES: list[JsonValue] = [{**UPLOADS, "recipes": RECIPES}]
+
+
+class SweepRecipeRequest(BaseModel):
+    """One recipe, or the name of a preset; `name` is what the table calls it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe | None = None
+    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+
+
+class SweepRequest(RunRequest):
+    """Several recipes on one model, calibrated once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    dataset: Id
+    recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]
+    latency: Annotated[bool, Field(description="Measure a call in onnxruntime too; of a program (.pt2) alone.")] = False
+
+
+class SweepLinksBody(Body):
+    self: str
+    events: str
+    attempts: str
+    artifacts: str
+
+
+class SweepBody(RunBody):
+    recipes: list[SweepEntry]
+    latency: bool
+    rows: Annotated[list[SweepRow] | None, Field(description="Null until it has succeeded, and in lists.")] = None
+    pareto: Annotated[list[int] | None, Field(description="Positions of the rows that no other row beats.")] = None
+
+    @computed_field
+    def links(self) -> SweepLinksBody:
+        """Where the rest of the sweep is: its history and files are under the addresses of a job's."""
+        below = {name: f"/v1/jobs/{self.id}/{name}" for name in ("events", "attempts", "artifacts")}
+        return SweepLinksBody(self=f"/v1/sweeps/{self.id}", **below)
+
+
+class SweepPage(Body):
+    items: list[SweepBody]
+    next_cursor: str | None
+
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], route_class=LimitedRoute)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from app.errors import Invalid
-from app.intake.checked_folder import is_folder, read_folder
+from app.intake.huggingface.rewrite import is_folder, read_folder
 from app.intake.limits import Limits
-from app.intake.pt2 import read_program
-from app.intake.safetensors_file import begins_one
-from app.intake.tensors import name_for, plan_samples
-from app.intake.weights import read_weights
+from app.intake.program.read import read_program
+from app.intake.tensors.read import name_for, plan_samples
+from app.intake.tensors.safetensors import begins_one
+from app.intake.tensors.weights import read_weights
 
 
 class Checked(Protocol):

@@ -28,7 +28,7 @@ def ask(
     *,
     write: Callable[[bytes], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Start a program of `worker.child` in a folder of its own beside the upload, where there is room for another.
+    """Start a program of `sandbox.child` in a folder of its own beside the upload, where there is room for another.
 
     Passes on the bytes after the program's first line, and returns the facts that the line tells. Raises Invalid with
     the refusal that it tells instead; RuntimeError when the program breaks.
@@ -36,7 +36,7 @@ def ask(
     with (
         TemporaryDirectory(dir=upload.parent) as folder,
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker.child", program, folder, json.dumps(sandbox), *arguments],
+            [sys.executable, "-P", "-m", "sandbox.child", program, folder, json.dumps(sandbox), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=folder,

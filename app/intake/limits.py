@@ -3,6 +3,9 @@
 import json
 from dataclasses import asdict, dataclass
 
+CHUNK_BYTES = 2**18
+"""Fits a processor's cache; a multiple of every element's size, so that no element is cut."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -6,10 +6,10 @@ from typing import cast
 from app.catalog.models import Dataset, Model
 from app.errors import Fault, Invalid
 from app.intake.facts import Extent, Tensor
-from quantization.artifacts import SourceFormat, unfit
-from quantization.mismatches import mismatches, nearest
-from quantization.recipe import Recipe
-from quantization.truth import NEEDS, TRUTHS, misfit
+from zeropoint.schema.formats import SourceFormat, unfit
+from zeropoint.schema.labels import NEEDS, TRUTHS, misfit
+from zeropoint.schema.layer_patterns import mismatches, nearest
+from zeropoint.schema.recipe import Recipe
 
 
 def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_dataset: bool) -> None:

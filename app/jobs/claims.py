@@ -21,9 +21,9 @@ from app.jobs.models import Attempt, Checkpoint, Job
 from app.jobs.status import CLAIM, HELD, JobState
 from app.jobs.sweeps import Sweep
 from app.storage import Blob
-from quantization.artifacts import SourceFormat
-from quantization.folder import Progress
-from quantization.recipe import Recipe
+from zeropoint.schema.formats import SourceFormat
+from zeropoint.schema.job import Progress
+from zeropoint.schema.recipe import Recipe
 
 
 class Standing(StrEnum):

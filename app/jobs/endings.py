@@ -17,7 +17,7 @@ from app.jobs.models import Artifact, Job
 from app.jobs.status import FAIL, RETRY, STOP, SUCCEED, Move
 from app.jobs.taxonomy import is_transient
 from app.storage import Blob
-from quantization.folder import Failure
+from zeropoint.schema.job import Failure
 
 MAX_ATTEMPTS = 3
 RETRY_PAUSE = timedelta(seconds=5)

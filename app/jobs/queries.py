@@ -11,7 +11,7 @@ from app.jobs import repository
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.workers import live_devices
-from quantization.folder import REPORT_FILE, SWEEP_FILE
+from zeropoint.schema.job import REPORT_FILE, SWEEP_FILE
 
 JobRow = Job
 """For annotations of those who may not name the tables."""

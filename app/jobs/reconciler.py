@@ -22,7 +22,7 @@ from app.jobs.queue import BROKER_AWAY, send_hints
 from app.jobs.status import EXPIRE, FAIL, STOP
 from app.jobs.workers import live_devices
 from app.settings import Settings
-from quantization.folder import Failure
+from zeropoint.schema.job import Failure
 
 LOCK = "zeropoint.reconciler"
 KEEP_CHECKPOINTS = timedelta(days=3)

@@ -19,8 +19,8 @@ from app.jobs.repository import SWEEP_PREFIX
 from app.jobs.status import JobState
 from app.jobs.sweeps import Sweep, check_sweep
 from app.jobs.workers import live_devices
-from quantization.defaults import complete
-from quantization.recipe import Recipe
+from zeropoint.schema.defaults import complete
+from zeropoint.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from app.catalog.models import Model
 from app.errors import Fault, Invalid
 from app.jobs.admission import source_of
-from quantization.artifacts import FORMATS, SOURCES, SourceFormat
-from quantization.defaults import complete
-from quantization.recipe import Recipe
-from quantization.sweep_table import SweepEntry
+from zeropoint.schema.defaults import complete
+from zeropoint.schema.formats import FORMATS, SOURCES, SourceFormat
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.sweep import SweepEntry
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.models.model import Call, Model, outputs
-from quantization.sqnr import Noise
+from zeropoint.metrics.sqnr import Noise
 
 
 @dataclass(frozen=True)

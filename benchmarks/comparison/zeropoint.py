@@ -1,4 +1,4 @@
-"""Zeropoint's side: a job folder, `python -m quantization.run` as a process of its own, and what it wrote."""
+"""Zeropoint's side: a job folder, `python -m zeropoint.entrypoints.job` as a process of its own, and what it wrote."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ from torch import nn
 
 from benchmarks.comparison.spent import Spent
 from benchmarks.models.model import Call, Model, Tensors, export
-from quantization.artifacts import PROGRAM_FILE
-from quantization.folder import ERROR_FILE, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
-from quantization.recipe import Recipe
+from zeropoint.schema.formats import PROGRAM_FILE
+from zeropoint.schema.job import ERROR_FILE, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
+from zeropoint.schema.recipe import Recipe
 
 MODEL, DATASET, EVALUATION = "model.pt2", "dataset.safetensors", "evaluation.safetensors"
 
@@ -50,7 +50,7 @@ def run_job(folder: Path, recipe: Recipe) -> Done:
     (folder / JOB_FILE).write_text(spec.model_dump_json())
     out = folder / OUT_FOLDER
     shutil.rmtree(out, ignore_errors=True)  # of the preset before: its report would be taken for this one's
-    command = [sys.executable, "-m", "quantization.run", str(folder)]
+    command = [sys.executable, "-m", "zeropoint.entrypoints.job", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         spent = _spent(process.stdout, lambda: _processor_seconds(process.pid))

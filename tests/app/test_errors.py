@@ -14,7 +14,7 @@ def documented() -> dict[str, int]:
 
 def raised() -> str:
     files = [path for path in (ROOT / "app").rglob("*.py") if path.name != "errors.py" or path.parent.name == "api"]
-    files += (ROOT / "quantization" / "sources").rglob("*.py")  # asked at upload, of a Hugging Face folder
+    files += (ROOT / "zeropoint" / "sources").rglob("*.py")  # asked at upload, of a Hugging Face folder
     return "".join(path.read_text() for path in files)
 
 

@@ -20,8 +20,8 @@ from benchmarks.models.files import Missing, package_file
 from benchmarks.models.model import Call, Model, Tensors, export, outputs
 from benchmarks.models.stamps import labelled
 from benchmarks.peers.peer import Peer, Quantized
-from quantization.folder import OUT_FOLDER, REPORT_FILE
-from quantization.presets import PRESETS
+from zeropoint.schema.job import OUT_FOLDER, REPORT_FILE
+from zeropoint.schema.presets import PRESETS
 
 
 def _samples(count: int) -> Tensors:

@@ -1,4 +1,4 @@
-"""A job's program that takes no time of a processor: it keeps the contract of quantization/folder.py, and no more.
+"""A job's program that takes no time of a processor: it keeps the contract of zeropoint/schema/job.py, and no more.
 
 What is tested is what carries jobs, and torch would have to be imported twice for each. The recipe says what to do:
 `seed` is ten times the job's number plus its Kind, `calibration.samples` how many milliseconds to work. A REAL job is

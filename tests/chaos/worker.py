@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
+from sandbox.policy import Sandbox, command
 from tests.chaos import mutants
 from tests.chaos import program as stand_in_program
-from worker import main, spare
-from worker.sandbox import Sandbox, command
+from worker import main
+from worker.child import prestarted as spare
 
 PROGRAM = stand_in_program.__file__
 

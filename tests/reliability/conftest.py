@@ -16,15 +16,15 @@ from app.jobs.models import Job
 from app.jobs.submission import Submission
 from app.settings import Settings
 from app.storage import Storage, open_storage
-from quantization.recipe import Recipe
+from sandbox.policy import Sandbox
 from tests.factories import MOST, add_model
 from tests.networks import convolutional
 from tests.reliability.driving import Driver
 from tests.reliability.world import Kept, World
 from tests.servers import ROOT
-from worker.sandbox import Sandbox
-from worker.spare import Spares
+from worker.child.prestarted import Spares
 from worker.tasks import look
+from zeropoint.schema.recipe import Recipe
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from app.database import connected
 from app.jobs import claims, endings, reconciler
 from app.jobs.claims import Claim
-from app.jobs.references import referenced
+from app.jobs.retention import referenced
 from app.main import create_services
 from app.settings import Settings
 from app.storage import open_storage
 from tests.reliability.stand_in import StandIns
-from worker import failures, scratch, tasks
-from worker.delivery import store
+from worker import failures, tasks
+from worker.child import scratch
+from worker.outputs.publish import store
 
 KEY = {"Idempotency-Key": "once"}
 RECIPE = {"activations": None, "formats": ["safetensors"]}

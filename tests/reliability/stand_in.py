@@ -3,10 +3,10 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from worker.process import started
-from worker.sandbox import Sandbox
-from worker.scratch import make_folder
-from worker.spare import Spare, Spares
+from sandbox.policy import Sandbox
+from worker.child.prestarted import Spare, Spares
+from worker.child.process import started
+from worker.child.scratch import make_folder
 
 SCRIPT = """
 read -r go

@@ -10,7 +10,7 @@ import pytest
 
 from app.jobs import claims, endings, queries
 from app.settings import Settings
-from quantization.folder import Progress
+from sandbox.policy import Sandbox
 from tests.factories import claim_one
 from tests.reliability.cutting import Cut, Wire, wire_to
 from tests.reliability.operations import KEY, RECIPE
@@ -18,9 +18,9 @@ from tests.reliability.stand_in import StandIns
 from tests.reliability.world import World
 from tests.servers import wait_until
 from worker.heartbeat import Heartbeat
-from worker.sandbox import Sandbox
 from worker.supervisor import Workshop, record
 from worker.tasks import look
+from zeropoint.schema.job import Progress
 
 pytestmark = [
     pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),

@@ -13,11 +13,11 @@ from app.jobs.models import Job
 from app.jobs.submission import Submission
 from app.settings import Settings
 from app.storage import Storage
-from quantization.recipe import CalibrationSettings, Recipe
 from tests.factories import MOST, add_dataset, add_model
 from tests.networks import convolutional
 from tests.reliability.running_worker import environment_of, signal_all, worker
 from tests.service.processes import descendants, eventually, is_leader, is_running, working_folder
+from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 # A process that is stopped in a transaction keeps its locks: PostgreSQL says whether one is open.
 pytestmark = [pytest.mark.service, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]

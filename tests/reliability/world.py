@@ -20,11 +20,11 @@ from app.jobs.submission import Submission
 from app.settings import Settings
 from app.storage import Storage
 from app.storage.local import folder_of
-from quantization.recipe import Recipe
 from tests.factories import MOST
 from tests.reliability.stand_in import StandIns
-from worker import scratch
+from worker.child import scratch
 from worker.tasks import look
+from zeropoint.schema.recipe import Recipe
 
 ARTIFACTS = ["manifest.json", "model.safetensors", "report.json"]
 

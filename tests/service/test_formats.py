@@ -12,9 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantization.artifacts import SourceFormat
-from quantization.recipe import FormatName
-from quantization.sqnr import Noise
 from tests.matrix import ACCEPTED, RECIPES, SOURCES, Cell, cells
 from tests.networks import convolutional
 from tests.processor import EXACT_ONNXRUNTIME
@@ -23,6 +20,9 @@ from tests.service.running import Running
 from tests.sessions import in_each_session
 from tests.transformers_networks import Network, network
 from tests.weights import PROJECTIONS, transformer
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.schema.formats import SourceFormat
+from zeropoint.schema.recipe import FormatName
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 

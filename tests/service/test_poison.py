@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.storage import open_storage
 from tests.hostile import honest_members, write
 from tests.service.running import Running, service
-from worker.process import STDERR_CAP
+from worker.child.process import STDERR_CAP
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from quantization.recipe import WeightSettings
-from quantization.weights import encode
 from tests.service.running import Running
 from tests.weights import PROJECTIONS, transformer
+from zeropoint.layers.weights import encode
+from zeropoint.schema.recipe import WeightSettings
 
 pytestmark = pytest.mark.service
 

@@ -4,10 +4,10 @@ import signal
 
 import pytest
 
-from quantization.folder import Failure
-from quantization.recipe import Recipe
+from sandbox.policy import EXIT_UNCONFINED
 from worker import failures
-from worker.sandbox import EXIT_UNCONFINED
+from zeropoint.schema.job import Failure
+from zeropoint.schema.recipe import Recipe
 
 
 @pytest.mark.parametrize(

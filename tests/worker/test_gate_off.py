@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from quantization.folder import JOB_FILE, JobSpec
+from sandbox.policy import Sandbox, command
 from tests.hostile import ATTACKS, Members, honest_members, write
 from tests.networks import convolutional
 from tests.servers import ROOT
-from worker.process import started
-from worker.sandbox import Sandbox, command
+from worker.child.process import started
+from zeropoint.schema.job import JOB_FILE, JobSpec
 
 PAYLOADS = (
     "pickled weight",

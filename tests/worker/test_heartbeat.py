@@ -10,10 +10,10 @@ from app.database import begin_writing
 from app.jobs import claims, repository, service
 from app.jobs.claims import Claim, Standing
 from app.jobs.models import Job
-from quantization.folder import Progress
 from tests.factories import add_job, claim_one
 from tests.servers import wait_until
 from worker.heartbeat import Heartbeat
+from zeropoint.schema.job import Progress
 
 LEASE_SECONDS = 3.0
 

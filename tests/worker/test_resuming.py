@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantization.folder import (
+from sandbox.policy import Sandbox, command
+from tests.networks import BATCH, Example
+from worker.child.process import started
+from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
     EXIT_OK,
     JOB_FILE,
@@ -19,10 +22,7 @@ from quantization.folder import (
     Phase,
     Progress,
 )
-from quantization.report import Report
-from tests.networks import BATCH, Example
-from worker.process import started
-from worker.sandbox import Sandbox, command
+from zeropoint.schema.report import Report
 
 pytestmark = pytest.mark.slow
 

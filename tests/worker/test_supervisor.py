@@ -16,14 +16,14 @@ from app.jobs.models import Job
 from app.jobs.submission import MostSeconds, Submission
 from app.settings import Settings
 from app.storage import Storage
-from quantization.recipe import CalibrationSettings, Recipe
+from sandbox.policy import Sandbox
 from tests.factories import add_dataset, add_model, claim_one
 from tests.networks import convolutional
+from worker.child.prestarted import Spares
 from worker.heartbeat import LAST_BEAT_SECONDS
-from worker.sandbox import Sandbox
-from worker.spare import Spares
 from worker.supervisor import Workshop, supervise
 from worker.tasks import look
+from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 # What is recorded is the database's matter, and tested there on both.
 pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.timed]

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs import endings, workers
-from quantization.folder import Failure
-from quantization.presets import PRESETS
 from tests.factories import claim_one, safetensors
+from zeropoint.schema.job import Failure
+from zeropoint.schema.presets import PRESETS
 
 WEIGHT_ONLY = "int8-weight-only"
 LOST_STORAGE = Failure(code="storage_unavailable", title="Away", detail="It was.", remedy="Again.")

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.jobs import endings
 from app.jobs.endings import Product
 from app.storage import Storage
-from quantization.recipe import Recipe
-from quantization.report import NOT_CALIBRATED, EvaluationReport
-from quantization.sweep_table import SweepReport, SweepRow
 from tests.factories import claim_one, safetensors
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import NOT_CALIBRATED, EvaluationReport
+from zeropoint.schema.sweep import SweepReport, SweepRow
 
 MSE = {"activations": {"observer": {"kind": "mse"}}}
 RECIPES: list[dict[str, Any]] = [

@@ -12,9 +12,9 @@ from app.jobs.claims import Claim, Input, Standing
 from app.jobs.models import Job
 from app.jobs.submission import Submission
 from app.storage import Blob, Storage
-from quantization.folder import Failure, Progress
-from quantization.recipe import Recipe
 from tests.factories import MOST, add_dataset, add_job, add_model, claim_one
+from zeropoint.schema.job import Failure, Progress
+from zeropoint.schema.recipe import Recipe
 
 FAILURE = Failure(code="crashed", title="It crashed", detail="It did.", remedy="Try.", phase="calibrating")
 

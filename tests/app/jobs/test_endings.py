@@ -13,8 +13,8 @@ from app.jobs.claims import Claim, Standing
 from app.jobs.endings import Product
 from app.jobs.models import Job
 from app.storage import Blob
-from quantization.folder import Failure, Progress
 from tests.factories import add_job, claim_one
+from zeropoint.schema.job import Failure, Progress
 
 MODEL_FILE = Product("model.safetensors", "safetensors", Blob("c" * 64, 3))
 REPORT = Product("report.json", "report", Blob("d" * 64, 4))

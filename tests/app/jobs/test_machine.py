@@ -28,9 +28,9 @@ from app.jobs.models import Artifact, Attempt, Job, JobEvent, Owner
 from app.jobs.status import HELD, MOVES, TERMINAL, JobState
 from app.jobs.submission import Submission
 from app.storage import Blob
-from quantization.folder import Failure, Progress
-from quantization.recipe import Recipe
 from tests.factories import MOST, add_job
+from zeropoint.schema.job import Failure, Progress
+from zeropoint.schema.recipe import Recipe
 
 LEASE_SECONDS = 60
 MOST_JOBS = 2

@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.catalog.models import Dataset
 from app.database import Base, new_id, now
 from app.jobs.models import Artifact, Job
-from app.jobs.references import BLOBS, referenced
-from app.jobs.retention import Collected, collect_garbage, expire_jobs
+from app.jobs.retention import BLOBS, Collected, collect_garbage, expire_jobs, referenced
 from app.jobs.status import LIVE, TERMINAL, JobState
 from app.settings import Settings
 from app.storage import Storage, Swept

@@ -16,8 +16,8 @@ from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
 from app.jobs.submission import MostSeconds, Submission
 from app.storage import Storage
-from quantization.recipe import Recipe
 from tests.factories import MOST, add_dataset, add_job, add_model, claim_one, safetensors
+from zeropoint.schema.recipe import Recipe
 
 WEIGHT_ONLY = Recipe(activations=None)
 

@@ -12,13 +12,18 @@ PYTHON_ONLY = {
     *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
     *("unsupported_model", "unsupported_module", "unsupported_output"),
 }
-DEATHS = ("worker/failures.py", "app/jobs/reconciler.py", "quantization/run.py", "quantization/deaths.py")
+DEATHS = (
+    "worker/failures.py",
+    "app/jobs/reconciler.py",
+    "zeropoint/entrypoints/job.py",
+    "zeropoint/entrypoints/failures.py",
+)
 
 
 def refusals() -> set[str]:
     """The code of every QuantizationError that the library raises."""
     kinds = "InvalidModel|InvalidSamples|InvalidProfile|InvalidRecipe|Unsupported|ValidationFailed"
-    text = "".join(path.read_text() for path in (ROOT / "quantization").rglob("*.py"))
+    text = "".join(path.read_text() for path in (ROOT / "zeropoint").rglob("*.py"))
     return set(re.findall(rf'\b(?:{kinds})\(\s*"(\w+)"', text))
 
 

@@ -1,0 +1,1 @@
+"""Zip and tar, read as streams within caps, and a zip writer."""

@@ -1,0 +1,158 @@
+"""Reads a zip archive whose members are stored, not compressed: every byte that is promised must be there."""
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from app.errors import Invalid
+from app.intake.archives.zip_records import LOCAL, directory_start, record_at
+
+MAX_MEMBERS = 20_000
+MAX_DIRECTORY_BYTES = 8 * 2**20
+
+NAME = re.compile(r"[A-Za-z0-9_.+-]{1,128}(/[A-Za-z0-9_.+-]{1,128}){0,15}")
+
+_DESCRIPTOR32 = struct.Struct("<4s3L")
+_DESCRIPTOR64 = struct.Struct("<4sL2Q")
+_ENCRYPTED = 0x1
+_DESCRIPTOR = 0x8
+_IN_EXTRA = 0xFFFFFFFF
+CHUNK_BYTES = 2**20
+
+
+def refused(detail: str) -> Invalid:
+    """Return the refusal of an archive."""
+    return Invalid(
+        "archive_invalid", detail, "Upload the file that torch.export.save wrote, unchanged and not packed again."
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a member's bytes lie in the file, and their checksum."""
+
+    start: int
+    size: int
+    crc: int
+
+
+class Archive:
+    """A zip that was opened; `check_members` comes before the first read."""
+
+    def __init__(self, path: Path) -> None:
+        self.sizes: dict[str, int] = {}
+        self._places: dict[str, Place] = {}
+        self._root = ""
+        self._file = path.open("rb")
+        try:
+            self._directory_start = directory_start(self._file, MAX_MEMBERS, MAX_DIRECTORY_BYTES, refused)
+            self._zip = zipfile.ZipFile(self._file)
+        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError):
+            self._file.close()
+            raise refused("The archive's directory can't be read.") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names below their root folder, before any check."""
+        return [member.filename.partition("/")[2] for member in self._zip.infolist()]
+
+    def check_members(self) -> None:
+        """Raise Invalid unless all members are stored, under one root, no name twice, no byte shared or spare."""
+        members = sorted(self._zip.infolist(), key=lambda member: member.header_offset)
+        if not members:
+            raise refused("The archive is empty.")
+        self._root = members[0].filename.split("/")[0]
+        free, seen = 0, set[str]()
+        for member in members:
+            place, free = _check_member(self._file, member, free, self._directory_start)
+            root, _, name = member.filename.partition("/")
+            if root != self._root or not name:
+                raise refused("Every member must be in one root folder.")
+            if name.lower() in seen:
+                raise refused(f"{name} is there twice.")
+            seen.add(name.lower())
+            self.sizes[name], self._places[name] = member.file_size, place
+        if free != self._directory_start:
+            raise refused("There are bytes between the last member and the directory.")
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """Return a member's bytes, by its name below the root folder."""
+        if name not in self.sizes:
+            raise refused(f"{name} is missing.")
+        if self.sizes[name] > max_bytes:
+            raise refused(f"{name} has {self.sizes[name]} bytes; at most {max_bytes} are read.")
+        return b"".join(self.chunks(name))
+
+    def place(self, name: str) -> Place:
+        """Return where a member lies, by its name below the root folder."""
+        return self._places[name]
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Give a member's bytes piece by piece; the checksum is right once the last one is given. Raises Invalid."""
+        place, crc = self._places[name], 0
+        for start in range(0, place.size, CHUNK_BYTES):
+            self._file.seek(place.start + start)
+            piece = self._file.read(min(CHUNK_BYTES, place.size - start))
+            crc = zlib.crc32(piece, crc)
+            yield piece
+        if crc != place.crc:
+            raise refused(f"{name} was damaged: its checksum differs.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zip.close()
+        self._file.close()
+
+
+def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
+    """Check one member, which must begin at `free`, the first byte that no earlier one uses. Returns the next such."""
+    name = member.orig_filename
+    if not NAME.fullmatch(name) or ".." in name.split("/"):
+        raise refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
+    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+        raise refused(f"{name} is compressed; torch.export stores its members as they are.")
+    if member.flag_bits & _ENCRYPTED:
+        raise refused(f"{name} is encrypted.")
+    local = record_at(file, member.header_offset, LOCAL)
+    if member.header_offset != free or not local or local[0] != b"PK\3\4":
+        raise refused(f"{name} overlaps another member, lies outside the file, or leaves bytes between them.")
+    start = member.header_offset + LOCAL.size + local[9] + local[10]
+    end = start + member.file_size
+    if end > limit:
+        raise refused(f"{name} promises more bytes than the file has.")
+    if not _agrees(file, member, local):
+        raise refused(f"{name}: its own header says something else than the directory.")
+    return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, end)
+
+
+def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
+    """Whether a local header tells of the same member; torch leaves its numbers to a descriptor behind the bytes."""
+    file.seek(member.header_offset + LOCAL.size)
+    numbers = ((member.CRC, member.compress_size, member.file_size), (member.CRC, _IN_EXTRA, _IN_EXTRA))
+    deferred = member.flag_bits & _DESCRIPTOR and tuple(local[6:9]) in ((0, 0, 0), (0, _IN_EXTRA, _IN_EXTRA))
+    same = local[2] == member.flag_bits and local[3] == zipfile.ZIP_STORED
+    return same and file.read(local[9]) == member.orig_filename.encode() and (deferred or local[6:9] in numbers)
+
+
+def _descriptor_bytes(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
+    """The length of the descriptor behind a member's bytes, if its flags say that there is one. Raises Invalid."""
+    if not member.flag_bits & _DESCRIPTOR:
+        return 0
+    wanted = (b"PK\7\x08", member.CRC, member.compress_size, member.file_size)
+    for layout in (_DESCRIPTOR32, _DESCRIPTOR64):
+        if record_at(file, end, layout) == wanted:
+            return layout.size
+    raise refused(f"{member.orig_filename}: what follows its bytes doesn't fit the directory.")

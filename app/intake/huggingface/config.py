@@ -1,0 +1,110 @@
+"""Reads config.json of a Hugging Face folder. The result is built from checked values; the input is not edited."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import Invalid
+from app.intake.huggingface.architectures import ARCHITECTURES
+from app.intake.huggingface.config_rules import CODE, DROPPED, MAX_LABELS, NEUTRAL, RULES
+from app.intake.huggingface.unpack import refused
+from app.intake.parsing.strict_json import read_json
+
+MAX_CONFIG_VALUES = 4 * MAX_LABELS
+
+_DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,256}")
+_LABELS = ("num_labels", "id2label", "label2id")
+_NAMES = ("model_type", "architectures", "torch_dtype", "dtype", *_LABELS)
+_REMOVE = "Remove the key from config.json if the network does not need it; else export the model as a .pt2 program."
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which network it is, and the values that it is built with."""
+
+    model_type: str
+    architecture: str
+    values: dict[str, Any]
+
+
+def read_config(data: bytes) -> Config:
+    """Read config.json. Raises Invalid with the key and what it must be."""
+    document = read_json(data, lambda detail: refused(f"config.json {detail}."), MAX_CONFIG_VALUES)
+    if not isinstance(document, dict):
+        raise refused("config.json is not an object.")
+    model_type, architecture = _architecture(document)
+    values = {}
+    for key, value in sorted(document.items()):
+        if key in RULES:
+            _check(key, RULES[key].fits(value), RULES[key].told)
+            values[key] = value
+        else:
+            _check_dropped(key, value)
+    return Config(model_type, architecture, values | _dtype(document) | _labels(document))
+
+
+def _architecture(document: dict[str, Any]) -> tuple[str, str]:
+    model_type, names = document.get("model_type"), document.get("architectures")
+    known = ARCHITECTURES.get(model_type, frozenset()) if isinstance(model_type, str) else frozenset()
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(model_type, str) or not isinstance(name, str) or name not in known:
+        raise Invalid(
+            "architecture_unsupported",
+            "config.json: model_type and architectures[0] name no network that is built here; "
+            f"known are {', '.join(sorted(known or ARCHITECTURES))}.",
+            "Export the model as a .pt2 program: torch.export takes any network.",
+        )
+    return model_type, name
+
+
+def _check_dropped(key: str, value: object) -> None:
+    """Raise Invalid unless a key that is left out changes nothing."""
+    if key in NEUTRAL:
+        return _check(key, NEUTRAL[key].fits(value), NEUTRAL[key].told)
+    if key in _NAMES or key in DROPPED or key.startswith("_") or value is None:
+        return
+    if CODE.fullmatch(key):
+        raise refused(f"config.json: {_shown(key)} asks for code or files of someone else.", _REMOVE)
+    raise refused(f"config.json: {_shown(key)} is not known here.", _REMOVE)
+
+
+def _dtype(document: dict[str, Any]) -> dict[str, Any]:
+    found = document.get("dtype", document.get("torch_dtype"))
+    if found is None:
+        return {}
+    _check("dtype", isinstance(found, str) and found in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    return {"dtype": _DTYPES[found]}
+
+
+def _labels(document: dict[str, Any]) -> dict[str, Any]:
+    """Return id2label, and label2id made from it; num_labels, if it is there too, must be their number."""
+    count, names = document.get("num_labels"), document.get("id2label")
+    told = f"a whole number from 1 to {MAX_LABELS}, the number of labels in id2label"
+    if names is None:
+        _check("num_labels", count is None or (type(count) is int and 1 <= count <= MAX_LABELS), told)
+        return {} if count is None else {"num_labels": count}
+    ordered = _ordered_labels(names)
+    _check("num_labels", count is None or count == len(ordered), told)
+    return {
+        "id2label": {str(number): label for number, label in enumerate(ordered)},
+        "label2id": {label: number for number, label in enumerate(ordered)},
+    }
+
+
+def _ordered_labels(names: Any) -> list[str]:
+    told = f"an object from 0, 1, 2 … to at most {MAX_LABELS} labels of plain text"
+    _check("id2label", isinstance(names, dict) and 1 <= len(names) <= MAX_LABELS, told)
+    ordered = [names.get(str(number)) for number in range(len(names))]
+    _check("id2label", all(isinstance(label, str) and _LABEL.fullmatch(label) for label in ordered), told)
+    return ordered
+
+
+def _check(key: str, fits: bool, told: str) -> None:
+    if not fits:
+        raise refused(f"config.json: {key} must be {told}.", "Correct config.json; it is what save_pretrained wrote.")
+
+
+def _shown(key: str) -> str:
+    return key if _KEY.fullmatch(key) else "a key"

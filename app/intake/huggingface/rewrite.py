@@ -1,0 +1,110 @@
+"""A Hugging Face folder that was understood, written anew: a plain tar of checked values under names that we know.
+
+config.json holds the keys that were checked and no other; weights are fresh safetensors; tokenizer files are carried
+through byte by byte, and nothing of ours ever reads them.
+"""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from app.intake.archives.zip import MAGIC as ZIP
+from app.intake.archives.zip import read_members
+from app.intake.facts import Model
+from app.intake.huggingface.read import Checkpoint, read_checkpoint
+from app.intake.huggingface.unpack import MAX_MEMBERS, FolderFile, unpack_folder
+from app.intake.tensors.read import stored_weights
+from app.intake.tensors.safetensors import Stored, bytes_of_file, read_range, write_stored
+from zeropoint.schema.checkpoint_files import CARRIED, CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, shard_name
+
+_GZIP = b"\x1f\x8b"
+_TAR_MAGIC = slice(257, 262)
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    bytes: int
+    write: Callable[[BinaryIO], None]
+
+
+@dataclass(frozen=True)
+class CheckedFolder:
+    """A folder of which every value that is read later was checked."""
+
+    facts: Model
+    checkpoint: Checkpoint
+    files: tuple[FolderFile, ...]
+    folder: Path
+
+    def write(self, target: BinaryIO) -> None:
+        """Write the fresh tar, the same bytes however the folder was packed; memory stays constant."""
+        for member in self._members():
+            info = tarfile.TarInfo(member.name)
+            info.size = member.bytes
+            target.write(info.tobuf(tarfile.GNU_FORMAT))
+            member.write(target)
+            target.write(bytes(-member.bytes % tarfile.BLOCKSIZE))
+        target.write(bytes(2 * tarfile.BLOCKSIZE))
+
+    def _members(self) -> Iterator[_Member]:
+        config = {"architectures": [self.checkpoint.architecture], "model_type": self.checkpoint.model_type}
+        yield _of_json(CONFIG_FILE, config | self.checkpoint.config)
+        shards = [file for file in self.files if file.kind == "weights"]
+        names = [WEIGHTS_FILE] if len(shards) == 1 else [shard_name(i + 1, len(shards)) for i in range(len(shards))]
+        places: dict[str, str] = {}
+        for name, shard in zip(names, sorted(shards, key=lambda file: file.name), strict=True):
+            tensors = stored_weights(self.folder / shard.file)
+            places |= {tensor.name: name for tensor in tensors}
+            yield _of_tensors(name, tensors)
+        if len(shards) > 1:
+            yield _of_json(INDEX_FILE, {"metadata": {}, "weight_map": places})
+        for file in sorted(self.files, key=lambda file: file.name):
+            if file.kind in CARRIED:
+                yield _Member(file.name, file.bytes, partial(_copy, self.folder / file.file, file.bytes))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the file is an archive of a folder: a tar, a gzip, or a zip with a config.json and no program in it."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head.startswith(ZIP):
+        return head.startswith(_GZIP) or head[_TAR_MAGIC] == b"ustar"
+    try:
+        names = {member.name.rpartition("/")[2] for member in read_members(path, MAX_MEMBERS, ValueError)}
+    except ValueError:
+        return False
+    return CONFIG_FILE in names and "model.json" not in names
+
+
+def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder:
+    """Check an archive, unpacked into the empty folder `scratch`, every value of it. Raises Invalid with where, what.
+
+    Inputs and layers are not told: only the library that builds the network knows them.
+    """
+    files = unpack_folder(path, scratch, max_bytes)
+    checkpoint = read_checkpoint(scratch, files)
+    facts = Model(format="huggingface", inputs=(), layers=(), parameters=checkpoint.parameters)
+    return CheckedFolder(facts, checkpoint, files, scratch)
+
+
+def _of_json(name: str, content: object) -> _Member:
+    data = json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
+    return _Member(name, len(data), lambda target: _write(data, target))
+
+
+def _of_tensors(name: str, tensors: Sequence[Stored]) -> _Member:
+    return _Member(name, bytes_of_file(tensors), partial(write_stored, tensors))
+
+
+def _write(data: bytes, target: BinaryIO) -> None:
+    target.write(data)
+
+
+def _copy(path: Path, size: int, target: BinaryIO) -> None:
+    for chunk in read_range(path, 0, size):
+        target.write(chunk)

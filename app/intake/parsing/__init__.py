@@ -1,0 +1,1 @@
+"""JSON and typed values, read strictly."""

@@ -1,0 +1,114 @@
+"""Values of a program: names, tensors, symbolic sizes and arguments of operators, as checks that build them anew."""
+
+import keyword
+import math
+from typing import Any
+
+from app.intake.parsing.typed import Check, Wrong, boolean, integer, list_of, nullable, one_of, record, text, union
+from app.intake.program.symbols import expression
+from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
+
+MAX_LIST = 20_000
+MAX_RANK = 64
+LARGEST = 2**63 - 1
+STRIDED = 7
+
+_plain = text(r"[A-Za-z0-9_.,>+ -]{0,64}", "at most 64 plain characters")
+_number = integer(-LARGEST - 1, LARGEST)
+_size = integer(0, LARGEST)
+_dtype = one_of(*BY_EXPORT_NUMBER)
+_device = record({"type": one_of("cpu"), "index": nullable(one_of(0))})
+
+
+def name(value: Any) -> str:
+    """The name of a value: torch writes it into Python source. Raises Wrong."""
+    if type(value) is not str or not _is_harmless(value):
+        raise Wrong("must be an identifier of at most 256 characters that is no word of Python")
+    return str(value)
+
+
+def _is_harmless(value: str) -> bool:
+    """Names that torch makes of paths may hold two underscores inside, never in front."""
+    plain = len(value) <= 256 and value.isascii() and value.isidentifier()
+    return plain and not value.startswith("__") and not keyword.iskeyword(value) and value != "self"
+
+
+def _float(value: Any) -> float | str:
+    """A JSON number, or one of the words that torch writes for what is not one."""
+    if type(value) is float and math.isfinite(value):  # JSON's 1e999 is infinite
+        return value
+    if value in ("Infinity", "-Infinity", "NaN"):
+        return str(value)
+    raise Wrong("must be a float")
+
+
+def _none(value: Any) -> bool:
+    """`as_none` carries true."""
+    if value is not True:
+        raise Wrong("must be true")
+    return True
+
+
+_hint = nullable(union({"as_int": _number, "as_bool": boolean}))
+_expr = record({"expr_str": expression, "hint": _hint})
+sym_int = union({"as_expr": _expr, "as_int": _number})
+sym_bool = union({"as_expr": _expr, "as_bool": boolean})
+_sym_size = union({"as_expr": _expr, "as_int": _size})
+tensor = record({"name": name})
+_int_argument = union({"as_name": name, "as_int": _number})
+_bool_argument = union({"as_name": name, "as_bool": boolean})
+_optional = union({"as_tensor": tensor, "as_none": _none})
+
+tensor_meta = record(
+    {
+        "dtype": _dtype,
+        "sizes": list_of(_sym_size, MAX_RANK),
+        "requires_grad": boolean,
+        "device": _device,
+        "strides": list_of(_sym_size, MAX_RANK),
+        "storage_offset": _sym_size,
+        "layout": one_of(STRIDED),
+    }
+)
+
+
+def _list(check: Check) -> Check:
+    return list_of(check, MAX_LIST)
+
+
+_ARGUMENTS: dict[str, Check] = {
+    "as_none": _none,
+    "as_tensor": tensor,
+    "as_tensors": _list(tensor),
+    "as_optional_tensor": _optional,
+    "as_optional_tensors": _list(_optional),
+    "as_int": _number,
+    "as_ints": _list(_number),
+    "as_float": _float,
+    "as_floats": _list(_float),
+    "as_bool": boolean,
+    "as_bools": _list(boolean),
+    "as_string": _plain,
+    "as_sym_int": _int_argument,
+    "as_sym_ints": _list(_int_argument),
+    "as_sym_bool": _bool_argument,
+    "as_scalar_type": _dtype,
+    "as_memory_format": integer(1, 4),
+    "as_layout": one_of(STRIDED),
+    "as_device": _device,
+}
+argument = union(_ARGUMENTS)
+"""What an operator may take."""
+
+
+def _some(*kinds: str) -> Check:
+    return union({kind: _ARGUMENTS[kind] for kind in kinds})
+
+
+output = _some("as_tensor", "as_tensors", "as_sym_int", "as_sym_bool", "as_none")
+"""What an operator may give."""
+placeholder = _some("as_tensor", "as_none", "as_int", "as_float", "as_bool", "as_string")
+"""What a program may take; all but tensors are constants of the export."""
+result = _some("as_tensor", "as_sym_int", "as_none", "as_int", "as_float", "as_bool")
+"""What a program may give."""
+constant = _some("as_none", "as_int", "as_float", "as_string", "as_bool")

@@ -1,0 +1,104 @@
+"""The flow of values through a checked program: each is made once, before it is used, of the kind that it is used as.
+
+torch would name several things alike by overwriting, and read a value before it is made as an error of its own kind.
+Sizes that operators are asked to make are bounded here: a node may not claim more than a job could hold.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from app.intake.limits import Limits
+from app.intake.parsing.typed import Wrong, inside
+from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
+
+MAKERS = frozenset(
+    f"torch.ops.aten.{name}"
+    for name in """full.default zeros.default ones.default empty.memory_format empty_permuted.default new_full.default
+    new_zeros.default new_ones.default new_empty.default eye.default eye.m arange.default arange.start arange.start_step
+    linspace.default expand.default repeat.default tile.default one_hot.default repeat_interleave.self_int
+    constant_pad_nd.default pad.default broadcast_to.default upsample_nearest2d.vec""".split()  # noqa: SIM905 - words
+)
+"""Operators whose integers say how large their result is."""
+
+
+def check_flow(document: dict[str, Any], limits: Limits) -> None:
+    """Raises Wrong, with the node, when a value is missing, made twice, or larger than `limits.tensor_bytes`."""
+    graph, signature = document["graph_module"]["graph"], document["graph_module"]["signature"]
+    tensors, numbers = graph["tensor_values"], {**graph["sym_int_values"], **graph["sym_bool_values"]}
+    made: set[str] = set()
+    for argument in graph["inputs"]:
+        _make(made, argument, tensors, numbers)
+    _check_signature(graph, signature)
+    for position, node in enumerate(graph["nodes"]):
+        inside(f"node {position}", lambda node: _check_node(made, node, tensors, numbers, limits), node)
+    for argument in graph["outputs"]:
+        inside("outputs", lambda argument: _use(made, argument), argument)
+    for spec in signature["output_specs"]:
+        (content,) = spec.values()
+        argument = content["arg"]
+        _use(made, argument if "name" not in argument else {"as_tensor": argument})
+    for name, meta in tensors.items():
+        inside(name, lambda meta: _check_size(meta, limits), meta)
+
+
+def _check_signature(graph: dict[str, Any], signature: dict[str, Any]) -> None:
+    """The signature speaks of the graph's own inputs, in their order, and names no parameter twice."""
+    if len(signature["input_specs"]) != len(graph["inputs"]):
+        raise Wrong("has another number of inputs than the graph", "signature")
+    for spec, argument in zip(signature["input_specs"], graph["inputs"], strict=True):
+        (kind, content), *_ = spec.items()
+        if kind == "user_input" and content["arg"] != argument:
+            raise Wrong("has its inputs in another order than the graph", "signature")
+        if kind in ("parameter", "buffer", "tensor_constant") and argument != {"as_tensor": content["arg"]}:
+            raise Wrong("has its parameters in another order than the graph", "signature")
+
+
+def _check_node(
+    made: set[str], node: dict[str, Any], tensors: dict[str, Any], numbers: dict[str, Any], limits: Limits
+) -> None:
+    for entry in node["inputs"]:
+        inside(entry["name"], lambda argument: _use(made, argument), entry["arg"])
+    for argument in node["outputs"]:
+        _make(made, argument, tensors, numbers)
+    if node["target"] in MAKERS:
+        for entry in node["inputs"]:
+            asked = entry["arg"].get("as_ints", [entry["arg"].get("as_int", 0)])
+            if math.prod(max(1, abs(size)) for size in asked) > limits.tensor_bytes:
+                raise Wrong(f"asks for a tensor of more than {limits.tensor_bytes} bytes", entry["name"])
+
+
+def _use(made: set[str], argument: dict[str, Any]) -> None:
+    for name in names_in(argument):
+        if name not in made:
+            raise Wrong("uses a value that no earlier node makes")
+
+
+def _make(made: set[str], argument: dict[str, Any], tensors: dict[str, Any], numbers: dict[str, Any]) -> None:
+    for name in names_in(argument):
+        if name in made:
+            raise Wrong("makes a value that is there already")
+        known = numbers if "as_sym_int" in argument or "as_sym_bool" in argument else tensors
+        if name not in known:
+            raise Wrong("makes a value that has no description")
+        made.add(name)
+
+
+def names_in(argument: dict[str, Any]) -> Iterator[str]:
+    """The values that an argument refers to."""
+    (content,) = argument.values()
+    for entry in content if isinstance(content, list) else [content]:
+        if isinstance(entry, dict):
+            inner = entry.get("as_tensor", entry)
+            name = inner.get("name", inner.get("as_name")) if isinstance(inner, dict) else None
+            if name is not None:
+                yield name
+
+
+def _check_size(meta: dict[str, Any], limits: Limits) -> None:
+    """A size that is a symbol counts as 1: it is bounded by what a sample holds."""
+    if len(meta["sizes"]) != len(meta["strides"]):
+        raise Wrong("has another number of strides than of sizes")
+    elements = math.prod(size.get("as_int", 1) for size in meta["sizes"])
+    if elements * BY_EXPORT_NUMBER[meta["dtype"]].bytes > limits.tensor_bytes:
+        raise Wrong(f"is a tensor of more than {limits.tensor_bytes} bytes")

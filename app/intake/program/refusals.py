@@ -1,0 +1,28 @@
+"""Refusals of a program: where in the archive, what, and what to do."""
+
+from app.errors import Invalid
+from app.intake.parsing.typed import Wrong
+from app.intake.program.foreign import EXPORT
+
+DECOMPOSE = "Save program.run_decompositions() instead: it needs fewer operators. If it is refused too, ask for more."
+
+
+def refused(detail: str) -> Invalid:
+    """Return the refusal of a program."""
+    return Invalid("program_invalid", detail, EXPORT)
+
+
+def misfit(file: str, wrong: Wrong) -> Invalid:
+    """Return the refusal of what a check found: `models/model.json: node 17: target: torch.ops.x is not taken.`"""
+    path = [key for key in wrong.path if key not in ("graph_module", "graph", "nodes")]
+    node, rest = (path[:1], path[1:]) if path and path[0].startswith("node ") else ([], path)
+    place = ": ".join([file, *node, *(["/".join(_shown(key) for key in rest)] if rest else [])])
+    if path and path[-1] == "target":
+        return Invalid("operator_unsupported", f"{place}: {wrong.detail}.", DECOMPOSE)
+    return refused(f"{place}: {wrong.detail}.")
+
+
+def _shown(key: str) -> str:
+    """A key from an upload, fit for a message."""
+    plain = len(key) <= 128 and key.isascii() and key.replace("_", "").replace(".", "").replace("-", "").isalnum()
+    return key if plain else "(a name that is not shown)"

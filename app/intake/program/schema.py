@@ -1,0 +1,169 @@
+"""The schema of models/model.json (torch 2.13), as checks that build a fresh document.
+
+Left behind: guards (torch executes them), stack traces and all node metadata but `nn_module_stack`, the calls of inner
+modules, names of named tuples. Refused: graphs inside of arguments, operators as arguments, custom objects, tokens.
+"""
+
+from typing import Any
+
+from app.intake.limits import Limits
+from app.intake.parsing.typed import (
+    Check,
+    Wrong,
+    boolean,
+    dict_of,
+    integer,
+    list_of,
+    nullable,
+    one_of,
+    record,
+    text,
+    union,
+)
+from app.intake.program.arguments import (
+    LARGEST,
+    argument,
+    constant,
+    name,
+    output,
+    placeholder,
+    result,
+    sym_bool,
+    sym_int,
+    tensor,
+    tensor_meta,
+)
+from app.intake.program.operators import is_allowed
+from app.intake.program.symbols import symbol_name
+from app.intake.program.trees import input_spec, is_key, output_spec
+
+SCHEMA_MAJOR = 8
+MAX_VERSION = 1000
+
+fqn = text(r"[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}", "a name of letters, digits, dots, dashes and underscores")
+"""The name of a parameter or buffer in the user's source."""
+
+
+def _target(value: Any) -> str:
+    if type(value) is not str or not is_allowed(value):
+        shown = value if type(value) is str and _is_word(value) else "this operator"
+        raise Wrong(f"{shown} is not taken")
+    return str(value)
+
+
+def _is_word(value: str) -> bool:
+    return len(value) <= 128 and value.replace(".", "").replace("_", "").isalnum() and value.isascii()
+
+
+def module_stack(metadata: Any) -> dict[str, str]:
+    """Of a node's metadata, the modules that it ran in: `key,path,class;…`. Odd ones are left behind, not refused."""
+    if type(metadata) is not dict or not all(type(key) is str and type(v) is str for key, v in metadata.items()):
+        raise Wrong("must be an object of text")
+    entries = [entry.rpartition(",") for entry in metadata.get("nn_module_stack", "").split(";")]
+    kept = [(before.rpartition(",")[2], kind) for before, _, kind in entries]
+    known = [(path, kind) for path, kind in kept if _is_path(path) and _is_path(kind) and kind]
+    stack = ";".join(f"L{depth},{path},{kind}" for depth, (path, kind) in enumerate(known))
+    return {"nn_module_stack": stack} if stack else {}
+
+
+_PATH_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.@<>-")
+
+
+def _is_path(value: str) -> bool:
+    return len(value) <= 512 and _PATH_CHARACTERS.issuperset(value)
+
+
+_node_input = record(
+    {"name": text(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "an identifier"), "arg": argument, "kind": nullable(one_of(0, 1, 2))}
+)
+_node = record(
+    {
+        "target": _target,
+        "inputs": list_of(_node_input, 256),
+        "outputs": list_of(output, 4096),
+        "metadata": module_stack,
+        "is_hop_single_tensor_return": one_of(None),
+        "name": nullable(name),
+    }
+)
+_input_spec = union(
+    {
+        "user_input": record({"arg": placeholder}),
+        "parameter": record({"arg": tensor, "parameter_name": fqn}),
+        "buffer": record({"arg": tensor, "buffer_name": fqn, "persistent": boolean}),
+        "tensor_constant": record({"arg": tensor, "tensor_constant_name": fqn}),
+        "constant_input": record({"name": name, "value": constant}),
+    }
+)
+_output_spec = union(
+    {
+        "user_output": record({"arg": result}),
+        "buffer_mutation": record({"arg": tensor, "buffer_name": fqn}),
+        "user_input_mutation": record({"arg": tensor, "user_input_name": name}),
+    }
+)
+
+
+def _forward_name(value: Any) -> str:
+    if not is_key(value) or value == "self":
+        raise Wrong("must be an identifier that is no word of Python")
+    return str(value)
+
+
+_nothing = one_of()
+_outermost = record(
+    {
+        "inputs": list_of(_nothing, 0),
+        "outputs": list_of(_nothing, 0),
+        "in_spec": input_spec,
+        "out_spec": output_spec,
+        "forward_arg_names": nullable(list_of(_forward_name, 1024)),
+    }
+)
+
+
+def _module_calls(value: Any) -> list[Any]:
+    """The outermost module's call alone; torch needs no other to run."""
+    match value:
+        case [{"fqn": "", "signature": signature}, *_]:
+            return [{"fqn": "", "signature": _outermost(signature)}]
+    raise Wrong("must begin with the outermost module")
+
+
+def document(limits: Limits) -> Check:
+    """The check of a whole model.json."""
+    graph = record(
+        {
+            "inputs": list_of(placeholder, limits.tensors),
+            "outputs": list_of(result, limits.tensors),
+            "nodes": list_of(_node, limits.nodes, "node"),
+            "tensor_values": dict_of(name, tensor_meta, 4 * limits.nodes),
+            "sym_int_values": dict_of(name, sym_int, limits.nodes),
+            "sym_bool_values": dict_of(name, sym_bool, limits.nodes),
+            "is_single_tensor_return": one_of(False),
+            "custom_obj_values": dict_of(name, _nothing, 0),
+            "sym_float_values": dict_of(name, _nothing, 0),
+        }
+    )
+    signature = record(
+        {
+            "input_specs": list_of(_input_spec, limits.tensors),
+            "output_specs": list_of(_output_spec, limits.tensors),
+        }
+    )
+    module = record(
+        {"graph": graph, "signature": signature, "module_call_graph": _module_calls},
+        ignored=("metadata", "treespec_namedtuple_fields"),
+    )
+    bound = nullable(integer(-LARGEST, LARGEST))
+    return record(
+        {
+            "graph_module": module,
+            "opset_version": record({"aten": integer(1, MAX_VERSION)}),
+            "range_constraints": dict_of(symbol_name, record({"min_val": bound, "max_val": bound}), 1000),
+            "schema_version": record({"major": one_of(SCHEMA_MAJOR), "minor": integer(0, MAX_VERSION)}),
+            "verifiers": list_of(one_of("TRAINING", "ATEN"), 4),
+            "torch_version": text(r"2[.]13[.][0-9a-z.+]{1,32}", "a version 2.13 of torch"),
+        },
+        ignored=("guards_code",),
+    )

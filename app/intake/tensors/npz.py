@@ -1,0 +1,54 @@
+"""Reads numpy's .npz: a zip of .npy members, each a tensor named like its member. Unpacked as a stream, under caps."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from app.intake.archives.zip import Member, even, read_members, stream_member
+from app.intake.tensors.npy import HEAD_BYTES, read_header, refused
+from app.intake.tensors.safetensors import Stored
+
+MAX_MEMBERS = 1_000
+
+_MEMBER = re.compile(r"([A-Za-z0-9_.:+-]{1,256})\.npy")
+_FEWER = "Save fewer samples, or save them with safetensors."
+
+
+def read_npz(path: Path, max_bytes: int) -> tuple[Stored, ...]:
+    """Read the headers of all members, which may unpack to `max_bytes` together. Raises Invalid."""
+    members = read_members(path, MAX_MEMBERS, refused)
+    total = sum(member.bytes for member in members)
+    if total > max_bytes:
+        raise refused(f"The archive unpacks to {total} bytes; at most {max_bytes} are taken.", _FEWER)
+    found = {}
+    for member in members:
+        name = _name(member)
+        if name in found:
+            raise refused(f"{name} is in the archive twice.")
+        found[name] = _stored(path, member, name)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _name(member: Member) -> str:
+    match = _MEMBER.fullmatch(member.name)
+    if match is None or not member.regular:
+        raise refused("A member of the archive is not NAME.npy, with letters, digits and . _ : + - in its name.")
+    return match[1]
+
+
+def _stored(path: Path, member: Member, name: str) -> Stored:
+    head = next(stream_member(path, member, refused), b"")[:HEAD_BYTES]
+    header = read_header(head, member.bytes, name)
+    return Stored(name, header.dtype, header.shape, partial(_values, path, member, header.bytes))
+
+
+def _values(path: Path, member: Member, header_bytes: int) -> Iterator[bytes]:
+    """Stream what follows the header, cut so that no element is in two chunks."""
+    stream = stream_member(path, member, refused)
+    yield from even(_without(next(stream)[header_bytes:], stream))
+
+
+def _without(first: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from stream

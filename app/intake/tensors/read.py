@@ -1,0 +1,127 @@
+"""Reads named tensors as what they are meant to be: samples of a dataset, or weights without a network.
+
+Each is known in two steps: a plan is made from checked headers and checked values, then the plan writes a fresh
+safetensors file. What is stored was never copied from an upload as it came.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
+
+from app.errors import Invalid
+from app.intake.archives.zip import MAGIC as ZIP
+from app.intake.facts import Model, Samples, Weights
+from app.intake.parsing.strict_json import Refuse
+from app.intake.tensors.finite import first_odd_value, index_of
+from app.intake.tensors.npy import MAGIC as NPY
+from app.intake.tensors.npy import SAVE_SAMPLES, read_npy
+from app.intake.tensors.npz import read_npz
+from app.intake.tensors.safetensors import MAX_TENSORS, Stored, read_stored, write_stored
+
+DEFAULT_NAME = "x"
+"""The name of a tensor that comes without one."""
+
+_SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
+_NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
+
+Facts = TypeVar("Facts", Samples, Weights, Model)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[Facts]):
+    """What a file holds, all of it checked, and how to write it anew."""
+
+    facts: Facts
+    stored: tuple[Stored, ...]
+
+    def write(self, target: BinaryIO) -> None:
+        """Write a fresh safetensors file; memory stays constant."""
+        write_stored(self.stored, target)
+
+
+def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[Samples]:
+    """Check a dataset (.safetensors, .npy, .npz), every value included. Raises Invalid with where and what.
+
+    `max_bytes` bounds what an .npz unpacks to; `name` is for the tensor of an .npy, which has none.
+    """
+    stored = _read_dataset(path, max_bytes, name)
+    facts = _samples(stored)
+    _check_values(stored, _samples_refused, _non_finite_samples)
+    return Plan(facts, stored)
+
+
+def stored_weights(path: Path) -> tuple[Stored, ...]:
+    """The tensors of a file of weights, from its header. Raises Invalid with where and what."""
+    return read_stored(path, _weights_refused)
+
+
+def plan_weights(path: Path) -> Plan[Weights]:
+    """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
+    stored = stored_weights(path)
+    facts = _weights(stored)
+    _check_values(stored, _weights_refused, _non_finite_weights)
+    return Plan(facts, stored)
+
+
+def name_for(filename: str | None) -> str:
+    """Return the tensor's name for an .npy that a client called so: the part before .npy if it is an identifier."""
+    found = _NPY_FILE.fullmatch(filename or "")
+    return found[1] if found else DEFAULT_NAME
+
+
+def _samples_refused(detail: str) -> Invalid:
+    return Invalid("dataset_invalid", detail, SAVE_SAMPLES)
+
+
+def _weights_refused(detail: str) -> Invalid:
+    return Invalid("weights_invalid", detail, _SAVE_WEIGHTS)
+
+
+def _non_finite_samples(detail: str) -> Invalid:
+    return Invalid("non_finite_samples", detail, "Remove or repair these samples and upload again.")
+
+
+def _non_finite_weights(detail: str) -> Invalid:
+    return Invalid("non_finite_weights", detail, "Train or repair the model and upload again.")
+
+
+def _read_dataset(path: Path, max_bytes: int, name: str) -> tuple[Stored, ...]:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        return (read_npy(path, name),)
+    if head.startswith(ZIP):
+        return read_npz(path, max_bytes)
+    return read_stored(path, _samples_refused)
+
+
+def _samples(stored: tuple[Stored, ...]) -> Samples:
+    if not stored:
+        raise _samples_refused(f"The file holds 0 tensors; a dataset has 1 to {MAX_TENSORS}.")
+    for item in stored:
+        if not item.shape or item.shape[0] == 0:
+            raise _samples_refused(f"{item.name}: the first dimension counts samples and must be 1 or more.")
+    counts = {item.shape[0] for item in stored}
+    if len(counts) > 1:
+        listed = ", ".join(f"{item.name} has {item.shape[0]}" for item in stored[:5])
+        raise _samples_refused(f"Every tensor needs the same number of samples: {listed}.")
+    return Samples(counts.pop(), tuple(item.tensor for item in stored))
+
+
+def _weights(stored: tuple[Stored, ...]) -> Weights:
+    if not stored:
+        raise _weights_refused("The file holds 0 tensors.")
+    return Weights(tuple(item.tensor for item in stored), sum(math.prod(item.shape) for item in stored))
+
+
+def _check_values(stored: tuple[Stored, ...], refuse: Refuse, refuse_non_finite: Refuse) -> None:
+    for item in stored:
+        flat = first_odd_value(item.dtype, item.chunks())
+        if flat is None:
+            continue
+        where = index_of(flat, item.shape)
+        if item.dtype == "bool":
+            raise refuse(f"Tensor {item.name!r} holds a bool that is neither 0 nor 1, first at index {where}.")
+        raise refuse_non_finite(f"Tensor {item.name!r} holds NaN or infinity, first at index {where}.")

@@ -1,0 +1,25 @@
+"""Reads a file of weights as a model: every tensor of it checked, and the layers that its names and shapes suggest."""
+
+import math
+from pathlib import Path
+
+from app.intake.facts import Layer, Model
+from app.intake.tensors.read import Plan, plan_weights
+from zeropoint.schema.weight_layers import NamedLayer, layers_in
+
+
+def read_weights(path: Path) -> Plan[Model]:
+    """Check the file, every value included. Raises Invalid with where and what."""
+    plan = plan_weights(path)
+    shapes = {stored.name: stored.shape for stored in plan.stored}
+    layers = tuple(_fact(layer, shapes) for layer in layers_in(shapes))
+    return Plan(Model("safetensors", inputs=(), layers=layers, parameters=plan.facts.parameters), plan.stored)
+
+
+def _fact(layer: NamedLayer, shapes: dict[str, tuple[int, ...]]) -> Layer:
+    return Layer(
+        name=layer.name,
+        type=layer.type,
+        weight_shape=None if layer.weight is None else shapes[layer.weight],
+        parameters=sum(math.prod(shapes[name]) for name in layer.tensors),
+    )

@@ -1,0 +1,148 @@
+"""What holds a child that touches an upload: limits, no privileges, few files, few system calls, no network.
+
+`confine` is step 1, done by the child itself before it imports anything of weight; `lock_down` is step 2, done before
+it opens the upload. docs/sandbox.md says what each layer holds and what not; `worker.self_test` tries them.
+"""
+
+import json
+import logging
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.confinement import landlock, limits, namespaces, privileges, seccomp
+from sandbox.confinement.kernel import LayerOff
+from sandbox.confinement.landlock import READ, READ_DIR, READ_FILE, RUN, USE_DEVICE, WORK, WRITE_FILE
+
+LAYERS = ("rlimits", "network_namespace", "privileges", "landlock", "signals", "seccomp")
+"""In the order in which they are put on: a namespace needs privileges, a filter may forbid what comes before it."""
+
+EXIT_UNCONFINED = 78
+"""A required layer could not be put on: the child ends before it does anything else."""
+
+GO = b"go\n"
+"""What a job's program waits for: its folder holds the job, and keeps its path from now on."""
+
+log = logging.getLogger(__name__)
+
+
+class Unconfined(Exception):
+    """A required layer is off. The text is for operators."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """What one child gets: how much of the machine, and which layers it must not go without."""
+
+    memory_bytes: int = 16 * 2**30
+    disk_bytes: int = 64 * 2**30
+    cpu_seconds: int = 24 * 3600
+    device: str = "cpu"
+    required: tuple[str, ...] = ("landlock", "seccomp", "rlimits")
+    layers: tuple[str, ...] = LAYERS
+    reads: tuple[str, ...] = ()
+    """Further files and folders to read from."""
+
+    @property
+    def address_space_bytes(self) -> int | None:
+        """CUDA reserves far more addresses than it uses: there the worker watches what is really used, alone."""
+        return None if self.device == "cuda" else self.memory_bytes
+
+
+def command(program: str, folder: Path, sandbox: Sandbox) -> list[str]:
+    """Start a program of `sandbox.child` on a folder. -P: the folder holds uploads, nothing in it may be imported."""
+    return [*child_command(program), str(folder), json.dumps(asdict(sandbox))]
+
+
+def child_command(program: str) -> list[str]:
+    return [sys.executable, "-P", "-u", "-m", "sandbox.child", program]
+
+
+def parse(text: str) -> Sandbox:
+    """The other end of `command`."""
+    told: dict[str, Any] = json.loads(text)
+    return Sandbox(**told | {name: tuple(told[name]) for name in ("required", "layers", "reads") if name in told})
+
+
+def confine(folder: Path, sandbox: Sandbox) -> list[str]:
+    """Step 1: put on every layer that there is, and return those. Raises Unconfined without a required one."""
+    putting_on: dict[str, Callable[[], object]] = {
+        "rlimits": lambda: limits.apply(sandbox.cpu_seconds, sandbox.disk_bytes, sandbox.address_space_bytes),
+        "network_namespace": namespaces.leave_the_network,
+        "privileges": privileges.drop,
+        "landlock": lambda: landlock.restrict(_rules(folder, sandbox)),
+        "signals": _check_signals,
+        "seccomp": seccomp.confine,
+    }
+    on = []
+    for layer in sandbox.layers:
+        try:
+            putting_on[layer]()
+            on.append(layer)
+        except LayerOff as off:
+            log.warning("layer %s is off: %s", layer, off)
+    _require(sandbox.required, on)
+    return on
+
+
+def lock_down(sandbox: Sandbox) -> None:
+    """Step 2: from now on no program starts. Raises Unconfined."""
+    if "seccomp" not in sandbox.layers:
+        return
+    try:
+        seccomp.lock_down()
+    except LayerOff as off:
+        log.warning("layer seccomp is off: %s", off)
+        _require(sandbox.required, [layer for layer in sandbox.layers if layer != "seccomp"])
+
+
+def missing(required: Sequence[str], on: Sequence[str]) -> list[str]:
+    """The required layers that are not on; a name that no layer has is never on."""
+    return [layer for layer in required if layer not in on]
+
+
+def _require(required: Sequence[str], on: Sequence[str]) -> None:
+    if off := missing(required, on):
+        raise Unconfined(f"the sandbox lacks what it must have: {', '.join(off)}")
+
+
+def _check_signals() -> None:
+    """Landlock brings it along; whether it does is a matter of the kernel."""
+    if landlock.abi() < landlock.SIGNALS_ABI:
+        raise LayerOff(f"Landlock ABI {landlock.abi()} leaves signals open")
+
+
+def _rules(folder: Path, sandbox: Sandbox) -> Iterator[landlock.Rule]:
+    yield folder, WORK
+    yield from ((path, READ if path.is_dir() else READ_FILE) for path in map(Path, sandbox.reads))
+    yield from ((Path(path), READ) for path in (*_PYTHON, *_LIBRARIES) if str(path) != "/")
+    yield from ((Path(path), READ_FILE) for path in _FACTS)
+    yield from ((Path(path), RUN) for path in (os.path.realpath(sys.executable), *_LOADERS))
+    yield Path("/dev/null"), READ_FILE | WRITE_FILE
+    # The import system lists the folder that our packages lie in, and may find our version there.
+    yield _CODE, READ_DIR
+    yield from ((path, READ) for path in (_CODE / "zeropoint", _CODE / "sandbox", *_CODE.glob("*.egg-info")))
+    if sandbox.device == "cuda":
+        yield from ((path, USE_DEVICE) for path in Path("/dev").glob("nvidia*"))
+        yield from ((Path(path), READ) for path in _CUDA)
+
+
+_CODE = Path(__file__).resolve().parents[1]
+_PYTHON = {
+    *(sys.prefix, sys.base_prefix),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+}
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+_LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
+_FACTS = (
+    *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero"),
+    *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory", "/sys/devices/system"),
+)
+_CUDA = (
+    *("/usr/local/cuda", "/usr/share/nvidia", "/etc/nvidia", "/proc/driver/nvidia", "/proc/driver/nvidia-uvm"),
+    *("/proc/devices", "/proc/modules", "/proc/self", "/sys/bus/pci", "/sys/devices", "/sys/module/nvidia"),
+)

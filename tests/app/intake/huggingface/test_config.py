@@ -1,0 +1,334 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import Invalid
+from app.intake.huggingface.architectures import ARCHITECTURES
+from app.intake.huggingface.config import Config, read_config
+from app.intake.huggingface.config_rules import CODE, DROPPED, NEUTRAL, RULES
+from tests.app.intake.mutations import SETTINGS, damaged, damaged_json
+
+BERT: dict[str, Any] = {
+    "_name_or_path": "someone/bert",
+    "architectures": ["BertForSequenceClassification"],
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
+    "gradient_checkpointing": False,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "id2label": {"0": "NEGATIVE", "1": "POSITIVE"},
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "label2id": {"NEGATIVE": 0, "POSITIVE": 1},
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "torch_dtype": "float32",
+    "transformers_version": "4.40.0",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "vocab_size": 30522,
+}
+
+HONEST: dict[str, dict[str, Any]] = {
+    "bert": BERT,
+    "gpt2": {
+        "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"],
+        "attn_pdrop": 0.1,
+        "bos_token_id": 50256,
+        "embd_pdrop": 0.1,
+        "eos_token_id": 50256,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "model_type": "gpt2",
+        "n_ctx": 1024,
+        "n_embd": 768,
+        "n_head": 12,
+        "n_inner": None,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "resid_pdrop": 0.1,
+        "summary_activation": None,
+        "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "vocab_size": 50257,
+    },
+    "llama": {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 8192,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 8,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": 128256,
+    },
+    "t5": {
+        "architectures": ["T5ForConditionalGeneration"],
+        "classifier_dropout": 0.0,
+        "d_ff": 2048,
+        "d_kv": 64,
+        "d_model": 512,
+        "decoder_start_token_id": 0,
+        "dense_act_fn": "relu",
+        "dropout_rate": 0.1,
+        "eos_token_id": 1,
+        "feed_forward_proj": "relu",
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "is_gated_act": False,
+        "layer_norm_epsilon": 1e-06,
+        "model_type": "t5",
+        "n_positions": 512,
+        "num_decoder_layers": 6,
+        "num_heads": 8,
+        "num_layers": 6,
+        "output_past": True,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": 128,
+        "relative_attention_num_buckets": 32,
+        "vocab_size": 32128,
+    },
+    "opt": {
+        "_remove_final_layer_norm": False,
+        "activation_dropout": 0.0,
+        "activation_function": "relu",
+        "architectures": ["OPTForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 2,
+        "do_layer_norm_before": True,
+        "dropout": 0.1,
+        "eos_token_id": 2,
+        "ffn_dim": 3072,
+        "hidden_size": 768,
+        "init_std": 0.02,
+        "layerdrop": 0.0,
+        "max_position_embeddings": 2048,
+        "model_type": "opt",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "prefix": "</s>",
+        "vocab_size": 50272,
+        "word_embed_proj_dim": 768,
+    },
+    "vit": {
+        "architectures": ["ViTForImageClassification"],
+        "attention_probs_dropout_prob": 0.0,
+        "encoder_stride": 16,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": 768,
+        "image_size": 224,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-12,
+        "model_type": "vit",
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "num_hidden_layers": 12,
+        "patch_size": 16,
+        "qkv_bias": True,
+    },
+}
+
+
+def read(changed: dict[str, Any] | None = None) -> Config:
+    return read_config(json.dumps(BERT | (changed or {})).encode())
+
+
+def refusal_of(data: bytes) -> Invalid:
+    with pytest.raises(Invalid) as refusal:
+        read_config(data)
+    assert refusal.value.detail.isprintable()
+    return refusal.value
+
+
+@pytest.mark.parametrize("document", HONEST.values(), ids=HONEST.keys())
+def test_what_save_pretrained_wrote_is_read(document: dict[str, Any]) -> None:
+    config = read_config(json.dumps(document).encode())
+    assert (config.model_type, config.architecture) == (document["model_type"], document["architectures"][0])
+    kept = {key: value for key, value in document.items() if key in RULES}
+    added = {key: config.values[key] for key in ("dtype", "id2label", "label2id") if key in config.values}
+    assert config.values == kept | added
+    assert added.get("dtype") == document.get("torch_dtype")
+
+
+def test_labels_are_made_anew() -> None:
+    values = read({"label2id": {"x": 7}, "num_labels": 2}).values
+    assert values["id2label"] == {"0": "NEGATIVE", "1": "POSITIVE"}
+    assert values["label2id"] == {"NEGATIVE": 0, "POSITIVE": 1}
+    assert read({"id2label": None, "num_labels": 5}).values["num_labels"] == 5
+
+
+def test_no_key_that_begins_with_an_underscore_is_kept() -> None:
+    config = read({"_anything": {"auto_map": 1}, "_attn_implementation": "owner/repo", "_x\0": 1})
+    assert config.values == read().values
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "code of its own": ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map asks for code"),
+    "pipelines": ({"custom_pipelines": {}}, "asks for code"),
+    "a kernel of the hub": ({"attn_implementation": "owner/repo"}, "attn_implementation asks for code"),
+    "a kernel of the hub, deeper": ({"experts_implementation": "owner/repo"}, "asks for code"),
+    "kernels": ({"use_kernels": True}, "asks for code"),
+    "a quantizer": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config asks for code"),
+    "weights elsewhere": ({"transformers_weights": "../victim/model.safetensors"}, "asks for code or files"),
+    "a backbone": ({"backbone": "timm/resnet"}, "asks for code or files"),
+    "a backbone's settings": ({"use_timm_backbone": True}, "asks for code or files"),
+    "an unknown key": ({"new_key": 1}, "new_key is not known here"),
+    "a key that is no word": ({"x\u2028y": 1}, "a key is not known here"),
+    "a network in another": ({"text_config": {"model_type": "bert"}}, "not known here"),
+    "very many layers": ({"num_hidden_layers": 10**7}, "num_hidden_layers must be a whole number from 0 to 512"),
+    "a wide network": ({"hidden_size": 2**30}, "hidden_size must be"),
+    "many words": ({"vocab_size": 2**24}, "vocab_size must be"),
+    "no words": ({"vocab_size": 0}, "vocab_size must be"),
+    "a number as text": ({"hidden_size": "768"}, "hidden_size must be"),
+    "a number with a fraction": ({"hidden_size": 768.0}, "hidden_size must be"),
+    "true for a number": ({"hidden_size": True}, "hidden_size must be"),
+    "a list for a number": ({"hidden_size": [768]}, "hidden_size must be"),
+    "a share over one": ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob must be"),
+    "infinity": ({"initializer_range": 1e999}, "is not a JSON number"),
+    "a huge number": ({"initializer_range": 10**400}, "initializer_range must be"),
+    "an activation that is a path": ({"hidden_act": "os.system"}, "hidden_act must be one of"),
+    "a dtype that is a path": ({"torch_dtype": "os.system"}, "dtype must be one of float32"),
+    "a dtype that is a list": ({"dtype": ["float32"]}, "dtype must be one of"),
+    "other positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type must be absolute"),
+    "removed heads": ({"pruned_heads": {"0": [1]}}, "pruned_heads must be"),
+    "one for true": ({"normalize_embedding": 1}, "normalize_embedding must be"),
+    "a network without its last norm": ({"_remove_final_layer_norm": True}, "must be False"),
+    "very many labels": ({"num_labels": 5 * 10**7, "id2label": None}, "num_labels must be"),
+    "another number of labels": ({"num_labels": 3}, "num_labels must be"),
+    "labels with a gap": ({"id2label": {"0": "a", "2": "b"}}, "id2label must be"),
+    "labels that are no text": ({"id2label": {"0": 1}}, "id2label must be"),
+    "labels with line breaks": ({"id2label": {"0": "a\nb"}}, "id2label must be"),
+    "labels in a list": ({"id2label": ["a"]}, "id2label must be"),
+    "no labels": ({"id2label": {}}, "id2label must be"),
+    "a rope of code": ({"rope_scaling": {"rope_type": "os.system"}}, "rope_scaling must be"),
+    "a rope with other keys": ({"rope_scaling": {"auto_map": 1}}, "rope_scaling must be"),
+    "a rope of lists": ({"rope_scaling": {"short_factor": [1.0] * 5000}}, "rope_scaling must be"),
+    "many layer types": ({"layer_types": ["full_attention"] * 513}, "layer_types must be"),
+    "an image of three sides": ({"image_size": [1, 2, 3]}, "image_size must be"),
+}
+
+
+@pytest.mark.parametrize(("changed", "why"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_keys_out_of_range_or_for_code_are_refused(changed: dict[str, Any], why: str) -> None:
+    refusal = refusal_of(json.dumps(BERT | changed).encode())
+    assert refusal.code == "checkpoint_invalid"
+    assert why in refusal.detail
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model_type": "custom"},
+        {"model_type": None},
+        {"model_type": ["bert"]},
+        {"model_type": "gpt2"},
+        {"architectures": []},
+        {"architectures": "BertModel"},
+        {"architectures": ["os.system"]},
+        {"architectures": ["GPT2LMHeadModel"]},
+        {"architectures": [["BertModel"]]},
+        {"architectures": None},
+    ],
+)
+def test_networks_that_are_not_listed_are_refused(changed: dict[str, Any]) -> None:
+    refusal = refusal_of(json.dumps(BERT | changed).encode())
+    assert refusal.code == "architecture_unsupported"
+    assert "known are" in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "not an object"),
+        (b'{"model_type": "bert", "model_type": "bert"}', "key twice"),
+        (b"[" * 10_000, "nested"),
+        (b'{"x": [' + b"1," * 500_000 + b"1]}", "more than 400000 values"),
+    ],
+)
+def test_what_is_no_config_is_refused(data: bytes, why: str) -> None:
+    assert why in refusal_of(data).detail
+
+
+def test_the_tables_do_not_contradict_one_another() -> None:
+    assert not RULES.keys() & NEUTRAL.keys()
+    assert not RULES.keys() & DROPPED
+    assert not NEUTRAL.keys() & DROPPED
+    assert not [key for key in (*RULES, *NEUTRAL, *DROPPED) if CODE.fullmatch(key)]
+    names = {name for names in ARCHITECTURES.values() for name in names}
+    assert all(re.fullmatch(r"[A-Z][A-Za-z0-9]+", name) for name in names)
+    assert len(names) == sum(map(len, ARCHITECTURES.values()))
+
+
+INERT = re.compile(r"[A-Za-z0-9_-]*")
+
+
+def inert(value: Any) -> bool:
+    """Whether no string of it could be code, a path or an address; labels are text for people."""
+    if isinstance(value, dict):
+        return all(INERT.fullmatch(key) and inert(item) for key, item in value.items())
+    return (
+        all(map(inert, value))
+        if isinstance(value, list)
+        else not isinstance(value, str) or bool(INERT.fullmatch(value))
+    )
+
+
+@SETTINGS
+@given(data=st.one_of(*(damaged_json(document) for document in HONEST.values())))
+def test_damaged_configs_are_refused_or_harmless(data: bytes) -> None:
+    try:
+        values = read_config(data).values
+    except Invalid as refusal:
+        assert refusal.detail.isprintable()  # noqa: PT017 - either end is fine
+        return
+    assert values.keys() <= RULES.keys() | {"dtype", "num_labels", "id2label", "label2id"}
+    assert inert({key: value for key, value in values.items() if "label" not in key})
+
+
+@SETTINGS
+@given(data=damaged(json.dumps(BERT).encode()))
+def test_damaged_bytes_are_taken_or_refused(data: bytes) -> None:
+    try:
+        read_config(data)
+    except Invalid as refusal:
+        assert refusal.detail.isprintable()  # noqa: PT017 - either end is fine

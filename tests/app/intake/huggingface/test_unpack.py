@@ -1,0 +1,247 @@
+import gzip
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import Invalid
+from app.intake.huggingface.unpack import MAX_MEMBERS, FolderFile, unpack_folder
+from tests.app.intake import tars, zips
+from tests.app.intake.memory import outcome_and_growth
+from tests.app.intake.mutations import SETTINGS, damaged, taken_or_refused
+from tests.app.intake.tars import header, member, tar, tar_of
+from tests.app.intake.zips import DEFLATED, Entry, deflated_zeros
+
+FILES = {
+    "config.json": b"{}",
+    "generation_config.json": b"[]",
+    "model-00001-of-00002.safetensors": b"1" * 300_000,
+    "model-00002-of-00002.safetensors": b"2",
+    "model.safetensors.index.json": b"3",
+    "tokenizer.json": b"4",
+    "spiece.model": b"5",
+    "vocab.txt": b"",
+}
+KINDS = ["config", "generation_config", "weights", "weights", "index", "tokenizer", "tokenizer", "tokenizer"]
+IGNORED = {"README.md": b"# A model", "LICENSE": b"x", ".gitattributes": b"*", "._config.json": b"\0", ".DS_Store": b""}
+MAX_BYTES = 2**20
+
+
+def zip_of(path: Path, files: dict[str, bytes], root: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, data in files.items():
+            target.writestr(root + name, data)
+    return path
+
+
+def pack(path: Path, form: str, files: dict[str, bytes], root: str = "") -> Path:
+    if form == "zip":
+        return zip_of(path, files, root)
+    return tars.write(path, tar_of(files, root), packed=form == "tar.gz")
+
+
+def unpack(path: Path, max_bytes: int = MAX_BYTES) -> tuple[FolderFile, ...]:
+    target = path.parent / "unpacked"
+    target.mkdir(exist_ok=True)
+    return unpack_folder(path, target, max_bytes)
+
+
+def refusal_of(path: Path, max_bytes: int = MAX_BYTES) -> Invalid:
+    with pytest.raises(Invalid) as refusal:
+        unpack(path, max_bytes)
+    outside = {item.name for item in path.parent.iterdir()} - {path.name, "unpacked"}
+    assert not outside
+    return refusal.value
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("root", ["", "./", "bert/"])
+def test_a_folder_is_unpacked_under_our_names(tmp_path: Path, form: str, root: str) -> None:
+    found = unpack(pack(tmp_path / "x", form, FILES, root))
+    assert [(file.name, file.kind) for file in found] == list(zip(FILES, KINDS, strict=True))
+    assert [file.file for file in found][:3] == ["0.json", "1.json", "2.safetensors"]
+    assert {file.name: (tmp_path / "unpacked" / file.file).read_bytes() for file in found} == FILES
+    assert [file.bytes for file in found] == [len(data) for data in FILES.values()]
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+def test_what_is_for_people_is_left_out(tmp_path: Path, form: str) -> None:
+    files = IGNORED | {"config.json": b"{}"}
+    assert [file.name for file in unpack(pack(tmp_path / "x", form, files, "m/"))] == ["config.json"]
+
+
+def test_a_folder_that_tar_packed_is_unpacked(tmp_path: Path) -> None:
+    """With an entry for the folder itself, as `tar -C FOLDER .` writes it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(folder, ".")
+    assert [file.name for file in unpack(tmp_path / "x.tar.gz")] == ["config.json"]
+
+
+FOREIGN = [
+    "modeling_bert.py",
+    "pytorch_model.bin",
+    "model.pt",
+    "x.PTH",
+    "x.pkl",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "optimizer.ckpt",
+    "x.so",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("form", ["tar", "zip"])
+def test_code_and_pickles_are_refused_by_name(tmp_path: Path, name: str, form: str) -> None:
+    refusal = refusal_of(pack(tmp_path / "x", form, {name: b"1"}))
+    assert refusal.code == "model_format_unsupported"
+    assert name in refusal.detail
+    assert "safetensors" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../config.json", "not directly"),
+        ("../../config.json", "not directly"),
+        ("/config.json", "not directly"),
+        ("/etc/config.json", "not directly"),
+        ("a/../config.json", "not directly"),
+        ("a/b/config.json", "not directly"),
+        ("a//config.json", "not directly"),
+        ("././config.json", "not directly"),
+        ("./../config.json", "not directly"),
+        ("..", "not directly"),
+        ("..\\config.json", "not directly"),
+        ("model-1-of-2.safetensors", "no file that a checkpoint needs"),
+        ("model-00001-of-00002.safetensors.bak", "no file that a checkpoint needs"),
+        ("victim.safetensors", "no file that a checkpoint needs"),
+        ("config.json\n", "no file that a checkpoint needs"),
+        ("c\u043enfig.json", "no file that a checkpoint needs"),
+        ("CONFIG.JSON", "no file that a checkpoint needs"),
+        ("training_args", "no file that a checkpoint needs"),
+    ],
+)
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+def test_other_names_are_refused(tmp_path: Path, form: str, name: str, why: str) -> None:
+    refusal = refusal_of(pack(tmp_path / "x", form, {name: b"1"}))
+    assert refusal.code == "checkpoint_invalid"
+    assert why in refusal.detail
+    assert refusal.detail.isprintable()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    data = tar(member("model.safetensors", type=kind, linkname="/etc/passwd"))
+    assert "model.safetensors is a link" in refusal_of(tars.write(tmp_path / "x", data)).detail
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    path = zips.write(tmp_path / "x", Entry("model.safetensors", b"/etc/passwd", mode=0o120777))
+    assert "is a link" in refusal_of(path).detail
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["config.json", "config.json"],
+        ["config.json", "./config.json"],
+        ["config.json", "a/vocab.txt"],
+        ["a/config.json", "b/vocab.txt"],
+        ["a/config.json", "A/vocab.txt"],
+    ],
+)
+def test_a_name_twice_and_a_second_folder_are_refused(tmp_path: Path, names: list[str]) -> None:
+    data = tar(*(member(name, b"1") for name in names))
+    assert "twice, or in another folder" in refusal_of(tars.write(tmp_path / "x", data)).detail
+    path = zips.write(tmp_path / "x", *(Entry(name, b"1") for name in names))
+    assert "twice, or in another folder" in refusal_of(path).detail
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+def test_all_members_share_one_cap(tmp_path: Path, form: str) -> None:
+    path = pack(tmp_path / "x", form, {"config.json": b"1" * 600, "README.md": b"2" * 600, "vocab.txt": b"3" * 600})
+    assert len(unpack(path, 1800)) == 2
+    assert "vocab.txt has more than the 599 bytes" in refusal_of(path, 1799).detail
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md"])
+def test_small_files_have_a_cap_of_their_own(tmp_path: Path, name: str) -> None:
+    path = pack(tmp_path / "x", "tar.gz", {name: bytes(2**20 + 1)})
+    assert f"{name} has more than the 1048576 bytes" in refusal_of(path, 2**30).detail
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+def test_too_many_members_are_refused(tmp_path: Path, form: str) -> None:
+    files = {f"._{number}": b"" for number in range(MAX_MEMBERS + 1)}
+    assert "1000" in refusal_of(pack(tmp_path / "x", form, files)).detail
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04.", b"BZh91AY" + bytes(600), b"\xfd7zXZ\0", bytes(2048)])
+def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
+    assert refusal_of(tars.write(tmp_path / "x", data)).code == "checkpoint_invalid"
+
+
+def test_a_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    whole = gzip.compress(tar_of(FILES))
+    for data in (whole[:-9], whole[:100], whole[:-8] + bytes(8), whole + b"x", b"\x1f\x8b" + bytes(50)):
+        assert "archive" in refusal_of(tars.write(tmp_path / "x", data)).detail
+
+
+IMPORTS = "from app.intake.huggingface.unpack import unpack_folder"
+UNPACK = "unpack_folder(Path(sys.argv[1]), Path(sys.argv[2]), 2**20)"
+
+BOMBS = {
+    "a file": header(b"model.safetensors", 8**11 - 1),
+    "a file that is ignored": header(b"README.md", 8**11 - 1),
+    "a long name": header(b"x", 8**11 - 1, b"L"),
+    "an extended header": header(b"x", 8**11 - 1, b"x"),
+    "a folder": header(b"x", 8**11 - 1, b"5"),
+    "padding": b"",
+}
+
+
+@pytest.mark.parametrize("start", BOMBS.values(), ids=BOMBS.keys())
+def test_a_bomb_of_gzip_is_stopped_and_takes_no_memory(tmp_path: Path, start: bytes) -> None:
+    path = tars.write(tmp_path / "x", tars.zeros(256, start))
+    assert path.stat().st_size < 2**19
+    (tmp_path / "unpacked").mkdir()
+    outcome, growth = outcome_and_growth(IMPORTS, UNPACK, str(path), str(tmp_path / "unpacked"))
+    assert outcome != "taken"
+    assert growth < 8 * 1024
+    assert sum(file.stat().st_size for file in (tmp_path / "unpacked").iterdir()) <= 2**20
+
+
+def test_a_bomb_of_zip_is_stopped_and_takes_no_memory(tmp_path: Path) -> None:
+    packed = deflated_zeros(2048)
+    entry = Entry("model.safetensors", packed, DEFLATED, bytes=2**31, checksum=0)
+    (tmp_path / "unpacked").mkdir()
+    path = zips.write(tmp_path / "x", entry)
+    outcome, growth = outcome_and_growth(IMPORTS, UNPACK, str(path), str(tmp_path / "unpacked"))
+    assert "more than the 1048576 bytes" in outcome
+    assert growth < 8 * 1024
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("honest")
+    files = {"config.json": json.dumps({"a": 1}).encode(), "model.safetensors": bytes(700)}
+    return {form: pack(folder / form, form, files, "m/").read_bytes() for form in ("tar", "tar.gz", "zip")}
+
+
+@SETTINGS
+@given(data=st.data(), form=st.sampled_from(["tar", "tar.gz", "zip"]))
+def test_damaged_archives_are_unpacked_or_refused(
+    tmp_path: Path, honest: dict[str, bytes], data: st.DataObject, form: str
+) -> None:
+    taken_or_refused(unpack, tmp_path / "x", data.draw(damaged(honest[form])))
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "unpacked"}

@@ -1,0 +1,115 @@
+"""Fuzzing, bounded: the gate raises nothing but its own refusal, and what it takes is harmless and passes again."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.errors import Invalid
+from app.intake.limits import Limits
+from app.intake.program.read import PROGRAM, read_program
+from tests.canary import payload
+from tests.factories import fresh_of
+from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, write
+from tests.servers import ROOT
+
+EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))
+"""`FUZZ_EFFORT=20 make test ARGS="-k fuzz"` looks longer, for a change of what reads uploads."""
+
+MUTANTS = 750 * EFFORT
+FEW_MUTANTS = 300 * EFFORT  # of a short document; of half as many none is taken, which would prove less
+PER_TARGET = {
+    "archive": 10_000 * EFFORT,
+    "program": 5_000 * EFFORT,
+    "document": 1_000 * EFFORT,
+    "samples": 10_000 * EFFORT,
+    "expression": 25_000 * EFFORT,
+    "tree": 10_000 * EFFORT,
+}
+PATIENCE_SECONDS = 720 * EFFORT
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE_SECONDS + 60)
+@pytest.mark.parametrize("target", PER_TARGET)
+def test_a_reader_raises_its_own_refusal_or_nothing(target: str) -> None:
+    command = [sys.executable, "-m", "tests.app.intake.fuzzing", target, str(PER_TARGET[target])]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"Done {PER_TARGET[target]} runs" in result.stderr
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value and key inside of a document."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from places(entry, (*path, key))
+
+
+def mutate(document: Any, text: str, dice: random.Random) -> None:
+    """Change one place: a payload, a wrong type, a value from elsewhere, a key renamed, doubled or gone."""
+    *way, last = dice.choice(list(places(document))[1:])
+    holder = document
+    for key in way:
+        holder = holder[key]
+    other: Any = document
+    for key in dice.choice(list(places(document))):
+        other = other[key]
+    values = [text, f"x=({text})", None, True, -1, 2**70, 1.5, [], {}, [text], {text: text}, "x" * 100_000, other]
+    match dice.randrange(4):
+        case 0 if isinstance(holder, dict):
+            holder[dice.choice([text, "x", "__class__"])] = holder.pop(last)
+        case 1:
+            del holder[last]
+        case _:
+            holder[last] = json.loads(json.dumps(dice.choice(values)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(PATIENCE_SECONDS + 60)
+@pytest.mark.parametrize("name", [PROGRAM, WEIGHTS, CONSTANTS])
+def test_mutants_of_honest_archives_are_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    """Structure-aware: one change at a time, each to a document that torch would read."""
+    members, canary, taken = honest_members(), tmp_path / "CANARY", 0
+    for seed in range(MUTANTS if name == PROGRAM else FEW_MUTANTS):
+        document = json.loads(members[name])
+        mutate(document, payload(canary), random.Random(seed))
+        path = write(members | {name: json.dumps(document).encode()}, tmp_path / "mutant.pt2")
+        try:
+            fresh = fresh_of(path)
+        except Invalid:
+            continue
+        taken += 1
+        assert b"CANARY" not in fresh
+        require_harmless(fresh, tmp_path / "fresh.pt2")
+        assert not canary.exists(), seed
+    assert taken > 0
+
+
+def require_harmless(fresh: bytes, path: Path) -> None:
+    """It passes again unchanged, and torch loads and runs it, or says no."""
+    path.write_bytes(fresh)
+    assert fresh_of(path) == fresh
+    try:
+        torch.export.load(io.BytesIO(fresh)).module()(torch.rand(4, 1, 8, 8))
+    except Exception:  # a program may be nonsense, which the job that loads it finds out
+        return
+
+
+def test_a_member_of_an_honest_archive_may_not_be_missing(tmp_path: Path) -> None:
+    members: Members = honest_members()
+    for name in [*members]:
+        if name in ("archive_version", "data/sample_inputs/model.pt") or name.startswith(".data"):
+            continue  # torch needs them, and they are written anew whatever they held
+        path = write({key: data for key, data in members.items() if key != name}, tmp_path / "model.pt2")
+        with pytest.raises(Invalid):
+            read_program(path, Limits())

@@ -1,0 +1,44 @@
+"""What a child holds, seen from outside."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.child.usage import Excess, UsageWatch, bytes_below, memory_of_group
+
+MIB = 1 << 20
+
+
+def test_memory_of_the_whole_group_counts_shared_or_not() -> None:
+    hold = f"import mmap,time;m=mmap.mmap(-1,100*{MIB});m[:]=b'x'*len(m);print('held',flush=True);time.sleep(60)"
+    program = f"import subprocess,sys;a=b'x'*(100*{MIB});subprocess.run([sys.executable,'-c',sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, hold], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert memory_of_group(process.pid) > 200 * MIB
+        os.killpg(process.pid, 9)
+    assert memory_of_group(process.pid) == 0
+
+
+def test_files_below_a_folder_count_with_what_they_take(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_bytes(bytes(MIB))
+    (tmp_path / "link").symlink_to("/")
+    with (tmp_path / "hole").open("wb") as hole:
+        hole.truncate(100 * MIB)
+    assert MIB <= bytes_below(tmp_path) < 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "excess"), [(1, 1 << 40, "memory"), (1 << 40, 1, "disk"), (1 << 40, 1 << 40, None)]
+)
+def test_what_is_too_much_is_named(memory: int, disk: int, excess: Excess | None, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(MIB))
+    watch = UsageWatch(os.getpgid(0), tmp_path, memory, disk)
+    watch.look()
+    assert watch.excess == excess

@@ -1,0 +1,136 @@
+"""What a stranger's process makes of `model.pt2`: the same numbers, in eager mode and compiled, and int8 kernels."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from tests import stranger
+from tests.corrected import corrected
+from tests.networks import Example, attention
+from tests.patterns import plain, sequence, structured, unbatched, unusual, vision
+from tests.processor import needs_exact_compiled
+from zeropoint.data.dataset import open_samples
+from zeropoint.engine.plan import plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.formats.program.writer import quantized_program, write_program
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.schema.recipe import Recipe
+from zeropoint.sources import open_source
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")]
+
+SAME_DB = {torch.float32: 50, torch.bfloat16: 35, torch.float16: 35}
+"""Compiled code adds up in another order, and a number at the border of two steps may fall on the other side; what
+Inductor gets wrong (a zero point or an axis that it overlooks) is 20 dB or worse."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, a recipe, and how many calls of its layers become int8 kernels."""
+
+    make: Callable[[], Example]
+    convolutions: int
+    linears: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    decompose: bool = False
+    corrected: bool = False
+
+
+TYPES = ["Linear", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Conv3d", "MultiheadAttention"]
+CASES = {
+    "vision": Case(vision, 9, 2),
+    "sequence": Case(sequence, 2, 6),
+    "structured": Case(structured, 1, 4),
+    "unbatched": Case(unbatched, 2, 1),
+    "decomposed": Case(sequence, 2, 2, decompose=True),  # what is left of the others is a bmm
+    "corrected-vision": Case(vision, 9, 2, corrected=True),
+    "corrected-sequence": Case(sequence, 2, 6, corrected=True),
+    "tied": Case(attention, 0, 4),
+    "unusual": Case(unusual, 0, 0),
+    "qint8-activations": Case(plain, 1, 1, {"activations": {"dtype": "qint8"}}),
+    "per-tensor": Case(plain, 1, 1, {"weights": {"granularity": "per_tensor"}}),
+    "quint8": Case(plain, 1, 1, {"weights": {"dtype": "quint8"}}),
+    "asymmetric": Case(plain, 0, 0, {"weights": {"scheme": "asymmetric"}}),
+    "other-axis": Case(plain, 0, 0, {"weights": {"axis": 1}}),
+    "weight-only": Case(plain, 0, 0, {"activations": None}),
+    "float8": Case(plain, 0, 0, {"weights": {"dtype": "float8_e4m3"}}),
+    "bfloat16-model": Case(lambda: plain(dtype=torch.bfloat16), 1, 1),
+    "float16-model": Case(lambda: plain(dtype=torch.float16), 0, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One process for all cases: it compiles each in a second or two, and needs longer to get there."""
+    folder = tmp_path_factory.mktemp("programs")
+    here = {name: _write(case, folder / name) for name, case in CASES.items()}
+    subprocess.run([sys.executable, "-P", stranger.__file__, *(str(folder / name) for name in CASES)], check=True)
+    return {name: {"here": here[name], **torch.load(folder / name / "answer.pt", weights_only=True)} for name in CASES}
+
+
+def _write(case: Case, folder: Path) -> list[list[object]]:
+    """The case's program and calls go into the folder; what the program gives in this process comes back."""
+    folder.mkdir()
+    example = case.make()
+    source = open_source(example.export(folder / "float.pt2", decompose=case.decompose), "pt2", "cpu")
+    samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
+    recipe = Recipe.model_validate({"layer_types": TYPES, "skip_layers": [], **case.recipe})
+    result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
+    result = corrected(result) if case.corrected else result
+    write_program(result, folder / "model.pt2")
+    calls = [(example.inputs, example.keywords)]
+    if example.dynamic is not None:  # another batch size
+        longer = pytree.tree_map(lambda tensor: torch.cat([tensor, tensor[:1] / 2]), calls[0])
+        calls.append(longer)
+    torch.save(calls, folder / "calls.pt")
+    module = quantized_program(result).module()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        outputs = [pytree.tree_leaves(module(*arguments, **keywords)) for arguments, keywords in calls]
+    torch.set_num_threads(threads)
+    return outputs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fresh_process_computes_the_same(answers: dict[str, dict[str, Any]], name: str) -> None:
+    pairs = list(zip(answers[name]["here"], answers[name]["eager"], strict=True))
+    assert pairs
+    for here, there in pairs:
+        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def _compiled(answers: dict[str, dict[str, Any]], name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each output of each call, eager and compiled."""
+    for eager, compiled in zip(answers[name]["eager"], answers[name]["compiled"], strict=True):
+        yield from zip(eager, compiled, strict=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_code_gives_the_same_shapes(answers: dict[str, dict[str, Any]], name: str) -> None:
+    for eager, compiled in _compiled(answers, name):
+        assert (eager.dtype, eager.shape) == (compiled.dtype, compiled.shape)
+
+
+@needs_exact_compiled
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_code_computes_the_same(answers: dict[str, dict[str, Any]], name: str) -> None:
+    for eager, compiled in _compiled(answers, name):
+        if eager.is_floating_point():
+            noise = Noise()
+            noise.add(eager, compiled)
+            assert noise.exact or (noise.db or 0.0) > SAME_DB[eager.dtype]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_layer_that_has_an_int8_kernel_reaches_it(answers: dict[str, dict[str, Any]], name: str) -> None:
+    expected = {"conv": CASES[name].convolutions, "linear": CASES[name].linears}
+    assert {"conv": 0, "linear": 0} | answers[name]["kernels"] == expected

@@ -1,0 +1,184 @@
+"""Every dtype through the whole way: program out, load-back, and what a stranger computes from the files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.networks import Example, attention, convolutional, recurrent
+from tests.zeropoint.conftest import QuantizeExample
+from zeropoint.formats import VALIDATED, write_formats
+from zeropoint.formats.program.writer import quantized_program
+from zeropoint.loading.loadback import Reader, second_process
+from zeropoint.metrics.sqnr import Noise
+
+RECIPES = {
+    "qint8-asymmetric": ({"weights": {"scheme": "asymmetric"}}, 30),
+    "qint8-per-tensor": ({"weights": {"granularity": "per_tensor"}}, 28),
+    "qint8-other-axis": ({"weights": {"axis": 1}}, 28),
+    "qint8-activations": ({"activations": {"dtype": "qint8", "scheme": "symmetric"}}, 28),
+    "quint8": ({"weights": {"dtype": "quint8"}}, 30),
+    "float16": ({"weights": {"dtype": "float16"}}, 60),
+    "bfloat16": ({"weights": {"dtype": "bfloat16"}}, 40),
+    "float8": ({"weights": {"dtype": "float8_e4m3"}}, 20),
+    "float8-per-tensor-weight-only": (
+        {"weights": {"dtype": "float8_e4m3", "granularity": "per_tensor"}, "activations": None},
+        24,
+    ),
+    "int4": ({"weights": {"dtype": "int4", "group_size": 8}, "include": ["head"]}, 20),
+    "int4-symmetric": ({"weights": {"dtype": "int4", "group_size": 8, "scheme": "symmetric"}, "include": ["head"]}, 18),
+    "qint8-groups": ({"weights": {"granularity": "per_group", "group_size": 8}, "include": ["head"]}, 30),
+}
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """One for all of this file: to import torch takes it longer than to open and run a program."""
+    with second_process(tmp_path_factory.mktemp("stranger")) as reader:
+        yield reader
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_the_program_in_a_second_process_computes_what_the_layers_say(
+    quantized: QuantizeExample, stranger: Reader, tmp_path: Path, recipe: tuple[dict[str, object], float]
+) -> None:
+    wishes, least_db = recipe
+    example = convolutional()
+    result = quantized(example, **wishes)
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
+    assert stranger.open(tmp_path)
+    stranger.start(list(example.inputs))
+    outputs = stranger.finish()
+    with torch.no_grad():
+        here = quantized_program(result).module()(*example.inputs)
+    assert outputs is not None
+    torch.testing.assert_close(outputs[0], here)
+    noise = Noise()
+    noise.add(example.module.eval()(*example.inputs), outputs[0])
+    assert noise.db is not None
+    assert noise.db > least_db
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_the_layers_in_the_graph_are_the_librarys_own_numbers(
+    quantized: QuantizeExample, recipe: tuple[dict[str, object], float]
+) -> None:
+    """The float weights that the graph's nodes make are, bit for bit, what the library decodes."""
+    result = quantized(convolutional(), **recipe[0])
+    program = quantized_program(result)
+    with torch.no_grad():
+        interpreter = WeightsOf(program.module(check_guards=False))
+        interpreter.run(torch.randn(2, 1, 8, 8))
+    made = interpreter.weights
+    for layer in result.layers:
+        assert any(
+            tensor.shape == layer.weight.shape and torch.equal(tensor, layer.dequantized_weight) for tensor in made
+        ), layer.layer.name
+
+
+class WeightsOf(torch.fx.Interpreter):
+    """Keeps the second argument of every linear and convolution."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.weights: list[torch.Tensor] = []
+
+    def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        if any(word in str(target) for word in ("linear", "conv")) and isinstance(args[1], torch.Tensor):
+            self.weights.append(args[1])
+        return super().call_function(target, args, kwargs)  # type: ignore[arg-type]
+
+
+def test_int4_takes_half_a_byte_a_number(quantized: QuantizeExample, tmp_path: Path) -> None:
+    result = quantized(convolutional(), weights={"dtype": "int4", "group_size": 8}, include=["head"])
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert (stored["head.weight"].dtype, stored["head.weight"].shape) == (torch.uint8, (10, 36))
+    assert stored["head.weight_scale"].shape == (10, 9)
+
+
+def test_a_convolution_has_no_groups_and_says_so(quantized: QuantizeExample) -> None:
+    result = quantized(convolutional(), weights={"dtype": "int4", "group_size": 8})
+    assert {skip.name: skip.reason for skip in result.skipped}["features.0"] == "granularity_unsupported"
+
+
+def test_a_group_that_does_not_divide_the_inputs_is_told(quantized: QuantizeExample) -> None:
+    result = quantized(
+        convolutional(),
+        weights={"granularity": "per_group", "group_size": 7},
+        overrides=[{"names": ["features.*"], "weights": {"dtype": "qint8"}}],
+    )
+    assert {skip.name: skip.reason for skip in result.skipped}["head"] == "group_size_mismatch"
+
+
+class Mixed(torch.nn.Module):
+    """One of each layer type that is not in the other networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(12, 8)
+        self.up1 = torch.nn.ConvTranspose1d(8, 6, 3, stride=2, padding=1, output_padding=1)
+        self.up2 = torch.nn.ConvTranspose2d(6, 4, 3, groups=2, bias=False)
+        self.volume = torch.nn.Conv3d(1, 3, 3, padding=1)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        sequence = self.up1(self.table(ids).transpose(1, 2))
+        picture = self.up2(sequence.unsqueeze(2))
+        output: torch.Tensor = self.volume(picture.unsqueeze(1))
+        return output
+
+
+@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
+def test_every_layer_type_is_quantized(quantized: QuantizeExample, decompose: bool) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 12, (16, 10))
+    example = Example(Mixed(), (ids[:2],), None, {"ids": ids})
+    types = ["Embedding", "ConvTranspose1d", "ConvTranspose2d", "Conv3d"]
+    result = quantized(example, decompose=decompose, layer_types=types, skip_layers=[])
+    assert {layer.layer.name: layer.layer.kind for layer in result.layers} == {
+        "table": "Embedding",
+        "up1": "ConvTranspose1d",
+        "up2": "ConvTranspose2d",
+        "volume": "Conv3d",
+    }
+    scales = {
+        layer.layer.name: None if layer.affine is None else list(layer.affine.scale.shape) for layer in result.layers
+    }
+    assert scales == {"table": [12], "up1": [6], "up2": [2], "volume": [3]}
+    noise = Noise()
+    with torch.no_grad():
+        noise.add(example.module.eval()(ids[:2]), quantized_program(result).module()(ids[:2]))
+    assert noise.db is not None
+    assert noise.db > 30
+
+
+def test_tied_weights_stay_tied(quantized: QuantizeExample, tmp_path: Path) -> None:
+    example = attention()
+    result = quantized(example, layer_types=["Linear", "Embedding"], skip_layers=[])
+    list(write_formats(result, tmp_path, VALIDATED["pt2"]))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert [name for name, tensor in stored.items() if tensor.shape == (20, 8)] == ["head.weight"]
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert [name for name, tensor in program.state_dict.items() if tensor.shape == (20, 8)] == ["head.weight"]
+    noise = Noise()
+    with torch.no_grad():
+        noise.add(example.module.eval()(*example.inputs), program.module()(*example.inputs))
+    assert noise.db is not None
+    assert noise.db > 25
+
+
+def test_an_embedding_has_no_static_input(quantized: QuantizeExample) -> None:
+    ids = torch.randint(0, 12, (16, 10))
+    example = Example(Mixed(), (ids[:2],), None, {"ids": ids})
+    result = quantized(example, layer_types=["Embedding"], skip_layers=[])
+    assert result.layers[0].activation is None
+
+
+def test_the_projections_of_recurrent_cells_are_layers_where_the_graph_shows_them(quantized: QuantizeExample) -> None:
+    result = quantized(recurrent(), decompose=True, layer_types=["GRUCell", "LSTMCell"])
+    assert {layer.layer.name: layer.layer.kind for layer in result.layers} == dict.fromkeys(
+        ["gru.ih", "gru.hh", "lstm.ih", "lstm.hh"], "Linear"
+    )
+    assert {"gru.weight_ih", "gru.weight_ih_scale", "gru.ih.input_scale"} <= set(result.tensors)

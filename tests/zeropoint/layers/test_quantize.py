@@ -1,0 +1,31 @@
+"""A layer on the disk is the layer that it was, in memory that can be given back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.networks import convolutional
+from tests.zeropoint.conftest import QuantizeExample
+from zeropoint.layers.quantize import on_disk
+
+RECIPES = [
+    {},
+    {"weights": {"granularity": "per_tensor"}},
+    {"weights": {"dtype": "int4", "group_size": 8}, "include": ["head"]},
+    {"weights": {"dtype": "float8_e4m3"}},
+    {"weights": {"dtype": "float16"}},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_nothing_of_a_layer_changes(recipe: dict[str, object], quantized: QuantizeExample, tmp_path: Path) -> None:
+    layer = quantized(convolutional(), **recipe).layers[-1]
+    spilled = on_disk(layer, tmp_path / "0.safetensors")
+    spilled.release()
+    assert (spilled.sizes, spilled.bytes) == (layer.sizes, layer.bytes)
+    assert torch.equal(spilled.dequantized_weight, layer.dequantized_weight)
+    for name, tensor in layer.tensors.items():
+        assert torch.equal(spilled.tensors[name].to(torch.float32), tensor.to(torch.float32)), name
+    assert replace(spilled, weight=layer.weight, affine=layer.affine, file=None) == layer

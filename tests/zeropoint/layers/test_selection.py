@@ -1,0 +1,74 @@
+import pytest
+
+from tests.networks import attention, convolutional
+from tests.zeropoint.conftest import OpenExample
+from zeropoint.errors import InvalidRecipe
+from zeropoint.layers.selection import select
+from zeropoint.schema.recipe import Recipe
+
+
+def reasons(source_layers: object, **recipe: object) -> dict[str, str]:
+    _, skipped = select(source_layers, Recipe.model_validate(recipe))  # type: ignore[arg-type]
+    return {layer.name: layer.reason for layer in skipped}
+
+
+def test_every_layer_is_either_chosen_or_listed_with_its_reason(opened: OpenExample) -> None:
+    layers = opened(convolutional()).layers
+    choices, skipped = select(layers, Recipe())
+    assert sorted([c.layer.name for c in choices] + [s.name for s in skipped]) == sorted(layer.name for layer in layers)
+    assert {s.name: s.reason for s in skipped} == {"features.1": "type_not_selected", "unused": "dead_code"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layer", "reason"),
+    [
+        ({"layer_types": ["Conv2d"]}, "head", "type_not_selected"),
+        ({"skip_layers": ["Linear"]}, "head", "type_skipped"),
+        ({"include": ["features.*"]}, "head", "not_included"),
+        ({"exclude": ["h*d"]}, "head", "excluded"),
+        ({"include": ["head"], "exclude": ["head", "features.0"]}, "features.0", "excluded"),
+        ({"overrides": [{"names": ["head"], "weights": None}]}, "head", "override"),
+    ],
+    ids=str,
+)
+def test_the_reason_is_the_first_that_holds(
+    opened: OpenExample, recipe: dict[str, object], layer: str, reason: str
+) -> None:
+    if recipe.get("exclude") == ["head", "features.0"]:
+        recipe = {**recipe, "include": ["head", "features.3"]}
+    assert reasons(opened(convolutional()).layers, **recipe)[layer] == reason
+
+
+def test_the_first_override_that_matches_wins(opened: OpenExample) -> None:
+    recipe = Recipe.model_validate(
+        {"overrides": [{"names": ["features.*"], "activations": None}, {"names": ["features.0"], "weights": None}]}
+    )
+    choices, _ = select(opened(convolutional()).layers, recipe)
+    chosen = {choice.layer.name: choice.activations is not None for choice in choices}
+    assert chosen == {"features.0": False, "features.3": False, "head": True}
+
+
+def test_layers_that_share_a_weight_are_left_alone_unless_all_of_them_are_chosen(opened: OpenExample) -> None:
+    told = reasons(opened(attention()).layers)
+    assert (told["head"], told["embed"]) == ("shared_weight_conflict", "type_skipped")
+
+
+def test_layers_that_share_a_weight_are_quantized_together(opened: OpenExample) -> None:
+    recipe = Recipe.model_validate({"layer_types": ["Linear", "Embedding"], "skip_layers": []})
+    choices, _ = select(opened(attention()).layers, recipe)
+    chosen = {choice.layer.name: choice for choice in choices}
+    assert chosen["head"].layer.weight_name == chosen["embed"].layer.weight_name == "head.weight"
+    assert chosen["embed"].activations is None
+    assert chosen["head"].activations is not None
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_its_place(opened: OpenExample) -> None:
+    with pytest.raises(InvalidRecipe, match=r"/exclude/0: 'heda'") as refused:
+        reasons(opened(convolutional()).layers, exclude=["heda"])
+    assert refused.value.code == "recipe_matches_nothing"
+
+
+def test_a_recipe_that_leaves_everything_in_float_is_refused(opened: OpenExample) -> None:
+    with pytest.raises(InvalidRecipe, match="type_not_selected") as refused:
+        reasons(opened(convolutional()).layers, layer_types=["LSTM"])
+    assert refused.value.code == "nothing_to_quantize"

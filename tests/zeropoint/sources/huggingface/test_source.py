@@ -1,0 +1,64 @@
+"""A Hugging Face folder as a source: what is built is what from_pretrained builds, and what it lists is what it has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from app.intake.huggingface.architectures import ARCHITECTURES
+from app.intake.huggingface.rewrite import read_folder
+from app.intake.limits import Limits
+from tests.transformers_networks import CONFIGS, Network, network
+from zeropoint.data.batches import Call
+from zeropoint.entrypoints.describe import facts
+from zeropoint.sources.huggingface.source import HuggingFaceSource, open_huggingface
+
+
+def upload(made: Network, folder: Path) -> Path:
+    """What the gate makes of a folder."""
+    scratch, fresh = folder / "scratch", folder / "model.tar"
+    scratch.mkdir()
+    checked = read_folder(made.pack(folder / "upload.tar"), scratch, Limits().folder_bytes)
+    with fresh.open("wb") as target:
+        checked.write(target)
+    return fresh
+
+
+def run(source: HuggingFaceSource, inputs: dict[str, Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        outputs = source.run(Call(inputs.values(), list(inputs)))
+    return [value for value in outputs if isinstance(value, Tensor)]
+
+
+def test_every_model_type_has_a_network_here() -> None:
+    types = {getattr(transformers, name).config_class.model_type for name in CONFIGS}
+    assert types | {"gpt2"} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_computes_what_from_pretrained_computes(name: str, tmp_path: Path) -> None:
+    made = network(name, tmp_path / "folder")
+    source = open_huggingface(upload(made, tmp_path), "cpu")
+    outputs = run(source, made.inputs)
+    made.model.config.use_cache = False
+    with torch.no_grad():
+        expected = [value for value in made.model(**made.inputs).values() if isinstance(value, Tensor)]
+    assert len(outputs) == len(expected) > 0
+    for ours, theirs in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_told_at_upload_is_what_the_job_finds(name: str, tmp_path: Path) -> None:
+    made = network(name, tmp_path / "folder")
+    told: dict[str, Any] = facts(upload(made, tmp_path))
+    source = open_huggingface(tmp_path / "model.tar", "cpu")
+    assert [(entry["name"], entry["type"]) for entry in told["layers"]] == [
+        (layer.name, layer.type) for layer in source.layers
+    ]
+    assert told["parameters"] == sum(p.numel() for p in made.model.parameters())
+    required = {entry["name"] for entry in told["inputs"] if not entry["optional"]}
+    assert required <= set(made.inputs) <= {entry["name"] for entry in told["inputs"]}

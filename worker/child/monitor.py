@@ -1,0 +1,78 @@
+"""A child and the eyes on it: what it says, what it holds, how long it takes, and whether its job is still wanted."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from app.jobs import claims
+from app.jobs.claims import Claim, Standing
+from sandbox.policy import Sandbox
+from worker.child.prestarted import Spare
+from worker.child.process import Child
+from worker.child.progress import ProgressWatch
+from worker.child.usage import Excess, UsageWatch
+from worker.heartbeat import Heartbeat
+from zeropoint.schema.job import Phase
+
+TICK_SECONDS = 0.2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the child ended: by itself (standing GO_ON, no excess, not overdue), or because it was stopped."""
+
+    exit_code: int
+    standing: Standing
+    overdue: bool
+    excess: Excess | None
+    phase: Phase | None
+    peak_memory_bytes: int
+    last_words: str
+
+
+def watch(spare: Spare, claim: Claim, sandbox: Sandbox, heartbeat: Heartbeat, each_tick: Callable[[], None]) -> Ending:
+    """Stay with a child that was told to go until it has ended, or must not go on."""
+    child, progress = spare.child, ProgressWatch()
+    usage = UsageWatch(child.pid, spare.folder.path, sandbox.memory_bytes, sandbox.disk_bytes)
+    deadline = time.monotonic() + claim.running_seconds
+    standing = heartbeat.standing
+    while not child.ended and standing is Standing.GO_ON and not usage.excess and time.monotonic() < deadline:
+        _listen(child, progress)
+        usage.look()
+        _tell(claim, heartbeat, progress)
+        each_tick()
+        standing = heartbeat.standing
+    # Work that had already ended is judged by itself: whether it may still be recorded, its token decides.
+    stopped = not child.ended
+    exit_code = child.stop()
+    for line in child.read(0):
+        progress.feed(line)
+    _tell(claim, heartbeat, progress)
+    log.info("child %s ended with %s in phase %s", child.pid, exit_code, progress.phase)
+    return Ending(
+        exit_code=exit_code,
+        standing=standing if stopped else Standing.GO_ON,
+        overdue=stopped and standing is Standing.GO_ON,
+        excess=usage.excess if stopped else None,
+        phase=progress.phase,
+        peak_memory_bytes=usage.peak_memory_bytes,
+        last_words=child.last_words,
+    )
+
+
+def _listen(child: Child, progress: ProgressWatch) -> None:
+    """One tick, whatever the child writes."""
+    until = time.monotonic() + TICK_SECONDS
+    while not child.ended and (left := until - time.monotonic()) > 0:
+        for line in child.read(left):
+            progress.feed(line)
+
+
+def _tell(claim: Claim, heartbeat: Heartbeat, progress: ProgressWatch) -> None:
+    for reading in progress.due():
+        tell = partial(claims.report_progress, claim=claim, progress=reading.progress, eta_seconds=reading.eta_seconds)
+        heartbeat.tell(tell)

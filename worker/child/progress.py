@@ -1,0 +1,89 @@
+"""What the child says about its progress, read with distrust and passed on at a measured pace.
+
+A line that is not a Progress, that claims more than all of it or that goes back to an earlier phase is ignored: the
+child has read an upload, and each line that is passed on costs a write to the database.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+from pydantic import ValidationError
+
+from zeropoint.schema.job import Phase, Progress
+
+CHILD_PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != "publishing")
+COUNT_CAP = 2**31 - 1
+INTERVAL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A progress worth recording; `eta_seconds` is for its phase alone, from the phase's own rate."""
+
+    progress: Progress
+    eta_seconds: float | None
+
+
+class ProgressWatch:
+    """Takes every line, gives back the few that are worth a write: each new phase at once, the rest at intervals."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._latest: Progress | None = None
+        self._phase_began = 0.0
+        self._phase_first_done = 0
+        self._due: list[Reading] = []
+        self._unrecorded: Reading | None = None
+        self._recorded_at = float("-inf")
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that the child was last heard in."""
+        return self._latest.phase if self._latest else None
+
+    def feed(self, line: bytes) -> None:
+        """Take one line of the child's standard output."""
+        progress = parse(line)
+        if progress is None or _goes_back(self._latest, progress):
+            return
+        if self.phase != progress.phase:
+            self._phase_began, self._phase_first_done = self._clock(), progress.done
+            self._due.append(Reading(progress, None))
+            self._unrecorded = None
+        else:
+            self._unrecorded = Reading(progress, self._eta(progress))
+        self._latest = progress
+
+    def due(self) -> list[Reading]:
+        """The readings to record now, oldest first."""
+        now = self._clock()
+        due, self._due = self._due, []
+        if self._unrecorded and (due or now - self._recorded_at >= INTERVAL_SECONDS):
+            due.append(self._unrecorded)
+            self._unrecorded = None
+        if due:
+            self._recorded_at = now
+        return due
+
+    def _eta(self, progress: Progress) -> float | None:
+        gained = progress.done - self._phase_first_done
+        if not progress.total or gained <= 0:
+            return None
+        return (progress.total - progress.done) * (self._clock() - self._phase_began) / gained
+
+
+def parse(line: bytes) -> Progress | None:
+    """A line as Progress; None for anything else."""
+    try:
+        progress = Progress.model_validate_json(line, strict=True)
+    except ValidationError:
+        return None
+    known = progress.phase in CHILD_PHASES
+    sound = progress.done <= (progress.total or COUNT_CAP) and progress.total <= COUNT_CAP
+    return progress if known and sound else None
+
+
+def _goes_back(before: Progress | None, after: Progress) -> bool:
+    return before is not None and CHILD_PHASES.index(after.phase) < CHILD_PHASES.index(before.phase)

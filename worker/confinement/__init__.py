@@ -1,1 +1,0 @@
-"""What the kernel offers to hold a process in, a layer a module. Standard library alone; see `worker.sandbox`."""

@@ -1,0 +1,1 @@
+"""What the child left behind: checked, stored, listed in a manifest, and kept as checkpoints."""

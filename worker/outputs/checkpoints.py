@@ -1,0 +1,128 @@
+"""What lets another attempt go on: files that the child leaves while it works, kept as blobs under a key.
+
+The key stands for all that decides what is in them. The child checks it too, and takes nothing from a file that it
+can't read; what it finds there was written by a child with the same model, so it opens nothing that was shut before.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app import VERSION
+from app.jobs import claims
+from app.jobs.claims import Claim, Standing
+from app.storage import Storage
+from worker.heartbeat import Heartbeat
+from worker.outputs.publish import output_cap
+from zeropoint.schema.job import CHECKPOINT_FOLDER
+
+SUFFIX = ".safetensors"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+MOST_FILES = 1000
+CHUNK_BYTES = 2**20
+PAUSE_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def key_of(claim: Claim) -> str:
+    """Sha256 over all that decides what an attempt finds out on its way."""
+    parts = {
+        "model": claim.model.sha256,
+        "dataset": claim.dataset and claim.dataset.sha256,
+        "recipe": claim.recipe.model_dump(mode="json"),
+        "device": claim.device,
+        "versions": [VERSION, version("torch")],
+    }
+    if claim.sweep is not None:
+        evaluation = claim.evaluation_dataset and claim.evaluation_dataset.sha256
+        parts |= {"sweep": claim.sweep.to_json(), "evaluation_dataset": evaluation}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def fetch_checkpoints(
+    key: str, sessions: sessionmaker[Session], storage: Storage, folder: Path, heartbeat: Heartbeat
+) -> None:
+    """Put what earlier attempts left into the job's folder. One that can't be had is done without."""
+    (folder / CHECKPOINT_FOLDER).mkdir(mode=0o700)
+    for name, sha256 in _found(key, sessions, heartbeat).items():
+        try:
+            storage.fetch(sha256, folder / CHECKPOINT_FOLDER / f"{name}{SUFFIX}")
+        except OSError:
+            log.warning("checkpoint %s can't be had, its work is done again", name)
+
+
+def _found(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> dict[str, str]:
+    """A database that is away is waited for, while the claim holds; then nothing comes of this attempt anyway."""
+    while heartbeat.standing is not Standing.LOST:
+        try:
+            with sessions() as session:
+                return claims.checkpoints(session, key)
+        except SQLAlchemyError:
+            log.warning("the database does not answer, trying again in %s s", PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
+    return {}
+
+
+class CheckpointKeeper:
+    """Keeps what the child leaves; `look` again and again while it runs.
+
+    The child lives, and may put anything in the place of anything: names are opened below its folder without following
+    a link, and only what was opened is looked at.
+    """
+
+    def __init__(self, claim: Claim, key: str, storage: Storage, folder: Path, heartbeat: Heartbeat) -> None:
+        self._claim = claim
+        self._key = key
+        self._storage = storage
+        self._folder = folder / CHECKPOINT_FOLDER
+        self._heartbeat = heartbeat
+        self._kept: dict[str, tuple[int, int]] = {}
+        self.look(keep=False)
+
+    def look(self, *, keep: bool = True) -> None:
+        """Store the files that are new or were replaced since the last look."""
+        with suppress(OSError), _opened(self._folder, os.O_DIRECTORY) as folder:
+            for name in sorted(os.listdir(folder))[:MOST_FILES]:
+                with suppress(OSError), _opened(name, os.O_NONBLOCK, folder) as file:  # replaced meanwhile, or no room
+                    self._take(name, file, keep=keep)
+
+    def _take(self, name: str, file: int, *, keep: bool) -> None:
+        status, (stem, suffix) = os.fstat(file), os.path.splitext(name)
+        stamp = status.st_mtime_ns, status.st_size
+        sound = suffix == SUFFIX and NAME.fullmatch(stem) and stat.S_ISREG(status.st_mode)
+        if not sound or status.st_size > output_cap(self._claim) or self._kept.get(name) == stamp:
+            return
+        if keep:
+            self._keep(stem, file)
+        self._kept[name] = stamp
+
+    def _keep(self, name: str, file: int) -> None:
+        with self._storage.writer() as writer:
+            while chunk := os.read(file, CHUNK_BYTES):
+                writer.write(chunk)
+            blob = writer.commit()
+        keep = partial(claims.keep_checkpoint, claim=self._claim, key=self._key, name=name, blob=blob)
+        self._heartbeat.tell(keep)
+        log.info("kept checkpoint %s of %s bytes", name, blob.bytes)
+
+
+@contextmanager
+def _opened(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

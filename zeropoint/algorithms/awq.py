@@ -1,0 +1,58 @@
+"""AWQ: columns that meet large inputs are scaled up before rounding, and the inputs down, so that they lose less.
+
+    y = (x / s) · Q(s · W)ᵀ,   s_c = (mean|x_c| / √(min · max))^β,   β the best of 0, 1/20, …, 1
+
+Source: Lin et al., "AWQ" (MLSys 2024), section 3.2. What is best is told by Σ_c mean|x_c|² · ‖W_c − Ŵ_c‖², the output's
+error where channels don't go together: it takes no pass. Layers that read the same values share s.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from zeropoint.algorithms.context import Bench, Layers, meant
+from zeropoint.layers.quantize import lay_again
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.schema.algorithms import Awq
+
+TRIALS = 20
+SMALLEST = 1e-4
+
+
+def scale_by_activations(settings: Awq, bench: Bench, layers: Layers) -> Layers:
+    """The weight-only linears on integer grids, laid anew."""
+    own = {name: one for name, one in meant(layers, settings.layer_types).items() if _can(one, bench)}
+    changed: dict[str, QuantizedLayer] = {}
+    for names in bench.multipliable(own):
+        magnitude = _magnitude(bench, names[0])
+        trials = [_laid(own, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
+        best = min(trials, key=lambda group: sum(_error(one, magnitude) for one in group.values()))
+        changed |= {n: replace(one, scaled_by=bench.carrier(names)) for n, one in best.items()}
+    return changed
+
+
+def factors(magnitude: Tensor, power: float) -> Tensor:
+    """s [in] of mean|x| [in]."""
+    scale = magnitude.clamp(min=SMALLEST * max(float(magnitude.max()), SMALLEST)) ** power
+    return scale / (scale.min() * scale.max()).sqrt()
+
+
+def _laid(layers: Layers, names: list[str], scale: Tensor) -> dict[str, QuantizedLayer]:
+    return {name: lay_again(layers[name], None, 1 / scale, None) for name in names}
+
+
+def _error(layer: QuantizedLayer, magnitude: Tensor) -> float:
+    wrong = layer.effective_weight - layer.layer.weight.cpu().float()
+    return float((wrong.square().sum(0) * magnitude.square()).sum())
+
+
+def _magnitude(bench: Bench, name: str) -> Tensor:
+    channels = bench.statistics[name].channels
+    assert channels is not None
+    return channels.magnitude
+
+
+def _can(layer: QuantizedLayer, bench: Bench) -> bool:
+    statistics = bench.statistics.get(layer.layer.name)
+    known = statistics is not None and statistics.channels is not None
+    return known and layer.layer.kind == "Linear" and layer.activation is None and layer.affine is not None

@@ -1,0 +1,120 @@
+"""Bias correction: the mean error of each output, over calibration samples, is taken out of the layer's bias.
+
+    b' = b + E[y] − E[ŷ]        y: of the float model, ŷ: of the quantized model with all layers before it corrected
+
+Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.2,
+with means from samples. Layer by layer that would take a pass for each layer. Here it is one: each layer is corrected
+as a batch passes it, with all batches so far, so that the layers behind it see corrected inputs. It takes one batch of
+memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.data.dataset import first_of
+from zeropoint.data.padding import mask_of, visible
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.schema.algorithms import BiasCorrection
+from zeropoint.simulation.fake_quant import along, simulated
+
+MOST_SAMPLES, FEWEST_SAMPLES = 32, 16
+"""Means of paired differences are steady long before ranges are: a third of the calibration samples, within these."""
+
+See = Callable[[str, Tensor], Tensor | None]
+"""Called with a layer's name and output; what it gives takes the output's place."""
+
+
+@dataclass
+class Mean:
+    """A running mean [out], in float64."""
+
+    total: Tensor | float = 0.0
+    count: int = 0
+
+    def add(self, output: Tensor, axis: int) -> None:
+        """Values [..., out, ...] with the outputs at `axis`."""
+        others = [dimension for dimension in range(output.dim()) if dimension != output.dim() + axis]
+        # torch adds float32 in pairs, which is exact enough; float64 would take a copy of all of it
+        self.total = self.total + (output.sum(others) if others else output).double()
+        self.count += output.numel() // output.shape[axis]
+
+    @property
+    def value(self) -> Tensor | float:
+        return self.total / max(self.count, 1)
+
+
+@dataclass
+class Error:
+    """What a layer gave on average, in float and as quantized without its correction."""
+
+    axis: int
+    exact: Mean
+    found: Mean
+
+    @property
+    def correction(self) -> Tensor:
+        """E[y] − E[ŷ], float32 [out]."""
+        return torch.as_tensor(self.exact.value - self.found.value).float()
+
+
+def correct_biases(_: BiasCorrection, bench: Bench, layers: Layers) -> Layers:
+    """The layers with a bias of their own, or that may get one, corrected."""
+    # their own biases again: what an earlier correction found is found anew
+    plain = {name: replace(one, bias=None) for name, one in layers.items() if bench.has_own_bias(one.layer)}
+    errors = {n: Error(one.layer.channel_axis or -1, Mean(), Mean()) for n, one in plain.items()}
+    done, enough = 0, min(MOST_SAMPLES, max(FEWEST_SAMPLES, bench.calibration.count // 3))
+    for batch in first_of(bench.calibration, enough):
+        _pass(bench, {**layers, **plain}, errors, batch)
+        done += batch[0].shape[0] if batch[0].dim() else 1
+        if done >= enough:
+            break
+    bench.source.reset()
+    return {n: _corrected(plain[n], error.correction.cpu()) for n, error in errors.items() if error.found.count}
+
+
+def _pass(bench: Bench, layers: Layers, errors: dict[str, Error], batch: Sequence[Tensor]) -> None:
+    """One batch through the float model, then through the quantized one, corrected on the way."""
+    mask = mask_of(batch)
+
+    def see(name: str, output: Tensor) -> None:
+        errors[name].exact.add(visible(output, mask), errors[name].axis)
+
+    def correct(name: str, output: Tensor) -> Tensor:
+        error = errors[name]
+        error.found.add(visible(output, mask), error.axis)
+        return output.add_(along(error.correction.to(output.device, output.dtype), layers[name]))
+
+    watched = {name: layers[name] for name in errors}
+    with torch.no_grad():
+        bench.source.reset()
+        with _watched(watched, see):
+            bench.source.run(batch)
+        bench.source.reset()
+        with simulated(layers.values()), _watched(watched, correct):
+            bench.source.run(batch)
+
+
+@contextmanager
+def _watched(layers: Layers, see: See) -> Iterator[None]:
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        return lambda _, __, output: see(name, output)
+
+    modules = {name: one.layer.module for name, one in layers.items() if one.layer.module is not None}
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _corrected(layer: QuantizedLayer, correction: Tensor) -> QuantizedLayer:
+    own = layer.layer.bias
+    dtype = layer.layer.weight.dtype
+    base = torch.zeros_like(correction) if own is None else own.detach().cpu().float()
+    return replace(layer, bias=(base + correction).to(dtype))

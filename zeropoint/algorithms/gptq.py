@@ -1,0 +1,157 @@
+"""GPTQ: a weight is rounded column by column, and the columns that follow make up for the error so far.
+
+    min ‖(W − Ŵ) · X̂‖²,   H = X̂ · X̂ᵀ,   W[:, j+1:] −= (w_j − ŵ_j) / U_jj · U[j, j+1:],   UᵀU = H⁻¹ (Cholesky, upper)
+
+Source: Frantar et al., "GPTQ" (ICLR 2023), algorithm 1, with columns in the order of falling H_jj and λ = damping ·
+mean(diag H) added to the diagonal. X̂ is what the layer is given in the quantized model. The grids stay as they are.
+
+Layers that are given the same values share H and are rounded together. H is [in, in]: layers are taken in rounds whose
+H fit `MAX_BYTES`, a pass for each round.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.algorithms.context import Bench, Layers, meant
+from zeropoint.data.padding import mask_of, visible
+from zeropoint.layers.quantize import with_numbers
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.primitives.qparams import Grid
+from zeropoint.schema.algorithms import Gptq
+from zeropoint.simulation.fake_quant import simulated
+
+MAX_BYTES = 2**30
+BLOCK = 128
+
+
+def round_by_gptq(settings: Gptq, bench: Bench, layers: Layers) -> Layers:
+    """The linears on integer grids, rounded anew."""
+    own = {name: one for name, one in meant(layers, settings.layer_types).items() if _can(one)}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, layer in own.items():
+        kind = layer.settings.model_dump_json()
+        groups.setdefault((bench.sharing.get(name, name), kind), []).append(name)
+    changed: dict[str, QuantizedLayer] = {}
+    for together in _rounds(own, groups.values()):
+        moments = _moments(bench, layers, [names[0] for names in together])
+        for names in together:
+            if names[0] in moments:
+                changed |= _rounded([own[name] for name in names], moments[names[0]], settings.damping)
+    return changed
+
+
+def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) -> dict[str, QuantizedLayer]:
+    """These layers, whose inputs have these moments H [in, in]."""
+    weight = torch.cat([layer.target_weight.float() for layer in layers])
+    scale, zero_point = (torch.cat([_of_rows(layer, part) for layer in layers]) for part in ("scale", "zero_point"))
+    grid = layers[0].affine.grid if layers[0].affine is not None else None
+    assert grid is not None
+    numbers = optimal(weight, scale, zero_point.float(), grid, damped(moments, damping))
+    parts = torch.split(numbers.to(grid.dtype), [layer.weight.shape[0] for layer in layers])
+    rounded = (
+        replace(with_numbers(one, part.clone()), rounding="gptq") for one, part in zip(layers, parts, strict=True)
+    )
+    return {layer.layer.name: layer for layer in rounded}
+
+
+def damped(moments: Tensor, damping: float) -> Tensor:
+    """H + λ, float32 [in, in]; channels that are always 0 get 1 on the diagonal."""
+    diagonal = moments.diagonal()
+    more = (diagonal == 0).float() + damping * diagonal.mean()
+    return moments + torch.diag(more)
+
+
+def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, moments: Tensor) -> Tensor:
+    """Numbers, float32 [rows, in], of a weight [rows, in] on grids `scale` [rows, in or 1] given H float32 [in, in].
+
+    Raises torch.linalg.LinAlgError when H is not positive definite.
+    """
+    order = torch.argsort(moments.diagonal(), descending=True, stable=True)
+    upper = inverse_factor(moments[order][:, order])
+    # a column is a row here: contiguous, and so are its scales
+    left = weight[:, order].T.contiguous()
+    steps, zeros = (values.expand(weight.shape)[:, order].T.contiguous() for values in (scale, zero_point))
+    numbers = torch.empty_like(left)
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        errors = torch.empty_like(left[start:stop])
+        for row in range(start, stop):
+            laid = (left[row] * (1 / steps[row])).round_().add_(zeros[row]).clamp_(grid.quant_min, grid.quant_max)
+            numbers[row] = laid
+            error = (left[row] - (laid - zeros[row]) * steps[row]).div_(upper[row, row])
+            errors[row - start] = error
+            left[row:stop].addr_(upper[row, row:stop], error, alpha=-1)
+        left[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return numbers.T[:, torch.argsort(order)].contiguous()
+
+
+def inverse_factor(moments: Tensor) -> Tensor:
+    """U float32 [in, in], upper, UᵀU = H⁻¹: the inverse of A in H = A·Aᵀ, which is Cholesky's factor back to front."""
+    lower, failed = torch.linalg.cholesky_ex(moments.flip(0, 1))
+    if bool(failed):  # float32 was not enough
+        lower = torch.linalg.cholesky(moments.flip(0, 1).double())
+    factor: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    return factor.flip(0, 1).float()
+
+
+def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
+    """The grid's `part` at each row and column, [out, in] or [out, 1]."""
+    assert layer.affine is not None
+    values: Tensor = getattr(layer.affine, part)
+    if layer.affine.group_size is not None:
+        return values.repeat_interleave(layer.affine.group_size, dim=1)
+    rows, columns = layer.weight.shape
+    return values.reshape(-1, 1).expand(rows, columns)
+
+
+def _moments(bench: Bench, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
+    """X̂ · X̂ᵀ float32 [in, in] of what these layers are given in the quantized model, over the calibration samples."""
+    moments: dict[str, Tensor] = {}
+    masks: list[Tensor | None] = [None]
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def add(_: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
+            rows = visible(arguments[0], masks[0]).float()
+            rows = rows.reshape(-1, rows.shape[-1])
+            found = (rows.T @ rows).cpu()
+            moments[name] = moments[name] + found if name in moments else found
+
+        return add
+
+    with ExitStack() as stack, torch.no_grad(), simulated(layers.values()):
+        for name in names:
+            module = layers[name].layer.module
+            if module is not None:
+                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        for batch in bench.calibration:
+            masks[0] = mask_of(batch)
+            bench.source.reset()
+            bench.source.run(batch)
+    bench.source.reset()
+    return moments
+
+
+def _can(layer: QuantizedLayer) -> bool:
+    affine = layer.affine
+    if affine is None or affine.grid.dtype.is_floating_point or layer.layer.kind != "Linear":
+        return False
+    return affine.axis in (None, 0)
+
+
+def _rounds(layers: Mapping[str, QuantizedLayer], groups: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    """Groups whose moments are in memory together."""
+    together: list[list[str]] = []
+    size = 0
+    for names in groups:
+        own = 4 * layers[names[0]].weight.shape[1] ** 2
+        if together and size + own > MAX_BYTES:
+            yield together
+            together, size = [], 0
+        together.append(names)
+        size += own
+    if together:
+        yield together

@@ -1,0 +1,117 @@
+"""Which normalization of a module in Python can carry factors for the layers behind it.
+
+`sources.scaling` reads that off a graph; here one pass is watched.
+
+Every torch function that is given a normalization's output is seen. Where all of them are layers' own `linear`, the
+normalization's weight and bias can be multiplied, and the layers' weights divided, without changing a result. That is
+then tried once, with powers of two, which change no rounding.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from zeropoint.model.source import Source, floating_outputs
+
+TOLERANCE = 1e-3
+
+
+class Readers(TorchFunctionMode):
+    """By normalization, the layers that read what it gives; None where something else reads it too."""
+
+    def __init__(self, weights: Mapping[int, str]) -> None:
+        super().__init__()
+        self._weights = weights
+        self._outputs: dict[int, tuple[str, Tensor]] = {}
+        self.found: dict[str, set[str] | None] = {}
+
+    def give(self, name: str, output: Tensor) -> None:
+        """This normalization gave that; what runs twice is left alone."""
+        self.found[name] = None if name in self.found else set()
+        self._outputs[id(output)] = name, output
+
+    def read(self, value: object, layer: str | None) -> None:
+        """A layer, or something else, reads this value."""
+        name, output = self._outputs.get(id(value), ("", None))
+        readers = self.found.get(name)
+        if output is not None and readers is not None:
+            self.found[name] = None if layer is None else readers | {layer}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        values = tree_leaves((args, dict(kwargs or {})))
+        if getattr(func, "__name__", "") != "__get__":  # shapes and dtypes are no values
+            layer = self._weights.get(id(args[1])) if func is linear and len(args) > 1 else None
+            for value in values:
+                self.read(value, layer)
+        return func(*args, **(kwargs or {}))
+
+
+def proven_carriers(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
+    """Layer -> the normalization that carries its factors, of linears alone; nothing where the trial disagrees."""
+    weights = {id(one.module.get_parameter("weight")): one.name for one in source.layers if one.module is not None}
+    norms = {name: module for name, module in source.module.named_modules() if _is_normalization(module)}
+    watch = Readers(weights)
+    handles = [norm.register_forward_hook(_gives(watch, name)) for name, norm in norms.items()]
+    try:
+        with watch:  # an output that is returned is read as well: it is moved off the device
+            expected = floating_outputs(source, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        source.reset()
+    linears = {layer.name for layer in source.layers if layer.kind == "Linear"}
+    found = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
+    carriers = {layer: name for name, readers in found.items() for layer in readers}
+    with _scaled(source, norms, carriers):
+        scaled = floating_outputs(source, batch)
+    source.reset()
+    alike = all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in zip(expected, scaled, strict=True))
+    return carriers if alike else {}
+
+
+def _gives(watch: Readers, name: str) -> Callable[[nn.Module, object, object], None]:
+    return lambda _, __, output: watch.give(name, output) if isinstance(output, Tensor) else None
+
+
+def _is_normalization(module: nn.Module) -> bool:
+    """Whether it gives a weight to each channel of the last dimension, as layer and RMS norms of all libraries do."""
+    weight = module._parameters.get("weight")
+    named = "norm" in type(module).__name__.lower() and not isinstance(module, nn.modules.batchnorm._NormBase)
+    return named and not isinstance(module, nn.GroupNorm) and weight is not None and weight.dim() == 1
+
+
+@contextmanager
+def _scaled(source: Source, norms: Mapping[str, nn.Module], carriers: Mapping[str, str]) -> Iterator[None]:
+    """The normalizations twice and half as large in turn, and what their layers are given back at its size."""
+    own = [(norm, dict(norm._parameters)) for norm in norms.values()]
+    factors = {name: _factors(norms[name]) for name in set(carriers.values())}
+    modules = {layer.name: layer.module for layer in source.layers if layer.module is not None}
+    handles = [modules[layer].register_forward_pre_hook(_divides(factors[norm])) for layer, norm in carriers.items()]
+    for name, factor in factors.items():
+        for part, value in norms[name]._parameters.items():
+            if value is not None:
+                norms[name]._parameters[part] = nn.Parameter(value.detach() * factor, requires_grad=False)
+    try:
+        yield
+    finally:
+        for norm, parameters in own:
+            norm._parameters.update(parameters)
+        for handle in handles:
+            handle.remove()
+
+
+def _factors(norm: nn.Module) -> Tensor:
+    weight = norm.get_parameter("weight")
+    return torch.where(torch.arange(len(weight), device=weight.device) % 2 == 0, 2.0, 0.5).to(weight.dtype)
+
+
+def _divides(factor: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    return lambda _, arguments: (arguments[0] / factor, *arguments[1:])

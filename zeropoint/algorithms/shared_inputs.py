@@ -1,0 +1,50 @@
+"""Which layers are given the same values: what is done to them on the way in can be done once."""
+
+from collections.abc import Callable, Sequence
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from zeropoint.model.source import Source
+
+
+def same_inputs(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
+    """Layer -> the first layer that is given the very same values. A graph tells; a module is run on `batch`."""
+    modules = {id(layer.module): layer.name for layer in source.layers if layer.module is not None}
+    if isinstance(source.module, GraphModule):
+        return _of_graph(source.module, modules)
+    return _of_run(source, modules, batch)
+
+
+def _of_graph(module: GraphModule, names: dict[int, str]) -> dict[str, str]:
+    firsts: dict[object, str] = {}
+    sharing: dict[str, str] = {}
+    for node in module.graph.nodes:
+        name = names.get(id(module.get_submodule(node.target))) if node.op == "call_module" else None
+        if name is not None:
+            sharing.setdefault(name, firsts.setdefault(node.args[0], name))
+    return sharing
+
+
+def _of_run(source: Source, names: dict[int, str], batch: Sequence[Tensor]) -> dict[str, str]:
+    seen: list[tuple[Callable[[], Tensor | None], str]] = []
+    sharing: dict[str, str] = {}
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        values, name = arguments[0], names[id(module)]
+        first = next((first for known, first in seen if known() is values), name)
+        seen.append((ref(values), name))
+        sharing.setdefault(name, first)
+
+    layers = [layer.module for layer in source.layers if layer.module is not None]
+    handles = [module.register_forward_pre_hook(look) for module in layers]
+    try:
+        with torch.no_grad():
+            source.run(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        source.reset()
+    return sharing

@@ -1,0 +1,122 @@
+"""Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
+
+Where a format writes what a convolution gives as integers too, the same pass watches its outlet (`sources.outlets`).
+
+One pass, one batch in memory; the model's own outputs are thrown away.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from zeropoint.calibration.profile import Profile
+from zeropoint.calibration.resume import Pass
+from zeropoint.data.batches import Batches
+from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
+from zeropoint.layers.selection import Choice, is_meant
+from zeropoint.model.hooks import watched
+from zeropoint.model.layer import Layer
+from zeropoint.model.source import Source
+from zeropoint.observers import observer_for
+from zeropoint.observers.statistics import Collector
+from zeropoint.schema.algorithms import NEEDS_CHANNELS, NEEDS_HISTOGRAMS
+from zeropoint.schema.presets import pieces_of
+from zeropoint.schema.recipe import Recipe
+
+Step = Callable[[int, int], None]
+"""Called with (done, total) after each batch or layer."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a pass looks at beside ranges: histograms and single channels, by layer name, and outlets."""
+
+    histograms: Collection[str] = ()
+    channels: Collection[str] = ()
+    outputs: bool = False
+    """Whether the outlets of layers are watched as their inputs are, where they have one."""
+
+
+def everything(layers: Iterable[Layer]) -> Wanted:
+    """All that any recipe may ask for."""
+    names = {layer.name for layer in layers}
+    return Wanted(names, names, outputs=True)
+
+
+def calibrate(
+    source: Source,
+    choices: Sequence[Choice],
+    recipe: Recipe,
+    samples: Batches,
+    step: Step,
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+) -> Profile:
+    """The statistics that the recipe's observers and algorithms need of these choices."""
+    layers, wanted = wanted_by(choices, recipe)
+    return collect(source, layers, samples, step, wanted, checkpoints=checkpoints)
+
+
+def wanted_by(choices: Sequence[Choice], recipe: Recipe) -> tuple[list[Layer], Wanted]:
+    """The layers that the recipe's observers and algorithms watch, and what they look at there."""
+    pieces = pieces_of(recipe)
+    wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
+    histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
+    histograms |= {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_HISTOGRAMS)}
+    channels = {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_CHANNELS)}
+    layers = [choice.layer for choice in choices if choice.layer.name in {*wishes, *channels}]
+    return layers, Wanted(histograms, channels, outputs=recipe.needs_outputs)
+
+
+def collect(
+    source: Source,
+    layers: Sequence[Layer],
+    samples: Batches,
+    step: Step,
+    wanted: Wanted,
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+) -> Profile:
+    """Statistics of the inputs of `layers`, and what else is wanted, in one pass. Padding stays out (`masking`).
+
+    Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
+    there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.
+    """
+    modules, collectors = _collectors(layers, wanted)
+    checkpoints.begin()
+    progress = Pass(source, collectors)
+    progress.resume(checkpoints)
+    if progress.done:
+        step(progress.done, len(samples))
+    with torch.no_grad(), watched(modules, {name: collectors[name].observe for name in modules}) as look:
+        for batch in progress.remaining(samples):
+            look.at(batch)
+            source.run(batch)
+            progress.done += 1
+            if checkpoints.due:
+                progress.keep(checkpoints)
+            step(progress.done, len(samples))
+    if checkpoints.long:
+        progress.keep(checkpoints)
+    source.reset()
+    seen = {name: collector.statistics() for name, collector in collectors.items() if collector.count}
+    return Profile(seen, samples.count, len(samples), samples.batch_size)
+
+
+def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.Module], dict[str, Collector]]:
+    """Modules to watch, and what watches each; outlets are under `outlet_name`."""
+    modules = {layer.name: layer.module for layer in layers if layer.module is not None}
+    axes = {layer.name: layer.channel_axis for layer in layers if layer.name in wanted.channels}
+    collectors = {n: Collector(histogram=n in wanted.histograms, channel_axis=axes.get(n)) for n in modules}
+    for layer in layers:
+        if wanted.outputs and layer.outlet is not None:
+            modules[outlet_name(layer.name)] = layer.outlet
+            collectors[outlet_name(layer.name)] = Collector(histogram=layer.name in wanted.histograms)
+    return modules, collectors
+
+
+def outlet_name(layer: str) -> str:
+    """What the statistics of a layer's outlet are called among those of layers, whose names have no colon."""
+    return f"{layer}:output"

@@ -1,0 +1,151 @@
+"""A profile: what one calibration pass found out about each layer's input, to keep. A second recipe on the same model,
+samples and batch size then needs no forward pass.
+
+    <layer>.histogram    int64 [4096], the counts of histogram.py
+    <layer>.channels     float32 [3, C], minimum, maximum and mean magnitude of each channel of channels.py
+
+The header has one JSON object `zeropoint.profile`: schema version, key, versions, sample counts, and by layer the
+numbers of `Statistics`. Same statistics in, same bytes out.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, float32, int64
+
+from zeropoint.errors import InvalidProfile
+from zeropoint.files.safetensors import save_tensors
+from zeropoint.observers.channels import ChannelStatistics
+from zeropoint.observers.histogram import BINS, Histogram
+from zeropoint.observers.statistics import Statistics
+from zeropoint.schema.versions import versions
+
+SCHEMA_VERSION = 2
+HEADER_KEY = "zeropoint.profile"
+CALIBRATE_AGAIN = "Leave the profile out to calibrate with a forward pass, and keep the new profile."
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Statistics by layer, and the samples they come from. `reused`: read from a file, so nothing ran."""
+
+    layers: dict[str, Statistics]
+    samples: int
+    batches: int
+    batch_size: int
+    reused: bool = False
+
+
+class Entry(BaseModel):
+    """One layer in the header; `histogram` is (exponent, zeros), its counts are a tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+    count: PositiveInt
+    minimum: FiniteFloat
+    maximum: FiniteFloat
+    early: tuple[FiniteFloat, FiniteFloat] | None
+    histogram: tuple[int, NonNegativeInt] | None
+    positions: PositiveInt | None
+    """Values of each channel; None where single channels were not watched."""
+
+
+class Header(BaseModel):
+    """The JSON object of the file."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int
+    key: str
+    versions: dict[str, str]
+    samples: PositiveInt
+    batches: PositiveInt
+    batch_size: PositiveInt
+    layers: dict[str, Entry]
+
+
+def profile_key(model: str, dataset: str, samples: int, batch_size: int) -> str:
+    """Sha256 over all that decides the statistics: hashes of model and samples, how they ran, torch's version."""
+    parts = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "dataset": dataset,
+        "samples": samples,
+        "batch_size": batch_size,
+        "torch": versions()["torch"],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_profile(profile: Profile, key: str, path: Path) -> None:
+    """Write the file; layers that met NaN or infinity stay out. Raises OSError when the disk doesn't take it."""
+    kept = {name: statistics for name, statistics in profile.layers.items() if statistics.finite}
+    header = Header(
+        schema_version=SCHEMA_VERSION,
+        key=key,
+        versions=versions(),
+        samples=profile.samples,
+        batches=profile.batches,
+        batch_size=profile.batch_size,
+        layers={name: _entry(statistics) for name, statistics in kept.items()},
+    )
+    found = {f"{name}.histogram": statistics.histogram for name, statistics in kept.items()}
+    counts = {name: histogram.counts for name, histogram in found.items() if histogram is not None}
+    channels = {f"{n}.channels": found.channels.stacked for n, found in kept.items() if found.channels is not None}
+    save_tensors(counts | channels, path, {HEADER_KEY: header.model_dump(mode="json")})
+
+
+def load_profile(path: Path, key: str) -> Profile:
+    """Read the file back. Raises InvalidProfile when it is damaged, or was not made for `key`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+        layers = {name: _statistics(name, entry, tensors) for name, entry in header.layers.items()}
+    except (SafetensorError, OSError, ValidationError, ValueError) as error:
+        raise InvalidProfile(
+            "profile_invalid", "The file is not a profile of this version.", CALIBRATE_AGAIN
+        ) from error
+    if header.schema_version != SCHEMA_VERSION or header.key != key:
+        raise InvalidProfile(
+            "profile_does_not_match",
+            "The profile was made from another model, dataset, number of samples, batch size or version of torch.",
+            CALIBRATE_AGAIN,
+        )
+    return Profile(layers, header.samples, header.batches, header.batch_size, reused=True)
+
+
+def _entry(statistics: Statistics) -> Entry:
+    histogram = statistics.histogram
+    return Entry(
+        count=statistics.count,
+        minimum=statistics.minimum,
+        maximum=statistics.maximum,
+        early=statistics.early,
+        histogram=histogram and (histogram.exponent, histogram.zeros),
+        positions=statistics.channels and statistics.channels.positions,
+    )
+
+
+def _statistics(name: str, entry: Entry, tensors: Mapping[str, Tensor]) -> Statistics:
+    counts, stacked = tensors.get(f"{name}.histogram"), tensors.get(f"{name}.channels")
+    histogram, channels = None, None
+    if entry.histogram is not None:
+        if counts is None or counts.dtype != int64 or counts.shape != (BINS,) or int(counts.sum()) != entry.count:
+            raise ValueError("counts that don't add up")
+        histogram = Histogram(entry.histogram[0], counts, entry.histogram[1])
+    if entry.positions is not None:
+        if stacked is None or stacked.dtype != float32:
+            raise ValueError("channels that are not there")
+        channels = ChannelStatistics.restored(entry.positions, stacked)
+    return Statistics(entry.count, entry.minimum, entry.maximum, entry.early, histogram, channels)

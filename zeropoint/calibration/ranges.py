@@ -1,0 +1,81 @@
+"""Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
+
+Where a format writes what a convolution gives as integers too, the same pass watches its outlet (`sources.outlets`).
+
+One pass, one batch in memory; the model's own outputs are thrown away.
+"""
+
+from collections.abc import Sequence
+
+from zeropoint.calibration.collect import outlet_name
+from zeropoint.calibration.profile import CALIBRATE_AGAIN, Profile
+from zeropoint.errors import InvalidProfile, InvalidSamples
+from zeropoint.layers.quantized_layer import Activation, input_target
+from zeropoint.layers.selection import Choice
+from zeropoint.model.layer import Layer
+from zeropoint.observers import observer_for
+from zeropoint.schema.recipe import ActivationSettings
+
+FEW_SAMPLES = 32
+"""Fewer lose over 1 dB on the digits network; both bounds are measured in docs/quantization.md."""
+LATE_GROWTH = 0.25
+"""Share of a range that may come with the last quarter of the batches; more is worth a warning."""
+
+
+def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+    """The static grid of each chosen layer's input, by layer name.
+
+    Raises InvalidSamples when an input turned NaN or infinite, naming the layer; InvalidProfile when statistics lack.
+    """
+    return {
+        choice.layer.name: _activation(choice.layer, choice.activations, profile)
+        for choice in choices
+        if choice.activations is not None
+    }
+
+
+def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+    """The static grid at each chosen convolution's outlet, by layer name: chosen as its input's is. Raises likewise.
+
+    None for float8: no runtime has a convolution that gives it.
+    """
+    return {
+        choice.layer.name: _activation(choice.layer, choice.activations, profile, output=True)
+        for choice in choices
+        if choice.activations is not None and choice.activations.dtype != "float8_e4m3"
+        if choice.layer.outlet is not None
+    }
+
+
+def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
+    """Where the statistics of these layers may not be enough, in short stable words (docs/quantization.md)."""
+    spots = []
+    if profile.samples < FEW_SAMPLES:
+        spots.append(f"few_samples: {profile.samples}; {FEW_SAMPLES} or more give steadier ranges.")
+    growth = {name: profile.layers[name].late_growth or 0.0 for name in names}
+    moving = sorted((name for name in names if growth[name] > LATE_GROWTH), key=lambda name: -growth[name])
+    if moving:
+        worst = ", ".join(repr(name) for name in moving[:5])
+        share = f"{LATE_GROWTH:.0%}".replace("%", " %")
+        spots.append(f"still_moving: ranges that grew by over {share} in the last quarter: {len(moving)} ({worst}).")
+    return spots
+
+
+def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:
+    place = f"{'output' if output else 'input'} of layer {layer.name!r}"
+    observer = observer_for(settings.observer)
+    target = input_target(layer, settings)
+    statistics = profile.layers.get(outlet_name(layer.name) if output else layer.name)
+    if statistics is not None and not statistics.finite:
+        raise InvalidSamples(
+            "non_finite_activations",
+            f"The {place} becomes NaN or infinite during calibration.",
+            "Check that the float model gives finite outputs on these samples.",
+        )
+    if statistics is None or (observer.needs_histogram and statistics.histogram is None):
+        raise InvalidProfile(
+            "profile_incomplete",
+            f"The profile lacks statistics of the {place} that the recipe's observer needs.",
+            CALIBRATE_AGAIN,
+        )
+    return Activation.over(settings, target, *observer.of_statistics(statistics, target))

@@ -1,0 +1,87 @@
+"""A pass over calibration samples that is left in the middle, and gone on with elsewhere as if nothing had happened.
+
+Between two batches it is these: what the collectors saw, the buffers that a forward pass changes, the random numbers
+that come next (a program exported in training mode drops values out), and how many batches are done.
+
+That is all of an exported program's state, whose graph lists the buffers that it writes. A module in Python may keep
+more in its attributes, and a generator of samples can't be read from the middle: neither is ever resumed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropoint.data.batches import Batches
+from zeropoint.data.dataset import Samples
+from zeropoint.files.checkpoints import Checkpoints, State, Tensors
+from zeropoint.model.source import Source
+from zeropoint.observers.statistics import Collector
+
+NAME = "calibrating"
+
+
+@dataclass
+class Pass:
+    """A pass of `source`, `done` batches into the samples; `collectors` by layer name watch it."""
+
+    source: Source
+    collectors: dict[str, Collector]
+    done: int = 0
+
+    def resume(self, checkpoints: Checkpoints) -> None:
+        """Go on from the checkpoint, if there is one of the same layers and buffers; else begin."""
+        self.source.reset()
+        if checkpoints.load(NAME, self._take_over) is not None:
+            checkpoints.resumed.append("calibrating")
+
+    def keep(self, checkpoints: Checkpoints) -> None:
+        """Write the checkpoint."""
+        states = {name: collector.state() for name, collector in self.collectors.items()}
+        tensors = {f"{name}.{part}": t for name, (_, own) in states.items() for part, t in own.items()}
+        buffers = {name: self.source.module.get_buffer(name).cpu().clone() for name in self.source.changing}
+        state: dict[str, Any] = {
+            "done": self.done,
+            "collectors": {name: [numbers, list(own)] for name, (numbers, own) in states.items()},
+        }
+        random = {f"random:{place}": numbers for place, numbers in _random(self.source.device).items()}
+        checkpoints.save(NAME, state, tensors | random | {f"buffer:{name}": t for name, t in buffers.items()})
+
+    def remaining(self, samples: Batches) -> Iterable[Sequence[Tensor]]:
+        """The batches that are left; those before are not read where the samples lie in a file."""
+        return samples.after(self.done) if isinstance(samples, Samples) else islice(samples, self.done, None)
+
+    def _take_over(self, state: State, tensors: Tensors) -> int:
+        """Raises ValueError or KeyError, and changes nothing, when the checkpoint is of other layers or buffers."""
+        collectors = {
+            name: Collector.restored(numbers, {part: tensors[f"{name}.{part}"] for part in parts}, self.source.device)
+            for name, (numbers, parts) in state["collectors"].items()
+        }
+        wanted = {name: collector.wants for name, collector in self.collectors.items()}
+        if {name: collector.wants for name, collector in collectors.items()} != wanted:
+            raise ValueError("it is of other layers")
+        buffers = {name: tensors[f"buffer:{name}"] for name in self.source.changing}
+        if any(buffers[name].shape != value.shape for name, value in self.source.changing.items()):
+            raise ValueError("it is of other buffers")
+        random = {place: tensors[f"random:{place}"] for place in _random(self.source.device)}
+        _set_random(random)
+        self.source.put(buffers)
+        self.collectors.update((name, collectors[name]) for name in wanted)
+        self.done = int(state["done"])
+        return self.done
+
+
+def _random(device: str) -> dict[str, Tensor]:
+    """The state of each generator that a forward pass draws from, uint8 [n]."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {})
+
+
+def _set_random(states: Tensors) -> None:
+    """Raises RuntimeError when these are no states."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,1 @@
+"""Samples: in files or in memory, as batches that a model takes."""

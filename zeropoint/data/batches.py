@@ -1,0 +1,125 @@
+"""Samples: what a model takes, and the named tensors that serve it, read from disk batch by batch.
+
+A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
+Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
+every sample is a call of its own. Only one batch is in memory at a time. Beside them it may hold what outputs are
+compared with (`truth`), which no model is fed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zeropoint.errors import InvalidSamples
+
+EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A dynamic dimension: any size from `minimum` to `maximum` (None: unbounded)."""
+
+    minimum: int
+    maximum: int | None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that the model takes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | Extent, ...]
+    optional: bool = False
+
+
+class Call(list[Tensor]):
+    """The tensors of one call; the last ones are keyword arguments, named by `keywords`."""
+
+    def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = ()) -> None:
+        super().__init__(tensors)
+        self.keywords = tuple(keywords)
+
+    @property
+    def names(self) -> list[str]:
+        """What an error calls each tensor: its keyword, or its position from 0."""
+        first = len(self) - len(self.keywords)
+        return [*(f"argument {position}" for position in range(first)), *self.keywords]
+
+    @property
+    def samples(self) -> int:
+        """Size of the first dimension of the first tensor; 1 for a scalar."""
+        return self[0].shape[0] if self[0].dim() else 1
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the outputs of one batch are compared with; the first dimension counts samples. None: not in the dataset."""
+
+    labels: Tensor | None = None
+    references: Tensor | None = None
+
+
+class Batches(Protocol):
+    """What calibration and evaluation read: one call of the model at a time."""
+
+    @property
+    def count(self) -> int:
+        """Samples of all batches; of a stream, once it was read."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a whole batch."""
+
+    def __len__(self) -> int:
+        """Number of batches; 0 while a stream doesn't know."""
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        """Tensors in the order of the model's inputs. Raises InvalidSamples."""
+
+
+def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
+    expected = {spec.name for spec in inputs}
+    for name in sorted({spec.name for spec in inputs if not spec.optional} - set(shapes)):
+        raise InvalidSamples(
+            "dataset_does_not_fit", f"Tensor {name!r}: expected by the model, not in the dataset.", EXPORT_AGAIN
+        )
+    for name in sorted(set(shapes) - expected):
+        raise InvalidSamples(
+            "dataset_does_not_fit", f"Tensor {name!r}: the model has no input of this name.", EXPORT_AGAIN
+        )
+
+
+def _fits(expected: int | Extent, got: int) -> bool:
+    if isinstance(expected, int):
+        return expected == got
+    return expected.minimum <= got and (expected.maximum is None or got <= expected.maximum)
+
+
+def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
+    if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(_fits, spec.shape, shape)):
+        wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+        expected, got = (str(kind).removeprefix("torch.") for kind in (spec.dtype, dtype))
+        raise InvalidSamples(
+            "dataset_does_not_fit",
+            f"Tensor {spec.name!r}: expected {expected} {wanted}, got {got} {list(shape)}.",
+            "Give each call as the model takes it: every item is one call, its batch dimension included.",
+        )
+
+
+def require_finite(name: str, tensor: Tensor, first_row: int) -> None:
+    """Raises InvalidSamples naming the first value that is NaN or infinite; row 0 of `tensor` is sample `first_row`."""
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+        return
+    where = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+    if where:
+        where[0] += first_row
+    raise InvalidSamples(
+        "non_finite_samples",
+        f"Tensor {name!r} holds NaN or infinity, first at index {where}.",
+        "Remove or repair these samples and try again.",
+    )

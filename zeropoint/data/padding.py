@@ -1,0 +1,35 @@
+"""Padding: positions that the attention mask of a batch hides stay out of what is measured.
+
+A mask is an input called attention_mask (or …_attention_mask), [N, T], 0 where a position is padding. It speaks of
+values [N, T, …] and [N · T, …]; all other values are taken whole.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from zeropoint.data.batches import Call
+
+MASK = "attention_mask"
+
+
+def mask_of(batch: Sequence[Tensor]) -> Tensor | None:
+    """bool [N, T] of a batch, True where a position counts; None when it has no mask, or nothing is masked."""
+    if not isinstance(batch, Call):
+        return None
+    masks = [tensor for name, tensor in zip(batch.names, batch, strict=True) if name.endswith(MASK)]
+    if len(masks) != 1 or masks[0].dim() != 2 or masks[0].is_floating_point():
+        return None
+    mask = masks[0] != 0
+    return None if bool(mask.all()) or not bool(mask.any()) else mask
+
+
+def visible(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values at positions that count, [P, …]; all of them where the mask does not speak of their shape."""
+    if mask is None:
+        return values
+    if values.dim() >= 3 and values.shape[:2] == mask.shape:
+        return values[mask.to(values.device)]
+    if values.dim() == 2 and len(values) == mask.numel():
+        return values[mask.flatten().to(values.device)]
+    return values

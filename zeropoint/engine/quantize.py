@@ -1,0 +1,136 @@
+"""The engine: calibrate, quantize, search. It knows sources by their leaves and formats not at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from zeropoint.calibration.collect import Step, calibrate
+from zeropoint.calibration.profile import Profile
+from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
+from zeropoint.engine.plan import Plan, without_idle
+from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
+from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.quantize import on_disk, quantize_layer
+from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
+from zeropoint.layers.result import Decisions, Quantized
+from zeropoint.layers.selection import Choice, is_meant
+from zeropoint.model.source import Source
+from zeropoint.schema.job import Phase
+from zeropoint.schema.presets import pieces_of
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
+from zeropoint.schema.versions import versions
+from zeropoint.search.checkpoint import KeptSearch
+from zeropoint.search.search import Drop, Material, search
+
+Report = Callable[[Phase, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+def quantize_source(
+    source: Source,
+    recipe: Recipe,
+    planned: Plan,
+    report: Report,
+    profile: Profile | None = None,
+    *,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+    scratch: Path | None = None,
+    drop_of: Drop | None = None,
+) -> Quantized:
+    """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
+
+    `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
+    `drop_of`: what a target's metric loses with such layers.
+    Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
+    """
+    # 1. activations: one pass over the calibration samples
+    if not _watched(recipe, planned) or planned.calibration is None:
+        profile = None
+    elif profile is None:
+        samples, told = planned.calibration, partial(report, "calibrating")
+        profile = calibrate(source, _watched(recipe, planned), recipe, samples, told, checkpoints=checkpoints)
+    if profile is not None and not profile.reused:
+        planned = without_idle(planned, profile)
+    static = [choice for choice in planned.choices if choice.activations is not None]
+    activations = {} if profile is None else static_grids(static, profile)
+    outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
+    # 2. weights: layer by layer
+    total = len(planned.choices) + (len(pieces_of(recipe)) if planned.gate is not None else 0)
+
+    def step(done: int, _: int) -> None:
+        report("quantizing", done, total)
+
+    layers = quantize_layers(planned, activations, step, checkpoints, scratch)
+    # 3. what running the quantized model decides
+    decisions = Decisions()
+    if planned.gate is not None and planned.calibration is not None:
+        material, laid = Material(planned.calibration, planned.gate, profile, drop_of), len(layers)
+        kept = KeptSearch(checkpoints, layers)
+
+        def tell(tried: int) -> None:
+            report("quantizing", laid + tried, total)
+
+        layers, decisions = search(source, recipe, material, layers, kept=kept, told=tell)
+    layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
+    calibration = _calibration_report(profile, list(activations))
+    skipped = [*planned.skipped, *_left_in_float(planned, layers)]
+    return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
+
+
+def _watched(recipe: Recipe, planned: Plan) -> list[Choice]:
+    """Layers whose inputs matter: those with a grid there, and those whose weights are scaled by them."""
+    pieces = pieces_of(recipe)
+    return [c for c in planned.choices if c.activations is not None or is_meant(c.layer, pieces, ("awq",))]
+
+
+def _left_in_float(planned: Plan, layers: Sequence[QuantizedLayer]) -> list[SkippedLayer]:
+    """Chosen layers that came out in float after all."""
+    own = {layer.layer.name for layer in layers}
+    left = [choice.layer for choice in planned.choices if choice.layer.name not in own]
+    return [SkippedLayer(name=layer.name, type=layer.type, reason="mixed_precision") for layer in left]
+
+
+def quantize_layers(
+    planned: Plan,
+    activations: Mapping[str, Activation],
+    step: Step,
+    checkpoints: Checkpoints,
+    scratch: Path | None = None,
+) -> list[QuantizedLayer]:
+    """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
+    choices = planned.choices
+    finished = FinishedLayers(checkpoints, choices)
+    done, layers = len(finished.found), []
+    if done:
+        step(done, len(choices))
+    for number, choice in enumerate(choices):
+        activation = activations.get(choice.layer.name)
+        layer = finished.take(choice.layer.name, activation)
+        if layer is None and choice.layer.name in planned.known:
+            layer = replace(planned.known[choice.layer.name], activation=activation)
+        if layer is None:
+            layer = quantize_layer(choice, activation)
+            if choice.layer.stored is not None and scratch is not None:
+                layer = on_disk(layer, scratch / f"{number}.safetensors")
+            layer.release()
+            finished.add(layer)
+            done += 1
+            step(done, len(choices))
+        layers.append(layer)
+    finished.close()
+    return layers
+
+
+def _calibration_report(profile: Profile | None, names: list[str]) -> CalibrationReport:
+    if profile is None:
+        return NOT_CALIBRATED
+    return CalibrationReport(
+        samples=profile.samples,
+        batches=profile.batches,
+        batch_size=profile.batch_size,
+        passes=0 if profile.reused else 1,
+        reused=profile.reused,
+        warnings=thin_spots(profile, names),
+    )

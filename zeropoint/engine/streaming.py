@@ -1,0 +1,130 @@
+"""Quantizes a file of weights tensor by tensor, block by block, into a file that grows beside it.
+
+Where every row has scales of its own, the grid of a block is the block's; else the whole tensor is looked at first.
+Neither the model nor a tensor of it is held, except for a percentile or mse range that spans all rows of a tensor.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from zeropoint.calibration.collect import Step
+from zeropoint.errors import InvalidModel
+from zeropoint.files.block_reader import StoredTensor
+from zeropoint.files.stream_writer import TensorWriter
+from zeropoint.layers.checkpoints import KeptGrids
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.layers.selection import Choice
+from zeropoint.layers.weights import by_rows, decode, encode_on, joined, lay, ranges_of, rows_of, to_tensors
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.schema.recipe import CASTS, WeightSettings
+from zeropoint.sources.weights import WeightsSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed(Quantized):
+    """A result whose tensors lie in a file: here they have shapes alone."""
+
+    written_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.written_bytes
+
+
+def stream(
+    source: WeightsSource, choices: Mapping[str, Choice], writer: TensorWriter, grids: KeptGrids, step: Step
+) -> Iterator[QuantizedLayer]:
+    """Append every tensor; `choices` by the name of the weight. Gives each layer as it is done, without its values.
+
+    Raises InvalidModel when a weight isn't finite.
+    """
+    for done, (name, stored) in enumerate(source.files.items(), start=1):
+        if name in choices:
+            yield _stream_layer(choices[name], stored, writer, grids)
+        else:
+            writer.stream(name, stored.dtype, stored.shape, stored.blocks())
+        step(done, len(source.files))
+
+
+def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, grids: KeptGrids) -> QuantizedLayer:
+    """Append a weight's numbers, then their scale and zero point."""
+    layer, settings, name = choice.layer, choice.weights, stored.name
+    noise, parts = Noise(), list[Affine]()
+
+    def numbers() -> Iterator[Tensor]:
+        for block, affine in _on_grids(choice, stored, grids.take(layer.name)):
+            encoded = encode_on(affine, block, settings)
+            noise.add(block, decode(encoded, affine))
+            parts.extend([] if affine is None else [affine])
+            yield to_tensors(name, settings, encoded, None)[name]
+
+    outline = torch.empty(stored.shape, dtype=_dtype_of(settings), device="meta")
+    packed = to_tensors(name, settings, outline, None)[name]
+    writer.stream(name, packed.dtype, tuple(packed.shape), numbers())
+    if not parts:
+        return QuantizedLayer(layer, settings, outline, None, None, noise.db)
+    affine = joined(parts) if by_rows(choice.weights, _axis(choice)) else parts[0]
+    for part, tensor in to_tensors(name, settings, outline, affine).items():
+        if part != name:
+            writer.add(part, tensor)
+    grids.add(layer.name, affine)
+    scale, zero_point = affine.scale.to("meta"), affine.zero_point.to("meta")
+    affine = replace(affine, scale=scale, zero_point=zero_point)
+    return QuantizedLayer(layer, settings, outline, affine, None, noise.db)
+
+
+def _on_grids(choice: Choice, stored: StoredTensor, known: Affine | None) -> Iterator[tuple[Tensor, Affine | None]]:
+    """The blocks of a weight [out, ...], each with its grid, None for a cast. `known`: the grid of the whole weight."""
+    cast = choice.weights.dtype in CASTS
+    if not cast and known is None and not by_rows(choice.weights, _axis(choice)):
+        known = _laid_over_all(choice, stored)
+    row = 0
+    for block in stored.blocks():
+        _require_finite(block, stored.name, row)
+        if cast or known is None:
+            yield block, None if cast else _laid(choice, _ranges(choice, block), len(block))
+        else:
+            yield block, rows_of(known, row, row + len(block)) if by_rows(choice.weights, _axis(choice)) else known
+        row += len(block)
+
+
+def _laid_over_all(choice: Choice, stored: StoredTensor) -> Affine:
+    """The grid of a weight whose scales span rows: min-max needs a block at a time, the others all values at once."""
+    if choice.weights.observer.kind != "minmax":
+        return _laid(choice, _ranges(choice, stored.whole()), stored.shape[0])
+    lows, highs = zip(*(_ranges(choice, block) for block in stored.blocks()), strict=True)
+    return _laid(choice, (torch.stack(lows).amin(0), torch.stack(highs).amax(0)), stored.shape[0])
+
+
+def _ranges(choice: Choice, values: Tensor) -> tuple[Tensor, Tensor]:
+    return ranges_of(values, choice.weights, _axis(choice), choice.layer.scale_dtype)
+
+
+def _laid(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> Affine:
+    return lay(ranges, out, choice.weights, _axis(choice), choice.layer.scale_dtype)
+
+
+def _axis(choice: Choice) -> int:
+    return choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+
+
+def _dtype_of(settings: WeightSettings) -> torch.dtype:
+    if settings.dtype in CASTS:
+        return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
+    return grid_for(settings.dtype, settings.scheme).dtype
+
+
+def _require_finite(block: Tensor, name: str, row: int) -> None:
+    bad = ~torch.isfinite(block)
+    if bool(bad.any()):
+        first, *rest = bad.nonzero()[0].tolist()
+        raise InvalidModel(
+            "non_finite_weights",
+            f"Tensor {name!r} holds NaN or infinity, first at index {[row + first, *rest]}.",
+            "Train or repair the model and upload it again.",
+        )

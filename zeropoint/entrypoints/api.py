@@ -1,0 +1,228 @@
+"""The Python face: `quantize` takes a module or a program and samples in memory, and gives a validated result."""
+
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from zeropoint.calibration.cached_profile import profile_at
+from zeropoint.data.batches import Call
+from zeropoint.data.calls import MAX_HELD_OUT_CALLS, Calls, Kept, Stream, keep, read_call, reader_for
+from zeropoint.engine.plan import Plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.entrypoints.keywords import Types, resolve
+from zeropoint.entrypoints.progress_bar import Callback, shown
+from zeropoint.errors import InvalidSamples, Unsupported
+from zeropoint.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
+from zeropoint.layers.selection import require_fit, select
+from zeropoint.loading.in_process import ReopenedModule
+from zeropoint.loading.loadback import second_process
+from zeropoint.loading.quantized_model import QuantizedModel, open_saved
+from zeropoint.model.source import ProgramSource, Source
+from zeropoint.schema.formats import formats_of
+from zeropoint.schema.job import REPORT_FILE, Progress
+from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
+from zeropoint.schema.report import EvaluationReport, Loaded, Report
+from zeropoint.search.search import Drop
+from zeropoint.simulation.measure import Judge
+from zeropoint.sources.module import module_source
+from zeropoint.sources.program import open_program, program_source
+from zeropoint.validation.evaluation import Reader, evaluate
+from zeropoint.validation.report import build_report, validation_failed
+
+Model = nn.Module | ExportedProgram | str | Path
+Origin = Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Calls of the model, as `calls` describes them, and where their statistics are kept."""
+
+    calibration: Iterable[object] | None
+    evaluation: Iterable[object] | None
+    profile: Path | None
+
+
+class Saved(Reader, Protocol):
+    """The reader of saved files, before they are there."""
+
+    loaded: list[Loaded]
+
+    def open(self, folder: Path) -> bool:
+        """Whether the saved files open and agree with each other."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on its way: how it runs, how its data is read, how it is written and read back."""
+
+    source: Source
+    read: Callable[[object], Call]
+    writes: tuple[str, ...]
+    """Formats by name."""
+    saved: Saved
+
+
+def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
+    model: Model,
+    calibration_data: Iterable[object] | None = None,
+    *,
+    layer_types: Types | None = None,
+    skip_layers: Types | None = None,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    recipe: Recipe | Mapping[str, object] | str = "int8-static",
+    on_failure: Literal["error", "warn", "ignore"] | None = None,
+    evaluation_data: Iterable[object] | None = None,
+    profile: str | Path | None = None,
+    progress: Callback | Literal[False] | None = None,
+) -> QuantizedModel:
+    """Quantize a module, an exported program or a `.pt2` file; the model given stays as it is.
+
+    `calibration_data`, `evaluation_data`: one call of the model an item, as a tensor, a tuple (positional) or a dict
+    (keywords) of tensors, read once. The lists and `on_failure` replace fields of the recipe, which is a Recipe, a dict
+    or a preset's name. `profile`: a file of statistics that spares the forward pass when it was made from the same
+    model and samples; it is made when it is not there. `progress`: None shows a bar when work takes longer than two
+    seconds and someone can see it, False is silent, a callable gets (phase, done, total) at every step.
+
+    Raises QuantizationError with a stable `code`: InvalidModel, InvalidSamples, InvalidProfile, InvalidRecipe,
+    Unsupported, or ValidationFailed (whose `report` is the Report) when a check fails and `on_failure` is "error".
+    """
+    wishes = resolve(
+        recipe,
+        on_failure,
+        {"layer_types": layer_types, "skip_layers": skip_layers, "include": include, "exclude": exclude},
+    )
+    folder = Path(mkdtemp(prefix="zeropoint-"))
+    try:
+        with shown(progress) as emit, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(wishes.seed)
+            if wishes.target is not None and evaluation_data is not None:
+                evaluation_data = list(evaluation_data)  # it is run again and again
+            data = Data(calibration_data, evaluation_data, None if profile is None else Path(profile))
+            report, module = _quantize(model, data, wishes, folder, emit)
+        if report.verdict == "failed" and wishes.validation.on_failure == "error":
+            failure = validation_failed(report)
+            failure.report = report
+            raise failure
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    result = QuantizedModel(report, module, folder)
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _quantize(
+    model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None]
+) -> tuple[Report, nn.Module]:
+    """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it."""
+    recipe = recipe.model_copy(update={"mode": "quantize"})  # the plan is in the report, and the model beside it
+    clock = Clock(emit)
+    clock.report("loading", 0, 1)
+    with _subject(model, recipe, folder) as subject:
+        source = subject.source
+        planned = _plan(subject, recipe, data)
+        clock.report("loading", 1, 1)
+        profile = None
+        if data.profile is not None and planned.calibration is not None:
+            profile = profile_at(
+                data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
+            )
+        drop_of = None if recipe.target is None else _drop_of(subject, planned, data, recipe)
+        quantized = quantize_source(source, recipe, planned, clock.report, profile, drop_of=drop_of)
+        for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
+            clock.report("saving", done, len(subject.writes))
+        origin, evaluated = _evaluation_calls(subject, planned, data)
+        clock.report("validating", 0, 0 if evaluated is None else len(evaluated))
+        evaluation, opened = None, subject.saved.open(folder)
+        if evaluated is not None and opened:
+            evaluation = evaluate(quantized, evaluated, subject.saved, lambda *at: clock.report("validating", *at))
+        report = build_report(
+            quantized,
+            evaluation,
+            EvaluationReport(source=origin, samples=0 if evaluated is None else evaluated.count),
+            opened=opened,
+            timings=clock.finished(),
+            peak_memory_bytes=peak_memory_bytes(),
+            loaded=subject.saved.loaded,
+        )
+        module = open_saved(folder, source.module if isinstance(model, nn.Module) else None)
+    if isinstance(source, ProgramSource):
+        drop_unwanted(folder, subject.writes, formats_of(recipe, "pt2"))
+    (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    return report, module
+
+
+@contextmanager
+def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
+    """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
+    if isinstance(model, nn.Module):
+        source = module_source(model)
+        yield Subject(source, read_call, MODULE_FORMATS, ReopenedModule(source.module, source.device))
+        return
+    if not isinstance(model, ExportedProgram | str | Path):
+        raise Unsupported(
+            "unsupported_model",
+            f"{type(model).__name__} is no model.",
+            "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
+        )
+    require_fit(recipe, "pt2")
+    with second_process(folder) as reader:
+        if isinstance(model, ExportedProgram):
+            device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
+            program = program_source(model, device, fold=recipe.folds)
+        else:
+            program = open_program(Path(model), "cpu", fold=recipe.folds)
+        writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
+        require_writers(program, writes)
+        yield Subject(program, reader_for(program.inputs), writes, reader)
+
+
+def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:
+    """Choose layers; what is static is calibrated on a stream. Raises InvalidRecipe or InvalidSamples."""
+    choices, skipped = select(subject.source.layers, recipe)
+    if not recipe.searches and not any(choice.activations is not None for choice in choices):
+        return Plan(choices, skipped, None, None)
+    if data.calibration is None:
+        raise InvalidSamples(
+            "dataset_required",
+            "Static activation ranges and what algorithms decide come from calibration samples, and there are none.",
+            'Give calibration_data, or recipe="int8-weight-only".',
+        )
+    wanted = recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES
+    stream = Stream(data.calibration, subject.read, wanted, hold_out=data.evaluation is None)
+    if not recipe.searches:
+        return Plan(choices, skipped, stream, None)
+    calibration, gate = keep(stream)
+    return Plan(choices, skipped, calibration, None, gate)
+
+
+def _drop_of(subject: Subject, planned: Plan, data: Data, recipe: Recipe) -> Drop | None:
+    """What a target's metric loses with such layers; calls in memory have no labels, so it is agreement alone."""
+    _, calls = _evaluation_calls(subject, planned, data)
+    return None if calls is None else Judge(subject.source, calls).drop_of(recipe)
+
+
+def _evaluation_calls(subject: Subject, planned: Plan, data: Data) -> tuple[Origin, Calls | None]:
+    """What to evaluate on, once calibration is over, and where it comes from."""
+    if data.evaluation is not None:
+        return "evaluation_dataset", Calls(data.evaluation, subject.read)
+    if isinstance(planned.calibration, Stream | Kept):
+        stream = planned.calibration
+        if stream.held_out:
+            return "held_out", Calls(stream.held_out, lambda call: cast(Call, call))
+        return "calibration_samples", Calls(stream.first, lambda call: cast(Call, call))
+    if data.calibration is not None:  # weight-only: nothing was calibrated on
+        return "held_out", Calls(list(islice(data.calibration, MAX_HELD_OUT_CALLS)), subject.read)
+    return "none", None

@@ -1,0 +1,46 @@
+"""The clock of one quantization: which phase it is in, how long each took, and who is told."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from zeropoint.schema.job import Phase, Progress
+
+
+@dataclass
+class Clock:
+    """Where the work stands, told to `emit` at every step, and how long each phase took."""
+
+    emit: Callable[[Progress], None]
+    phase: Phase = "loading"
+    started: float = field(default_factory=monotonic)
+    timings: dict[str, float] = field(default_factory=dict)
+    ended: bool = False
+    """Whether the phase took its last step."""
+
+    def report(self, phase: Phase, done: int, total: int) -> None:
+        """Take a step. The last one ends its phase, so that what comes before a phase's first step is that phase's."""
+        if phase != self.phase:
+            if not self.ended:
+                self._close()
+            self.phase, self.ended = phase, False
+        self.emit(Progress(phase=phase, done=done, total=total))
+        if 0 < total == done:
+            self._close()
+            self.ended = True
+
+    def _close(self) -> None:
+        now = monotonic()
+        self.timings[self.phase] = round(self.timings.get(self.phase, 0.0) + now - self.started, 3)
+        self.started = now
+
+    def finished(self) -> dict[str, float]:
+        """Seconds by phase, the current one included."""
+        self._close()
+        return dict(self.timings)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process held at once, since it started."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

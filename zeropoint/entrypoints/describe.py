@@ -1,0 +1,66 @@
+"""What a Hugging Face folder is, told without a weight in memory: `python -m zeropoint.entrypoints.describe TAR`.
+
+One line of JSON on standard output: `{"facts": {"inputs", "layers", "parameters"}}` in the API's words, or
+`{"refusal": {"code", "detail", "remedy"}}`. The network is built on the meta device, and its names and shapes are
+compared with the headers of the weights.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropoint.data.batches import Extent, Input
+from zeropoint.errors import QuantizationError
+from zeropoint.schema.layer_names import layer_name
+from zeropoint.sources.huggingface.source import describe
+
+
+def main(path: str) -> None:
+    """Print what the folder in the tar at `path` is."""
+    out = sys.stdout
+    sys.stdout = sys.stderr  # libraries speak
+    try:
+        said: dict[str, object] = {"facts": facts(Path(path))}
+    except QuantizationError as error:
+        said = {"refusal": {"code": error.code, "detail": error.detail, "remedy": error.remedy}}
+    print(json.dumps(said), file=out, flush=True)
+
+
+def facts(path: Path) -> dict[str, object]:
+    """Inputs, layers and the number of parameters. Raises InvalidModel or Unsupported."""
+    inputs, layers, tensors = describe(path)
+    own: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        own.setdefault(layer_name(name), {})[name] = tensor
+    return {
+        "inputs": [_input(spec) for spec in inputs],
+        "layers": [_layer(layer.name, layer.type, own[layer.name]) for layer in layers],
+        "parameters": sum(tensor.numel() for tensor in {id(t): t for t in tensors.values()}.values()),
+    }
+
+
+def _input(spec: Input) -> dict[str, object]:
+    shape = [{"min": d.minimum, "max": d.maximum} if isinstance(d, Extent) else d for d in spec.shape]
+    return {"name": spec.name, "dtype": _word(spec.dtype), "shape": shape, "optional": spec.optional}
+
+
+def _layer(name: str, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    weight = next((tensor for key, tensor in tensors.items() if key.rpartition(".")[2] == "weight"), None)
+    return {
+        "name": name,
+        "type": kind,
+        "weight_shape": None if weight is None else list(weight.shape),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+    }
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,43 @@
+"""The keywords of `quantize` become fields of a recipe."""
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import ValidationError
+
+from zeropoint.errors import InvalidRecipe
+from zeropoint.schema.presets import PRESETS
+from zeropoint.schema.recipe import Recipe
+
+Types = Iterable[type | str]
+
+
+def resolve(
+    recipe: Recipe | Mapping[str, object] | str, on_failure: str | None, lists: Mapping[str, Types | None]
+) -> Recipe:
+    """The recipe, with `on_failure` and the fields in `lists` (layer types and patterns) in place of its own if given.
+
+    Raises InvalidRecipe when there is no such preset, or a field doesn't validate.
+    """
+    if isinstance(recipe, str):
+        if recipe not in PRESETS:
+            raise InvalidRecipe(
+                "unknown_preset", f"There is no preset {recipe!r}.", f"Take one of: {', '.join(sorted(PRESETS))}."
+            )
+        recipe = PRESETS[recipe].recipe
+    base = recipe if isinstance(recipe, Recipe) else _validated(recipe)
+    fields: dict[str, object] = {name: getattr(base, name) for name in base.model_fields_set}
+    for name, wishes in lists.items():
+        if wishes is not None:
+            fields[name] = [wish if isinstance(wish, str) else wish.__name__ for wish in wishes]
+    if on_failure is not None:
+        fields["validation"] = {**base.validation.model_dump(), "on_failure": on_failure}
+    return _validated(fields)
+
+
+def _validated(fields: Mapping[str, object]) -> Recipe:
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "/".join(["", *map(str, first["loc"])])
+        raise InvalidRecipe("recipe_invalid", f"{place}: {first['msg']}.", "See docs/quantization.md.") from error

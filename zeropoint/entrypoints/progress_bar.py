@@ -1,0 +1,52 @@
+"""Progress by itself: a bar on a terminal or in a notebook once work takes longer than two seconds, or a callback."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from tqdm.auto import tqdm
+
+from zeropoint.schema.job import Phase, Progress
+
+DELAY_SECONDS = 2.0
+PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != "publishing")
+"""The phases of a quantization in their order; publishing is the service's own."""
+
+Callback = Callable[[Phase, int, int], object]
+"""Called with (phase, done, total) at every step; total 0 means that it is not known."""
+
+
+@contextmanager
+def shown(progress: Callback | Literal[False] | None) -> Iterator[Callable[[Progress], None]]:
+    """What to tell steps to. None: a bar where somebody can see it; False: silence; a callable gets every step."""
+    if callable(progress):
+        callback = progress
+        yield lambda step: _ignore(callback(step.phase, step.done, step.total))
+    elif progress is False or not _is_visible():
+        yield _ignore
+    else:
+        # one bar for all phases: `delay` counts from the beginning of the work, not of a phase
+        layout = "{desc} |{bar}| {percentage:3.0f}% {elapsed}"
+        with tqdm(total=len(PHASES), delay=DELAY_SECONDS, miniters=0, bar_format=layout, file=sys.stderr) as bar:
+            yield lambda step: _draw(bar, step)
+
+
+def position(step: Progress) -> float:
+    """How far along the phases a step is: 1.5 is the middle of the second one."""
+    return PHASES.index(step.phase) + (step.done / step.total if step.total else 0.0)
+
+
+def _draw(bar: "tqdm[object]", step: Progress) -> None:
+    of = f"/{step.total}" if step.total else ""
+    bar.set_description_str(f"{step.phase} {step.done}{of}", refresh=False)
+    bar.update(max(0.0, min(position(step), len(PHASES)) - bar.n))
+
+
+def _is_visible() -> bool:
+    """A notebook's standard error is no terminal, and shows tqdm's widgets all the same."""
+    return sys.stderr.isatty() or any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+
+
+def _ignore(_: object) -> None:
+    """Nobody listens."""

@@ -1,0 +1,274 @@
+"""A sweep: several recipes on one model, calibrated once, each measured in simulation; no model is written.
+
+Recipes that differ in what no row shows (checks, formats) are one. What is wrong with a recipe is said in its row, and
+the others go on.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+import torch
+
+from zeropoint.calibration.collect import Wanted, collect, wanted_by
+from zeropoint.calibration.profile import Profile
+from zeropoint.calibration.ranges import thin_spots
+from zeropoint.data.dataset import Samples, open_samples
+from zeropoint.engine.plan import Plan, plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.errors import InvalidSamples, QuantizationError
+from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints, State, Tensors
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.selection import require_fit
+from zeropoint.metrics.sqnr import finite
+from zeropoint.metrics.task_metrics import require_truth_fits
+from zeropoint.model.source import Source
+from zeropoint.schema.defaults import complete
+from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, SWEEP_FILE, JobSpec, Phase
+from zeropoint.schema.recipe import Recipe, ValidationSettings, WeightSettings
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, EvaluationReport
+from zeropoint.schema.sweep import SweepEntry, SweepError, SweepReport, SweepRow, pareto
+from zeropoint.schema.versions import versions
+from zeropoint.simulation.measure import Judge
+from zeropoint.sources import open_source
+from zeropoint.validation.evaluation import choose_samples
+from zeropoint.validation.latency import Stopwatch, require_latency
+
+MAX_SAMPLES = 32
+"""Measured on so many at most, without an evaluation dataset: each costs every row a pass."""
+CHECKPOINT = "sweep-rows"
+UNNAMED = "-"
+"""What a row is called until its entry says so: several may have the same settings."""
+
+
+def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
+    """The job of a folder: its table. Raises QuantizationError when no row could be made."""
+    (folder / OUT_FOLDER).mkdir(exist_ok=True)
+    clock.report("loading", 0, 1)
+    folds = any(entry.recipe.folds for entry in spec.sweep)
+    source = open_source(folder / spec.model, spec.format, spec.device, fold=folds)
+    names = [layer.name for layer in source.layers]
+    entries = [e.model_copy(update={"recipe": complete(e.recipe, spec.format, names)}) for e in spec.sweep]
+    batch_size = entries[0].recipe.calibration.batch_size
+    if spec.dataset is None:
+        raise InvalidSamples("dataset_required", "A sweep measures, and has no dataset.", "Give the job a dataset.")
+    samples = open_samples(folder / spec.dataset, source.inputs, batch_size)
+    given = spec.evaluation_dataset and open_samples(folder / spec.evaluation_dataset, source.inputs, batch_size)
+    checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
+    with TemporaryDirectory(dir=folder) as scratch:
+        sweep = Sweep(source, samples, given or None, clock, Path(scratch), checkpoints)
+        for entry in entries:
+            require_fit(entry.recipe, spec.format)
+        report = sweep.compare(entries, latency=spec.latency)
+    (folder / OUT_FOLDER / SWEEP_FILE).write_text(report.model_dump_json(indent=1))
+
+
+Weights = Mapping[tuple[str, WeightSettings], QuantizedLayer]
+"""Quantized weights, by layer and settings."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the different recipes, and what is planned."""
+
+    recipe: Recipe
+    plan: Plan
+
+    @property
+    def weights(self) -> Iterator[tuple[str, WeightSettings]]:
+        """What is to be made of which layer's weight."""
+        return ((choice.layer.name, choice.weights) for choice in self.plan.choices)
+
+    def knowing(self, known: Weights) -> "Task":
+        """The same, with weights that were quantized so before."""
+        return replace(
+            self, plan=replace(self.plan, known={key[0]: known[key] for key in self.weights if key in known})
+        )
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every row is measured with."""
+
+    judge: Judge
+    profile: Profile | None
+    stopwatch: Stopwatch | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What recipes are compared on."""
+
+    source: Source
+    samples: Samples
+    evaluation: Samples | None
+    clock: Clock
+    scratch: Path
+    checkpoints: Checkpoints = NO_CHECKPOINTS
+
+    def compare(self, entries: Sequence[SweepEntry], *, latency: bool = False) -> SweepReport:
+        """A row for each entry. Raises QuantizationError for what concerns all of them."""
+        # 1. plan
+        if latency:
+            require_latency(self.source)
+        require_truth_fits(self.source, self.evaluation or self.samples)
+        settings = [_settings(entry.recipe, latency=latency) for entry in entries]
+        tasks, rows = self._planned(dict.fromkeys(settings))
+        chosen, evaluated = self._chosen(tasks[0].plan if tasks else None)
+        self.clock.report("loading", 1, 1)
+        # 2. calibrate, once for all
+        profile, calibration = self._calibrated(tasks)
+        # 3. quantize and measure, recipe by recipe
+        stopwatch = Stopwatch(self.source, next(iter(chosen)), self.scratch) if latency and tasks else None
+        rows |= self._measured(tasks, Tools(Judge(self.source, chosen), profile, stopwatch))
+        table = [
+            rows[recipe].model_copy(update={"position": position, **dict(entry)})
+            for position, (entry, recipe) in enumerate(zip(entries, settings, strict=True))
+        ]
+        return SweepReport(
+            rows=table,
+            pareto=pareto(table),
+            calibration=calibration,
+            evaluation=evaluated,
+            timings=self.clock.finished(),
+            peak_memory_bytes=peak_memory_bytes(),
+            versions=versions(self.source.libraries),
+            resumed=tuple(self.checkpoints.resumed),
+        )
+
+    def _planned(self, recipes: Iterable[Recipe]) -> tuple[list[Task], dict[Recipe, SweepRow]]:
+        """What can be done, on the same samples; and rows of what can't."""
+        tasks, refused = [], {}
+        for recipe in recipes:
+            try:
+                tasks.append(Task(recipe, plan(self.source, recipe, self.samples, keep_out=self.evaluation is None)))
+            except QuantizationError as error:
+                refused[recipe] = _refused(recipe, error)
+        tasks.sort(key=lambda task: task.plan.gate is None)  # who keeps samples out of calibration does for all
+        for position, task in enumerate(tasks):
+            shared = tasks[0].plan
+            own = replace(task.plan, calibration=shared.calibration, held_out=shared.held_out)
+            tasks[position] = Task(task.recipe, own)
+        return tasks, refused
+
+    def _chosen(self, shared: Plan | None) -> tuple[Samples, EvaluationReport]:
+        """The samples to measure on."""
+        held_out = None if shared is None else shared.held_out
+        chosen = choose_samples(self.evaluation, held_out, self.samples)
+        assert isinstance(chosen.samples, Samples)
+        if self.evaluation is not None:
+            return self.evaluation, chosen.report
+        few = max(MAX_SAMPLES, chosen.samples.smallest_batch)
+        start = chosen.samples.start
+        some = chosen.samples.between(start, min(start + few, chosen.samples.stop))
+        return some, chosen.report.model_copy(update={"samples": some.count})
+
+    def _calibrated(self, tasks: Sequence[Task]) -> tuple[Profile | None, CalibrationReport]:
+        """The statistics that any of the recipes needs, from one pass."""
+        parts = [wanted_by(task.plan.choices, task.recipe) for task in tasks]
+        layers = {layer.name: layer for watched, _ in parts for layer in watched}
+        batches = tasks[0].plan.calibration if tasks else None
+        if not layers or batches is None:
+            return None, NOT_CALIBRATED
+        wanted = Wanted(
+            {name for _, part in parts for name in part.histograms},
+            {name for _, part in parts for name in part.channels},
+            outputs=any(part.outputs for _, part in parts),
+        )
+        step = partial(self.clock.report, "calibrating")
+        found = collect(self.source, list(layers.values()), batches, step, wanted, checkpoints=self.checkpoints)
+        warnings = thin_spots(found, [name for name in layers if name in found.layers])
+        return found, CalibrationReport(
+            samples=found.samples,
+            batches=found.batches,
+            batch_size=found.batch_size,
+            passes=1,
+            reused=False,
+            warnings=warnings,
+        )
+
+    def _measured(self, tasks: Sequence[Task], tools: Tools) -> dict[Recipe, SweepRow]:
+        rows = dict(self.checkpoints.load(CHECKPOINT, _rows) or {})
+        if rows:
+            self.checkpoints.resumed.append("quantizing")
+        self.checkpoints.begin()
+        known: Weights = {}
+        for done, task in enumerate(tasks):
+            self.clock.report("quantizing", done, len(tasks))
+            if task.recipe not in rows:
+                rows[task.recipe], found = self._row(task.knowing(known), tools)
+                known = _needed({**known, **found}, tasks[done + 1 :])
+            if self.checkpoints.due:
+                kept = [row.model_dump(mode="json") for row in rows.values()]
+                self.checkpoints.save(CHECKPOINT, {"rows": kept}, {})
+        self.clock.report("quantizing", len(tasks), len(tasks))
+        return rows
+
+    def _row(self, task: Task, tools: Tools) -> tuple[SweepRow, Weights]:
+        """What becomes of one recipe, and weights that another may share."""
+        began = monotonic()
+        torch.manual_seed(task.recipe.seed)
+        try:
+            with TemporaryDirectory(dir=self.scratch) as scratch:
+                quantized = quantize_source(
+                    self.source,
+                    task.recipe,
+                    task.plan,
+                    _in_silence,
+                    tools.profile,
+                    scratch=Path(scratch),
+                    drop_of=tools.judge.drop_of(task.recipe),
+                )
+                judgement = tools.judge.judge(quantized.layers)
+                times = (None, None) if tools.stopwatch is None else tools.stopwatch.time(quantized)
+                stored = quantized.bytes
+        except QuantizationError as error:
+            return _refused(task.recipe, error), {}
+        row = SweepRow(
+            position=0,
+            name=UNNAMED,
+            preset=None,
+            recipe=task.recipe,
+            sqnr_db=finite(judgement.noise.db),
+            exact=judgement.noise.exact,
+            metrics=tuple(judgement.metrics.reports()),
+            bytes=stored,
+            compression_ratio=self.source.original_bytes / stored,
+            layers_quantized=len(quantized.layers),
+            latency_ms=times[0],
+            float_latency_ms=times[1],
+            seconds=round(monotonic() - began, 3),
+        )
+        # what lies in files goes with them; what algorithms changed is this recipe's alone
+        own = [] if task.plan.gate is not None else [layer for layer in quantized.layers if layer.file is None]
+        return row, {(layer.layer.name, layer.settings): layer for layer in own}
+
+
+def _settings(recipe: Recipe, *, latency: bool) -> Recipe:
+    """The recipe without what no row shows. An ONNX file has grids where no other has, so latency calibrates them."""
+    return recipe.model_copy(update={"validation": ValidationSettings(), "formats": ("onnx",) if latency else None})
+
+
+def _needed(known: Weights, tasks: Sequence[Task]) -> Weights:
+    """Those that one of these tasks asks for: the others need no memory."""
+    wanted = {key for task in tasks for key in task.weights}
+    return {key: layer for key, layer in known.items() if key in wanted}
+
+
+def _refused(recipe: Recipe, error: QuantizationError) -> SweepRow:
+    why = SweepError(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy)
+    return SweepRow(position=0, name=UNNAMED, preset=None, recipe=recipe, error=why)
+
+
+def _rows(state: State, _: Tensors) -> dict[Recipe, SweepRow]:
+    """Rows of an earlier attempt. Raises ValueError."""
+    rows = [SweepRow.model_validate(row) for row in state["rows"]]
+    return {row.recipe: row for row in rows}
+
+
+def _in_silence(phase: Phase, done: int, total: int) -> None:
+    """A step that is too small to be told."""

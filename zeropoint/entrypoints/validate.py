@@ -1,0 +1,174 @@
+"""Validation by itself: `python -m zeropoint.entrypoints.validate FOLDER [--dataset FILE] [--model FLOAT.pt2]`.
+
+The files of a saved folder alone tell whether they open, agree, lie on their grids and are small. The float program
+they came from adds how far each weight moved, and with samples SQNR, cosine and saturation: the whole report.
+"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from zeropoint.data.dataset import open_samples
+from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.errors import InvalidModel, QuantizationError
+from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.loading.in_process import require_same
+from zeropoint.loading.loadback import Reader, second_process
+from zeropoint.loading.restore import restore
+from zeropoint.loading.stored import Stored, read_checkpoint, read_safetensors
+from zeropoint.model.layer import distinct_bytes
+from zeropoint.primitives.qparams import Affine
+from zeropoint.schema.checkpoint_files import CONFIG_FILE
+from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
+from zeropoint.schema.job import EXIT_FAILED, EXIT_OK
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import Check, EvaluationReport, Part, Report, Verdict
+from zeropoint.sources.program import open_program
+from zeropoint.validation.checks import verdict
+from zeropoint.validation.evaluation import evaluate
+from zeropoint.validation.report import build_report
+
+
+class Findings(Part):
+    """What validation found: its verdict and checks, and the whole report if there was a float model."""
+
+    verdict: Verdict
+    checks: list[Check]
+    report: Report | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare with: the float program, and samples for both."""
+
+    model: Path
+    dataset: Path | None = None
+
+
+def validate(folder: Path, comparison: Comparison | None = None) -> Findings:
+    """Ask every question that can be asked. Raises InvalidModel, InvalidSamples or Unsupported when one can't be."""
+    if not (folder / SAFETENSORS_FILE).exists():
+        raise InvalidModel(
+            "saved_model_missing", f"The folder has no {SAFETENSORS_FILE}.", "Give the folder of a quantized model."
+        )
+    stored = read_safetensors(folder / SAFETENSORS_FILE)
+    with TemporaryDirectory() as scratch, second_process(Path(scratch)) as reader:
+        opened = _opens(folder, stored, reader)
+        if comparison is not None:
+            report = _compare(stored, comparison, reader, opened=opened, runs=(folder / PROGRAM_FILE).exists())
+            return Findings(verdict=report.verdict, checks=report.checks, report=report)
+    checks = [_size_check(stored), _load_check(opened), _range_check(stored)]
+    settings = Recipe.model_validate(stored.about["recipe"]).validation
+    return Findings(verdict=verdict(checks, settings, EvaluationReport(source="none", samples=0)), checks=checks)
+
+
+def _opens(folder: Path, stored: Stored, reader: Reader) -> bool:
+    """Whether the other files of the folder open and hold the same tensors."""
+    if ((folder / PROGRAM_FILE).exists() or _holds_weights_alone(folder)) and not reader.open(folder):
+        return False
+    if (folder / CHECKPOINT_FILE).exists():
+        try:
+            require_same(stored, read_checkpoint(folder / CHECKPOINT_FILE))
+        except (ValueError, InvalidModel) as error:
+            print(error, file=sys.stderr)  # noqa: T201 - for operators, as the second process does
+            return False
+    return True
+
+
+def _holds_weights_alone(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in (PROGRAM_FILE, CHECKPOINT_FILE, CONFIG_FILE))
+
+
+def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: bool, runs: bool) -> Report:
+    clock = Clock(lambda _: None)
+    source = open_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
+    quantized = restore(source, stored)
+    evaluation, samples = None, None
+    if comparison.dataset is not None and runs:
+        samples = open_samples(comparison.dataset, source.inputs, quantized.recipe.calibration.batch_size)
+        clock.report("validating", 0, 1)
+        if opened:
+            evaluation = evaluate(quantized, samples, reader, lambda *_: None)
+    return build_report(
+        quantized,
+        evaluation,
+        EvaluationReport(source="none", samples=0)
+        if samples is None
+        else EvaluationReport(source="evaluation_dataset", samples=samples.count),
+        opened=opened,
+        timings=clock.finished(),
+        peak_memory_bytes=peak_memory_bytes(),
+        loaded=reader.loaded,
+    )
+
+
+def _size_check(stored: Stored) -> Check:
+    size, original = distinct_bytes(stored.tensors.values()), int(stored.about["statistics"]["original_bytes"])
+    bound = Recipe.model_validate(stored.about["recipe"]).validation.max_size_ratio
+    passed = size < original if bound is None else size <= bound * original
+    return Check(name="size", passed=passed, value=size / original, bound=bound, detail=f"{size} of {original} bytes.")
+
+
+def _load_check(opened: bool) -> Check:
+    detail = "The saved files open and agree." if opened else "The saved files don't open, or don't agree."
+    return Check(name="load_and_run", passed=opened, detail=detail)
+
+
+def _range_check(stored: Stored) -> Check:
+    faults = [fault for name in stored.layers for fault in _faults(stored, name)]
+    detail = faults[0] if faults else f"Integers and scales of {len(stored.layers)} layers are valid."
+    return Check(name="weight_range", passed=not faults, detail=detail)
+
+
+def _faults(stored: Stored, layer: str) -> list[str]:
+    """What is wrong with the numbers and grids of a layer."""
+    numbers, affine = stored.weight(layer)
+    shape = stored.layers[layer]["weight"]["shape"]
+    faults = []
+    if list(numbers.shape) != shape:
+        faults.append(f"Layer {layer!r}: shape {list(numbers.shape)}, its metadata says {shape}.")
+    values = numbers.to(torch.float32)
+    low, high = (-math.inf, math.inf) if affine is None else (affine.grid.quant_min, affine.grid.quant_max)
+    if not bool((torch.isfinite(values) & (values >= low) & (values <= high)).all()):
+        faults.append(f"Layer {layer!r}: numbers outside {low}..{high}.")
+    grids = [grid for grid in (affine, stored.input(layer)) if grid is not None]
+    faults += [f"Layer {layer!r}: a scale or zero point is not valid." for grid in grids if not _valid(grid)]
+    factors = stored.correction(layer, "pre_quant_scale")
+    if factors is not None and not bool((torch.isfinite(factors) & (factors > 0)).all()):
+        faults.append(f"Layer {layer!r}: a factor of its input is not valid.")
+    return faults
+
+
+def _valid(affine: Affine) -> bool:
+    grid, zero = affine.grid, affine.zero_point
+    inside = (zero >= grid.quant_min) & (zero <= grid.quant_max)
+    return bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all() & inside.all())
+
+
+def main(arguments: list[str]) -> int:
+    """Print the findings as JSON; 0 when every check passed, 1 when one did not or could not be asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m zeropoint.entrypoints.validate", description="Validate a saved folder."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", type=Path, help="the float program (.pt2) that was quantized")
+    parser.add_argument("--dataset", type=Path, help="samples (.safetensors) to compare both on; needs --model")
+    given = parser.parse_args(arguments)
+    if given.dataset is not None and given.model is None:
+        parser.error("--dataset needs --model")
+    try:
+        findings = validate(given.folder, None if given.model is None else Comparison(given.model, given.dataset))
+    except QuantizationError as error:
+        print(f"{error.title}: {error}", file=sys.stderr)  # noqa: T201 - a program speaks
+        return EXIT_FAILED
+    print(findings.model_dump_json(indent=1))  # noqa: T201 - a program speaks
+    return EXIT_OK if all(check.passed for check in findings.checks) else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

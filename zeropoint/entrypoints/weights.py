@@ -1,0 +1,104 @@
+"""A job on a file of weights: there is no module, so it streams from file to file, and is compared instead of run."""
+
+import math
+from pathlib import Path
+from subprocess import Popen
+
+import torch
+
+from zeropoint.engine.streaming import Streamed, stream
+from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.errors import InvalidSamples
+from zeropoint.files.checkpoints import Checkpoints
+from zeropoint.files.safetensors import in_json
+from zeropoint.files.stream_writer import TensorWriter
+from zeropoint.formats.safetensors import describe
+from zeropoint.layers.checkpoints import KeptGrids
+from zeropoint.layers.selection import require_fit, select
+from zeropoint.loading.loadback import Reader, reader_in
+from zeropoint.schema.formats import SAFETENSORS_FILE
+from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, JobSpec
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import NOT_CALIBRATED, EvaluationReport
+from zeropoint.schema.versions import versions
+from zeropoint.sources.weights import WeightsSource, open_weights
+from zeropoint.validation.evaluation import Comparison
+from zeropoint.validation.report import build_report, settle
+
+
+def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
+    """The steps of the job. Raises QuantizationError; the report is on disk as soon as there is one."""
+    out, model = folder / OUT_FOLDER, folder / spec.model
+    out.mkdir(exist_ok=True)
+    torch.manual_seed(spec.recipe.seed)
+    checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
+    with reader_in(folder, process) as reader, TensorWriter(folder) as writer:
+        clock.report("loading", 0, 1)
+        require_fit(spec.recipe, spec.format)
+        _require_no_samples(spec)
+        source = open_weights(model)
+        quantized = quantize_weights(source, spec.recipe, writer, clock, checkpoints)
+        clock.report("saving", 0, 1)
+        writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})))
+        clock.report("saving", 1, 1)
+        opened = reader.open(out)
+        comparison = compare(quantized, source, model, reader, clock) if opened else Comparison()
+    report = build_report(
+        quantized,
+        comparison,
+        EvaluationReport(source="none", samples=0),
+        opened=opened,
+        timings=clock.finished(),
+        peak_memory_bytes=peak_memory_bytes(),
+        loaded=reader.loaded,
+        resumed=checkpoints.resumed,
+    )
+    settle(report, out)
+
+
+def quantize_weights(
+    source: WeightsSource, recipe: Recipe, writer: TensorWriter, clock: Clock, checkpoints: Checkpoints
+) -> Streamed:
+    """Every tensor, quantized or as it is, appended to the writer. Raises InvalidModel or InvalidRecipe."""
+    choices, skipped = select(source.layers, recipe)
+    clock.report("loading", 1, 1)
+    grids = KeptGrids(checkpoints, choices)
+    by_weight = {str(choice.layer.weight_name): choice for choice in choices}
+    layers = {
+        layer.layer.name: layer
+        for layer in stream(source, by_weight, writer, grids, lambda *at: clock.report("quantizing", *at))
+    }
+    grids.close()
+    in_order = [layers[choice.layer.name] for choice in choices]
+    return Streamed(source, recipe, in_order, skipped, NOT_CALIBRATED, versions(), written_bytes=writer.bytes)
+
+
+def compare(quantized: Streamed, source: WeightsSource, model: Path, reader: Reader, clock: Clock) -> Comparison:
+    """What the second process makes of each saved tensor; a weight's SQNR must be the one that was found here."""
+    layers = {layer.layer.weight_name: layer for layer in quantized.layers}
+    found = Comparison()
+    for done, name in enumerate(source.files, start=1):
+        compared = reader.compare(name, model)
+        layer = layers.get(name)
+        if compared is None or (layer is not None and not _equal(compared["sqnr_db"], layer.weight_sqnr_db)):
+            found.unlike.append(name)
+        elif layer is not None:
+            found.moves[layer.layer.name] = compared["move"] or 0.0
+        clock.report("validating", done, len(source.files))
+    return found
+
+
+def _equal(left: float | None, right: float | None) -> bool:
+    """Whether two SQNRs in dB are one, but for the order in which a sum was taken."""
+    if left is None or right is None:
+        return left is right
+    return math.isclose(left, right, rel_tol=1e-9) or (math.isnan(left) and math.isnan(right))
+
+
+def _require_no_samples(spec: JobSpec) -> None:
+    if spec.dataset is not None or spec.evaluation_dataset is not None:
+        raise InvalidSamples(
+            "dataset_does_not_fit",
+            "The model is a file of weights: there is no graph that samples could run through.",
+            "Leave the dataset out, or give the model as a program (.pt2).",
+        )

@@ -1,0 +1,1 @@
+"""A Hugging Face folder in the compressed-tensors format."""

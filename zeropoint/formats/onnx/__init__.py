@@ -1,0 +1,1 @@
+"""`model.onnx`: the quantized program for ONNX runtimes."""

@@ -1,0 +1,1 @@
+"""`model.pt2`: the exported program with Q/DQ around its quantized layers."""

@@ -1,0 +1,115 @@
+"""What error compensation leaves in a graph: a product before Q/DQ, a small product beside the operator, a bias.
+
+    x ─┬─ · pre_quant_scale ── Q/DQ ── linear / conv (+ bias) ──┐
+       └─ index_select(outlier_channels) ── linear ─────────────┴─ + ── …
+
+Layers that read the same values with the same factors (query, key, value) share the product, and then Q/DQ too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from zeropoint.formats.program.qdq import add_node
+from zeropoint.formats.program.qdq_sharing import name_modules, what_follows
+from zeropoint.graph.calls import Call
+from zeropoint.graph.program_state import Held
+from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
+
+aten = torch.ops.aten
+Calls = Mapping[str, list[Call]]
+
+
+def correct(graph: Graph, held: Held, calls: Calls, layers: Sequence[QuantizedLayer]) -> Calls:
+    """Put what these layers have around their calls. Returns the calls by layer as they are now."""
+    corrections = _Corrections(graph, held)
+    corrected = dict(calls)
+    for layer in layers:
+        places = calls[layer.layer.name]
+        if layer.bias is not None:
+            corrected[layer.layer.name] = places = [corrections.put_bias(call, layer, layer.bias) for call in places]
+        if layer.outliers is not None:
+            for call in places:
+                corrections.add_outliers(call, layer, layer.outliers)
+    for layer in layers:  # once all results have their last name
+        if layer.pre_quant_scale is not None and layer.scaled_by is None:
+            for call in corrected[layer.layer.name]:
+                corrections.scale_input(call, layer, layer.pre_quant_scale)
+    return corrected
+
+
+class _Corrections:
+    """Those of one graph; what several calls need is there once."""
+
+    def __init__(self, graph: Graph, held: Held) -> None:
+        self._graph = graph
+        self._held = held
+        self._buffers: dict[str, Node] = {}
+        self._behind: dict[tuple[Node, str, bytes], Node] = {}
+
+    def put_bias(self, call: Call, layer: QuantizedLayer, bias: Tensor) -> Call:
+        """Other values for the bias, or a bias for a call without one: `mm` becomes `addmm`."""
+        if call.bias is not None:
+            self._held.change(layer.bias_name, bias)
+            return call
+        node, buffer = call.node, self._buffer(call, layer.bias_name, bias)
+        if node.target is aten.mm.default:
+            node.target, node.args = aten.addmm.default, (buffer, *node.args)
+            return replace(call, bias=buffer, input_index=1)
+        node.args = (*node.args[:2], buffer, *node.args[3:])
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
+        return replace(call, bias=buffer)
+
+    def add_outliers(self, call: Call, layer: QuantizedLayer, outliers: Outliers) -> None:
+        """The product of the inputs that stay in float is added to the operator's result, under that one's name."""
+        node, name, values = call.node, call.node.name, call.input
+
+        def choose() -> Node:
+            buffer = self._buffer(call, f"{layer.layer.name}.outlier_channels", outliers.channels)
+            return add_node(self._graph, aten.index_select.default, values, -1, buffer)
+
+        weight = self._buffer(
+            call, f"{layer.layer.name}.outlier_weight", layer.corrections[f"{layer.layer.name}.outlier_weight"]
+        )
+        chosen = self._once(values, "outliers", outliers.channels, choose)
+        with self._graph.inserting_before(node):
+            product = add_node(self._graph, aten.linear.default, chosen, weight)
+        with self._graph.inserting_after(node):
+            total = self._graph.call_function(aten.add.Tensor, (node, product))
+        node.replace_all_uses_with(total, delete_user_cb=lambda reader: reader is not total)
+        total.meta = dict(node.meta)
+        product.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
+        node.name = f"{name}_of_integers"
+        total.name = name
+
+    def scale_input(self, call: Call, layer: QuantizedLayer, scale: Tensor) -> None:
+        """x · pre_quant_scale, directly behind x and in its dtype."""
+        values, spatial = call.input, call.weight.meta["val"].dim() - 2
+        dtype = values.meta["val"].dtype
+
+        def multiply() -> Node:
+            factors = self._buffer(call, f"{layer.layer.name}.pre_quant_scale", scale)
+            if spatial:
+                factors = add_node(self._graph, aten.reshape.default, factors, [-1, *[1] * spatial])
+            product = add_node(self._graph, aten.mul.Tensor, values, factors)
+            same = product.meta["val"].dtype == dtype
+            return product if same else add_node(self._graph, aten.to.dtype, product, dtype)
+
+        call.node.update_arg(call.input_index, self._once(values, "scaled", scale, multiply))
+
+    def _once(self, values: Node, what: str, by: Tensor, make: Callable[[], Node]) -> Node:
+        """What is made of these values, directly behind them; calls that need the same share it."""
+        key = (values, what, by.numpy().tobytes())
+        if key not in self._behind:
+            with self._graph.inserting_before(what_follows(self._graph, values)):
+                self._behind[key] = make()
+            name_modules(self._behind[key], values, values.meta.get("nn_module_stack", {}))
+        return self._behind[key]
+
+    def _buffer(self, call: Call, name: str, tensor: Tensor) -> Node:
+        if name not in self._buffers:
+            self._buffers[name] = self._held.add(call.weight, "b_" + name.replace(".", "_"), name, tensor)
+        return self._buffers[name]

@@ -1,0 +1,97 @@
+"""Pairs of Q and DQ behind values of a graph: for the layers that read them, and where integers can stay integers.
+
+A runtime runs a convolution on integers only when its result is made integer at once. So formats for such runtimes
+also get a pair at a convolution's outlet, and every reader reads from it. That rounds the value once more, so it is
+done only where that costs little (docs/decisions/0014-onnx.md has the measurements):
+
+* All that reads the outlet makes integers of it, at once or behind operators that have an integer form themselves.
+  A value that goes on in float (into a normalization, a sigmoid, an output) stays float.
+* The outlet is rectified, or no layer reads it on a grid. A layer and an addition that read the same two-sided value
+  are a residual connection that carries on what a whole network adds up: rounding it there cost 1 dB and more.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch.fx import Graph, Node
+
+from zeropoint.formats.program.qdq import lay_on_grid, ops
+from zeropoint.graph.calls import Call
+from zeropoint.graph.fused_outputs import is_rectified, outlet
+from zeropoint.layers.quantized_layer import Activation
+from zeropoint.primitives.qparams import Grid
+
+aten = torch.ops.aten
+
+INTEGER_FORMS = (
+    *(aten.add.Tensor, aten.cat.default, aten.relu.default, aten.hardtanh.default, aten.clamp.default),
+    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
+    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default, aten.mean.dim),
+    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
+    *(aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten._unsafe_view.default),
+    *(aten.pad.default, aten.constant_pad_nd.default),
+    *(aten.permute.default, aten.transpose.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
+    *(aten.dropout.default, aten.clone.default, aten.contiguous.default),
+)
+"""Operators that runtimes run on integers, or that only move them."""
+
+
+class Pairs:
+    """The pairs of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._pairs: dict[tuple[Node, float, int, Grid], Node] = {}
+
+    def behind(self, values: Node, activation: Activation) -> Node:
+        """x̂ of `values`; layers that read the same values on the same grid (query, key, value) share one pair."""
+        affine = activation.affine
+        key = (values, float(affine.scale), int(affine.zero_point), affine.grid)
+        if key not in self._pairs:
+            with self._graph.inserting_before(what_follows(self._graph, values)):
+                self._pairs[key] = lay_on_grid(self._graph, values, affine)
+            name_modules(self._pairs[key], values, values.meta.get("nn_module_stack", {}))
+        return self._pairs[key]
+
+    def keep_integers(self, calls: Iterable[tuple[Call, Activation]]) -> None:
+        """Pairs at the outlets of these calls where integers can stay; the inputs of layers have theirs already."""
+        found = [(outlet(call), activation) for call, activation in calls]
+        for end, activation in [(end, grid) for end, grid in found if end is not None and stays_integer(end)]:
+            pairs = [pair for (values, *_), pair in self._pairs.items() if values is end]
+            readers = [reader for reader in end.users if reader not in [pair.args[0] for pair in pairs]]
+            if readers and (is_rectified(end) or not pairs):
+                # the grid of a layer that reads the value serves the others too
+                pair = pairs[0] if pairs else self.behind(end, activation)
+                for reader in readers:
+                    reader.replace_input_with(end, pair)
+
+
+def stays_integer(values: Node, known: dict[Node, bool] | None = None) -> bool:
+    """Whether all that reads these values makes integers of them, at once or behind operators with integer forms."""
+    known = {} if known is None else known
+    if values not in known:
+        readers = list(values.users)
+        known[values] = bool(readers) and all(_reads_integers(reader, known) for reader in readers)
+    return known[values]
+
+
+def _reads_integers(reader: Node, known: dict[Node, bool]) -> bool:
+    if reader.target is ops.quantize_per_tensor.default:
+        return True
+    return reader.target in INTEGER_FORMS and stays_integer(reader, known)
+
+
+def name_modules(last: Node, first: Node, stack: object) -> None:
+    """The nodes between two belong to these modules of the user's source."""
+    for node in last.all_input_nodes:
+        if node is not first and node.op != "placeholder" and "nn_module_stack" not in node.meta:
+            name_modules(node, first, stack)
+    last.meta.setdefault("nn_module_stack", stack)
+
+
+def what_follows(graph: Graph, values: Node) -> Node:
+    """The first node behind these values: whatever reads them comes later."""
+    if values.op != "placeholder":
+        return values.next
+    return next(node for node in cast(Iterable[Node], graph.nodes) if node.op != "placeholder")

@@ -1,0 +1,127 @@
+"""`model.pt2`: the uploaded program in the ecosystem's Q/DQ form (`quantized_decomposed` operators, as PT2E writes it).
+
+    x ── quantize_per_tensor ── dequantize_per_tensor ──┐
+    weight int8 ── dequantize_per_channel ──────────────┴── linear / conv ── …
+
+The graph is edited, not exported again: symbolic shapes, tied weights and module paths stay what they were. It holds
+neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+from torch.fx import Graph, Node
+
+from zeropoint.formats.program.corrections import correct
+from zeropoint.formats.program.inductor import Form, buffers, weight_form
+from zeropoint.formats.program.input_qdq import FITTING, quantize_input
+from zeropoint.formats.program.qdq import make_float
+from zeropoint.formats.program.qdq_sharing import Pairs, name_modules
+from zeropoint.graph.calls import Call, layer_calls, stored_names
+from zeropoint.graph.program_state import Held
+from zeropoint.graph.pruning import copy_graph, rebuild
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.model.source import ProgramSource
+
+PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", FITTING)
+"""Node metadata that tells of the user's files or of our work, and is not needed to run."""
+
+
+def write_program(quantized: Quantized, path: Path) -> None:
+    """Write the file. Raises OSError when the disk doesn't take it."""
+    torch.export.save(quantized_program(quantized), path)
+
+
+def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:
+    """The source's program with Q/DQ around its quantized layers; the source stays as it is.
+
+    `outputs`: at outlets too, where layers have a grid for it, and no layer in a form that only Inductor asks for.
+    Raises TypeError when the source is no exported program.
+    """
+    if not isinstance(quantized.source, ProgramSource):
+        raise TypeError("only an exported program can be written as one")
+    program = quantized.source.program
+    graph = copy_graph(program.graph)
+    held = Held(program, graph, quantized.scaled_normalizations)
+    calls = correct(graph, held, layer_calls(graph, stored_names(program)), quantized.layers)
+    pairs = Pairs(graph)
+    form_of = weight_form if not outputs else _as_it_is
+    uses = _uses(quantized.layers, calls, form_of)
+    for layer in quantized.layers:
+        for call in calls[layer.layer.name]:
+            if layer.activation is not None:
+                quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
+    for weight, readers in uses.items():
+        _quantize_weight(graph, held, weight, readers)
+    if outputs:
+        grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
+        pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
+    for node in graph.nodes:
+        for key in PRIVATE_META:
+            node.meta.pop(key, None)
+    result = rebuild(program, graph, held.specs, held.state)
+    return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
+
+
+@dataclass(frozen=True)
+class Use:
+    """A node that reads a layer's weight, an operator or a view that transposes, and the form that it reads."""
+
+    layer: QuantizedLayer
+    form: Form
+    reader: Node
+
+
+def _quantize_weight(graph: Graph, held: Held, weight: Node, uses: list[Use]) -> None:
+    """Replace the float parameter by buffers, the first of its name, made float before each use.
+
+    A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
+    """
+    name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
+    own = [_buffers(use, name, number) for number, use in enumerate(uses)]
+    tensors = {key: tensor for part in own for key, tensor in part.items()}
+    nodes = {name: held.put(weight, name, tensors.pop(name))}
+    for key, tensor in tensors.items():
+        nodes[key] = held.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
+    for use, names in zip(uses, own, strict=True):
+        with graph.inserting_before(use.reader):
+            floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
+        name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
+        use.reader.replace_input_with(weight, floats)
+
+
+def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
+    """What this use reads, by its name in the state dict: the weight's numbers, scales, zero points."""
+    tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
+    if use.form == "kernel" and number:
+        tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
+    return tensors
+
+
+def _as_it_is(layer: QuantizedLayer, call: Call) -> Form:  # noqa: ARG001 - in place of `weight_form`
+    return "pt2e"
+
+
+def _uses(
+    layers: Iterable[QuantizedLayer],
+    calls: Mapping[str, list[Call]],
+    form_of: Callable[[QuantizedLayer, Call], Form],
+) -> dict[Node, list[Use]]:
+    """Weight -> what reads it: layers may share one, and call theirs more than once."""
+    uses: dict[Node, dict[Node, Use]] = {}
+    for layer in layers:
+        for call in calls[layer.layer.name]:
+            use = Use(layer, form_of(layer, call), _reader(call))
+            uses.setdefault(call.weight, {}).setdefault(use.reader, use)
+    return {weight: list(readers.values()) for weight, readers in uses.items()}
+
+
+def _reader(call: Call) -> Node:
+    users = call.weight.users
+    return call.node if call.node in users else next(view for view in users if call.node in view.users)

@@ -1,0 +1,115 @@
+"""`model.safetensors`: integers, scales and zero points under the layer's own names, and a header that explains them.
+
+    <layer>.weight        int8 [out, ...]      <layer>.weight_scale        float32 [out] or [], symmetric
+    <layer>.input_scale   float32 []           <layer>.input_zero_point    int64 []
+
+Everything that stays in float keeps its name, dtype and shape. The header has one JSON object `zeropoint` for the file
+and one `zeropoint.layer.<name>` per quantized layer (docs/quantization.md). Two names of one tensor are stored once;
+`tied` says which. Same result in, same bytes out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from zeropoint.files.safetensors import save_tensors
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.metrics.sqnr import finite
+
+SCHEMA_VERSION = 1
+FILE_KEY = "zeropoint"
+LAYER_KEY = "zeropoint.layer."
+
+
+def write_safetensors(quantized: Quantized, path: Path) -> None:
+    """Write the file. Raises OSError when the disk doesn't take it."""
+    kept, tied = _without_aliases(quantized.tensors)
+    save_tensors(kept, path, describe(quantized, tied))
+
+
+def describe(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
+    """The header's JSON objects by key: one for the file, one per quantized layer (docs/quantization.md)."""
+    layers = {LAYER_KEY + layer.layer.name: _layer_metadata(layer) for layer in quantized.layers}
+    return {FILE_KEY: _file_metadata(quantized, tied), **layers}
+
+
+def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by first name, and alias -> first name."""
+    first: dict[tuple[object, ...], str] = {}
+    kept: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in first:
+            tied[name] = first[place]
+            continue
+        first[place] = name
+        kept[name] = tensor
+    return kept, tied
+
+
+def _file_metadata(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": quantized.recipe.model_dump(mode="json"),
+        "versions": quantized.versions,
+        "architecture": {
+            "quantized": {layer.layer.name: layer.layer.type for layer in quantized.layers},
+            "float": {skipped.name: skipped.type for skipped in quantized.skipped},
+        },
+        "statistics": {"original_bytes": quantized.source.original_bytes, "quantized_bytes": quantized.bytes},
+        "tied": tied,
+    }
+
+
+def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
+    activation = layer.activation
+    return {
+        "type": layer.layer.type,
+        "operator": layer.layer.kind,
+        "weight": _weight_metadata(layer),
+        "activation": activation
+        and activation.settings.model_dump(mode="json")
+        | {
+            "scale": f"{layer.layer.name}.input_scale",
+            "zero_point": f"{layer.layer.name}.input_zero_point",
+            "minimum": activation.minimum,
+            "maximum": activation.maximum,
+            "quant_min": activation.affine.grid.quant_min,
+            "quant_max": activation.affine.grid.quant_max,
+        },
+        "statistics": {
+            "weight_sqnr_db": finite(layer.weight_sqnr_db),
+            "original_bytes": layer.layer.bytes,
+            "bytes": layer.bytes,
+        },
+        **_corrections_metadata(layer),
+    }
+
+
+def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
+    """Where what error compensation made is stored (`zeropoint.layers.corrections` computes it); only what there is."""
+    own = {f"{layer.layer.name}.{part}": part for part in ("pre_quant_scale", "outlier_channels", "outlier_weight")}
+    about: dict[str, object] = {own.get(name, "bias"): name for name in layer.corrections}
+    return about if layer.scaled_by is None else about | {"scaled_by": layer.scaled_by}
+
+
+def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
+    """Settings, where the parts are stored, and the grid; a cast has neither scale nor grid."""
+    name, affine = layer.layer.weight_name, layer.affine
+    about: dict[str, object] = layer.settings.model_dump(mode="json")
+    about |= {"tensor": name, "shape": list(layer.weight.shape)}
+    if affine is None:
+        return about
+    stored_zero_point = layer.settings.scheme == "asymmetric"
+    return about | {
+        **({} if layer.rounding == "nearest" else {"rounding": layer.rounding}),
+        "axis": affine.axis,
+        "scale": f"{name}_scale",
+        "zero_point": f"{name}_zero_point" if stored_zero_point else affine.grid.middle,
+        "quant_min": affine.grid.quant_min,
+        "quant_max": affine.grid.quant_max,
+    }

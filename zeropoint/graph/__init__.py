@@ -1,0 +1,1 @@
+"""Exported graphs: where layers are, what may be folded, pruned or scaled, and how a graph is edited."""

@@ -1,0 +1,104 @@
+"""Folding: a batch normalization that stands directly behind a convolution goes into its weight and bias.
+
+    γ · (W·x + b − mean) / √(variance + ε) + β = (f · W)·x + (b − mean) · f + β,  f = γ / √(variance + ε) of each output
+
+Source: Jacob et al., CVPR 2018, section 3.2. Names and shapes of the convolution's tensors stay; a convolution without
+a bias gets one. Nothing is folded where something reads the result without the normalization, or reads weight or bias.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from zeropoint.graph.calls import Call, layer_calls, stored_names
+from zeropoint.graph.fused_outputs import CONVOLUTIONS, normalized
+from zeropoint.graph.program_state import Held
+from zeropoint.graph.pruning import copy_graph, prune, rebuild
+from zeropoint.model.layer import TRANSPOSED
+from zeropoint.schema.layer_names import layer_name
+
+aten = torch.ops.aten
+
+
+def fold_normalizations(program: ExportedProgram) -> tuple[ExportedProgram, frozenset[str]]:
+    """The same function without normalizations that convolutions can take over, and the names of these layers."""
+    graph, names = copy_graph(program.graph), stored_names(program)
+    held, folded, results = Held(program, graph), set[str](), list[Node]()
+    for layer, calls in layer_calls(graph, names).items():
+        found = _normalization(calls, names)
+        if found is not None:
+            _fold(held, names, layer, calls[0], found)
+            folded |= {layer_name(names[node.name]) for node in found.tensors[:2] if node is not None}
+            results.append(found.result)
+    if not results:
+        return program, frozenset()
+    for result in results:
+        graph.erase_node(result)
+    return prune(rebuild(program, graph, held.specs, held.state)), frozenset(folded)
+
+
+@dataclass(frozen=True)
+class _Normalization:
+    result: Node
+    """What gives the normalized values."""
+    tensors: Sequence[Node | None]
+    """γ, β, mean and variance [out]; γ and β may be absent."""
+    epsilon: float
+
+    def affine(self, state: Mapping[str, Tensor], names: Mapping[str, str], outputs: int) -> tuple[Tensor, Tensor]:
+        """f and β − mean · f, float64 [out]."""
+        stored = [None if node is None else state[names[node.name]].detach().double() for node in self.tensors]
+        gamma, beta, mean, variance = stored
+        assert mean is not None
+        assert variance is not None
+        one = torch.ones(outputs, dtype=torch.float64, device=mean.device)
+        factor = (one if gamma is None else gamma) / torch.sqrt(variance + self.epsilon)
+        return factor, (0 * one if beta is None else beta) - mean * factor
+
+
+def _normalization(calls: Sequence[Call], names: Mapping[str, str]) -> _Normalization | None:
+    """What stands behind a convolution, when it is called once and can take it over."""
+    first = calls[0]
+    result = normalized(first) if len(calls) == 1 and _is_open(first) else None
+    if result is None:
+        return None
+    node = result if result.target is aten.batch_norm.default else cast(Node, result.args[0])
+    tensors = cast(Sequence[Node | None], node.args[1:5])
+    known = all(tensor is None or tensor.name in names for tensor in tensors) and None not in tensors[2:]
+    without_training = node.target is aten._native_batch_norm_legit_no_training.default
+    if not known or not (without_training or node.args[5] is False):
+        return None
+    return _Normalization(result, tensors, cast(float, node.args[6 if without_training else 7]))
+
+
+def _is_open(call: Call) -> bool:
+    """Whether it is a convolution over a batch (or the normalization counts other channels), its tensors its own."""
+    in_groups = call.kind in TRANSPOSED and call.options.get("groups", 1) != 1
+    private = all(len(node.users) == 1 for node in (call.weight, call.bias) if node is not None)
+    batched = call.node.meta["val"].dim() == call.weight.meta["val"].dim()
+    return call.kind in (*CONVOLUTIONS, *TRANSPOSED) and private and batched and not in_groups
+
+
+def _fold(held: Held, names: Mapping[str, str], layer: str, call: Call, found: _Normalization) -> None:
+    """Change weight and bias, and let what read the normalized values read the convolution."""
+    name, transposed = names[call.weight.name], call.kind in TRANSPOSED
+    weight = held.state[name].detach()
+    factor, shift = found.affine(held.state, names, weight.shape[int(transposed)])
+    along = [-1 if axis == int(transposed) else 1 for axis in range(weight.dim())]
+    held.change(name, (weight.double() * factor.view(along)).to(weight.dtype))
+    if call.bias is None:
+        bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+        added = held.add(call.weight, f"{call.weight.name}_folded_bias", f"{layer}.bias", bias)
+        call.node.args = (*call.node.args[:2], added, *call.node.args[3:])
+    else:
+        own = held.state[names[call.bias.name]].detach()
+        held.change(names[call.bias.name], (own.double() * factor + shift).to(own.dtype))
+    result, name = found.result, found.result.name
+    result.replace_all_uses_with(call.node)
+    if any(reader.op == "output" for reader in call.node.users):  # which knows its values by their names
+        result.name, call.node.name = f"{name}_folded", name

@@ -1,0 +1,82 @@
+"""Outlets: where a convolution's values leave it, behind the normalization and the activation that runtimes fuse.
+
+    convolution ── batch norm ── ReLU ──▶ outlet
+
+Each link is taken only where nothing else reads the value before it. A runtime with an int8 convolution writes its
+result as integers, so it needs the range of the value at the outlet, and of none in between.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from zeropoint.graph.calls import Call
+from zeropoint.model.layer import LayerKind
+
+aten = torch.ops.aten
+
+CONVOLUTIONS: tuple[LayerKind, ...] = ("Conv1d", "Conv2d", "Conv3d")
+OUTLETS = "zeropoint_outlets"
+"""Prefix of the outlets inside the graph module, beside that of the leaves."""
+
+_SEVERAL = (aten._native_batch_norm_legit_no_training.default, aten.native_batch_norm.default)
+_NORMALIZATIONS = (aten.batch_norm.default, *_SEVERAL)
+_ACTIVATIONS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default, aten.clamp.default)
+
+
+def outlet(call: Call) -> Node | None:
+    """The node that gives the value; None when the call is no convolution."""
+    if call.kind not in CONVOLUTIONS:
+        return None
+    end = normalized(call) or call.node
+    return _only_reader(end, _ACTIVATIONS) or end
+
+
+def normalized(call: Call) -> Node | None:
+    """The node that gives a convolution's result normalized, when nothing else reads the result."""
+    return _only_reader(call.node, _NORMALIZATIONS)
+
+
+def is_rectified(end: Node) -> bool:
+    """Whether an activation cuts the value at the outlet."""
+    return end.target in _ACTIVATIONS
+
+
+def insert_outlets(module: GraphModule, calls: Mapping[str, Sequence[Call]]) -> dict[str, nn.Module]:
+    """Pass each outlet's value through an `nn.Identity` of the runnable `module`, to be watched. Returns them by layer.
+
+    `calls` speak of the exported graph; the runnable graph has the same nodes under the same names.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    outlets: dict[str, nn.Module] = {}
+    for name, places in calls.items():
+        for end in [node for node in map(outlet, places) if node is not None]:
+            outlets.setdefault(name, nn.Identity())
+            _pass_through(module, nodes[end.name], f"{OUTLETS}.{name}", outlets[name])
+    module.recompile()
+    return outlets
+
+
+def _pass_through(module: GraphModule, values: Node, target: str, identity: nn.Module) -> None:
+    readers = list(values.users)
+    module.add_submodule(target, identity)
+    with module.graph.inserting_after(values):
+        passed = module.graph.call_module(target, (values,))
+    for reader in readers:
+        reader.replace_input_with(values, passed)
+
+
+def _only_reader(values: Node, targets: Collection[object]) -> Node | None:
+    """The one node that reads `values`, as its first argument, when it calls one of `targets`."""
+    readers = list(values.users)
+    if len(readers) != 1 or readers[0].target not in targets or readers[0].args[0] is not values:
+        return None
+    return _first_of(readers[0]) if readers[0].target in _SEVERAL else readers[0]
+
+
+def _first_of(several: Node) -> Node | None:
+    """The first of a node's several results, when nothing reads the others."""
+    items = list(several.users)
+    return items[0] if [item.args[1:] for item in items] == [(0,)] else None

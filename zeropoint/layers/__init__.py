@@ -1,0 +1,1 @@
+"""Layers on their way to integers: which ones, with which settings, and what quantization made of them."""

@@ -1,0 +1,103 @@
+"""Laying layers on grids: a weight as numbers, an input's grid from its statistics, and both again after a change."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.files.mapped import map_file
+from zeropoint.files.safetensors import save_tensors
+from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer, input_target
+from zeropoint.layers.selection import Choice
+from zeropoint.layers.weights import by_rows, decode, encode, joined
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.model.layer import TRANSPOSED, Layer
+from zeropoint.observers.statistics import Statistics
+from zeropoint.primitives.qparams import Affine
+from zeropoint.schema.recipe import ActivationSettings
+
+
+def on_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
+    """The layer with numbers, scales and zero points in a new file at `path`, which stays as long as they are needed.
+
+    Raises OSError.
+    """
+    affine = layer.affine
+    grids = {} if affine is None else {"scale": affine.scale, "zero_point": affine.zero_point}
+    save_tensors({"numbers": layer.weight, **grids}, path, {})
+    file = map_file(path)
+    if affine is not None:  # in groups of 32, scales and zero points weigh nearly as much as the numbers
+        affine = replace(affine, scale=file.tensors["scale"], zero_point=file.tensors["zero_point"])
+    return replace(layer, weight=file.tensors["numbers"], affine=affine, file=file)
+
+
+def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
+    """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
+    noise, stored = Noise(), choice.layer.stored
+    axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+    parts: list[Tensor] = []
+    grids: list[Affine] = []
+    whole = stored is None or not by_rows(choice.weights, axis)
+    for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
+        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, decode(numbers, affine))
+        parts.append(numbers)
+        grids.extend([] if affine is None else [affine])
+    if len(parts) > 1:
+        numbers, affine = torch.cat(parts), joined(grids) if grids else None
+    return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
+
+
+def lay_again(
+    layer: QuantizedLayer, statistics: Statistics | None, pre_quant_scale: Tensor | None, channels: Tensor | None
+) -> QuantizedLayer:
+    """The layer with its input multiplied by `pre_quant_scale` [in], and these `channels` [k] in float.
+
+    The weight is laid again, rounded to nearest; the input's grid spans the channels that stay, from `statistics`.
+    """
+    weight = layer.layer.weight.cpu()
+    outliers = None if channels is None else Outliers(channels, weight[:, channels].contiguous())
+    changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
+    axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
+    numbers, affine = encode(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
+    activation = layer.activation
+    if activation is not None and statistics is not None:
+        activation = _activation(layer.layer, activation.settings, statistics, pre_quant_scale, channels)
+    return with_numbers(replace(changed, affine=affine, activation=activation), numbers)
+
+
+def with_numbers(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
+    """The layer with these numbers on its grid, and what they cost."""
+    changed, noise = replace(layer, weight=numbers, file=None), Noise()
+    noise.add(layer.layer.weight.cpu(), changed.effective_weight)
+    return replace(changed, weight_sqnr_db=noise.db)
+
+
+def reach_of_columns(layer: Layer) -> Tensor:
+    """max|W| over all that reads an input channel, float32 [in]."""
+    weight = layer.weight.cpu().float().abs()
+    if layer.kind in TRANSPOSED:
+        return weight.flatten(1).amax(1)
+    rows = weight.flatten(2).amax(2) if weight.dim() > 2 else weight
+    groups = layer.module.groups if isinstance(layer.module, nn.modules.conv._ConvNd) else 1
+    return rows.reshape(groups, -1, rows.shape[1]).amax(1).flatten()
+
+
+def _activation(
+    layer: Layer,
+    settings: ActivationSettings,
+    statistics: Statistics,
+    pre_quant_scale: Tensor | None,
+    channels: Tensor | None,
+) -> Activation:
+    """The grid over the range of single channels: exact, where a histogram of all would be of no use."""
+    assert statistics.channels is not None, layer.name
+    low, high = statistics.channels.minimum, statistics.channels.maximum
+    if pre_quant_scale is not None:
+        low, high = low * pre_quant_scale, high * pre_quant_scale
+    if channels is not None:
+        stays = torch.ones(len(low), dtype=torch.bool)
+        stays[channels] = False
+        low, high = low[stays], high[stays]
+    return Activation.over(settings, input_target(layer, settings), low.min(), high.max())

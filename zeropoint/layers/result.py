@@ -1,0 +1,69 @@
+"""What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.layer import distinct_bytes
+from zeropoint.model.source import Source
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import AlgorithmReport, CalibrationReport, SkippedLayer, TargetReport
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What was decided by running the quantized model on samples kept out of calibration."""
+
+    algorithms: list[AlgorithmReport] = field(default_factory=list)
+    gate_samples: int = 0
+    gate_db: float | None = None
+    """SQNR there of the layers as they came out."""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    """By layer, the whole model's SQNR in dB if that layer alone were quantized."""
+    target: TargetReport | None = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The engine's result: integer layers beside the float source they came from."""
+
+    source: Source
+    recipe: Recipe
+    layers: list[QuantizedLayer]
+    skipped: list[SkippedLayer]
+    calibration: CalibrationReport
+    versions: dict[str, str]
+    decisions: Decisions = Decisions()
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is stored, by name: what stays in float, and what stands for the quantized weights."""
+        return self.kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What stays in float, by name: as uploaded, but for normalizations that carry a scale."""
+        replaced = {layer.layer.weight_name for layer in self.layers}
+        replaced |= {layer.bias_name for layer in self.layers if layer.bias is not None}
+        kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
+        return kept | self.scaled_normalizations
+
+    @cached_property
+    def scaled_normalizations(self) -> dict[str, Tensor]:
+        """Weights and biases of the normalizations that carry the scale of the layers behind them, by name."""
+        scales = {layer.scaled_by: layer.pre_quant_scale for layer in self.layers if layer.scaled_by is not None}
+        own = {f"{norm}.{part}": scale for norm, scale in scales.items() for part in ("weight", "bias")}
+        return {
+            name: (tensor.detach().cpu() * scale).to(tensor.dtype)
+            for name, tensor in self.source.tensors.items()
+            if (scale := own.get(name)) is not None
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of everything that is stored, what several names share counted once."""
+        sizes = {name: size for layer in self.layers for name, size in layer.sizes.items()}
+        return distinct_bytes(self.kept.values()) + sum(sizes.values())

@@ -1,0 +1,122 @@
+"""Selection: which layers are quantized, with which settings, and why the others are not.
+
+Order of the questions, first answer counts: can this layer be quantized at all? is its type skipped, or not selected?
+is its name excluded, or not included? then the first override whose names match, then the recipe's own settings.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from zeropoint.errors import InvalidRecipe
+from zeropoint.model.layer import Layer
+from zeropoint.schema.algorithms import AlgorithmSettings
+from zeropoint.schema.formats import SourceFormat, unfit
+from zeropoint.schema.layer_names import matches
+from zeropoint.schema.layer_patterns import mismatches
+from zeropoint.schema.recipe import ActivationSettings, Pair, Recipe, WeightSettings
+from zeropoint.schema.report import SkippedLayer, SkipReason
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer that will be quantized, and how."""
+
+    layer: Layer
+    weights: WeightSettings
+    activations: ActivationSettings | None
+
+
+def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[SkippedLayer]]:
+    """Sort layers into those to quantize and those left in float with their reason.
+
+    Raises InvalidRecipe when a name or type of the recipe matches nothing, or nothing is left to quantize.
+    """
+    everything = list(layers)
+    for mismatch in mismatches(recipe, [layer.name for layer in everything], [layer.type for layer in everything]):
+        raise InvalidRecipe(
+            "recipe_matches_nothing",
+            f"{mismatch.pointer}: {mismatch.detail}",
+            "Use names and types from the model's list of layers.",
+        )
+    choices: list[Choice] = []
+    skipped: list[SkippedLayer] = []
+    decisions = _agree_on_shared(everything, {layer.name: _decide(layer, recipe) for layer in everything})
+    for layer in everything:
+        decision = decisions[layer.name]
+        if isinstance(decision, Choice):
+            choices.append(decision)
+        else:
+            skipped.append(SkippedLayer(name=layer.name, type=layer.type, reason=decision))
+    if not choices:
+        reasons = ", ".join(sorted({f"{skip.type} {skip.reason}" for skip in skipped})) or "the model has no layers"
+        raise InvalidRecipe(
+            "nothing_to_quantize",
+            f"The recipe leaves every layer in float: {reasons}.",
+            "Select at least one layer by type and name that can be quantized.",
+        )
+    return choices, skipped
+
+
+def is_meant(layer: Layer, pieces: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
+    """Whether an algorithm of one of these kinds looks at the layer."""
+    types = {layer.type, layer.kind}
+    return any(piece.kind in kinds and types & set(getattr(piece, "layer_types", ())) for piece in pieces)
+
+
+def require_fit(recipe: Recipe, source: SourceFormat) -> None:
+    """Raises InvalidRecipe when the recipe can't be done with such a source, or not written in a format it asks for."""
+    for misfit in unfit(recipe, source):
+        raise InvalidRecipe(
+            "recipe_does_not_fit",
+            f"{misfit.pointer}: {misfit.detail}",
+            "Change the recipe, or give the model in another form.",
+        )
+
+
+def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
+    if layer.reason in ("dead_code", "folded"):
+        return layer.reason
+    types = {layer.type, layer.kind}
+    if types & set(recipe.skip_layers):
+        return "type_skipped"
+    if not types & set(recipe.layer_types):
+        return "type_not_selected"
+    if matches(layer.name, recipe.exclude):
+        return "excluded"
+    if not matches(layer.name, recipe.include):
+        return "not_included"
+    if layer.reason is not None:
+        return layer.reason
+    pair: Pair = next((o for o in recipe.overrides if matches(layer.name, o.names)), recipe)
+    if pair.weights is None:
+        return "override"
+    # an Embedding's input is indices: there is nothing to quantize
+    activations = None if layer.kind == "Embedding" else pair.activations
+    return _misfit(layer, pair.weights) or Choice(layer, pair.weights, activations)
+
+
+def _agree_on_shared(
+    layers: Iterable[Layer], decisions: dict[str, Choice | SkipReason]
+) -> dict[str, Choice | SkipReason]:
+    """Layers that share a weight are quantized alike or not at all: tied weights stay tied."""
+    sharing: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.weight_name is not None:
+            sharing.setdefault(layer.weight_name, []).append(layer.name)
+    for names in sharing.values():
+        wishes = {d.weights if isinstance(d, Choice) else None for d in (decisions[name] for name in names)}
+        if len(wishes) > 1:
+            conflict: SkipReason = "shared_weight_conflict"
+            decisions |= {name: conflict for name in names if isinstance(decisions[name], Choice)}
+    return decisions
+
+
+def _misfit(layer: Layer, settings: WeightSettings) -> SkipReason | None:
+    """Why these settings can't be laid over this layer's weight; None when they can."""
+    shape = layer.weight.shape
+    if settings.granularity == "per_group":
+        if len(shape) != 2:
+            return "granularity_unsupported"
+        even = settings.dtype != "int4" or shape[1] % 2 == 0
+        return None if shape[1] % (settings.group_size or 1) == 0 and even else "group_size_mismatch"
+    return "granularity_unsupported" if (settings.axis or 0) >= len(shape) else None

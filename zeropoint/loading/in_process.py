@@ -1,0 +1,69 @@
+"""What was saved, opened again in this process: for whole modules, whose class no second process could know."""
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.loading.quantized_module import quantized_module
+from zeropoint.loading.stored import Stored, read_checkpoint, read_safetensors
+from zeropoint.schema.formats import SAFETENSORS_FILE
+from zeropoint.schema.report import Loaded
+from zeropoint.sources.module import call_module
+
+logger = logging.getLogger(__name__)
+
+
+class ReopenedModule:
+    """Answers as the second process does: what goes wrong is logged, and the answer is no."""
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        self._model = model
+        self._device = device
+        self._module: nn.Module | None = None
+        self._outputs: dict[int, Tensor] | None = None
+        self.loaded: list[Loaded] = []
+        self.beside: dict[str, dict[int, Tensor]] = {}
+
+    def open(self, folder: Path) -> bool:
+        """Whether both files open, agree bit for bit, and fit the float module."""
+        try:
+            stored = read_checkpoint(folder / CHECKPOINT_FILE)
+            require_same(stored, read_safetensors(folder / SAFETENSORS_FILE))
+            self._module = quantized_module(self._model, stored)
+        except Exception:
+            logger.exception("The saved files don't open.")
+            return False
+        self.loaded = [
+            Loaded(name=CHECKPOINT_FILE, loader="torch.load", version=str(torch.__version__)),
+            Loaded(name=SAFETENSORS_FILE, loader="safetensors.safe_open", version=version("safetensors")),
+        ]
+        return True
+
+    def start(self, batch: Sequence[Tensor]) -> None:
+        """Run a batch."""
+        self._outputs = None
+        if self._module is None:
+            return
+        try:
+            with torch.no_grad():
+                values = call_module(self._module, batch, self._device)
+            self._outputs = {i: value.cpu() for i, value in enumerate(values) if isinstance(value, Tensor)}
+        except Exception:
+            logger.exception("The quantized module doesn't run.")
+
+    def finish(self) -> dict[int, Tensor] | None:
+        """The tensors that came out, by position; None when it failed."""
+        return self._outputs
+
+
+def require_same(left: Stored, right: Stored) -> None:
+    """Raises ValueError, naming the tensor, unless two files hold the same ones bit for bit."""
+    for name in sorted(set(left.tensors) | set(right.tensors)):
+        first, second = left.tensors.get(name), right.tensors.get(name)
+        if first is None or second is None or first.dtype != second.dtype or not torch.equal(first, second):
+            raise ValueError(f"{name} differs between the saved files")

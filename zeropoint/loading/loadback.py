@@ -1,0 +1,167 @@
+"""The second process: a stranger's view of the saved files. `python -m zeropoint.loading.loadback` needs torch alone.
+
+It starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
+
+    {"folder": F}                               open what lies in F (see `readback`)    -> {"ok": true, "loaded": […]}
+    {"inputs": I, "names": […], "outputs": O}   run it on the tensors "0", "1", … of file I, which go by these names,
+                                                and write those that come out to file O -> {"ok": true}
+    {"compare": name, "uploaded": U}            compare a tensor of the file U with what was saved of it
+                                                                                       -> {"ok": true, "compared": {…}}
+
+Further artifacts of the folder (`open_beside`) run on the same tensors; what they give goes to file O as "<file>:0", …
+
+What goes wrong is told on standard error, for operators; the answer is {"ok": false}.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, Popen
+from tempfile import TemporaryDirectory
+from traceback import print_exc
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zeropoint.data.batches import Call
+from zeropoint.loading.readers import Opened, open_beside, open_saved
+from zeropoint.loading.readers.weights import OpenedWeights
+from zeropoint.schema.report import Loaded
+
+COMMAND = (sys.executable, "-P", "-m", "zeropoint.loading.loadback")
+
+
+class Reader:
+    """The parent's end: asks one question at a time. False or None means that the files don't serve a stranger."""
+
+    def __init__(self, process: Popen[bytes], scratch: Path) -> None:
+        self._process = process
+        self._scratch = scratch
+        self.loaded: list[Loaded] = []
+        """What opened which file."""
+        self.beside: dict[str, dict[int, Tensor]] = {}
+        """What further artifacts gave of the last batch, by file name."""
+
+    def open(self, folder: Path) -> bool:
+        """Whether the saved files open and agree with each other."""
+        self._ask({"folder": str(folder)})
+        answer = self._answer()
+        self.loaded = [Loaded.model_validate(entry) for entry in answer.get("loaded", ())]
+        return answer["ok"] is True
+
+    def compare(self, name: str, uploaded: Path) -> dict[str, float | None] | None:
+        """What the saved file makes of a tensor (see `readback.weights`); None when the two don't agree."""
+        self._ask({"compare": name, "uploaded": str(uploaded)})
+        answer = self._answer()
+        compared: dict[str, float | None] = answer.get("compared", {})
+        return compared if answer["ok"] else None
+
+    def start(self, batch: Sequence[Tensor]) -> None:
+        """Send a batch; the program runs on it while the caller goes on."""
+        inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
+        names = batch.names if isinstance(batch, Call) else [str(position) for position in range(len(batch))]
+        save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, inputs)
+        self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
+
+    def finish(self) -> dict[int, Tensor] | None:
+        """The tensors that came out, by position."""
+        if not self._answer()["ok"]:
+            return None
+        outputs: dict[str, dict[int, Tensor]] = {"": {}}
+        for key, tensor in load_file(self._scratch / "outputs.safetensors").items():
+            file, _, position = key.rpartition(":")
+            outputs.setdefault(file, {})[int(position)] = tensor
+        self.beside = {file: tensors for file, tensors in outputs.items() if file}
+        return outputs[""]
+
+    def _ask(self, question: Mapping[str, object]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        except BrokenPipeError:
+            return  # it died: the answer says so
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"ok": False}
+        return answer
+
+
+@contextmanager
+def second_process(folder: Path) -> Iterator[Reader]:
+    """Start the process and ask it; it ends with the block, and what was exchanged in `folder` goes with it."""
+    with reader_process() as process, reader_in(folder, process) as reader:
+        yield reader
+
+
+@contextmanager
+def reader_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
+    """Start the process alone, before anyone knows what it will read; it ends with the block."""
+    # unbuffered: nothing is left to flush into a pipe whose reader died
+    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def reader_in(folder: Path, process: Popen[bytes]) -> Iterator[Reader]:
+    """Ask a process that was started; what was exchanged in `folder` goes with the block."""
+    with TemporaryDirectory(dir=folder) as scratch:
+        yield Reader(process, Path(scratch))
+
+
+def main(before_opening: Callable[[], None] = lambda: None) -> None:
+    """Answer questions until standard input ends; `before_opening` is called before a file is opened."""
+    before_opening()
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    opened: Opened | None = None
+    beside: Mapping[str, Opened] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            answer: dict[str, Any] = {"ok": True}
+            if "folder" in question:
+                folder = Path(question["folder"])
+                opened, beside = open_saved(folder), open_beside(folder)
+                found = [entry for one in (opened, *beside.values()) for entry in one.loaded]
+                answer["loaded"] = [entry.model_dump() for entry in found]
+            elif opened is None:
+                answer["ok"] = False
+            elif "compare" in question:
+                answer["compared"] = _compare(opened, question["compare"], Path(question["uploaded"]))
+            else:
+                _run(opened, beside, question)
+        except Exception:
+            print_exc()
+            answer = {"ok": False}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _compare(opened: Opened, name: str, uploaded: Path) -> dict[str, float | None]:
+    if not isinstance(opened, OpenedWeights):
+        raise ValueError("the folder holds more than weights")
+    return opened.compare(name, uploaded)
+
+
+def _run(opened: Opened, beside: Mapping[str, Opened], question: Mapping[str, Any]) -> None:
+    """Raises ValueError when a further artifact gives another number of tensors than the first."""
+    tensors = load_file(question["inputs"])
+    batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
+    with torch.no_grad():
+        result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
+        others = {file: zip(result, one.run(batch), strict=True) for file, one in beside.items()}
+    outputs = {str(i): value for i, value in result.items()}
+    outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
+    save_file({key: value.contiguous() for key, value in outputs.items()}, question["outputs"])
+
+
+if __name__ == "__main__":
+    main()

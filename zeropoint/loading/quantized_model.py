@@ -1,0 +1,101 @@
+"""A quantized model in Python: run it, save it, load it again."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from zeropoint.errors import InvalidModel
+from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.loading.quantized_module import quantized_module
+from zeropoint.loading.stored import read_checkpoint, read_safetensors
+from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
+from zeropoint.schema.job import REPORT_FILE
+from zeropoint.schema.report import Report
+
+FILES = (SAFETENSORS_FILE, PROGRAM_FILE, ONNX_FILE, CHECKPOINT_FILE, REPORT_FILE)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """The result of `quantize` and of `load`."""
+
+    report: Report
+    module: Callable[..., Any]
+    """Takes and gives what the float model does; a torch.nn.Module that needs torch alone to run."""
+    folder: Path
+    """Where the validated files lie; for a result of `quantize` only as long as it lives."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the validated files into the folder `path`, made if need be. Raises OSError."""
+        target = Path(path)
+        target.mkdir(parents=True, exist_ok=True)
+        if target.resolve() == self.folder.resolve():
+            return
+        for name in FILES:
+            (target / name).unlink(missing_ok=True)  # another model's file of that name would be read for ours
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, target / name)
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
+    """Open a folder that `QuantizedModel.save` or a job wrote: the same input gives bit-identical output.
+
+    `model`: for a folder of a whole module, the float module, of the class and arguments that were quantized (its
+    weights are not read); for a folder of a program, None. Raises InvalidModel or Unsupported when the folder is not
+    whole, is from another version, or doesn't fit the module.
+    """
+    folder = Path(path)
+    return QuantizedModel(_report(folder), open_saved(folder, model), folder)
+
+
+def open_saved(folder: Path, model: nn.Module | None) -> nn.Module:
+    """The module in a saved folder; see `load`."""
+    if model is None:
+        return _program(folder)
+    if (folder / CHECKPOINT_FILE).exists():
+        return quantized_module(model, read_checkpoint(folder / CHECKPOINT_FILE))
+    if (folder / SAFETENSORS_FILE).exists():
+        return quantized_module(model, read_safetensors(folder / SAFETENSORS_FILE))
+    raise _missing(f"neither {CHECKPOINT_FILE} nor {SAFETENSORS_FILE}")
+
+
+def _program(folder: Path) -> nn.Module:
+    if (folder / PROGRAM_FILE).exists():
+        try:
+            return torch.export.load(folder / PROGRAM_FILE).module()
+        except Exception as error:
+            raise InvalidModel(
+                "saved_model_invalid", f"{PROGRAM_FILE} can't be loaded as a program.", "Save the model again."
+            ) from error
+    if (folder / CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
+        raise InvalidModel(
+            "float_module_required",
+            "The folder holds tensors, and no file holds the module that they belong to.",
+            "Give the float module too: load(path, model=YourModule()).",
+        )
+    raise _missing(f"no {PROGRAM_FILE}")
+
+
+def _report(folder: Path) -> Report:
+    if not (folder / REPORT_FILE).exists():
+        raise _missing(f"no {REPORT_FILE}")
+    try:
+        return Report.model_validate_json((folder / REPORT_FILE).read_bytes())
+    except ValidationError as error:
+        raise InvalidModel(
+            "saved_model_invalid",
+            f"{REPORT_FILE} is not a report of this version.",
+            "Read it with the version of Zeropoint that wrote it, or quantize again.",
+        ) from error
+
+
+def _missing(what: str) -> InvalidModel:
+    return InvalidModel(
+        "saved_model_missing", f"The folder has {what}.", "Give the folder that QuantizedModel.save or a job wrote."
+    )

@@ -1,0 +1,164 @@
+"""The quantized module: the user's own module with small leaves in place of its quantized layers.
+
+A leaf holds integers and scales under the names that the files use, so the module's state dict is what the files hold.
+It computes what evaluation compares: the input laid on its static grid, the weight made float on the way, the float
+layer's own operator, and what error compensation puts around it. It needs torch alone, on any device.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zeropoint.errors import InvalidModel
+from zeropoint.layers.corrections import outlier_product, scaled
+from zeropoint.layers.weights import decode, from_tensors
+from zeropoint.loading.stored import Stored
+from zeropoint.primitives.qparams import Affine, Grid, dequantize, quantize
+from zeropoint.sources.module import copy_module
+
+PARTS = ("", "_scale", "_zero_point")
+"""What may be stored of a weight, by the suffix of its name."""
+CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
+"""What may be stored beside it, by its name within the layer."""
+
+
+class QuantizedLeaf(nn.Module):
+    """A layer whose `weight` is numbers of a quantized dtype, with `weight_scale` and `weight_zero_point` where it has
+    them, `input_scale` and `input_zero_point` [] where its input is static, and `CORRECTIONS` where it has any."""
+
+    bias: Tensor | None
+    input_scale: Tensor
+    input_zero_point: Tensor
+    pre_quant_scale: Tensor | None
+    outlier_channels: Tensor | None
+    outlier_weight: Tensor | None
+
+    def __init__(self, shell: nn.Module, stored: Stored, name: str) -> None:
+        """`shell`: the float layer `name`, whose weight is not read."""
+        super().__init__()
+        self._shell = (shell,)  # in a tuple it is no submodule: its parameters are not this module's
+        self._settings, self._axis = stored.settings(name), stored.axis(name)
+        self._dtype = shell.get_parameter("weight").dtype
+        tensors = {f"weight{part}": stored.tensors.get(stored.weight_name(name) + part) for part in PARTS}
+        self._stored = tuple(key for key, tensor in tensors.items() if tensor is not None)
+        for key in self._stored:
+            self.register_buffer(key, tensors[key])
+        bias = shell._parameters.get("bias")
+        if bias is None and (given := stored.correction(name, "bias")) is not None:
+            bias = nn.Parameter(given, requires_grad=False)
+        self.register_parameter("bias", bias)
+        for part in CORRECTIONS:
+            self.register_buffer(part, stored.correction(name, part))
+        self._multiplies = stored.scaled_by(name) is None
+        values = stored.input(name)
+        self._input_grid: Grid | None = None if values is None else values.grid
+        if values is not None:
+            self.register_buffer("input_scale", values.scale)
+            self.register_buffer("input_zero_point", values.zero_point)
+        # a hook keeps torch's fused transformer layer away, which would read `weight` past this forward
+        self.register_forward_pre_hook(_stay_visible)
+
+    def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
+        """What the float layer gives on the weight that its numbers mean, in the same dtype."""
+        stored = {key: self.get_buffer(key) for key in self._stored}
+        weight = decode(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
+        tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
+        output = functional_call(self._shell[0], tensors, (self._laid(input), *arguments), options)
+        if self.outlier_channels is None or self.outlier_weight is None:
+            return output
+        return output + outlier_product(input, self.outlier_channels, self.outlier_weight)
+
+    def _laid(self, values: Tensor) -> Tensor:
+        """x -> x̂ on the static grid, in the dtype of x."""
+        if self.pre_quant_scale is not None and self._multiplies:
+            values = scaled(values, self.pre_quant_scale, self._shell[0].get_parameter("weight").dim() - 2)
+        if self._input_grid is None:
+            return values
+        grid = Affine(self._input_grid, self.input_scale, self.input_zero_point)
+        return dequantize(quantize(values, grid), grid).to(values.dtype)
+
+    def extra_repr(self) -> str:
+        """What `print(module)` shows of the leaf."""
+        return f"{type(self._shell[0]).__name__}({self._shell[0].extra_repr()}), weight={self._settings.dtype}"
+
+
+def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
+    """A copy of the float `model` that computes with what was saved; tensors lie on the devices of the model's own.
+
+    Raises InvalidModel, naming the layer or tensor, when the model and the file don't fit each other.
+    """
+    quantized = {stored.weight_name(name): name for name in stored.layers}
+    _require_layers(model, stored)
+    originals = _distinct(model)
+    _require_same_tensors(originals, model.state_dict(), stored, quantized)
+    replacements: dict[int, Tensor] = {}
+    for name, tensor in originals.items():
+        if name in quantized:
+            replacements[id(tensor)] = nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
+        else:
+            value = stored.tensors[name].clone().to(_device(tensor))
+            is_parameter = isinstance(tensor, nn.Parameter)
+            replacements[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+    devices = {name: _device(model.get_submodule(name).get_parameter("weight")) for name in stored.layers}
+    module = copy_module(model, replacements)
+    leaves: dict[int, nn.Module] = {}
+    for name, device in devices.items():
+        shell = module.get_submodule(name)
+        leaves[id(shell)] = QuantizedLeaf(shell, stored, name).to(device)
+    for path, owner in list(module.named_modules(remove_duplicate=False)):
+        if id(owner) in leaves:
+            parent, _, child = path.rpartition(".")
+            setattr(module.get_submodule(parent), child, leaves[id(owner)])
+    return module.eval()
+
+
+def _stay_visible(leaf: nn.Module, arguments: object) -> None:
+    """Changes nothing."""
+
+
+def _distinct(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer once, under its first name."""
+    state = model.state_dict()
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in tensors.items() if name in state}
+
+
+def _device(tensor: Tensor) -> torch.device:
+    """Where the quantized module's tensor goes; a model on the meta device has no place of its own."""
+    return torch.device("cpu") if tensor.is_meta else tensor.device
+
+
+def _require_layers(model: nn.Module, stored: Stored) -> None:
+    modules = dict(model.named_modules())
+    for name, about in stored.layers.items():
+        found = type(modules[name]).__name__ if name in modules else "no module"
+        if found != about["type"]:
+            raise _misfit(f"Layer {name!r} was saved as {about['type']}; the model has {found} there.")
+
+
+def _require_same_tensors(
+    own: Mapping[str, Tensor], state: Mapping[str, object], stored: Stored, quantized: Mapping[str, str]
+) -> None:
+    grids = {f"{name}{part}" for name in quantized for part in PARTS}
+    beside = ("input_scale", "input_zero_point", "bias", *CORRECTIONS)
+    grids |= {f"{name}.{part}" for name in stored.layers for part in beside}
+    for name, tensor in own.items():
+        if name not in stored.tensors:
+            raise _misfit(f"Tensor {name!r} of the model is not in the file.")
+        saved = stored.weight(quantized[name])[0] if name in quantized else stored.tensors[name]
+        if saved.shape != tensor.shape or (name not in quantized and saved.dtype != tensor.dtype):
+            raise _misfit(
+                f"Tensor {name!r}: saved as {saved.dtype} {list(saved.shape)}, "
+                f"the model has {tensor.dtype} {list(tensor.shape)}."
+            )
+    for name in sorted(set(stored.tensors) - set(state) - grids):
+        raise _misfit(f"Tensor {name!r} of the file has no place in the model.")
+
+
+def _misfit(detail: str) -> InvalidModel:
+    return InvalidModel(
+        "module_does_not_fit", detail, "Make the float model as it was quantized: same class, arguments and dtype."
+    )

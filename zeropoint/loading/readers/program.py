@@ -1,0 +1,57 @@
+"""`model.pt2`, opened with plain torch, beside `model.safetensors`; every tensor that both hold must be the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.ao.quantization.fx._decomposed  # the one import that a loader of model.pt2 needs
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.utils import _pytree as pytree
+
+from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
+from zeropoint.schema.report import Loaded
+
+
+@dataclass(frozen=True)
+class OpenedProgram:
+    """A program, and what opened it."""
+
+    program: ExportedProgram
+    loaded: tuple[Loaded, ...]
+
+    def run(self, batch: Mapping[str, Tensor]) -> list[object]:
+        """The program's outputs as a flat list, of its inputs in their order."""
+        given = iter(batch.values())
+        user = [s.arg for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+        flat = [argument.value if isinstance(argument, ConstantArgument) else next(given) for argument in user]
+        arguments, options = cast(tuple[Any, Any], pytree.tree_unflatten(flat, self.program.call_spec.in_spec))
+        return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
+
+
+def open_program(folder: Path) -> OpenedProgram:
+    """Load both files. Raises ValueError when they hold different tensors, and what the libraries raise."""
+    program = torch.export.load(folder / PROGRAM_FILE)
+    stored = load_file(folder / SAFETENSORS_FILE)
+    for name, tensor in program.state_dict.items():
+        if name in stored and not same(tensor, stored[name]):
+            raise ValueError(f"{name} differs between {PROGRAM_FILE} and {SAFETENSORS_FILE}")
+    loaded = (
+        Loaded(name=PROGRAM_FILE, loader="torch.export.load", version=str(torch.__version__)),
+        Loaded(name=SAFETENSORS_FILE, loader="safetensors.torch.load_file", version=version("safetensors")),
+    )
+    return OpenedProgram(program, loaded)
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Bit for bit; zero points may be kept in integers of another width."""
+    if left.dtype != right.dtype:
+        return left.shape == right.shape and bool((left == right).all())
+    return left.shape == right.shape and torch.equal(
+        left.reshape(-1).view(torch.uint8), right.reshape(-1).view(torch.uint8)
+    )

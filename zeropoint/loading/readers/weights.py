@@ -1,0 +1,116 @@
+"""`model.safetensors` by itself, opened with plain safetensors, and compared tensor by tensor with the file it is of.
+
+There is no graph, so nothing is run: what a weight is worth is what its numbers, decoded as the header says, are worth.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from zeropoint.files.block_reader import spans
+from zeropoint.layers.rounding_error import largest_move
+from zeropoint.layers.weights import decode, from_tensors
+from zeropoint.loading.readers.program import same
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.schema.formats import SAFETENSORS_FILE
+from zeropoint.schema.recipe import CASTS, WeightSettings
+from zeropoint.schema.report import Loaded
+
+MAPPED_BYTES = 32 * 2**20
+"""Pages of a memory map stay resident while it is open: after so many bytes the file is opened anew."""
+
+LAYER_KEY = "zeropoint.layer."
+"""As it is documented: what reads here is no part of what writes."""
+
+
+class Slices:
+    """A file of which parts are read; little but what was read last is resident."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = safe_open(path, framework="pt")
+        self._bytes = 0
+
+    def metadata(self) -> Mapping[str, str]:
+        """The words in the header."""
+        return self._file.metadata() or {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, from the header."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Rows of a tensor; a scalar is one row."""
+        if self._bytes > MAPPED_BYTES:
+            self._file, self._bytes = safe_open(self._path, framework="pt"), 0
+        values: Tensor = self._file.get_slice(name)[first:last] if self.shape(name) else self._file.get_tensor(name)
+        self._bytes += values.nbytes
+        return values
+
+    def all(self, name: str) -> Tensor:
+        """A whole tensor."""
+        return self.rows(name, 0, sys.maxsize)
+
+
+class OpenedWeights:
+    """A saved file, and what its header says of each quantized weight, by the tensor's name."""
+
+    def __init__(self, path: Path) -> None:
+        self._saved = Slices(path)
+        layers = [json.loads(v) for k, v in self._saved.metadata().items() if k.startswith(LAYER_KEY)]
+        self._about: Mapping[str, Mapping[str, Any]] = {layer["weight"]["tensor"]: layer["weight"] for layer in layers}
+        for name in self._about:
+            self._saved.shape(name)  # is there
+        self._uploaded: Slices | None = None
+        self.loaded = (Loaded(name=SAFETENSORS_FILE, loader="safetensors.safe_open", version=version("safetensors")),)
+
+    def run(self, batch: Mapping[str, Tensor]) -> Sequence[object]:
+        """Raises ValueError."""
+        raise ValueError(f"weights alone have no graph to run {len(batch)} inputs through")
+
+    def compare(self, name: str, path: Path) -> dict[str, float | None]:
+        """What became of a tensor of the file at `path`: a weight's `move` in steps and `sqnr_db`, else nothing.
+
+        Raises ValueError when one that was kept is not the same bit for bit, or a shape is another.
+        """
+        uploaded = self._uploaded = self._uploaded or Slices(path)
+        shape, about = uploaded.shape(name), self._about.get(name)
+        if about is None:
+            self._require_same(name, shape, uploaded)
+            return {}
+        if list(shape) != about["shape"]:
+            raise ValueError(f"{name} has another shape")
+        fields = {key: value for key, value in about.items() if key in WeightSettings.model_fields}
+        settings, axis = WeightSettings.model_validate(fields), about.get("axis")
+        noise, move = Noise(), 0.0
+        for first, last in spans(shape):
+            weight, stored = uploaded.rows(name, first, last), self._rows(name, settings, axis, first, last)
+            numbers, affine = from_tensors(name, settings, axis, stored)
+            noise.add(weight, decode(numbers, affine))
+            move = max(move, largest_move(weight, numbers, affine, settings))
+        return {"move": move, "sqnr_db": noise.db}
+
+    def _require_same(self, name: str, shape: tuple[int, ...], uploaded: Slices) -> None:
+        if self._saved.shape(name) != shape:
+            raise ValueError(f"{name} has another shape")
+        for first, last in spans(shape):
+            if not same(uploaded.rows(name, first, last), self._saved.rows(name, first, last)):
+                raise ValueError(f"{name} is not what was uploaded")
+
+    def _rows(
+        self, name: str, settings: WeightSettings, axis: int | None, first: int, last: int
+    ) -> Mapping[str, Tensor]:
+        """The numbers of some rows, and the scales and zero points that they need."""
+        stored = {name: self._saved.rows(name, first, last)}
+        if settings.dtype in CASTS:
+            return stored
+        for part in [f"{name}_scale", *([f"{name}_zero_point"] if settings.scheme == "asymmetric" else [])]:
+            by_rows = settings.granularity == "per_group" or axis == 0
+            stored[part] = self._saved.rows(part, first, last) if by_rows else self._saved.all(part)
+        return stored

@@ -1,0 +1,123 @@
+"""Reading back: what `model.safetensors` or `model.pt` says of itself, and the integers and grids in it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zeropoint.errors import InvalidModel, Unsupported
+from zeropoint.formats.safetensors import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
+from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
+from zeropoint.layers.weights import from_tensors
+from zeropoint.model.layer import TRANSPOSED
+from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.schema.recipe import CASTS, WeightSettings
+
+SAVE_AGAIN = "Save the quantized model again, or take the folder that was saved whole."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A saved file: the JSON object of the file, one per quantized layer by name, and every tensor by name."""
+
+    about: Mapping[str, Any]
+    layers: Mapping[str, Mapping[str, Any]]
+    tensors: Mapping[str, Tensor]
+
+    def settings(self, layer: str) -> WeightSettings:
+        """How the layer's weight was quantized."""
+        about = self._about(layer, "weight")
+        return WeightSettings.model_validate({k: v for k, v in about.items() if k in WeightSettings.model_fields})
+
+    def axis(self, layer: str) -> int | None:
+        """Where per_channel scales lie; None for other granularities."""
+        settings = self.settings(layer)
+        if settings.granularity != "per_channel" or settings.dtype in CASTS:
+            return None
+        return settings.axis if settings.axis is not None else int(self.layers[layer]["operator"] in TRANSPOSED)
+
+    def weight_name(self, layer: str) -> str:
+        """The weight's name; its scale and zero point are named after it."""
+        return str(self._about(layer, "weight")["tensor"])
+
+    def weight(self, layer: str) -> tuple[Tensor, Affine | None]:
+        """The weight as numbers [out, ...] and their grid, None for a cast. Raises InvalidModel without its tensors."""
+        try:
+            return from_tensors(self.weight_name(layer), self.settings(layer), self.axis(layer), self.tensors)
+        except KeyError as error:
+            raise _invalid(f"Layer {layer!r} needs tensor {error}, which is not stored.") from error
+
+    def input(self, layer: str) -> Affine | None:
+        """The static grid of the layer's input, per tensor; None when it stays in float. Raises InvalidModel."""
+        about = self._about(layer, "activation")
+        if about is None:
+            return None
+        grid = grid_for(about["dtype"], about["scheme"])
+        scale, zero_point = (self._tensor(layer, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
+        return Affine(grid, scale, zero_point)
+
+    def correction(self, layer: str, part: str) -> Tensor | None:
+        """What error compensation stored: `bias`, `pre_quant_scale`, `outlier_channels` or `outlier_weight`; None
+        where it did not. Raises InvalidModel without its tensor."""
+        name = self.layers[layer].get(part)
+        return None if name is None else self._tensor(layer, name)
+
+    def scaled_by(self, layer: str) -> str | None:
+        """The normalization that carries the layer's `pre_quant_scale`; None: the layer multiplies."""
+        name: str | None = self.layers[layer].get("scaled_by")
+        return name
+
+    def _about(self, layer: str, part: str) -> Any:
+        if layer not in self.layers or part not in self.layers[layer]:
+            raise _invalid(f"Layer {layer!r} has no metadata of its {part}.")
+        return self.layers[layer][part]
+
+    def _tensor(self, layer: str, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise _invalid(f"Layer {layer!r} needs tensor {name!r}, which is not stored.")
+        return self.tensors[name]
+
+
+def read_safetensors(path: Path) -> Stored:
+    """Read the file whole. Raises InvalidModel when it is not one of ours, Unsupported when it is from another age."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise _invalid(f"{path.name} is not a readable safetensors file.") from error
+    return _stored(path.name, metadata, tensors)
+
+
+def read_checkpoint(path: Path) -> Stored:
+    """Read the file without running code from it. Raises what `read_safetensors` raises."""
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        metadata, tensors = content[METADATA], content[TENSORS]
+    except Exception as error:  # a pickle fails in any way
+        raise _invalid(f"{path.name} is not a readable checkpoint.") from error
+    return _stored(path.name, metadata, tensors)
+
+
+def _stored(file_name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Stored:
+    if FILE_KEY not in metadata:
+        raise _invalid(f"{file_name} has no metadata of Zeropoint's own layout.")
+    about = json.loads(metadata[FILE_KEY])
+    if about.get("schema_version") != SCHEMA_VERSION:
+        raise Unsupported(
+            "unknown_schema_version",
+            f"{file_name} has schema_version {about.get('schema_version')!r}; this version reads {SCHEMA_VERSION}.",
+            "Read it with the version of Zeropoint that the file's metadata names, or quantize again.",
+        )
+    layers = {k.removeprefix(LAYER_KEY): json.loads(v) for k, v in sorted(metadata.items()) if k.startswith(LAYER_KEY)}
+    aliases = {alias: tensors[name] for alias, name in about["tied"].items() if name in tensors}
+    return Stored(about, layers, {**tensors, **aliases})
+
+
+def _invalid(detail: str) -> InvalidModel:
+    return InvalidModel("saved_model_invalid", detail, SAVE_AGAIN)

@@ -1,0 +1,1 @@
+"""How near two results are: SQNR, cosine, and the metrics of a task."""

@@ -1,0 +1,1 @@
+"""What every source becomes: a float model whose layers have names and can be hooked."""

@@ -1,0 +1,67 @@
+"""What every source becomes: a module whose quantizable layers are real `nn` leaves under their own names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from zeropoint.data.batches import Input
+from zeropoint.model.layer import Layer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float model, ready to run: `run(batch)` calls `module` and gives its outputs as a flat list."""
+
+    module: nn.Module
+    layers: tuple[Layer, ...]
+    tensors: Mapping[str, Tensor]
+    """Every parameter and buffer that an output needs, by its name in the user's source."""
+    original_bytes: int
+    dead_bytes: int
+    device: str = "cpu"
+    changing: Mapping[str, Tensor] = field(default_factory=dict)
+    """Buffers that a forward pass changes, as uploaded."""
+    fixed: bool = False
+    """Whether layers keep their form in what is written: nothing gets a bias, factor or further tensor it has not."""
+    libraries: tuple[str, ...] = ()
+    """Optional packages that had a part in it: their versions are kept with the result."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
+        """One forward pass of one batch, its tensors in the order of the model's inputs."""
+        return list(self.module(*(tensor.to(self.device) for tensor in batch)))
+
+    def reset(self) -> None:
+        """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
+        self.put(self.changing)
+
+    def put(self, buffers: Mapping[str, Tensor]) -> None:
+        """Give the buffers of `changing` these values."""
+        for name, value in buffers.items():
+            self.module.get_buffer(name).copy_(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSource(Source):
+    """An exported program; its module takes flat inputs and gives flat outputs."""
+
+    program: ExportedProgram
+    inputs: tuple[Input, ...]
+    constants: Mapping[int, object] = field(default_factory=dict)
+    """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
+        arguments: list[object] = [tensor.to(self.device) for tensor in batch]
+        for position, value in sorted(self.constants.items()):
+            arguments.insert(position, value)
+        return list(self.module(*arguments))
+
+
+def floating_outputs(source: Source, batch: Sequence[Tensor]) -> list[Tensor]:
+    """The floating outputs of one pass from the uploaded state, on the CPU."""
+    source.reset()
+    with torch.no_grad():
+        found = source.run(batch)
+    return [value.cpu() for value in found if isinstance(value, Tensor) and value.is_floating_point()]

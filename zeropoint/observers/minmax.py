@@ -1,0 +1,24 @@
+"""Min-max: the range is the smallest and the largest value."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """Nothing is clipped."""
+
+    needs_histogram: ClassVar[bool] = False
+
+    def of_statistics(self, statistics: Statistics, _: Target) -> Range:
+        return torch.tensor(statistics.minimum), torch.tensor(statistics.maximum)
+
+    def of_rows(self, rows: Tensor, _: Target) -> Range:
+        low, high = torch.aminmax(rows.to(torch.float32), dim=-1)
+        return low, high

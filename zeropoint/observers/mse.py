@@ -1,0 +1,99 @@
+"""MSE: the range whose grid loses least, Σ (x − x̂)², clipping weighed against rounding.
+
+Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), section 3.1. Values [C, n] are quantized as
+they are. In a histogram, values are taken to be spread evenly over their bin [a, b]; with a grid of step s from l to h
+the error of the bin is count · (G(b) − G(a)) / (b − a), where
+
+    G(x) = s³ · F(c / s) + (x − c)³ / 3,  c = clamp(x, l, h)        F(y) = n / 12 + (y − n)³ / 3,  n = round(y)
+
+is the antiderivative of (x − x̂)²: on the grid the error is the distance to the nearest step, beyond its ends the
+distance to them. Exact zeros are left out of the count: every grid holds zero.
+
+The range is searched as shares 2^−k of the extremes, one k for symmetric grids, one for each side of asymmetric ones:
+k from 0 to 5 by ones, then around the best down to steps of 1/32. Min-max is the first candidate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zeropoint.observers.histogram import HALF, Histogram
+from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.statistics import Statistics
+from zeropoint.primitives.qparams import dequantize, quantize
+
+COARSE_STEP, COARSE_STEPS = 1.0, 6
+FINE_STEPS = (0.5, 0.25, 0.125, 0.0625, 0.03125)
+
+
+@dataclass(frozen=True)
+class Mse:
+    """No settings: the error decides."""
+
+    needs_histogram: ClassVar[bool] = True
+
+    def of_statistics(self, statistics: Statistics, target: Target) -> Range:
+        assert statistics.histogram is not None
+        error = histogram_error(statistics.histogram, target)
+        extremes = torch.tensor([[statistics.minimum], [statistics.maximum]])
+        low, high = search(error, extremes[0], extremes[1], target)
+        return low[0], high[0]
+
+    def of_rows(self, rows: Tensor, target: Target) -> Range:
+        values = rows.to(torch.float32)
+
+        def error(low: Tensor, high: Tensor) -> Tensor:
+            grid = target.lay(low, high, 0)
+            return (values - dequantize(quantize(values, grid), grid)).square().sum(1)
+
+        return search(error, *torch.aminmax(values, dim=1), target)
+
+
+def search(error: Callable[[Tensor, Tensor], Tensor], minimum: Tensor, maximum: Tensor, target: Target) -> Range:
+    """The best range for each of [C] rows, given the `error` [C] of a range."""
+    shares = torch.zeros(2, len(minimum), device=minimum.device)
+    least = error(minimum, maximum)
+    for step, offsets in _stages(one_side=target.scheme == "symmetric" or not bool((minimum < 0).any())):
+        centre = shares
+        for offset in offsets:
+            trial = (centre + step * torch.tensor(offset, device=centre.device)[:, None]).clamp(max=0)
+            found = error(minimum * trial[0].exp2(), maximum * trial[1].exp2())
+            better = found < least
+            least, shares = torch.where(better, found, least), torch.where(better, trial, shares)
+    return minimum * shares[0].exp2(), maximum * shares[1].exp2()
+
+
+def _stages(*, one_side: bool) -> list[tuple[float, list[tuple[int, int]]]]:
+    """Steps, and the moves (minimum, maximum) to try with each."""
+
+    def moves(steps: range) -> list[tuple[int, int]]:
+        pairs = zip(steps, steps, strict=True) if one_side else product(steps, steps)
+        return [pair for pair in pairs if pair != (0, 0)]
+
+    return [(COARSE_STEP, moves(range(0, -COARSE_STEPS, -1))), *((step, moves(range(-1, 2))) for step in FINE_STEPS)]
+
+
+def histogram_error(histogram: Histogram, target: Target) -> Callable[[Tensor, Tensor], Tensor]:
+    """The error [1] of a range ([1], [1]) on the values of a histogram."""
+    counts = histogram.counts.to(torch.float64)
+    counts[HALF] -= histogram.zeros
+    used = counts.nonzero().flatten()
+    first, last = (0, 0) if not len(used) else (int(used[0]), int(used[-1]) + 1)
+    edges = histogram.edges[first : last + 1]
+    density = counts[first:last] / (edges[1] - edges[0] if last else 1)
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        grid = target.lay(low[0], high[0])
+        step, zero = float(grid.scale), int(grid.zero_point)
+        bottom, top = (grid.grid.quant_min - zero) * step, (grid.grid.quant_max - zero) * step
+        inside = edges.clamp(bottom, top)
+        nearest = torch.round(inside / step)
+        rounding = step**3 * (nearest / 12 + (inside / step - nearest) ** 3 / 3)
+        clipping = (edges - inside) ** 3 / 3
+        return ((rounding + clipping).diff() * density).sum().reshape(1)
+
+    return error

@@ -1,0 +1,160 @@
+"""Statistics of what a layer is given: collected batch by batch, for every observer at once; no tensor is kept."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropoint.observers.channels import ChannelStatistics, channel_statistics, combined
+from zeropoint.observers.histogram import BINS, Histogram, count, merge
+
+LONGEST_HISTORY = 64
+FEWEST_QUARTERS = 4
+"""Batches below which there is no last quarter to speak of."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """`count` values lay in [`minimum`, `maximum`]. NaN or infinity, once seen, is in the range.
+
+    `early`: the range after three quarters of the batches; None when there were fewer than four.
+    """
+
+    count: int
+    minimum: float
+    maximum: float
+    early: tuple[float, float] | None = None
+    histogram: Histogram | None = None
+    channels: ChannelStatistics | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value was a number."""
+        return math.isfinite(self.minimum) and math.isfinite(self.maximum)
+
+    @property
+    def late_growth(self) -> float | None:
+        """Share of the range that came with the last quarter of the batches, 0 to 1; None when that is not known."""
+        if self.early is None:
+            return None
+        width = self.maximum - self.minimum
+        return 1 - (self.early[1] - self.early[0]) / width if width > 0 else 0.0
+
+
+class Collector:
+    """Takes float tensors of any shape, gives their statistics. The histogram costs most: only on request.
+
+    `channel_axis`: the dimension, counted from the end (−1), whose channels are watched one by one; None: none is.
+    """
+
+    def __init__(self, *, histogram: bool, channel_axis: int | None = None) -> None:
+        self.wants_histogram = histogram
+        self.channel_axis = channel_axis
+        self.count = 0
+        self._channels: ChannelStatistics | None = None
+        self._calls = 0
+        # Numbers and not tensors: a small tensor that stays pins all of the heap below it that was freed
+        self._range: tuple[float, float] | None = None
+        self._histogram: Histogram | None = None
+        self._history: list[tuple[float, float]] = []
+        self._stride = 1
+
+    @property
+    def wants(self) -> tuple[bool, int | None]:
+        """What it looks at beside the range."""
+        return self.wants_histogram, self.channel_axis
+
+    def observe(self, values: Tensor) -> None:
+        """Take a batch in. Empty tensors say nothing."""
+        if not values.numel():
+            return
+        low, high = batch = self._limits(values.detach())
+        if self._range is not None:
+            low, high = _least(low, self._range[0]), -_least(-high, -self._range[1])
+        self._range = low, high
+        self.count += values.numel()
+        self._remember(low, high)
+        if self.wants_histogram:
+            self._count_bins(values.detach(), *batch)
+
+    def statistics(self) -> Statistics:
+        """What was seen so far. Raises ValueError when that is nothing."""
+        if self._range is None:
+            raise ValueError("nothing was observed")
+        early = None
+        if self._calls >= FEWEST_QUARTERS:
+            early = self._history[3 * self._calls // (4 * self._stride) - 1]
+        histogram = self._histogram and replace(self._histogram, counts=self._histogram.counts.cpu())
+        return Statistics(self.count, *self._range, early, histogram, self._channels)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
+
+        `ranges`: float32 [1 + history, 2], the range and its history; `counts`: int64 [4096].
+        """
+        numbers: dict[str, Any] = {"histogram": self.wants_histogram, "channel_axis": self.channel_axis}
+        numbers |= {"count": self.count, "calls": self._calls}
+        tensors: dict[str, Tensor] = {}
+        if self._range is not None:
+            tensors["ranges"] = torch.tensor([self._range, *self._history])
+            numbers["stride"] = self._stride
+        if self._histogram is not None:
+            numbers |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
+            tensors["counts"] = self._histogram.counts.cpu()
+        if self._channels is not None:
+            numbers["positions"] = self._channels.positions
+            tensors["channels"] = self._channels.stacked
+        return numbers, tensors
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
+        """The collector whose `state` that was. Raises KeyError or ValueError when it is none."""
+        collector = cls(histogram=numbers["histogram"], channel_axis=numbers["channel_axis"])
+        collector.count, collector._calls = numbers["count"], numbers["calls"]
+        if collector.count:
+            first, *history = [(low, high) for low, high in tensors["ranges"].tolist()]
+            collector._range, collector._history, collector._stride = first, history, numbers["stride"]
+        if "counts" in tensors:
+            if tensors["counts"].shape != (BINS,):
+                raise ValueError("counts of another number of bins")
+            collector._histogram = Histogram(numbers["exponent"], tensors["counts"].to(device), numbers["zeros"])
+        if "channels" in tensors:
+            collector._channels = ChannelStatistics.restored(numbers["positions"], tensors["channels"])
+        return collector
+
+    def _limits(self, values: Tensor) -> tuple[float, float]:
+        """The range of a batch; of its channels too, where they are watched."""
+        if self.channel_axis is None:
+            return _numbers(torch.aminmax(values))
+        batch = channel_statistics(values, self.channel_axis)
+        self._channels = batch if self._channels is None else combined(self._channels, batch)
+        return _numbers((batch.minimum.min(), batch.maximum.max()))
+
+    def _remember(self, low: float, high: float) -> None:
+        """Keep the range after every `stride` calls; twice the stride when that gets long."""
+        self._calls += 1
+        if self._calls % self._stride == 0:
+            self._history.append((low, high))
+        if len(self._history) == LONGEST_HISTORY:
+            self._history = self._history[1::2]
+            self._stride *= 2
+
+    def _count_bins(self, values: Tensor, low: float, high: float) -> None:
+        largest = max(abs(low), abs(high))
+        if math.isfinite(largest):  # if not, the range says so, and nobody will read the histogram
+            batch = count(values, largest)
+            self._histogram = batch if self._histogram is None else merge(self._histogram, batch)
+
+
+def _least(left: float, right: float) -> float:
+    """The smaller one; NaN if either is."""
+    return left if math.isnan(left) or left < right else right
+
+
+def _numbers(limits: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """As float32, which is what grids are made of, and in one transfer from the device."""
+    low, high = torch.stack(limits).to(torch.float32).tolist()
+    return low, high

@@ -1,0 +1,1 @@
+"""The arithmetic of quantization: quantization parameters, rounding, packing."""

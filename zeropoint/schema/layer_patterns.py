@@ -1,0 +1,51 @@
+"""What a recipe names and a model lacks, with near names. Torch-free: asked at submit and by the engine."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from zeropoint.schema.layer_names import matches
+from zeropoint.schema.recipe import Recipe
+
+BY_RANK = ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")
+KNOWN_TYPES = {f"{kind}{rank}d" for kind in BY_RANK for rank in (1, 2, 3)} | {
+    *("Linear", "Bilinear", "Embedding", "EmbeddingBag", "MultiheadAttention", "PReLU"),
+    *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"),
+    *("LayerNorm", "RMSNorm", "GroupNorm"),
+}
+"""torch's own layers with parameters: a recipe for many models may name one that this model happens not to have."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """`pointer`: JSON pointer into the recipe; `detail`: what is wrong there, for a reader."""
+
+    pointer: str
+    detail: str
+
+
+def mismatches(recipe: Recipe, names: Iterable[str], types: Iterable[str]) -> list[Mismatch]:
+    """Patterns that match no layer name, and types that neither a layer of the model nor torch has."""
+    known_names, known_types = list(names), sorted({*types, *KNOWN_TYPES})
+    lists = [("/include", recipe.include), ("/exclude", recipe.exclude)]
+    lists += [(f"/overrides/{i}/names", override.names) for i, override in enumerate(recipe.overrides)]
+    found = [
+        Mismatch(place, f"{pattern!r} matches no layer{nearest(pattern, known_names)}.")
+        for place, pattern in _entries(lists)
+        if pattern != "*" and not any(matches(name, [pattern]) for name in known_names)
+    ]
+    return found + [
+        Mismatch(place, f"{name!r} is no layer type{nearest(name, known_types)}.")
+        for place, name in _entries([("/layer_types", recipe.layer_types), ("/skip_layers", recipe.skip_layers)])
+        if name not in known_types
+    ]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """` (near: encoder.0, encoder.1)`, or nothing when no name is near."""
+    near = get_close_matches(name, list(names), n=3)
+    return f" (near: {', '.join(near)})" if near else ""
+
+
+def _entries(lists: Iterable[tuple[str, Sequence[str]]]) -> Iterator[tuple[str, str]]:
+    return ((f"{pointer}/{i}", entry) for pointer, entries in lists for i, entry in enumerate(entries))

@@ -1,0 +1,219 @@
+"""A recipe: the whole request as data. Torch-free, so that the API validates it and the database stores it.
+
+Values are the words of the field and of the HTTP API (qint8, per_channel, minmax); what this version does not do is
+not in the types, so a recipe that validates is a recipe that runs. Unknown keys are refused.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from zeropoint.schema.algorithms import NEEDS_SAMPLES, AlgorithmSettings
+from zeropoint.schema.frozen import Frozen, refusal
+from zeropoint.schema.target import Target
+
+DEFAULT_BATCH_SIZE = 32
+DEFAULT_CALIBRATION_SAMPLES = 128
+"""Upper bound when a recipe names none: min-max ranges stop moving long before (docs/quantization.md)."""
+
+DEFAULT_GROUP_SIZE = 32
+CASTS = ("float16", "bfloat16")
+WEIGHT_ONLY = (*CASTS, "int4")
+
+WeightDtype = Literal["qint8", "quint8", "float16", "bfloat16", "float8_e4m3", "int4"]
+Scheme = Literal["symmetric", "asymmetric"]
+FormatName = Literal["safetensors", "pt2", "onnx", "huggingface"]
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
+
+
+class MinMaxObserver(Frozen):
+    """Range = smallest and largest value seen."""
+
+    kind: Literal["minmax"] = "minmax"
+
+
+class PercentileObserver(Frozen):
+    """Range = all but the outermost 100 − `percentile` percent of the values at each end."""
+
+    kind: Literal["percentile"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100, allow_inf_nan=False)] = 99.999
+
+
+class MseObserver(Frozen):
+    """Range = the one with the least quantization error on the values seen."""
+
+    kind: Literal["mse"] = "mse"
+
+
+ObserverSettings = Annotated[MinMaxObserver | PercentileObserver | MseObserver, Field(discriminator="kind")]
+
+
+class WeightSettings(Frozen):
+    """How weights are stored. What is left out follows from the dtype (see `_fill`).
+
+    qint8, quint8, int4: integers with scales. float8_e4m3: float8 with scales. float16, bfloat16: a cast.
+    `axis` null: the layer's output channels. `group_size`: neighbours along the input that share a scale (per_group).
+    """
+
+    dtype: WeightDtype = "qint8"
+    scheme: Scheme = "symmetric"
+    granularity: Literal["per_channel", "per_tensor", "per_group"] = "per_channel"
+    axis: Annotated[int, Field(ge=0, le=4)] | None = None
+    group_size: Annotated[int, Field(ge=2, le=4096)] | None = None
+    observer: ObserverSettings = MinMaxObserver()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """int4 comes in groups; groups come with a size."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("dtype") == "int4":
+            data = {"granularity": "per_group", **data}
+        if data.get("granularity") == "per_group" and data.get("group_size") is None:
+            data = {**data, "group_size": DEFAULT_GROUP_SIZE}
+        return data
+
+    @model_validator(mode="after")
+    def _use_every_level(self) -> Self:
+        """int4 that names no scheme is asymmetric (docs/quantization.md); `defaults` can see that it named none."""
+        if self.dtype == "int4" and "scheme" not in self.model_fields_set:
+            self.__dict__["scheme"] = "asymmetric"
+        return self
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        plain = WeightSettings.model_construct(dtype=self.dtype)
+        if self.dtype in CASTS and self != plain:
+            raise refusal(f"{self.dtype} is a cast: it has no scheme, granularity, axis, group_size or observer")
+        if self.dtype == "float8_e4m3" and (self.scheme != "symmetric" or self.granularity == "per_group"):
+            raise refusal("float8_e4m3 weights are symmetric, per_channel or per_tensor")
+        if self.dtype == "int4" and self.granularity != "per_group":
+            raise refusal("int4 weights need granularity per_group: sixteen levels are too few for a channel")
+        if self.granularity != "per_group" and self.group_size is not None:
+            raise refusal("group_size belongs to granularity per_group")
+        if self.granularity != "per_channel" and self.axis is not None:
+            raise refusal("axis belongs to granularity per_channel")
+        return self
+
+
+class ActivationSettings(Frozen):
+    """How a layer's input is quantized: one scale and zero_point per tensor, fixed after calibration (static)."""
+
+    dtype: Literal["quint8", "qint8", "float8_e4m3"] = "quint8"
+    scheme: Scheme = "asymmetric"
+    granularity: Literal["per_tensor"] = "per_tensor"
+    observer: ObserverSettings = MinMaxObserver()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """float8 has no zero point to choose."""
+        if isinstance(data, dict) and data.get("dtype") == "float8_e4m3":
+            return {"scheme": "symmetric", **data}
+        return data
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        if self.dtype == "float8_e4m3" and self.scheme != "symmetric":
+            raise refusal("float8_e4m3 activations are symmetric")
+        if self.dtype == "float8_e4m3" and self.observer.kind == "mse":
+            raise refusal("the mse observer needs evenly spaced numbers, and float8_e4m3 has none")
+        return self
+
+
+class Pair(Frozen):
+    """Weights and activations that go together; activations left out follow the weights' dtype."""
+
+    weights: WeightSettings | None = WeightSettings()
+    activations: ActivationSettings | None = ActivationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "activations" in data:
+            return data
+        weights = data.get("weights", {})
+        dtype = weights.get("dtype") if isinstance(weights, dict) else getattr(weights, "dtype", "none")
+        if dtype == "float8_e4m3":
+            return {**data, "activations": {"dtype": dtype}}
+        return {**data, "activations": None} if dtype in WEIGHT_ONLY else data
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if self.weights is None or self.activations is None:
+            return self
+        dtype = self.weights.dtype
+        if dtype in WEIGHT_ONLY:
+            raise refusal(f"{dtype} weights are weight-only: set activations to null")
+        if (dtype == "float8_e4m3") != (self.activations.dtype == "float8_e4m3"):
+            raise refusal("float8_e4m3 goes with float8_e4m3 or null, integers with integers or null")
+        return self
+
+
+class Override(Pair):
+    """Other settings for the layers that `names` match; `weights: null` leaves them in float. First match wins."""
+
+    names: Annotated[Names, Field(min_length=1)]
+
+
+class CalibrationSettings(Frozen):
+    """How many samples to calibrate with, and how many go through the model at once; null: decided by the engine."""
+
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class ValidationSettings(Frozen):
+    """Bounds for the checks, and what a failed check does to the job."""
+
+    on_failure: Literal["error", "warn", "ignore"] = "error"
+    min_sqnr_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] | None = None
+    max_size_ratio: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+
+
+class Recipe(Pair):
+    """What to quantize, to which dtype, scheme and granularity, by which observer, with which checks."""
+
+    weights: WeightSettings = WeightSettings()
+    layer_types: Names = ("Linear", "Conv1d", "Conv2d")
+    skip_layers: Names = ("LayerNorm", "Embedding")
+    include: Names = ("*",)
+    exclude: Names = ()
+    overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
+    algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
+    """Tried in their order; one stays only where the SQNR on samples kept out of calibration rises."""
+    target: Target | None = None
+    sensitivity: bool = False
+    """Whether the report says how much of the whole model's noise each layer makes."""
+    mode: Literal["quantize", "recommend"] = "quantize"
+    """recommend: decide everything, write no model, and give the plan as a recipe."""
+    calibration: CalibrationSettings = CalibrationSettings()
+    validation: ValidationSettings = ValidationSettings()
+    formats: tuple[FormatName, ...] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def folds(self) -> bool:
+        """Whether normalizations go into the convolutions before them, as the model is opened."""
+        searched = self.target is not None and not self.algorithms
+        return searched or any(algorithm.kind == "fold_normalization" for algorithm in self.algorithms)
+
+    @property
+    def needs_outputs(self) -> bool:
+        """Whether a format writes what convolutions give as integers too, so that calibration looks at it."""
+        return "onnx" in (self.formats or ())
+
+    @property
+    def needs_dataset(self) -> bool:
+        """Activation ranges and what algorithms know come from samples; weight ranges come from the weights."""
+        return self.searches or any(
+            pair.weights is not None and pair.activations is not None for pair in (self, *self.overrides)
+        )
+
+    @property
+    def searches(self) -> bool:
+        """Whether anything is decided by running the quantized model on samples."""
+        return self.sensitivity or self.target is not None or any(a.kind in NEEDS_SAMPLES for a in self.algorithms)

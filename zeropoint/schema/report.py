@@ -1,0 +1,209 @@
+"""The report: what quantization cost, layer by layer. Torch-free; the API publishes this schema.
+
+SQNR (signal to quantization noise ratio) = 10·log10(Σ float² / Σ (float − quantized)²) in dB. Exact equality has no
+finite SQNR: it is `null`, and `exact` is true.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.target import MetricName, Target
+
+Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
+
+SkipReason = Literal[
+    "type_not_selected",
+    "type_skipped",
+    "not_included",
+    "excluded",
+    "override",
+    "unsupported",
+    "format_unsupported",
+    "shared_weight_conflict",
+    "dead_code",
+    "folded",
+    "granularity_unsupported",
+    "group_size_mismatch",
+    "never_ran",
+    "mixed_precision",
+]
+
+
+ResumedPhase = Literal["calibrating", "quantizing"]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Summary(Part):
+    """The whole model in one line. Sizes are bytes of tensors: every one that was uploaded, and every one stored."""
+
+    sqnr_db: float | None
+    exact: bool
+    cosine: float | None = None
+    """Cosine similarity of all floating outputs, float model against saved model: 1 is the same direction."""
+    original_bytes: int
+    quantized_bytes: int
+    compression_ratio: float
+    dead_bytes: int
+    """Bytes of uploaded tensors that no output depends on; they are part of `original_bytes` and leave."""
+    layers_quantized: int
+    layers_skipped: int
+
+
+class Check(Part):
+    """One question that validation asks: `value` and `bound` in its own unit, `detail` says what was found."""
+
+    name: Literal["sqnr", "size", "load_and_run", "weight_range"]
+    passed: bool
+    value: float | None = None
+    bound: float | None = None
+    detail: str
+
+
+class WeightReport(Part):
+    """How a layer's weight is stored."""
+
+    dtype: str
+    scheme: str
+    granularity: str
+    axis: int | None
+    shape: list[int]
+
+
+class ActivationReport(Part):
+    """How a layer's input is quantized: q = clamp(round(x / scale) + zero_point, 0, 255)."""
+
+    dtype: str
+    scheme: str
+    scale: float
+    zero_point: int
+    minimum: float
+    maximum: float
+
+
+class LayerReport(Part):
+    """One quantized layer. `output_sqnr_db` compares its float and quantized output on the same float input."""
+
+    name: str
+    type: str
+    weight: WeightReport
+    activation: ActivationReport | None
+    weight_sqnr_db: float | None
+    output_sqnr_db: float | None
+    saturation: float | None = None
+    """Share of input values, on the evaluation samples, that lie outside the static range and are clamped to it."""
+    sensitivity_db: float | None = None
+    """The whole model's SQNR if this layer alone were quantized, as the probe predicts it, where the recipe asks."""
+    original_bytes: int
+    quantized_bytes: int
+
+
+class SkippedLayer(Part):
+    """A layer that stays in float, and why."""
+
+    name: str
+    type: str
+    reason: SkipReason
+
+
+class CalibrationReport(Part):
+    """What the activation ranges rest on. `reused`: a profile, no forward pass; `warnings`: where it is thin."""
+
+    samples: int
+    batches: int
+    batch_size: int
+    passes: int
+    reused: bool
+    warnings: list[str] = []
+
+
+NOT_CALIBRATED = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0, reused=False)
+
+
+class EvaluationReport(Part):
+    """Which samples SQNR was measured on."""
+
+    source: Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
+    samples: int
+
+
+class AlgorithmReport(Part):
+    """One algorithm that was tried, and what the gate said: SQNR of the whole model on samples kept out of calibration,
+    before and after it."""
+
+    algorithm: str
+    settings: dict[str, JsonValue]
+    layers: int
+    """How many it changed; 0: none that it is meant for."""
+    before_db: float | None
+    after_db: float | None
+    kept: bool
+    reason: str
+
+
+class TargetReport(Part):
+    """What a target asked for, and what came of it. `value` is in the target's own unit: dB, a drop or bytes."""
+
+    asked: Target
+    met: bool
+    value: float | None
+    layers_in_float: int
+    """Layers that could be quantized, and stay in float for the target's sake."""
+    macs_in_float: float | None
+    """Their share of the multiply-accumulates of all layers that could be quantized; None: not known."""
+    detail: str
+
+
+class GateReport(Part):
+    """Samples that were kept out of calibration to decide on: `sqnr_db` is what the result reaches there."""
+
+    samples: int
+    sqnr_db: float | None
+
+
+class MetricReport(Part):
+    """A metric of both models on the evaluation samples, 1 the best; `drop`: how much lower the quantized one's is."""
+
+    name: MetricName
+    float_value: float | None
+    value: float | None
+    drop: float | None
+
+
+class Loaded(Part):
+    """A saved file that the load-back check opened, in a fresh process, and the software that opened it."""
+
+    name: str
+    loader: str
+    version: str
+    sqnr_db: float | None = None
+    """Its own, of a file that was run beside the one that `summary.sqnr_db` speaks of."""
+
+
+class Report(Part):
+    """Everything that is known about a result."""
+
+    verdict: Verdict
+    summary: Summary
+    checks: list[Check]
+    layers: list[LayerReport]
+    skipped: list[SkippedLayer]
+    calibration: CalibrationReport
+    evaluation: EvaluationReport
+    gate: GateReport | None = None
+    algorithms: list[AlgorithmReport] = []
+    target: TargetReport | None = None
+    recommendation: Recipe | None = None
+    """What was decided, as a recipe to edit and run; where the recipe's mode asks for no more, it is all there is."""
+    metrics: list[MetricReport] = []
+    timings: dict[str, float]
+    peak_memory_bytes: int
+    loaded: list[Loaded] = []
+    resumed: list[ResumedPhase] = []
+    """Phases that went on from a checkpoint of an earlier attempt; `timings` are those of the last attempt alone."""
+    recipe: Recipe
+    versions: dict[str, str]

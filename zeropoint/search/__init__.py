@@ -1,0 +1,1 @@
+"""Decisions by measurement: which algorithms stay, and which layers a target leaves in float."""

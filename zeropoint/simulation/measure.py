@@ -1,0 +1,95 @@
+"""Judging: what quantized layers make of the whole model, as noise and as metrics, again and again on the same samples.
+
+What the float model gives is kept, as long as it isn't large. Masked positions (`masking`) don't count as noise.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
+
+from zeropoint.data.batches import Batches, Truth
+from zeropoint.data.dataset import judged
+from zeropoint.data.padding import mask_of, visible
+from zeropoint.errors import InvalidSamples
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.metrics.sqnr import Noise
+from zeropoint.metrics.task_metrics import Metrics
+from zeropoint.model.source import Source, floating_outputs
+from zeropoint.schema.labels import NEEDS
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.target import MetricName
+from zeropoint.simulation.fake_quant import simulated
+
+MAX_KEPT_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Signal and noise of all floating outputs, and metrics of the first one."""
+
+    noise: Noise = field(default_factory=Noise)
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+class Judge:
+    """Measures on `samples`; the float model's outputs are made once, and again each time where they are too large."""
+
+    def __init__(self, source: Source, samples: Batches) -> None:
+        self._source, self._samples = source, samples
+        self._kept: list[list[Tensor]] = []
+
+    def judge(self, layers: Iterable[QuantizedLayer]) -> Judgement:
+        """What such layers do in place of the float ones. Raises InvalidSamples."""
+        result = Judgement()
+        for noise, expected, found, truth in self._compared(list(layers)):
+            result.noise.join(noise)
+            if expected:
+                result.metrics.add(expected[0], found[0], truth)
+        return result
+
+    def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
+        """The first half of it, which decides what stays. Raises InvalidSamples."""
+        total = Noise()
+        for noise, *_ in self._compared(list(layers)):
+            total.join(noise)
+        return total
+
+    def drop_of(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
+        """What such layers lose of the metric that the recipe's target names; None where it names none."""
+        wanted = None if recipe.target is None else recipe.target.max_drop
+        return None if wanted is None else partial(self._drop, wanted.metric)
+
+    def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
+        """Infinite where outputs are not finite. Raises InvalidSamples when the samples don't allow the metric."""
+        found = self.judge(layers.values()).metrics.found.get(metric)
+        if found is None:
+            raise InvalidSamples(
+                "dataset_does_not_fit",
+                f"The samples to measure on don't allow {metric}: they hold no {NEEDS.get(metric, 'classes')}.",
+                "Give an evaluation dataset that holds it, or ask for another metric.",
+            )
+        drop = found.report(metric).drop
+        return math.inf if drop is None else drop
+
+    def _compared(self, layers: list[QuantizedLayer]) -> Iterator[tuple[Noise, list[Tensor], list[Tensor], Truth]]:
+        """Batch by batch: its noise, what both models give, and what they are compared with."""
+        for number, (batch, truth) in enumerate(judged(self._samples)):
+            expected, mask, noise = self._expected(number, batch), mask_of(batch), Noise()
+            with simulated(layers):
+                found = floating_outputs(self._source, batch)
+            for reference, value in zip(expected, found, strict=True):
+                noise.add(visible(reference, mask), visible(value, mask))
+            yield noise, expected, found, truth
+        self._source.reset()
+
+    def _expected(self, number: int, batch: Sequence[Tensor]) -> list[Tensor]:
+        if number < len(self._kept):
+            return self._kept[number]
+        found = floating_outputs(self._source, batch)
+        size = sum(tensor.nbytes for tensor in found) * max(len(self._samples), 1)
+        if number == len(self._kept) and size <= MAX_KEPT_BYTES:
+            self._kept.append(found)
+        return found

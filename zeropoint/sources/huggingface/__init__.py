@@ -1,0 +1,1 @@
+"""Hugging Face folders as a source: the network from its config, its tensors left in their files."""

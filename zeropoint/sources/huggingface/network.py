@@ -1,0 +1,87 @@
+"""A network of transformers, built from its config without a weight: never `from_pretrained`, never an Auto class.
+
+The class is taken by its exact name. Parameters are made on the meta device, so a config that claims a huge network
+costs nothing until its names and shapes were compared with the tensors that are there.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeropoint.errors import InvalidModel, Unsupported
+
+ATTENTION = ("sdpa", "eager")
+"""Implementations by preference; a class that lacks the first has the second. Never a name from an upload."""
+_BUILT_APART = ("architectures", "model_type", "dtype")
+
+
+def build_empty(config: Mapping[str, Any]) -> Any:
+    """The network on the meta device, buffers too. Raises Unsupported, or InvalidModel when the config builds none."""
+    with torch.device("meta"):
+        return _build(config)
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The network with real buffers and parameters on the meta device. Raises what `build_empty` raises."""
+    with _parameters_on_meta():
+        return _build(config).eval()
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    network = _class_of(config)
+    values = {key: value for key, value in config.items() if key not in _BUILT_APART}
+    for attention in ATTENTION:
+        try:
+            settings = network.config_class(**values | {"use_cache": False})
+            return network._from_config(settings, attn_implementation=attention)
+        except Exception as error:
+            if attention == ATTENTION[-1]:
+                raise InvalidModel(
+                    "checkpoint_invalid",
+                    f"{network.__name__} can't be built from config.json.",
+                    "Check that config.json is the one that save_pretrained wrote beside these weights.",
+                ) from error
+    raise AssertionError
+
+
+def _class_of(config: Mapping[str, Any]) -> Any:
+    try:
+        transformers: Any = import_module("transformers")  # an extra
+    except ImportError as error:
+        raise Unsupported(
+            "transformers_missing",
+            "Hugging Face folders need the library transformers, which is not installed here.",
+            "Ask the operator to install zeropoint[transformers], or export the model as a .pt2 program.",
+        ) from error
+    transformers.utils.logging.set_verbosity_error()
+    name = config["architectures"][0]
+    network: Any = getattr(transformers, name, None)
+    known = isinstance(network, type) and issubclass(network, transformers.PreTrainedModel)
+    if not known or network.config_class.model_type != config["model_type"]:
+        raise Unsupported(
+            "architecture_unsupported",
+            f"{name} with model_type {config['model_type']} is no network of the transformers that is installed here.",
+            "Export the model as a .pt2 program: torch.export takes any network.",
+        )
+    return network
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Every parameter that a module registers goes to the meta device; those that are tied stay one."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -1,0 +1,118 @@
+"""A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.data.batches import Call, Input
+from zeropoint.files.block_reader import StoredTensor
+from zeropoint.files.mapped import MappedFile, release_after_use, trim
+from zeropoint.model.layer import Layer, distinct_bytes
+from zeropoint.sources.huggingface.folder import Folder, look_into, open_folder
+from zeropoint.sources.huggingface.inputs import inputs_of
+from zeropoint.sources.huggingface.network import build, build_empty
+from zeropoint.sources.huggingface.tensor_names import match, tied_names
+from zeropoint.sources.module import ModuleSource, call_module, list_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceSource(ModuleSource):
+    """A network of transformers; its inputs go by name."""
+
+    inputs: tuple[Input, ...]
+    folder: Folder
+    dtype: torch.dtype
+    files: Mapping[str, StoredTensor]
+    """Where tensors lie that stay in the folder's files, by their name in the network."""
+    stored_names: Mapping[str, str]
+    """Name in the network -> name in the folder's files."""
+
+    def run(self, batch: Sequence[Tensor]) -> list[object]:
+        """One forward pass; floating inputs in the dtype that the network computes in."""
+        assert isinstance(batch, Call)
+        cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
+        outputs = call_module(self.module, Call(cast, batch.keywords), self.device)
+        trim()
+        return outputs
+
+
+def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
+    """Open a folder, or the tar of one. Raises InvalidModel or Unsupported."""
+    folder = open_folder(path)
+    names = match(build_empty(folder.config), folder.shapes)
+    network = build(folder.config)
+    folder.require_finite()
+    trim()
+    dtype, mapped = folder.dtype(), folder.mapped()
+    tensors = {name: mapped[stored].tensors[stored] for name, stored in names.items()}
+    cast = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point() and t.dtype != dtype}
+    tensors |= cast  # as from_pretrained does
+    _assign(network, tensors)
+    module = network.to(device)
+    in_files = tensors.keys() - cast.keys() if device == "cpu" else set()
+    files = {name: mapped[names[name]] for name in in_files}
+    stored = {name: folder.stored[names[name]] for name in in_files}
+    layers = tuple(_layers(module, stored, files))  # before any hook: a module with hooks is no plain layer
+    release_after_use(module.modules(), {id(p): files[n] for n, p in module.named_parameters() if n in files})
+    return HuggingFaceSource(
+        module=module,
+        layers=layers,
+        tensors=tensors,
+        original_bytes=distinct_bytes(tensors.values()),
+        dead_bytes=0,
+        device=device,
+        changing={name: tensor.clone() for name, tensor in module.named_buffers()},
+        inputs=inputs_of(network),
+        folder=folder,
+        dtype=dtype,
+        files=stored,
+        stored_names=names,
+        fixed=True,
+        libraries=("transformers", "compressed-tensors"),
+    )
+
+
+def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, Tensor]]:
+    """Inputs, layers and empty parameters of a folder in a tar that is only looked at."""
+    config, shapes = look_into(path)
+    network = build_empty(config)
+    match(network, shapes)
+    return inputs_of(network), _layers(network, {}, {}), dict(network.named_parameters(remove_duplicate=False))
+
+
+def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put each tensor in its place, under all its names."""
+    parameters = dict(network.named_parameters())
+    for first, names in tied_names(network).items():
+        value: Any = tensors[first]
+        if first in parameters:
+            value = nn.Parameter(value, requires_grad=False)
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            place = network.get_submodule(owner)
+            (place._parameters if first in parameters else place._buffers)[leaf] = value
+
+
+def _layers(network: nn.Module, stored: Mapping[str, StoredTensor], files: Mapping[str, MappedFile]) -> Iterator[Layer]:
+    """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
+    found = list(list_layers(network))
+    elsewhere = {
+        id(parameter)
+        for module in network.modules()
+        for parameter in module._parameters.values()
+        if type(module) is not nn.Linear
+    }
+    for layer in found:
+        if layer.module is None:
+            yield layer
+        elif layer.type != "Linear":
+            yield replace(layer, module=None, weight_name=None, reason="format_unsupported")
+        elif id(layer.module._parameters["weight"]) in elsewhere:
+            yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
+        else:
+            name = str(layer.weight_name)
+            yield replace(layer, scale_dtype=layer.weight.dtype, stored=stored.get(name), file=files.get(name))

@@ -1,0 +1,123 @@
+"""A `.pt2` (torch.export archive) becomes a source: prune, find the layers, put real leaves in.
+
+Nothing of the user's Python is needed: the graph holds the operators, the signature the parameters' names.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
+from torch.export.passes import move_to_device_pass
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
+from torch.utils._sympy.numbers import IntInfinity
+from torch.utils._sympy.value_ranges import bound_sympy
+
+from zeropoint.data.batches import Extent, Input
+from zeropoint.errors import InvalidModel, Unsupported
+from zeropoint.graph.batch_norm_folding import fold_normalizations
+from zeropoint.graph.calls import layer_calls, stored_names
+from zeropoint.graph.fused_outputs import insert_outlets
+from zeropoint.graph.layers import layer_types, list_layers, obstacle
+from zeropoint.graph.leaves import insert_leaves
+from zeropoint.graph.pruning import functional, prune
+from zeropoint.model.layer import distinct_bytes
+from zeropoint.model.source import ProgramSource
+from zeropoint.sources.finite import require_finite
+
+EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
+
+
+def open_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
+    """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed.
+
+    `fold`: normalizations behind convolutions go into these (`folding`).
+    """
+    try:
+        uploaded = torch.export.load(path)
+    except Exception as error:
+        raise InvalidModel(
+            "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
+        ) from error
+    return program_source(uploaded, device, fold=fold)
+
+
+def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool = False) -> ProgramSource:
+    """Dissect a program. Raises InvalidModel on weights that are not finite."""
+    original = dict(uploaded.state_dict)
+    require_finite(uploaded.state_dict)
+    types = layer_types(uploaded)
+    program, folded = prune(functional(uploaded)), frozenset[str]()
+    live_bytes = distinct_bytes(program.state_dict.values())
+    if fold:
+        program, folded = fold_normalizations(program)
+    if device != "cpu":
+        program = move_to_device_pass(program, device)
+    calls = layer_calls(program.graph, stored_names(program))
+    module = _flat(program.module(check_guards=False))
+    sound = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
+    outlets = insert_outlets(module, sound)
+    leaves = insert_leaves(module, program, sound)
+    inputs, constants = _inputs(program)
+    return ProgramSource(
+        module=module,
+        layers=tuple(list_layers(program, original, types, calls, leaves, outlets=outlets, folded=folded)),
+        tensors=program.state_dict,
+        original_bytes=distinct_bytes(original.values()),
+        dead_bytes=distinct_bytes(original.values()) - live_bytes,
+        device=device,
+        program=program,
+        inputs=inputs,
+        constants=constants,
+        changing=_detach_mutated(program, module),
+    )
+
+
+def _flat(module: GraphModule) -> GraphModule:
+    """The same graph, called with flat inputs, giving flat outputs, without the check of the user's call signature."""
+    module.graph.set_codegen(CodeGen())
+    return GraphModule(module, module.graph)
+
+
+def _inputs(program: ExportedProgram) -> tuple[tuple[Input, ...], dict[int, object]]:
+    """The tensors to feed, and the inputs that the export fixed, by position."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    user = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    tensors: list[Input] = []
+    constants: dict[int, object] = {}
+    for position, argument in enumerate(user):
+        if isinstance(argument, TensorArgument):
+            value = cast(Tensor, values[argument.name])
+            shape = tuple(_dimension(program, size) for size in value.shape)
+            tensors.append(Input(argument.name, value.dtype, shape))
+        elif isinstance(argument, ConstantArgument):
+            constants[position] = argument.value
+        else:
+            raise Unsupported(
+                "unsupported_input",
+                f"Input {argument.name!r} is a number that varies from call to call.",
+                "Export the model with tensors as its only varying inputs.",
+            )
+    if not tensors:
+        raise Unsupported("unsupported_input", "The model takes no tensor.", "Export it with its tensors as inputs.")
+    return tuple(tensors), constants
+
+
+def _dimension(program: ExportedProgram, size: int | torch.SymInt) -> int | Extent:
+    if isinstance(size, int):
+        return size
+    bounds = bound_sympy(size.node.expr, program.range_constraints)
+    return Extent(int(bounds.lower), None if isinstance(bounds.upper, IntInfinity) else int(bounds.upper))
+
+
+def _detach_mutated(program: ExportedProgram, module: nn.Module) -> dict[str, Tensor]:
+    """Give the runnable module its own copy of buffers that it writes, so that the program keeps the uploaded ones."""
+    state: dict[str, Tensor] = {}
+    for name in set(program.graph_signature.buffers_to_mutate.values()):
+        owner, _, leaf = name.rpartition(".")
+        state[name] = module.get_buffer(name)
+        setattr(module.get_submodule(owner), leaf, state[name].clone())
+    return state

@@ -1,0 +1,145 @@
+"""Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
+
+sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
+              artifacts that were run is one too, and hardly less
+size          the stored tensors are smaller than the uploaded ones (as small, where the recipe only changes one 16-bit
+              float for another), within `max_size_ratio` where the recipe has it
+load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
+weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step (GPTQ moves some
+              further on purpose)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.rounding_error import largest_move
+from zeropoint.layers.weights import rows_of
+from zeropoint.metrics.sqnr import Noise, finite
+from zeropoint.schema.recipe import ValidationSettings
+from zeropoint.schema.report import (
+    Check,
+    EvaluationReport,
+    Summary,
+    Verdict,
+)
+from zeropoint.validation.evaluation import Comparison
+
+ROUNDING = 1e-3
+"""Share of a step that float32 arithmetic may add to the half step of rounding."""
+LARGEST_GAP_DB = 3.0
+"""What a further artifact may lose more than the first: it rounds where that one does, and results of layers once."""
+
+
+def verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
+    """What the checks come to, under the recipe's `on_failure`."""
+    if all(check.passed for check in checks):
+        return "not_evaluated" if evaluated.source == "none" else "passed"
+    return "warned" if settings.on_failure == "warn" else "failed"
+
+
+def _sqnr_check(summary: Summary, beside: Mapping[str, Noise], ran: bool, settings: ValidationSettings) -> Check:
+    bound, value = settings.min_sqnr_db, summary.sqnr_db
+    measured = ran and (summary.exact or value is not None)
+    passed = measured and (bound is None or summary.exact or (value is not None and value >= bound))
+    if not measured:
+        detail = "SQNR could not be measured: the quantized outputs are missing, NaN or infinite."
+    elif summary.exact:
+        detail = "The quantized outputs equal the float outputs."
+    else:
+        detail = f"{value:.2f} dB over all floating outputs" + (
+            f"; at least {bound:g} dB asked." if bound is not None else "."
+        )
+    lost = [file for file, noise in beside.items() if not _keeps_up(noise, value, bound)] if measured else []
+    for file in beside if measured else ():
+        own = _beside_db(beside, file)
+        told = f"{own:.2f} dB" if own is not None else "no finite number"
+        detail += f" {file}: {told}" + (", too far below." if file in lost else ".")
+    return Check(name="sqnr", passed=passed and not lost, value=value, bound=bound, detail=detail)
+
+
+def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
+    """Whether a further artifact is as good as the first (None: exact), but for the gap, and meets the bound."""
+    if noise.exact:
+        return True
+    own = finite(noise.db)
+    least = [limit for limit in (bound, first and first - LARGEST_GAP_DB) if limit is not None]
+    return own is not None and all(own >= limit for limit in least)
+
+
+def _beside_db(beside: Mapping[str, Noise], file: str) -> float | None:
+    return finite(beside[file].db) if file in beside else None
+
+
+def _size_check(summary: Summary, layers: Sequence[QuantizedLayer], settings: ValidationSettings) -> Check:
+    ratio = summary.quantized_bytes / summary.original_bytes
+    bound = settings.max_size_ratio
+    none_narrower = all(layer.bytes == layer.layer.bytes for layer in layers)  # a cast from one 16-bit float to another
+    passed = (ratio < 1 or (ratio == 1 and none_narrower)) if bound is None else ratio <= bound
+    detail = f"{summary.quantized_bytes} of {summary.original_bytes} bytes."
+    return Check(name="size", passed=passed, value=ratio, bound=bound, detail=detail)
+
+
+def _load_check(ran: bool, evaluated: EvaluationReport) -> Check:
+    if not ran:
+        detail = "The saved files did not load or run in a fresh process."
+    elif evaluated.source == "none":
+        detail = "The saved files load in a fresh process; there were no samples to run."
+    else:
+        detail = f"A fresh process loaded the saved files and ran {evaluated.samples} samples."
+    return Check(name="load_and_run", passed=ran, value=None, bound=None, detail=detail)
+
+
+def _comparison_check(comparison: Comparison, *, opened: bool) -> Check:
+    """What was loaded and compared, in words that don't claim more."""
+    if not opened:
+        detail = "The saved file did not load in a fresh process."
+    elif comparison.unlike:
+        detail = f"A fresh process read {comparison.unlike[0]!r} otherwise than it was saved."
+    else:
+        detail = (
+            "A fresh process loaded the file and compared each tensor with the upload: the quantized ones have the "
+            "SQNR told here, the others are the same. Nothing was run: weights alone have no graph."
+        )
+    passed = opened and not comparison.unlike
+    return Check(name="load_and_run", passed=passed, value=None, bound=None, detail=detail)
+
+
+def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
+    """By layer, how far its weight moved, in steps."""
+    moves = {}
+    for layer in layers:
+        moves[layer.layer.name] = max(_moves_of(layer))
+        layer.release()
+    return moves
+
+
+def _moves_of(layer: QuantizedLayer) -> Iterator[float]:
+    """How far the weight moved, block by block where it lies in a file as it was rounded, else as a whole."""
+    stored, affine, settings = layer.layer.stored, layer.affine, layer.settings
+    corrected = layer.pre_quant_scale is not None or layer.outliers is not None
+    if affine is None or stored is None or affine.scale.dim() == 0 or corrected:
+        yield largest_move(layer.target_weight, layer.weight, affine, settings)
+        return
+    row = 0
+    for block in stored.blocks():
+        rows = slice(row, row + len(block))
+        yield largest_move(block, layer.weight[rows], rows_of(affine, rows.start, rows.stop), settings)
+        row = rows.stop
+
+
+def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -> Check:
+    """`steps`: infinite for numbers or scales that are not valid, which is all that is asked where GPTQ rounded."""
+    if not steps:
+        return Check(name="weight_range", passed=False, bound=0.5, detail="No weight could be read back.")
+    moved_on_purpose = {layer.layer.name for layer in layers if layer.rounding == "gptq"}
+    bounded = {name: 0.0 if name in moved_on_purpose and isfinite(move) else move for name, move in steps.items()}
+    worst = max(bounded, key=lambda name: bounded[name])
+    passed = bounded[worst] <= 0.5 + ROUNDING
+    detail = f"No weight moved more than {bounded[worst]:.3f} steps of its grid (layer {worst!r})."
+    if not passed:
+        detail = f"Weights of layer {worst!r} don't lie on their grid."
+    elif moved_on_purpose:
+        told = f"Of {len(moved_on_purpose)} layers that GPTQ rounded, all numbers lie inside their grids."
+        detail = told if len(moved_on_purpose) == len(steps) else f"{detail} {told}"
+    return Check(name="weight_range", passed=passed, value=finite(bounded[worst]), bound=0.5, detail=detail)

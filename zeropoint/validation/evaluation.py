@@ -1,0 +1,202 @@
+"""Evaluation: the same samples through the float model here and through the saved program in the second process."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zeropoint.data.batches import Batches, Truth
+from zeropoint.data.dataset import Samples, judged
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.result import Quantized
+from zeropoint.metrics.sqnr import Cosine, Noise, Share
+from zeropoint.metrics.task_metrics import Metrics
+from zeropoint.primitives.qparams import Affine, dequantize, quantize
+from zeropoint.schema.report import EvaluationReport
+
+Step = Callable[[int, int], None]
+
+
+MAX_HELD_OUT_SAMPLES = 256
+"""Samples kept out of calibration that evaluate; an evaluation dataset is always used whole."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The samples to evaluate on, and what the report says of them."""
+
+    samples: Batches | None
+    report: EvaluationReport
+
+
+def choose_samples(given: Samples | None, held_out: Samples | None, calibration: Samples | None) -> Chosen:
+    """The evaluation dataset, else samples kept out of calibration, else the calibration samples, else none."""
+    if given is not None:
+        return Chosen(given, EvaluationReport(source="evaluation_dataset", samples=given.count))
+    if held_out is not None:
+        some = held_out.between(held_out.start, min(held_out.stop, held_out.start + MAX_HELD_OUT_SAMPLES))
+        return Chosen(some, EvaluationReport(source="held_out", samples=some.count))
+    if calibration is not None:
+        return Chosen(calibration, EvaluationReport(source="calibration_samples", samples=calibration.count))
+    return Chosen(None, EvaluationReport(source="none", samples=0))
+
+
+class Reader(Protocol):
+    """The saved files, opened again; asked for one batch at a time."""
+
+    @property
+    def beside(self) -> Mapping[str, Mapping[int, Tensor]]:
+        """What further artifacts gave of the last batch, by file name, as `finish` gives it."""
+
+    def start(self, batch: Sequence[Tensor]) -> None:
+        """Take a batch."""
+
+    def finish(self) -> dict[int, Tensor] | None:
+        """The tensors that came out of it, by position; None when the files don't serve."""
+
+
+@dataclass
+class Evaluation:
+    """What was measured. `ran` is false as soon as the second process fails once, and the measurement stops there."""
+
+    model: Noise = field(default_factory=Noise)
+    layers: dict[str, Noise] = field(default_factory=dict)
+    ran: bool = True
+    cosine: Cosine = field(default_factory=Cosine)
+    saturation: dict[str, Share] = field(default_factory=dict)
+    beside: dict[str, Noise] = field(default_factory=dict)
+    """By file, for further artifacts that were run."""
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+@dataclass
+class Comparison:
+    """What was measured of weights without a graph: saved against uploaded, tensor by tensor, in the second process."""
+
+    moves: dict[str, float] = field(default_factory=dict)
+    """By layer, how far its weight moved, in steps of its grid."""
+    unlike: list[str] = field(default_factory=list)
+    """Tensors that the saved file does not give back as it should."""
+
+
+def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step) -> Evaluation:
+    """Run every batch on both sides; add up signal and noise of the floating outputs, and of each layer's."""
+    names = [layer.layer.name for layer in quantized.layers]
+    result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
+    source = quantized.source
+    source.reset()
+    with torch.no_grad(), _compared(quantized.layers, result):
+        for done, (batch, truth) in enumerate(judged(samples), start=1):
+            reader.start(batch)
+            expected = source.run(batch)
+            got = reader.finish()
+            if (
+                got is None
+                or not _add(result, expected, got, truth)
+                or not _add_beside(result, expected, reader.beside)
+            ):
+                result.ran = False
+                break
+            step(done, len(samples))
+    source.reset()
+    return result
+
+
+def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor], truth: Truth) -> bool:
+    """Whether every tensor came back in its shape and dtype; floating ones count, and the first makes metrics."""
+    pairs = _paired(expected, got)
+    if pairs:
+        result.metrics.add(*pairs[0], truth)
+    for reference, value in pairs or ():
+        result.model.add(reference, value)
+        result.cosine.add(reference, value)
+    return pairs is not None
+
+
+def _add_beside(result: Evaluation, expected: Sequence[object], beside: Mapping[str, Mapping[int, Tensor]]) -> bool:
+    """The same of every further artifact."""
+    for file, got in beside.items():
+        pairs = _paired(expected, got)
+        if pairs is None:
+            return False
+        for reference, value in pairs:
+            result.beside.setdefault(file, Noise()).add(reference, value)
+    return True
+
+
+def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]] | None:
+    """The floating tensors with what came back for them; None when one is missing, or has another shape or dtype."""
+    pairs = []
+    for position, reference in enumerate(expected):
+        if not isinstance(reference, Tensor):
+            continue
+        value = got.get(position)
+        if value is None or value.shape != reference.shape or value.dtype != reference.dtype:
+            return None
+        if reference.is_floating_point():
+            pairs.append((reference.cpu(), value))
+    return pairs
+
+
+@contextmanager
+def _compared(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[None]:
+    """Hooks that compute each layer a second time, quantized, on the float input it just had."""
+    handles = [
+        layer.layer.module.register_forward_hook(_comparison(layer, result))
+        for layer in layers
+        if layer.layer.module is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
+
+    def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        given = arguments[0].cpu()
+        values, beside = layer.scale_input(given), layer.outlier_output(given)
+        if layer.activation is not None:
+            grid = layer.activation.affine
+            counted = _on_integers(values, layer)
+            clipped.count += count_outside(counted, grid)
+            clipped.total += counted.numel()
+            values = dequantize(quantize(values, grid), grid).to(values.dtype)
+        twin = _with_weight(module, layer.dequantized_weight.to(output.dtype), layer.bias)
+        noise.add(output.cpu(), twin.forward(values) + beside)
+        layer.release()
+
+    return compare
+
+
+def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:
+    """The values [..., in] that the layer computes with as integers: all but those that stay in float."""
+    if layer.outliers is None:
+        return values
+    inside = torch.ones(values.shape[-1], dtype=torch.bool)
+    inside[layer.outliers.channels] = False
+    return values[..., inside]
+
+
+def _with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The same layer on the CPU with another weight, and bias if given; its `forward` calls no hook."""
+    twin = copy(module)
+    own = {name: None if tensor is None else tensor.cpu() for name, tensor in module._parameters.items()}
+    twin.__dict__["_parameters"] = own | {"weight": weight} | ({} if bias is None else {"bias": bias})
+    return twin
+
+
+def count_outside(values: Tensor, affine: Affine) -> int:
+    """How many of `values` [...] round to an integer beyond the grid of a per-tensor `affine`, and are clamped."""
+    half = float(affine.scale) / 2
+    low = (affine.grid.quant_min - int(affine.zero_point)) * float(affine.scale) - half
+    high = (affine.grid.quant_max - int(affine.zero_point)) * float(affine.scale) + half
+    exact = values.to(torch.float32)
+    return int(((exact < low) | (exact > high)).sum())

@@ -1,0 +1,73 @@
+"""Latency: what a call costs in onnxruntime, of the float program and of a quantized one, in turns.
+
+One thread and one batch; a busy machine slows both alike. Compiled programs are not measured: no compiler runs where an
+upload is open.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from zeropoint.data.batches import Call
+from zeropoint.errors import Unsupported
+from zeropoint.formats import WRITERS
+from zeropoint.formats.onnx.writer import require_onnx
+from zeropoint.layers.result import Quantized
+from zeropoint.loading.readers.onnx import load_runtime
+from zeropoint.model.source import Source
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import NOT_CALIBRATED
+
+ROUNDS = 15
+WARM_UP = 3
+
+Run = Callable[[], object]
+
+
+def require_latency(source: Source) -> None:
+    """Raises Unsupported, before any work, when the model can't be an ONNX file, or none can be run here."""
+    try:
+        require_onnx(source)
+    except Unsupported as refusal:
+        remedy = "Leave latency out, or use a worker with zeropoint[onnx]; the rest of the table needs no ONNX."
+        raise Unsupported(refusal.code, refusal.detail, remedy) from refusal
+
+
+class Stopwatch:
+    """Times programs on one batch; files are written into `scratch`."""
+
+    def __init__(self, source: Source, batch: Call, scratch: Path) -> None:
+        self._arrays = [tensor.contiguous().numpy() for tensor in batch]
+        self._scratch = scratch
+        self._float = self._opened(Quantized(source, Recipe(), [], [], NOT_CALIBRATED, {}), "float.onnx")
+
+    def time(self, quantized: Quantized) -> tuple[float, float]:
+        """Milliseconds of a call: the quantized program's, and the float program's between its calls. Medians."""
+        runs = (self._opened(quantized, "quantized.onnx"), self._float)
+        for _ in range(WARM_UP):
+            _timed(runs)
+        rounds = [_timed(runs) for _ in range(ROUNDS)]
+        own, other = zip(*rounds, strict=True)
+        return median(own), median(other)
+
+    def _opened(self, quantized: Quantized, name: str) -> Run:
+        path = self._scratch / name
+        WRITERS["onnx"].write(quantized, path)
+        runtime = load_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path.unlink()
+        feed = dict(zip((value.name for value in session.get_inputs()), self._arrays, strict=True))
+        return lambda: session.run(None, feed)
+
+
+def _timed(runs: tuple[Run, ...]) -> list[float]:
+    """Milliseconds of one call of each."""
+    taken = []
+    for run in runs:
+        began = perf_counter()
+        run()
+        taken.append(1000 * (perf_counter() - began))
+    return taken

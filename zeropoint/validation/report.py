@@ -1,0 +1,214 @@
+"""Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
+
+sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
+              artifacts that were run is one too, and hardly less
+size          the stored tensors are smaller than the uploaded ones (as small, where the recipe only changes one 16-bit
+              float for another), within `max_size_ratio` where the recipe has it
+load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
+weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step (GPTQ moves some
+              further on purpose)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zeropoint.errors import ValidationFailed
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.result import Decisions, Quantized
+from zeropoint.metrics.sqnr import finite
+from zeropoint.schema.job import REPORT_FILE
+from zeropoint.schema.recipe import Override, Recipe
+from zeropoint.schema.report import (
+    ActivationReport,
+    EvaluationReport,
+    GateReport,
+    LayerReport,
+    Loaded,
+    Report,
+    ResumedPhase,
+    Summary,
+    TargetReport,
+    Verdict,
+    WeightReport,
+)
+from zeropoint.validation.checks import (
+    _beside_db,
+    _comparison_check,
+    _load_check,
+    _moves,
+    _range_check,
+    _size_check,
+    _sqnr_check,
+    verdict,
+)
+from zeropoint.validation.evaluation import Comparison, Evaluation
+
+
+def recommended(quantized: Quantized) -> Recipe:
+    """The recipe that gives this result again, without its target: algorithms that stayed, and an override for each
+    layer that is in float because of it. Everything else is as it was asked."""
+    recipe, decisions = quantized.recipe, quantized.decisions
+    left = [skip.name for skip in quantized.skipped if skip.reason == "mixed_precision"]
+    kept = [{"kind": step.algorithm, **step.settings} for step in decisions.algorithms if step.kept]
+    overrides = [Override(names=(name,), weights=None, activations=None) for name in left]
+    fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"mode", "target"}}
+    fields["algorithms"] = [piece for piece in kept if piece["kind"] != "mixed_precision"]
+    fields["overrides"] = [*overrides, *recipe.overrides]
+    return Recipe.model_validate(fields)
+
+
+def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None:
+    """The target on the evaluation samples, where its unit is what they measure."""
+    bound = None if target is None else target.asked.min_sqnr_db
+    if target is None or bound is None or (summary.sqnr_db is None and not summary.exact):
+        return target
+    met = summary.exact or (summary.sqnr_db is not None and summary.sqnr_db >= bound)
+    detail = target.detail
+    if target.met and not met:
+        detail = "Met by the samples that decided, and not by those that evaluate: calibrate with more samples."
+    return target.model_copy(update={"met": met, "value": summary.sqnr_db, "detail": detail})
+
+
+def with_target(verdict: Verdict, target: TargetReport | None) -> Verdict:
+    """A result that is sound and misses its target is worth a warning."""
+    return "warned" if target is not None and not target.met and verdict == "passed" else verdict
+
+
+def build_report(
+    quantized: Quantized,
+    measured: Evaluation | Comparison | None,
+    evaluated: EvaluationReport,
+    *,
+    opened: bool,
+    timings: dict[str, float],
+    peak_memory_bytes: int,
+    loaded: Sequence[Loaded] = (),
+    resumed: Sequence[ResumedPhase] = (),
+) -> Report:
+    """The report of a result. `measured`: None without samples, a Comparison without a graph; `opened`: whether the
+    files loaded back, and `loaded`: what opened them."""
+    evaluation = measured if isinstance(measured, Evaluation) else None
+    comparison = measured if isinstance(measured, Comparison) else None
+    summary = _summary(quantized, evaluation)
+    settings = quantized.recipe.validation
+    ran = opened and (evaluation is None or evaluation.ran)
+    beside = {} if evaluation is None else evaluation.beside
+    checks = [
+        *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
+        _size_check(summary, quantized.layers, settings),
+        _load_check(ran, evaluated) if comparison is None else _comparison_check(comparison, opened=opened),
+        _range_check(_moves(quantized.layers) if comparison is None else comparison.moves, quantized.layers),
+    ]
+    target = judged(quantized.decisions.target, summary)
+    return Report(
+        verdict=with_target(verdict(checks, settings, evaluated), target),
+        summary=summary,
+        checks=checks,
+        layers=[_layer_report(layer, evaluation, quantized.decisions) for layer in quantized.layers],
+        skipped=quantized.skipped,
+        calibration=quantized.calibration,
+        evaluation=evaluated,
+        gate=_gate_report(quantized.decisions),
+        algorithms=quantized.decisions.algorithms,
+        target=target,
+        recommendation=recommended(quantized) if quantized.recipe.searches else None,
+        metrics=[] if evaluation is None or not ran else evaluation.metrics.reports(),
+        timings=timings,
+        peak_memory_bytes=peak_memory_bytes,
+        loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],
+        resumed=list(resumed),
+        recipe=quantized.recipe,
+        versions=quantized.versions,
+    )
+
+
+def _gate_report(decisions: Decisions) -> GateReport | None:
+    if not decisions.gate_samples:
+        return None
+    return GateReport(samples=decisions.gate_samples, sqnr_db=decisions.gate_db)
+
+
+def build_plan(quantized: Quantized, timings: dict[str, float], peak_memory_bytes: int) -> Report:
+    """The report of what would be done: nothing was written, so nothing was read back or evaluated."""
+    decisions = quantized.decisions
+    return Report(
+        verdict="not_evaluated",
+        summary=_summary(quantized, None),
+        checks=[],
+        layers=[_layer_report(layer, None, decisions) for layer in quantized.layers],
+        skipped=quantized.skipped,
+        calibration=quantized.calibration,
+        evaluation=EvaluationReport(source="none", samples=0),
+        gate=_gate_report(decisions),
+        algorithms=decisions.algorithms,
+        target=decisions.target,
+        recommendation=recommended(quantized),
+        timings=timings,
+        peak_memory_bytes=peak_memory_bytes,
+        recipe=quantized.recipe,
+        versions=quantized.versions,
+    )
+
+
+def settle(report: Report, out: Path) -> None:
+    """Write the report into a job's `out`. Raises ValidationFailed when the recipe wants that of such a verdict."""
+    (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    if report.verdict == "failed" and report.recipe.validation.on_failure == "error":
+        raise validation_failed(report)
+
+
+def validation_failed(report: Report) -> ValidationFailed:
+    """The error that a failed verdict becomes, in the words of the checks."""
+    failed = [check for check in report.checks if not check.passed]
+    return ValidationFailed(
+        "validation_failed",
+        "; ".join(f"{check.name}: {check.detail}" for check in failed),
+        "Read the report for the layers that lose most, exclude them or lower the bound, "
+        'or set "on_failure" to "warn" to get the artifacts all the same.',
+    )
+
+
+def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
+    source = quantized.source
+    stored = quantized.bytes
+    return Summary(
+        sqnr_db=None if evaluation is None else finite(evaluation.model.db),
+        exact=evaluation is not None and evaluation.ran and evaluation.model.exact,
+        cosine=None if evaluation is None else evaluation.cosine.value,
+        original_bytes=source.original_bytes,
+        quantized_bytes=stored,
+        compression_ratio=source.original_bytes / stored,
+        dead_bytes=source.dead_bytes,
+        layers_quantized=len(quantized.layers),
+        layers_skipped=len(quantized.skipped),
+    )
+
+
+def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decisions: Decisions) -> LayerReport:
+    activation = layer.activation
+    return LayerReport(
+        name=layer.layer.name,
+        type=layer.layer.type,
+        weight=WeightReport(
+            dtype=layer.settings.dtype,
+            scheme=layer.settings.scheme,
+            granularity=layer.settings.granularity,
+            axis=None if layer.affine is None else layer.affine.axis,
+            shape=list(layer.weight.shape),
+        ),
+        activation=activation
+        and ActivationReport(
+            dtype=activation.settings.dtype,
+            scheme=activation.settings.scheme,
+            scale=float(activation.affine.scale),
+            zero_point=int(activation.affine.zero_point),
+            minimum=activation.minimum,
+            maximum=activation.maximum,
+        ),
+        weight_sqnr_db=finite(layer.weight_sqnr_db),
+        output_sqnr_db=None if evaluation is None else finite(evaluation.layers[layer.layer.name].db),
+        saturation=None if evaluation is None else evaluation.saturation[layer.layer.name].value,
+        sensitivity_db=decisions.sensitivity.get(layer.layer.name),
+        original_bytes=layer.layer.bytes,
+        quantized_bytes=layer.bytes,
+    )
