@@ -17,15 +17,13 @@ from typing import Any
 from sandbox.confinement import landlock, limits, namespaces, privileges, seccomp
 from sandbox.confinement.kernel import LayerOff
 from sandbox.confinement.landlock import READ, READ_DIR, READ_FILE, RUN, USE_DEVICE, WORK, WRITE_FILE
+from sandbox.programs import PROGRAMS
 
 LAYERS = ("rlimits", "network_namespace", "privileges", "landlock", "signals", "seccomp")
 """In the order in which they are put on: a namespace needs privileges, a filter may forbid what comes before it."""
 
 EXIT_UNCONFINED = 78
 """A required layer could not be put on: the child ends before it does anything else."""
-
-GO = b"go\n"
-"""What a job's program waits for: its folder holds the job, and keeps its path from now on."""
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +51,27 @@ class Sandbox:
         return None if self.device == "cuda" else self.memory_bytes
 
 
-def command(program: str, folder: Path, sandbox: Sandbox) -> list[str]:
-    """Start a program of `sandbox.child` on a folder. -P: the folder holds uploads, nothing in it may be imported."""
-    return [*child_command(program), str(folder), json.dumps(asdict(sandbox))]
+def command(program: str, sandbox: Sandbox, *arguments: str) -> list[str]:
+    """Return the command line of a program of `programs`, to be started in the one folder that it may write to.
+
+    -P: the folder holds uploads, so nothing in it may be imported.
+    """
+    words = [sys.executable, "-P", "-m", "sandbox.child", program, json.dumps(asdict(sandbox))]
+    return [*words, *arguments]
 
 
-def child_command(program: str) -> list[str]:
-    return [sys.executable, "-P", "-u", "-m", "sandbox.child", program]
+def job_command(sandbox: Sandbox) -> list[str]:
+    """Return the command line of a job's program, which is told how to start its second process."""
+    return command("job", sandbox, *command("loadback", sandbox))
+
+
+def import_path() -> str:
+    """Return the folder that holds our packages, for the PYTHONPATH of a child: its working directory is no part."""
+    return str(_CODE)
 
 
 def parse(text: str) -> Sandbox:
-    """The other end of `command`."""
+    """Read the sandbox that `command` put into the command line."""
     told: dict[str, Any] = json.loads(text)
     return Sandbox(**told | {name: tuple(told[name]) for name in ("required", "layers", "reads") if name in told})
 
@@ -125,13 +133,14 @@ def _rules(folder: Path, sandbox: Sandbox) -> Iterator[landlock.Rule]:
     yield Path("/dev/null"), READ_FILE | WRITE_FILE
     # The import system lists the folder that our packages lie in, and may find our version there.
     yield _CODE, READ_DIR
-    yield from ((path, READ) for path in (_CODE / "zeropoint", _CODE / "sandbox", *_CODE.glob("*.egg-info")))
+    yield from ((path, READ) for path in (*(_CODE / name for name in _PACKAGES), *_CODE.glob("*.egg-info")))
     if sandbox.device == "cuda":
         yield from ((path, USE_DEVICE) for path in Path("/dev").glob("nvidia*"))
         yield from ((Path(path), READ) for path in _CUDA)
 
 
 _CODE = Path(__file__).resolve().parents[1]
+_PACKAGES = sorted({program.module.partition(".")[0] for program in PROGRAMS.values()})
 _PYTHON = {
     *(sys.prefix, sys.base_prefix),
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),

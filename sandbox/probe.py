@@ -16,8 +16,12 @@ from sandbox.confinement import kernel, namespaces, privileges
 TASK_FILE = "probe.json"
 
 
-def main(folder: Path, lock_down: Callable[[], None]) -> int:
-    """Try everything that FOLDER/probe.json gives a target for; starting a program comes last, it may succeed."""
+def main(lock_down: Callable[[], None]) -> int:
+    """Try everything that probe.json in the working directory gives a target for; return 0.
+
+    Starting a program comes last: it may succeed.
+    """
+    folder = Path.cwd()
     task = json.loads((folder / TASK_FILE).read_text())
     elsewhere = Path(task["elsewhere"])
     _try("raise_a_limit", _raise_a_limit)

@@ -78,7 +78,7 @@ def attempts(sandbox: Sandbox) -> dict[str, bool]:
         (folder / TASK_FILE).write_text(json.dumps(task))
         said = subprocess.run(
             # a layer that is off must be seen here, and not end the probe before it begins
-            command("probe", folder, replace(sandbox, required=())),
+            command("probe", replace(sandbox, required=())),
             cwd=folder,
             env=environment(folder),
             stdin=subprocess.DEVNULL,

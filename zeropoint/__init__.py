@@ -1,9 +1,9 @@
-"""Zeropoint's quantization library: tensors and programs in, quantized artifacts and a report out.
+"""Zeropoint's quantization library: models and samples in, quantized artifacts and a report out.
 
     from zeropoint import quantize, load
 
-The API process reads `zeropoint.schema` and must never load torch on the way, so the names below are imported when
-somebody asks for them (PEP 562).
+The API process reads `zeropoint.schema` and must never load torch, so the names below are imported when somebody asks
+for them (PEP 562).
 """
 
 from importlib import import_module
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from zeropoint.entrypoints.api import quantize
     from zeropoint.loading.quantized_model import QuantizedModel, load
 
-__all__ = ["QuantizedModel", "load", "quantize"]
+__version__ = "0.1.0"
+__all__ = ["QuantizedModel", "__version__", "load", "quantize"]
 
 _HOMES = {"QuantizedModel": "loading.quantized_model", "load": "loading.quantized_model", "quantize": "entrypoints.api"}
 
@@ -22,3 +23,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

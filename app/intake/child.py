@@ -1,4 +1,4 @@
-"""The gate's program: `python -m app.intake.child KIND PATH LIMITS FILENAME` reads one upload and writes it anew.
+"""The gate's program (`gate` in sandbox.programs): it reads one upload and writes a fresh file of what it understood.
 
 On standard output: one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after facts the
 bytes of the fresh file. It lives for one upload, under limits on memory and processor time that it sets before it
@@ -8,6 +8,7 @@ looks, and may write no file but those that it unpacks an archive of a folder in
 import json
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -46,8 +47,9 @@ def read_model(path: Path, limits: Limits) -> Checked:
     return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
 
 
-def main(kind: str, path: str, limits_text: str, filename: str) -> None:
-    """Read the upload; what goes wrong in another way than by a refusal ends the program with a traceback."""
+def main(lock_down: Callable[[], None], kind: str, path: str, limits_text: str, filename: str) -> int:
+    """Read the upload and return 0; any error that is not a refusal ends the program with a traceback."""
+    lock_down()
     limits = Limits.from_json(limits_text)
     confine(kind, limits)
     try:
@@ -62,6 +64,7 @@ def main(kind: str, path: str, limits_text: str, filename: str) -> None:
     if "facts" in head:
         checked.write(out)
     out.flush()
+    return 0
 
 
 def too_demanding(limits: Limits) -> dict[str, str]:
@@ -88,7 +91,3 @@ def confine(kind: str, limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

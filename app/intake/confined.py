@@ -2,19 +2,17 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import Any
 
-import app
 from app.errors import Invalid
 from app.intake.child import too_demanding
 from app.intake.limits import Limits
+from sandbox.policy import Sandbox, command, import_path
 
-CODE = Path(app.__file__).parents[1]
 CHUNK_BYTES = 2**20
 MAX_HEAD_BYTES = 64 * 2**20
 
@@ -23,12 +21,12 @@ def ask(
     program: str,
     upload: Path,
     arguments: Sequence[str],
-    sandbox: Mapping[str, Any],
+    sandbox: Sandbox,
     limits: Limits,
     *,
     write: Callable[[bytes], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Start a program of `sandbox.child` in a folder of its own beside the upload, where there is room for another.
+    """Start a program of `sandbox.programs` in a folder of its own beside the upload, where there is room for another.
 
     Passes on the bytes after the program's first line, and returns the facts that the line tells. Raises Invalid with
     the refusal that it tells instead; RuntimeError when the program breaks.
@@ -36,12 +34,12 @@ def ask(
     with (
         TemporaryDirectory(dir=upload.parent) as folder,
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "sandbox.child", program, folder, json.dumps(sandbox), *arguments],
+            command(program, sandbox, *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=folder,
             # nothing of ours: no credential, no setting
-            env={"LANG": "C.UTF-8", "PYTHONPATH": str(CODE), "HOME": folder, "HF_HUB_OFFLINE": "1"},
+            env={"LANG": "C.UTF-8", "PYTHONPATH": import_path(), "HOME": folder, "HF_HUB_OFFLINE": "1"},
             start_new_session=True,
         ) as process,
     ):

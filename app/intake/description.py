@@ -11,6 +11,7 @@ from typing import Any
 from app.errors import Invalid
 from app.intake.confined import ask
 from app.intake.limits import Limits
+from sandbox.policy import Sandbox
 
 MEMORY_BYTES = 8 * 2**30
 """Of addresses, of which the library reserves far more than it uses."""
@@ -25,11 +26,11 @@ def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) 
             "Hugging Face folders are built with the library transformers, which is not installed here.",
             "Ask the operator to install zeropoint[worker,transformers], or export the model as a .pt2 program.",
         )
-    sandbox = {
-        "memory_bytes": max(MEMORY_BYTES, limits.memory_bytes),
-        "disk_bytes": 2**20,  # what it says on standard error may go to a file
-        "cpu_seconds": limits.seconds,
-        "required": [],  # as for the gate, which looked at every value before
-        "reads": [str(path.resolve())],
-    }
+    sandbox = Sandbox(
+        memory_bytes=max(MEMORY_BYTES, limits.memory_bytes),
+        disk_bytes=2**20,  # what it says on standard error may go to a file
+        cpu_seconds=limits.seconds,
+        required=(),  # as for the gate, which looked at every value before
+        reads=(str(path.resolve()),),
+    )
     return ask("describe", path.resolve(), [str(path.resolve())], sandbox, limits)

@@ -1,4 +1,4 @@
-"""Zeropoint's side: a job folder, `python -m zeropoint.entrypoints.job` as a process of its own, and what it wrote."""
+"""Zeropoint's side: a job folder, `python -m zeropoint job` as a process of its own, and what it wrote."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def run_job(folder: Path, recipe: Recipe) -> Done:
     (folder / JOB_FILE).write_text(spec.model_dump_json())
     out = folder / OUT_FOLDER
     shutil.rmtree(out, ignore_errors=True)  # of the preset before: its report would be taken for this one's
-    command = [sys.executable, "-m", "zeropoint.entrypoints.job", str(folder)]
+    command = [sys.executable, "-m", "zeropoint", "job", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         spent = _spent(process.stdout, lambda: _processor_seconds(process.pid))

@@ -1,9 +1,8 @@
 """The worker of the chaos run: `celery -A tests.chaos.worker worker`. The product's own, but for its job program."""
 
 import sys
-from pathlib import Path
 
-from sandbox.policy import Sandbox, command
+from sandbox.policy import Sandbox, job_command
 from tests.chaos import mutants
 from tests.chaos import program as stand_in_program
 from worker import main
@@ -12,12 +11,12 @@ from worker.child import prestarted as spare
 PROGRAM = stand_in_program.__file__
 
 
-def stand_in(program: str, folder: Path, sandbox: Sandbox) -> list[str]:
+def stand_in(sandbox: Sandbox) -> list[str]:
     """Start the stand-in, which is told how to start the real program. -I -S: it needs nothing that is installed."""
-    real = command(program, folder, sandbox)
+    real = job_command(sandbox)
     return [sys.executable, "-I", "-S", "-u", PROGRAM, *real[1:]]
 
 
 mutants.prepare()
-setattr(spare, command.__name__, stand_in)
+setattr(spare, job_command.__name__, stand_in)
 app = main.app

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.policy import GO, Sandbox, command
+from sandbox.policy import Sandbox, job_command
 from tests.networks import convolutional
 from tests.processor import EXACT_ONNXRUNTIME
 from tests.service.processes import descendants, eventually
 from worker.child.process import STDERR_FILE, Child, started
-from zeropoint.schema.job import EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
+from zeropoint.schema.job import EXIT_OK, GO, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
 
@@ -21,7 +21,7 @@ from zeropoint.schema.report import Report
 def waiting(folder: Path) -> Iterator[Child]:
     """A job's program in an empty folder."""
     folder.mkdir()
-    with started(command("job", folder, Sandbox()), folder) as child:
+    with started(job_command(Sandbox()), folder) as child:
         yield child
 
 

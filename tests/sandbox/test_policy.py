@@ -3,13 +3,12 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from sandbox.policy import EXIT_UNCONFINED, LAYERS, Sandbox, Unconfined, command, confine, missing, parse
+from sandbox.policy import EXIT_UNCONFINED, LAYERS, Sandbox, Unconfined, command, confine, job_command, missing, parse
 from worker.child.process import started
 from worker.self_test import ACTS, attempts, held_or_refuse, self_test
 
@@ -72,8 +71,7 @@ lock_down(sandbox)
 
 def run(program: str, folder: Path, sandbox: Sandbox) -> tuple[int, str]:
     """A program in a child as the worker starts it: exit code, and the end of what it said on standard error."""
-    _, _, *told = command("probe", folder, sandbox)
-    with started([sys.executable, "-c", PRELUDE + program, told[-1]], folder) as child:
+    with started([sys.executable, "-c", PRELUDE + program, command("probe", sandbox)[-1]], folder) as child:
         while not child.ended:
             child.read(0.1)
         code = child.stop()
@@ -172,7 +170,7 @@ def test_files_of_a_job_are_its_users_alone(tmp_path: Path) -> None:
 
 
 def test_a_child_that_lacks_a_required_layer_does_nothing(tmp_path: Path) -> None:
-    with started(command("job", tmp_path, Sandbox(required=("moat",))), tmp_path) as child:
+    with started(job_command(Sandbox(required=("moat",))), tmp_path) as child:
         while not child.ended:
             assert child.read(1) == []
         assert child.stop() == EXIT_UNCONFINED
@@ -191,6 +189,5 @@ def test_a_worker_refuses_what_it_can_not_hold() -> None:
 
 
 @pytest.mark.parametrize("sandbox", [Sandbox(), Sandbox(device="cuda", layers=("seccomp",), required=())])
-def test_a_sandbox_reaches_the_child_unchanged(sandbox: Sandbox, tmp_path: Path) -> None:
-    words: Sequence[str] = command("job", tmp_path, sandbox)
-    assert parse(words[-1]) == sandbox
+def test_a_sandbox_reaches_the_child_unchanged(sandbox: Sandbox) -> None:
+    assert parse(command("probe", sandbox)[-1]) == sandbox

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.policy import Sandbox, command
+from sandbox.policy import Sandbox, job_command
 from worker.child.process import Child, started
 from worker.child.scratch import Folder, make_folder
 
@@ -57,5 +57,5 @@ def _start(scratch: Path, sandbox: Sandbox) -> Spare:
     with ExitStack() as stack:
         folder = make_folder(scratch)
         stack.callback(folder.remove)
-        child = stack.enter_context(started(command("job", folder.path, sandbox), folder.path))
+        child = stack.enter_context(started(job_command(sandbox), folder.path))
         return Spare(child, folder, stack.pop_all().close)

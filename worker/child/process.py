@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-import zeropoint
-from sandbox.policy import GO
+from sandbox.policy import import_path
+from zeropoint.schema.job import GO
 
 LINE_CAP = 4096
 CHUNK = 1 << 16
@@ -171,7 +171,7 @@ def environment(folder: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "HOME": str(folder),
         "TMPDIR": str(folder),
-        "PYTHONPATH": str(Path(zeropoint.__file__).parents[1]),
+        "PYTHONPATH": import_path(),
         # Both processes of a job, and all jobs, share the cores: threads that wait must not spin on them.
         "OMP_WAIT_POLICY": "PASSIVE",
         # There is no network; these keep the library from waiting for one.

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder is, told without a weight in memory: `python -m zeropoint.entrypoints.describe TAR`.
+"""What a Hugging Face folder is, told without a weight in memory (`python -m zeropoint describe TAR` by hand).
 
 One line of JSON on standard output: `{"facts": {"inputs", "layers", "parameters"}}` in the API's words, or
 `{"refusal": {"code", "detail", "remedy"}}`. The network is built on the meta device, and its names and shapes are
@@ -7,7 +7,7 @@ compared with the headers of the weights.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from zeropoint.schema.layer_names import layer_name
 from zeropoint.sources.huggingface.source import describe
 
 
-def main(path: str) -> None:
-    """Print what the folder in the tar at `path` is."""
+def main(lock_down: Callable[[], None], path: str) -> int:
+    """Lock the process down, print what the folder in the tar at `path` is, and return 0."""
+    lock_down()
     out = sys.stdout
     sys.stdout = sys.stderr  # libraries speak
     try:
@@ -28,6 +29,7 @@ def main(path: str) -> None:
     except QuantizationError as error:
         said = {"refusal": {"code": error.code, "detail": error.detail, "remedy": error.remedy}}
     print(json.dumps(said), file=out, flush=True)
+    return 0
 
 
 def facts(path: Path) -> dict[str, object]:
@@ -60,7 +62,3 @@ def _layer(name: str, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, obj
 
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

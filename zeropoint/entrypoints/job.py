@@ -1,9 +1,10 @@
-"""The child program: `python -m zeropoint.entrypoints.job FOLDER` does one job, from a folder to a folder.
+"""A job's program: it does one job, from a folder to a folder (`python -m zeropoint job FOLDER` by hand).
 
 It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from zeropoint.schema.job import (
     ERROR_FILE,
     EXIT_FAILED,
     EXIT_OK,
+    GO,
     OUT_FOLDER,
     PROFILE_FILE,
     Failure,
@@ -51,13 +53,20 @@ from zeropoint.validation.evaluation import choose_samples, evaluate
 from zeropoint.validation.report import build_plan, build_report, settle
 
 
-def main(arguments: list[str]) -> int:
-    """Do the job of the folder named in `arguments`; the exit code says how it ended (see `folder`)."""
-    if len(arguments) != 1:
-        print("usage: python -m zeropoint.entrypoints.job FOLDER", file=sys.stderr)  # noqa: T201 - a program speaks
-        return 2
+def main(lock_down: Callable[[], None], *read_back: str) -> int:
+    """Get ready, wait for GO on standard input, and do the job of the working directory; without GO do nothing.
+
+    `lock_down` is called once the second process runs, whose command line is `read_back`. Returns the exit code.
+    """
+    with reader_process(read_back) as process:
+        lock_down()
+        return do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else EXIT_OK
+
+
+def run_by_hand(folder: Path) -> int:
+    """Do the job of `folder` and return the exit code (see `schema.job`)."""
     with reader_process() as process:
-        return do_job(Path(arguments[0]).resolve(), process)
+        return do_job(folder.resolve(), process)
 
 
 def do_job(folder: Path, process: Popen[bytes]) -> int:
@@ -200,7 +209,3 @@ def _internal(phase: Phase) -> Failure:
         remedy="Report the job's id to the operator of this service.",
         phase=phase,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,9 @@
-"""Validation by itself: `python -m zeropoint.entrypoints.validate FOLDER [--dataset FILE] [--model FLOAT.pt2]`.
+"""Validation by itself: `python -m zeropoint validate FOLDER [--dataset FILE] [--model FLOAT.pt2]`.
 
 The files of a saved folder alone tell whether they open, agree, lie on their grids and are small. The float program
 they came from adds how far each weight moved, and with samples SQNR, cosine and saturation: the whole report.
 """
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass
@@ -150,25 +149,12 @@ def _valid(affine: Affine) -> bool:
     return bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all() & inside.all())
 
 
-def main(arguments: list[str]) -> int:
-    """Print the findings as JSON; 0 when every check passed, 1 when one did not or could not be asked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m zeropoint.entrypoints.validate", description="Validate a saved folder."
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, help="the float program (.pt2) that was quantized")
-    parser.add_argument("--dataset", type=Path, help="samples (.safetensors) to compare both on; needs --model")
-    given = parser.parse_args(arguments)
-    if given.dataset is not None and given.model is None:
-        parser.error("--dataset needs --model")
+def run_by_hand(folder: Path, model: Path | None, dataset: Path | None) -> int:
+    """Print the findings as JSON; return 0 when every check passed, 1 when one did not or could not be asked."""
     try:
-        findings = validate(given.folder, None if given.model is None else Comparison(given.model, given.dataset))
+        findings = validate(folder, None if model is None else Comparison(model, dataset))
     except QuantizationError as error:
         print(f"{error.title}: {error}", file=sys.stderr)  # noqa: T201 - a program speaks
         return EXIT_FAILED
     print(findings.model_dump_json(indent=1))  # noqa: T201 - a program speaks
     return EXIT_OK if all(check.passed for check in findings.checks) else EXIT_FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

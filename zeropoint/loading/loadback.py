@@ -1,4 +1,4 @@
-"""The second process: a stranger's view of the saved files. `python -m zeropoint.loading.loadback` needs torch alone.
+"""The second process: a stranger's view of the saved files, which needs torch alone.
 
 It starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
 
@@ -14,6 +14,7 @@ What goes wrong is told on standard error, for operators; the answer is {"ok": f
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,12 +28,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import zeropoint
 from zeropoint.data.batches import Call
 from zeropoint.loading.readers import Opened, open_beside, open_saved
 from zeropoint.loading.readers.weights import OpenedWeights
 from zeropoint.schema.report import Loaded
 
-COMMAND = (sys.executable, "-P", "-m", "zeropoint.loading.loadback")
+COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
 class Reader:
@@ -103,11 +105,18 @@ def second_process(folder: Path) -> Iterator[Reader]:
 def reader_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
     """Start the process alone, before anyone knows what it will read; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
-    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE) as process:
+    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, in which our packages are found: a notebook may have them on `sys.path` alone."""
+    inherited = dict(os.environ)  # noqa: TID251 - no setting is read
+    paths = [str(Path(zeropoint.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
+    return inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @contextmanager
@@ -117,9 +126,9 @@ def reader_in(folder: Path, process: Popen[bytes]) -> Iterator[Reader]:
         yield Reader(process, Path(scratch))
 
 
-def main(before_opening: Callable[[], None] = lambda: None) -> None:
-    """Answer questions until standard input ends; `before_opening` is called before a file is opened."""
-    before_opening()
+def main(lock_down: Callable[[], None]) -> int:
+    """Answer questions until standard input ends, and return 0. `lock_down` is called before a file is opened."""
+    lock_down()
     answers = sys.stdout
     sys.stdout = sys.stderr
     opened: Opened | None = None
@@ -143,6 +152,7 @@ def main(before_opening: Callable[[], None] = lambda: None) -> None:
             print_exc()
             answer = {"ok": False}
         print(json.dumps(answer), file=answers, flush=True)
+    return 0
 
 
 def _compare(opened: Opened, name: str, uploaded: Path) -> dict[str, float | None]:
@@ -161,7 +171,3 @@ def _run(opened: Opened, beside: Mapping[str, Opened], question: Mapping[str, An
     outputs = {str(i): value for i, value in result.items()}
     outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
     save_file({key: value.contiguous() for key, value in outputs.items()}, question["outputs"])
-
-
-if __name__ == "__main__":
-    main()

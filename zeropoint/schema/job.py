@@ -25,6 +25,9 @@ from zeropoint.schema.sweep import SweepEntry
 
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
 
+GO = b"go\n"
+"""What a job's program waits for on standard input: its folder holds the job, and keeps its path from now on."""
+
 JOB_FILE = "job.json"
 CHECKPOINT_FOLDER = "checkpoints"
 OUT_FOLDER = "out"

@@ -13,7 +13,7 @@ from zeropoint.calibration.profile import HEADER_KEY, Profile, file_sha256, load
 from zeropoint.data.dataset import open_samples
 from zeropoint.engine.plan import Plan, plan
 from zeropoint.engine.quantize import quantize_source
-from zeropoint.entrypoints.job import main
+from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.errors import InvalidProfile
 from zeropoint.formats.safetensors import write_safetensors
 from zeropoint.model.source import ProgramSource
@@ -56,7 +56,7 @@ def profile(planned: tuple[ProgramSource, Plan]) -> Profile:
 def run_job(folder: Path, **spec: object) -> int:
     wishes = {"model": "model.pt2", "dataset": "dataset.safetensors", **spec}
     (folder / "job.json").write_text(JobSpec.model_validate(wishes).model_dump_json())
-    return main([str(folder)])
+    return run_by_hand(folder)
 
 
 def test_a_profile_is_read_back_as_it_was_saved(tmp_path: Path, profile: Profile) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.networks import Example, attention, audio, convolutional, counting
-from zeropoint.entrypoints.job import main
+from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.schema.job import ERROR_FILE, EXIT_FAILED, EXIT_OK, OUT_FOLDER, REPORT_FILE, Failure, JobSpec, Progress
 from zeropoint.schema.report import Report
 
@@ -35,11 +35,11 @@ def prepare(folder: Path, example: Example, *, evaluation: int = 0, dataset: boo
 def run(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = True, **recipe: object) -> int:
     """Write a job folder and run the program on it."""
     prepare(folder, example, evaluation=evaluation, dataset=dataset, **recipe)
-    return main([str(folder)])
+    return run_by_hand(folder)
 
 
 def in_its_own_process(folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "zeropoint.entrypoints.job", str(folder)]
+    command = [sys.executable, "-m", "zeropoint", "job", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -177,7 +177,7 @@ def test_a_refusal_names_the_phase_and_keeps_quiet_about_the_machine(tmp_path: P
 
 def test_a_file_that_can_not_grow_is_told_as_such(tmp_path: Path) -> None:
     prepare(tmp_path, convolutional())
-    limited = f"ulimit -f 1; exec {sys.executable} -m zeropoint.entrypoints.job {tmp_path}"
+    limited = f"ulimit -f 1; exec {sys.executable} -m zeropoint job {tmp_path}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_FAILED, done.stderr
     assert failure(tmp_path).code == "disk_limit", done.stderr
@@ -207,12 +207,7 @@ def test_an_error_that_nobody_foresaw_is_told_to_the_operator_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"model": "model.pt2", "surprise": 1}))
-    assert main([str(tmp_path)]) == EXIT_FAILED
+    assert run_by_hand(tmp_path) == EXIT_FAILED
     assert "Traceback" in capsys.readouterr().err
     assert failure(tmp_path).code == "internal_error"
     assert "surprise" not in failure(tmp_path).model_dump_json()
-
-
-def test_a_program_without_a_folder_says_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "FOLDER" in capsys.readouterr().err

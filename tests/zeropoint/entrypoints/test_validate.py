@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import convolutional, projections
 from zeropoint import quantize
-from zeropoint.entrypoints.validate import Comparison, Findings, main, validate
+from zeropoint.entrypoints.validate import Comparison, Findings, run_by_hand, validate
 from zeropoint.errors import InvalidModel
 
 
@@ -103,12 +103,12 @@ def test_another_float_model_is_refused_by_name(program: Path) -> None:
 
 
 def test_the_program_prints_json_and_its_exit_code_tells(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(program / "out")]) == 0
+    assert run_by_hand(program / "out", None, None) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "not_evaluated"
     rewrite(program, lambda tensors: tensors["head.weight"][0].fill_(-128))
-    assert main([str(program / "out")]) == 1
+    assert run_by_hand(program / "out", None, None) == 1
 
 
 def test_a_folder_without_a_model_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert run_by_hand(tmp_path, None, None) == 1
     assert "model.safetensors" in capsys.readouterr().err

@@ -129,7 +129,7 @@ def test_the_same_job_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> No
 
 
 def test_progress_counts_tensors_and_nothing_is_left_behind(run: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zeropoint.entrypoints.job", str(prepare(tmp_path, transformer(), INT8))]
+    command = [sys.executable, "-m", "zeropoint", "job", str(prepare(tmp_path, transformer(), INT8))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     steps = [Progress.model_validate_json(line) for line in done.stdout.splitlines()]
     assert list(dict.fromkeys(step.phase for step in steps)) == ["loading", "quantizing", "saving", "validating"]

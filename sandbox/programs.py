@@ -1,0 +1,34 @@
+"""Which programs may run confined, by name: the one place that says what a process can become.
+
+A program is a module with `main(lock_down, *arguments) -> int`. It is imported once its process is confined, and calls
+`lock_down` before it opens an upload: from there on, no other program starts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_WARMUP = "zeropoint.entrypoints.warmup"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The module that a confined process becomes.
+
+    Attributes:
+        module: dotted name of the module that holds `main`.
+        preload: module to import before it, for what torch would else import while a job waits; None: nothing.
+        confined_by_parent: whether the process that starts it confined itself, so that every layer is on already.
+    """
+
+    module: str
+    preload: str | None = None
+    confined_by_parent: bool = False
+
+
+PROGRAMS: Mapping[str, Program] = {
+    "job": Program("zeropoint.entrypoints.job", _WARMUP),
+    "loadback": Program("zeropoint.loading.loadback", _WARMUP, confined_by_parent=True),
+    "describe": Program("zeropoint.entrypoints.describe", _WARMUP),
+    "gate": Program("app.intake.child"),
+    "probe": Program("sandbox.probe"),
+}

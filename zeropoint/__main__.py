@@ -1,0 +1,76 @@
+"""Programs of the library by hand: `python -m zeropoint job | validate | describe` (`loadback` serves programs)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import zeropoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one program and return its exit code."""
+    options = _parser().parse_args(arguments)
+    exit_code: int = options.run(options)
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m zeropoint", description="Post-training static quantization.")
+    parser.add_argument("--version", action="version", version=zeropoint.__version__)
+    programs = parser.add_subparsers(required=True, metavar="PROGRAM")
+
+    job = programs.add_parser("job", help="do the job that a folder holds (job.json and its files)")
+    job.add_argument("folder", type=Path)
+    job.set_defaults(run=_job)
+
+    validate = programs.add_parser("validate", help="check a saved folder; prints what it finds as JSON")
+    validate.add_argument("folder", type=Path)
+    validate.add_argument("--model", type=Path, help="the float program (.pt2) that was quantized")
+    validate.add_argument("--dataset", type=Path, help="samples (.safetensors) to compare both on; needs --model")
+    validate.set_defaults(run=lambda options: _validate(validate, options))
+
+    describe = programs.add_parser("describe", help="tell what the Hugging Face folder in a tar is, as JSON")
+    describe.add_argument("tar")
+    describe.set_defaults(run=_describe)
+
+    loadback = programs.add_parser("loadback", help="open and run saved files; reads questions from standard input")
+    loadback.set_defaults(run=_loadback)
+    return parser
+
+
+# torch takes seconds to import: each program imports what it needs, and `--help` needs none of it.
+
+
+def _job(options: argparse.Namespace) -> int:
+    from zeropoint.entrypoints.job import run_by_hand  # noqa: PLC0415
+
+    return run_by_hand(options.folder)
+
+
+def _validate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from zeropoint.entrypoints.validate import run_by_hand  # noqa: PLC0415
+
+    if options.dataset is not None and options.model is None:
+        parser.error("--dataset needs --model")
+    return run_by_hand(options.folder, options.model, options.dataset)
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from zeropoint.entrypoints.describe import main as describe  # noqa: PLC0415
+
+    return describe(_unconfined, options.tar)
+
+
+def _loadback(_: argparse.Namespace) -> int:
+    from zeropoint.loading.loadback import main as loadback  # noqa: PLC0415
+
+    return loadback(_unconfined)
+
+
+def _unconfined() -> None:
+    """Lock nothing down: by hand, a program runs with the rights of whoever starts it."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
