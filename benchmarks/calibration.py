@@ -21,14 +21,14 @@ from torch.utils import _pytree as pytree
 from examples import digits
 from zeropoint.calibration.collect import Wanted, collect
 from zeropoint.calibration.profile import Profile
-from zeropoint.data.dataset import Samples, open_samples
+from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import Recipe
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 ROUNDS = 15
 COUNTS = (1, 4, 8, 16, 32, 64, 128)
@@ -47,14 +47,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def float_pass(source: ProgramSource, samples: Samples) -> None:
+def float_pass(source: ProgramSource, samples: Dataset) -> None:
     """Read and run every batch, and look at nothing."""
     with torch.no_grad():
         for batch in samples:
             source.run(batch)
 
 
-def print_costs(source: ProgramSource, samples: Samples) -> Profile:
+def print_costs(source: ProgramSource, samples: Dataset) -> Profile:
     """Print what collecting adds to a float pass; return the statistics."""
     names = {layer.name for layer in source.layers}
     works: dict[str, Callable[[], object]] = {
@@ -74,12 +74,12 @@ def print_costs(source: ProgramSource, samples: Samples) -> Profile:
 class Truth:
     """What the float model gives on the evaluation samples, to hold quantized programs against."""
 
-    def __init__(self, source: ProgramSource, evaluation: Samples) -> None:
+    def __init__(self, source: ProgramSource, evaluation: Dataset) -> None:
         self.source, self.batches = source, list(evaluation)
         with torch.no_grad():
             self.outputs = [source.run(batch) for batch in self.batches]
 
-    def db(self, recipe: Recipe, samples: Samples, profile: Profile | None) -> tuple[float, float]:
+    def db(self, recipe: Recipe, samples: Dataset, profile: Profile | None) -> tuple[float, float]:
         """SQNR in dB of the whole quantized model, and the seconds that deciding on ranges and weights took."""
         decided = plan(self.source, recipe, samples)
         started = time.perf_counter()
@@ -95,7 +95,7 @@ class Truth:
         return noise.db or 0.0, taken
 
 
-def print_observers(truth: Truth, samples: Samples, profile: Profile) -> None:
+def print_observers(truth: Truth, samples: Dataset, profile: Profile) -> None:
     """Print SQNR for each observer of activations and of weights, and what deciding takes."""
     for part in ("activations", "weights"):
         for settings in OBSERVERS:
@@ -104,7 +104,7 @@ def print_observers(truth: Truth, samples: Samples, profile: Profile) -> None:
             print(f"  {part:12}{words:20}{db:8.2f} dB   ranges and weights in {taken:.2f} s")
 
 
-def print_samples(truth: Truth, samples: Samples) -> None:
+def print_samples(truth: Truth, samples: Dataset) -> None:
     """Print SQNR with the first n samples."""
     for kind in ("minmax", "mse"):
         found = []
@@ -116,13 +116,13 @@ def print_samples(truth: Truth, samples: Samples) -> None:
 
 def main(folder: Path) -> None:
     """Measure the job in a folder."""
-    source = open_program(folder / "model.pt2", "cpu")
-    samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
+    source = open_uploaded_program(folder / "model.pt2", "cpu")
+    samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
     calibration = plan(source, Recipe(), samples).calibration
-    assert isinstance(calibration, Samples)
+    assert isinstance(calibration, Dataset)
     profile = print_costs(source, calibration)
     if (folder / "evaluation.safetensors").exists():
-        evaluation = open_samples(folder / "evaluation.safetensors", source.inputs, None)
+        evaluation = open_dataset(folder / "evaluation.safetensors", source.inputs, None)
         truth = Truth(source, evaluation)
         print_observers(truth, samples, profile)
         print_samples(truth, samples)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from benchmarks.latency import SHORTEST_SECONDS, Run, seconds
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats.onnx.export import onnx_bytes
@@ -38,7 +38,7 @@ VARIANTS = {BASE: (False, 0), "factors": (True, 0), "4 in float": (False, 4), "1
 def quantized(folder: Path, *, fold: bool) -> Quantized:
     """The folder's program with the default recipe."""
     source = open_source(folder / "float.pt2", "pt2", "cpu", fold=fold)
-    samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
+    samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
     recipe = Recipe(formats=("pt2", "onnx"))
     return quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
 

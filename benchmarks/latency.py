@@ -27,7 +27,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from benchmarks.models.resnet18 import network
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats import WRITERS
@@ -65,7 +65,7 @@ def make_resnet18(folder: Path) -> None:
 def quantize_folder(folder: Path) -> None:
     """float.pt2 and dataset.safetensors -> what programs are written as."""
     source = open_source(folder / "float.pt2", "pt2", "cpu")
-    samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
+    samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
     recipe = Recipe(formats=("pt2",) if onnxruntime is None else ("pt2", "onnx"))
     result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
     for name in recipe.formats or ():

@@ -20,7 +20,7 @@ from examples import digits
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.job import run
 from zeropoint.entrypoints.sweep import run_sweep
-from zeropoint.loading.loadback import reader_process
+from zeropoint.loading.loadback import loadback_process
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import SweepEntry
@@ -46,7 +46,7 @@ Seconds = tuple[float, float]
 def job(folder: Path, recipe: Recipe) -> Seconds:
     """One job, its second process started before, as a worker does."""
     spec = _spec(folder).model_copy(update={"recipe": recipe})
-    with reader_process() as process:
+    with loadback_process() as process:
         began = _now()
         run(folder, spec, Clock(lambda _: None), process)
         return _since(began)

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
 from zeropoint.layers.result import Quantized
-from zeropoint.layers.weights import encode
+from zeropoint.layers.weights import quantize_weight
 from zeropoint.primitives.qparams import dequantize, quantize
 
 EVERYTHING = ("bias", "scale", "outliers")
@@ -37,9 +37,9 @@ def correct(layer: QuantizedLayer, parts: tuple[str, ...]) -> QuantizedLayer:
     if "outliers" in parts and layer.layer.kind == "Linear":
         channels = torch.tensor([1, inputs - 1])
         layer = replace(layer, outliers=Outliers(channels, weight[:, channels].contiguous()))
-    if layer.affine is not None:
-        numbers, affine = encode(layer.target_weight, layer.settings, layer.layer.output_axis)
-        layer = replace(layer, weight=numbers, affine=affine)
+    if layer.qparams is not None:
+        numbers, qparams = quantize_weight(layer.target_weight, layer.settings, layer.layer.output_axis)
+        layer = replace(layer, weight=numbers, qparams=qparams)
     return layer
 
 
@@ -52,7 +52,7 @@ def by_hand(layer: QuantizedLayer, values: Tensor) -> Tensor:
         spatial = [1] * (weight.dim() - 2)
         laid = (values * layer.pre_quant_scale.view(-1, *spatial)).to(values.dtype)
     if layer.activation is not None:
-        laid = dequantize(quantize(laid, layer.activation.affine), layer.activation.affine).to(values.dtype)
+        laid = dequantize(quantize(laid, layer.activation.qparams), layer.activation.qparams).to(values.dtype)
     twin, own = copy(module), getattr(module, "bias", None)
     twin._forward_hooks = OrderedDict()
     tensors = {"weight": weight} | ({} if bias is None or own is None else {"bias": bias})

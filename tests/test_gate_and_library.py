@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from app.intake.facts import Extent
+from app.intake.facts import Dim
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
 from tests.networks import Example, attention, audio, convolutional, counting, projections, recurrent
 from zeropoint.data import batches
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 
@@ -19,7 +19,7 @@ EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 def test_layers_and_inputs_are_the_same_on_both_sides(tmp_path: Path, make: object, decompose: bool) -> None:
     example: Example = make()  # type: ignore[operator]
     path = example.export(tmp_path / "model.pt2", decompose=decompose)
-    told, source = read_program(path, Limits()).facts, open_program(path, "cpu")
+    told, source = read_program(path, Limits()).facts, open_uploaded_program(path, "cpu")
     live = {(layer.name, layer.type) for layer in source.layers if layer.reason != "dead_code"}
     everything = {(layer.name, layer.type) for layer in source.layers}
     assert live <= {(layer.name, layer.type) for layer in told.layers} <= everything
@@ -29,5 +29,5 @@ def test_layers_and_inputs_are_the_same_on_both_sides(tmp_path: Path, make: obje
     ]
 
 
-def extent(size: int | batches.Extent) -> int | Extent:
-    return size if isinstance(size, int) else Extent(size.minimum, size.maximum)
+def extent(size: int | batches.Dim) -> int | Dim:
+    return size if isinstance(size, int) else Dim(size.minimum, size.maximum)

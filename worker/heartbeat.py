@@ -1,7 +1,7 @@
 """A claim's pulse: a thread that renews the lease, records progress, and learns what the row wants.
 
 A database that hangs stops this thread and nothing else. By the worker's own clock the lease then ends a little before
-others may take the job: `standing` is LOST from there on, whether the database says so or not.
+others may take the job: `claim_status` is LOST from there on, whether the database says so or not.
 """
 
 import logging
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs import claims
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 
 BEATS_PER_LEASE = 4
 LISTEN_SECONDS = 0.5
@@ -25,13 +25,13 @@ POLL_SECONDS = 0.002
 SAFE_SHARE = 5 / 6
 """Of the lease: clocks drift, and stopping a child takes a moment."""
 
-Write = Callable[[Session], Standing]
+Write = Callable[[Session], ClaimStatus]
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats while it is entered; `standing` is what the row last said, `tell` has something written to it."""
+    """Beats while it is entered; `claim_status` is what the row last said, `tell` has something written to it."""
 
     def __init__(
         self,
@@ -46,18 +46,18 @@ class Heartbeat:
         self._clock = clock
         self._held_until = clock() + lease_seconds * SAFE_SHARE
         self._renew_at = clock() + lease_seconds / BEATS_PER_LEASE
-        self._said = Standing.GO_ON
+        self._said = ClaimStatus.GO_ON
         self._writes: deque[Write] = deque()
         self._asked = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_over, name="heartbeat", daemon=True)
 
     @property
-    def standing(self) -> Standing:
+    def claim_status(self) -> ClaimStatus:
         """Whether to go on."""
-        return Standing.LOST if self._clock() > self._held_until else self._said
+        return ClaimStatus.LOST if self._clock() > self._held_until else self._said
 
-    def tell(self, write: Write) -> None:
+    def report(self, write: Write) -> None:
         """Have something written soon, in order; a database that is away gets it when it is back."""
         self._writes.append(write)
         self._asked.set()
@@ -91,14 +91,14 @@ class Heartbeat:
             self._asked.wait(pause)
             self._asked.clear()
 
-    def _beat(self) -> Standing:
+    def _beat(self) -> ClaimStatus:
         with self._sessions() as session:
-            said = claims.standing(session, self._claim)
-            while self._writes and said is not Standing.LOST:
+            said = claims.claim_status(session, self._claim)
+            while self._writes and said is not ClaimStatus.LOST:
                 said = self._writes[0](session)
                 self._writes.popleft()
             began = self._clock()
-            if began >= self._renew_at and said is not Standing.LOST:
+            if began >= self._renew_at and said is not ClaimStatus.LOST:
                 said = claims.renew(session, self._claim, self._lease_seconds)
                 self._held_until = began + self._lease_seconds * SAFE_SHARE
                 self._renew_at = began + self._lease_seconds / BEATS_PER_LEASE

@@ -31,7 +31,7 @@ from app.settings import get_settings
 from worker import tasks
 from worker.child import scratch
 from worker.child.forking import no_fork
-from worker.child.prestarted import Spares
+from worker.child.prestarted import PrestartedChildren
 from worker.self_test import held_or_refuse, sandbox_of
 
 ANNOUNCE_SECONDS = 10
@@ -40,14 +40,14 @@ ANNOUNCED_FILE = "announced"
 
 log = logging.getLogger(__name__)
 app = create_celery(get_settings())
-spares = Spares(get_settings().scratch_dir, sandbox_of(get_settings()))
+prestarted = PrestartedChildren(get_settings().scratch_dir, sandbox_of(get_settings()))
 threads = ExitStack()
 
 
 @app.task(name=TASK_NAME, bind=True)
 def look(self: Task[..., None]) -> None:
-    tasks.look(str(self.request.hostname), get_settings(), spares)
-    spares.prepare()
+    tasks.look(str(self.request.hostname), get_settings(), prestarted)
+    prestarted.prepare()
 
 
 @setup_logging.connect
@@ -63,19 +63,19 @@ def configure_logging(**_: Any) -> None:
 def test_sandbox(sender: Any, **_: Any) -> None:
     """Before any job is taken. A machine without a required layer gets none."""
     sender.sandbox = held_or_refuse(sandbox_of(get_settings()))
-    scratch.sweep(get_settings().scratch_dir)
+    scratch.remove_stale(get_settings().scratch_dir)
 
 
 @worker_process_init.connect
 def begin_pool_process(**_: Any) -> None:
     """On SIGTERM a pool process unwinds: its child is stopped, its folder removed, its job given back."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    spares.prepare()
+    prestarted.prepare()
 
 
 @worker_process_shutdown.connect
 def end_pool_process(**_: Any) -> None:
-    spares.close()
+    prestarted.close()
 
 
 @worker_ready.connect
@@ -115,7 +115,7 @@ def announce(name: str, sandbox: Mapping[str, bool]) -> None:
         workers.announce_worker(session, name, settings.worker_device, sandbox)
     settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     (settings.scratch_dir / ANNOUNCED_FILE).touch()
-    scratch.sweep(settings.scratch_dir)
+    scratch.remove_stale(settings.scratch_dir)
 
 
 def _stop_pool() -> None:

@@ -15,14 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs import claims, endings
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import Product
 from app.settings import Settings
 from app.storage import Storage
 from sandbox.policy import Sandbox
 from worker import failures
-from worker.child.monitor import Ending, watch
-from worker.child.prestarted import Spare, Spares
+from worker.child.monitor import ChildExit, watch
+from worker.child.prestarted import PrestartedChild, PrestartedChildren
 from worker.heartbeat import Heartbeat
 from worker.outputs.checkpoints import CheckpointKeeper, fetch_checkpoints, key_of
 from worker.outputs.publish import OutputError, outputs, read_failure, read_report, read_result, store, store_manifest
@@ -46,43 +46,43 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workshop:
+class WorkerContext:
     """Where a job is worked on."""
 
     sessions: sessionmaker[Session]
     storage: Storage
     sandbox: Sandbox
-    spares: Spares
+    prestarted: PrestartedChildren
     settings: Settings
 
 
-def supervise(claim: Claim, workshop: Workshop) -> None:
+def supervise(claim: Claim, context: WorkerContext) -> None:
     """Carry a claimed job to its end. Raises OSError when the storage can't be read or written."""
     with (
-        Heartbeat(workshop.sessions, claim, workshop.settings.lease_seconds) as heartbeat,
-        _process(claim, workshop) as spare,
+        Heartbeat(context.sessions, claim, context.settings.lease_seconds) as heartbeat,
+        _process(claim, context) as prestarted,
     ):
-        folder = spare.folder.path
+        folder = prestarted.folder.path
         # 1. Inputs, checked against their digests on the way, and what earlier attempts left.
         key = key_of(claim)
-        _fetch(claim, key, workshop, folder, heartbeat)
-        keeper = CheckpointKeeper(claim, key, workshop.storage, folder, heartbeat)
+        _fetch(claim, key, context, folder, heartbeat)
+        keeper = CheckpointKeeper(claim, key, context.storage, folder, heartbeat)
         # 2. The child, watched; it may be stopped because the row says so.
-        spare.child.go()
-        log.info("attempt %s: child %s goes", claim.attempt, spare.child.pid)
+        prestarted.child.go()
+        log.info("attempt %s: child %s goes", claim.attempt, prestarted.child.pid)
         if claim.others_wait:  # else this job has the cores to itself, and the next process is started after it
-            workshop.spares.prepare()
-        ending = watch(spare, claim, workshop.sandbox, heartbeat, keeper.look)
+            context.prestarted.prepare()
+        child_exit = watch(prestarted, claim, context.sandbox, heartbeat, keeper.look)
         # 3. The end, recorded once.
-        _conclude(claim, workshop, folder, ending, heartbeat)
+        _conclude(claim, context, folder, child_exit, heartbeat)
 
 
-def record(workshop: Workshop, end: Callable[[Session], bool]) -> None:
+def record(context: WorkerContext, end: Callable[[Session], bool]) -> None:
     """Write the end, again and again if the database is away; the token makes a second write harmless."""
     deadline, pause = time.monotonic() + RECORD_SECONDS, 0.5
     while True:
         try:
-            with workshop.sessions() as session:
+            with context.sessions() as session:
                 recorded = end(session)
         except SQLAlchemyError:
             if time.monotonic() > deadline:
@@ -99,17 +99,17 @@ def record(workshop: Workshop, end: Callable[[Session], bool]) -> None:
 
 
 @contextmanager
-def _process(claim: Claim, workshop: Workshop) -> Iterator[Spare]:
+def _process(claim: Claim, context: WorkerContext) -> Iterator[PrestartedChild]:
     """A process in a folder that no other claim of this job has: a worker that was lost can spoil only its own."""
-    spare = workshop.spares.take()
+    prestarted = context.prestarted.claim()
     try:
-        spare.folder.move(workshop.settings.scratch_dir.resolve() / claim.job_id / str(claim.token))
-        yield spare
+        prestarted.folder.move(context.settings.scratch_dir.resolve() / claim.job_id / str(claim.token))
+        yield prestarted
     finally:
-        spare.end()
+        prestarted.end()
 
 
-def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path, heartbeat: Heartbeat) -> None:
+def _fetch(claim: Claim, key: str, context: WorkerContext, folder: Path, heartbeat: Heartbeat) -> None:
     inputs = {
         "model": (MODEL_FILES[claim.model_format], claim.model),
         "dataset": ("dataset.safetensors", claim.dataset),
@@ -120,89 +120,89 @@ def _fetch(claim: Claim, key: str, workshop: Workshop, folder: Path, heartbeat: 
         "device": claim.device,
         "recipe": claim.recipe,
         "checkpoint_key": key,
-        "checkpoint_seconds": workshop.settings.checkpoint_seconds,
+        "checkpoint_seconds": context.settings.checkpoint_seconds,
     }
     if claim.sweep is not None:
         spec |= {"sweep": claim.sweep.entries, "latency": claim.sweep.latency}
     for role, (name, blob) in inputs.items():
         if blob:
-            workshop.storage.fetch(blob.sha256, folder / name)
+            context.storage.fetch(blob.sha256, folder / name)
             spec[role] = name
-    fetch_checkpoints(key, workshop.sessions, workshop.storage, folder, heartbeat)
+    fetch_checkpoints(key, context.sessions, context.storage, folder, heartbeat)
     (folder / JOB_FILE).write_text(JobSpec.model_validate(spec).model_dump_json())
 
 
-def _conclude(claim: Claim, workshop: Workshop, folder: Path, ending: Ending, heartbeat: Heartbeat) -> None:
-    if ending.standing is Standing.LOST:
+def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit, heartbeat: Heartbeat) -> None:
+    if child_exit.claim_status is ClaimStatus.LOST:
         log.warning("the claim was lost, nothing is recorded")
         return
     heartbeat.flush(FLUSH_SECONDS)
-    if ending.standing is Standing.CANCEL:
-        record(workshop, partial(endings.stop, claim=claim, peak_memory_bytes=ending.peak_memory_bytes))
-    elif ending.excess:
-        _fail(claim, workshop, ending, failures.took_too_much(ending.excess, ending.phase, claim.recipe))
-    elif ending.overdue:
-        _fail(claim, workshop, ending, failures.took_too_long(claim.running_seconds, ending.phase, claim.recipe))
-    elif ending.exit_code == EXIT_OK:
-        _succeed(claim, workshop, folder, ending, heartbeat)
-    elif ending.exit_code == EXIT_FAILED:
-        _fail_as_told(claim, workshop, folder, ending)
+    if child_exit.claim_status is ClaimStatus.CANCEL:
+        record(context, partial(endings.stop, claim=claim, peak_memory_bytes=child_exit.peak_memory_bytes))
+    elif child_exit.excess:
+        _fail(claim, context, child_exit, failures.took_too_much(child_exit.excess, child_exit.phase, claim.recipe))
+    elif child_exit.overdue:
+        _fail(claim, context, child_exit, failures.took_too_long(claim.running_seconds, child_exit.phase, claim.recipe))
+    elif child_exit.exit_code == EXIT_OK:
+        _succeed(claim, context, folder, child_exit, heartbeat)
+    elif child_exit.exit_code == EXIT_FAILED:
+        _fail_as_told(claim, context, folder, child_exit)
     else:
-        _fail(claim, workshop, ending, failures.died(ending.exit_code, ending.phase, claim.recipe))
+        _fail(claim, context, child_exit, failures.died(child_exit.exit_code, child_exit.phase, claim.recipe))
 
 
-def _succeed(claim: Claim, workshop: Workshop, folder: Path, ending: Ending, heartbeat: Heartbeat) -> None:
+def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit, heartbeat: Heartbeat) -> None:
     try:
         files = outputs(folder, claim)
         result = read_result(folder, claim)
     except OutputError as error:
-        _fail(claim, workshop, ending, failures.invalid_output(ending.phase), because=error)
+        _fail(claim, context, child_exit, failures.invalid_output(child_exit.phase), because=error)
         return
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         progress = Progress(phase="publishing", done=done, total=len(files) + 1)
-        heartbeat.tell(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
+        heartbeat.report(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
 
-    tell(0)
-    products = store(files, workshop.storage)
-    tell(len(files))
-    products.append(store_manifest(claim, result, products, workshop.storage))
+    report(0)
+    products = store(files, context.storage)
+    report(len(files))
+    products.append(store_manifest(claim, result, products, context.storage))
     heartbeat.flush(FLUSH_SECONDS)
-    peak = max(ending.peak_memory_bytes, result.peak_memory_bytes)
+    peak = max(child_exit.peak_memory_bytes, result.peak_memory_bytes)
     verdict = result.verdict if isinstance(result, Report) else None
     record(
-        workshop,
+        context,
         partial(endings.succeed, claim=claim, verdict=verdict, products=products, peak_memory_bytes=peak),
     )
 
 
-def _fail_as_told(claim: Claim, workshop: Workshop, folder: Path, ending: Ending) -> None:
+def _fail_as_told(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit) -> None:
     """The child says why, and may leave the report that says so."""
     try:
         failure = read_failure(folder)
     except OutputError as error:
-        _fail(claim, workshop, ending, failures.invalid_output(ending.phase), because=error)
+        _fail(claim, context, child_exit, failures.invalid_output(child_exit.phase), because=error)
         return
     products = []
     with suppress(OutputError):
         read_report(folder)
-        products = store([folder / OUT_FOLDER / REPORT_FILE], workshop.storage)
-    failure = failure.model_copy(update={"phase": failure.phase or ending.phase})
-    _fail(claim, workshop, ending, failure, products)
+        products = store([folder / OUT_FOLDER / REPORT_FILE], context.storage)
+    failure = failure.model_copy(update={"phase": failure.phase or child_exit.phase})
+    _fail(claim, context, child_exit, failure, products)
 
 
 def _fail(
     claim: Claim,
-    workshop: Workshop,
-    ending: Ending,
+    context: WorkerContext,
+    child_exit: ChildExit,
     failure: Failure,
     products: Sequence[Product] = (),
     *,
     because: OutputError | None = None,
 ) -> None:
-    log.error("the job failed: %s: %s %s\n%s", failure.code, failure.detail, because or "", ending.last_words)
-    peak = ending.peak_memory_bytes
+    log.error("the job failed: %s: %s %s\n%s", failure.code, failure.detail, because or "", child_exit.last_words)
+    peak = child_exit.peak_memory_bytes
     record(
-        workshop,
+        context,
         partial(endings.fail, claim=claim, failure=failure, products=products, peak_memory_bytes=peak),
     )

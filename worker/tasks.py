@@ -12,9 +12,9 @@ from app.jobs.claims import Claim
 from app.settings import Settings
 from app.storage import NO_ROOM, BlobDamaged, open_storage
 from worker import failures
-from worker.child.prestarted import Spares
+from worker.child.prestarted import PrestartedChildren
 from worker.self_test import sandbox_of
-from worker.supervisor import Workshop, record, supervise
+from worker.supervisor import WorkerContext, record, supervise
 from zeropoint.schema.job import Failure
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class JobIdFilter(logging.Filter):
         return True
 
 
-def look(worker: str, settings: Settings, spares: Spares) -> None:
+def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> None:
     """Do a job if one is to be done. A hint too many finds nothing to claim."""
     try:
         storage = open_storage(settings.storage_url)
@@ -47,20 +47,20 @@ def look(worker: str, settings: Settings, spares: Spares) -> None:
         if claim is None:
             log.info("nothing to claim")
             return
-        _carry_through(claim, Workshop(sessions, storage, sandbox_of(settings), spares, settings))
+        _carry_through(claim, WorkerContext(sessions, storage, sandbox_of(settings), prestarted, settings))
 
 
-def _carry_through(claim: Claim, workshop: Workshop) -> None:
+def _carry_through(claim: Claim, context: WorkerContext) -> None:
     current_job.set(claim.job_id)
     try:
-        supervise(claim, workshop)
+        supervise(claim, context)
     except SystemExit:
         log.info("told to stop, the job is given back")
-        record(workshop, partial(endings.give_back, claim=claim))
+        record(context, partial(endings.release, claim=claim))
         raise
     except Exception as error:
         log.exception("the job could not be carried through")
-        record(workshop, partial(endings.fail, claim=claim, failure=_why(error)))
+        record(context, partial(endings.fail, claim=claim, failure=_why(error)))
     finally:
         current_job.set("-")
 

@@ -7,7 +7,7 @@ Format = Literal["pt2", "huggingface", "safetensors"]
 
 
 @dataclass(frozen=True)
-class Extent:
+class Dim:
     """A dynamic dimension; `max` None is unbounded."""
 
     min: int
@@ -24,19 +24,19 @@ class Tensor:
 
     name: str
     dtype: str
-    shape: tuple[int | Extent, ...]
+    shape: tuple[int | Dim, ...]
     optional: bool = False
     """Whether a network runs without it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data; a dynamic dimension becomes {"min", "max"}."""
-        shape = [asdict(size) if isinstance(size, Extent) else size for size in self.shape]
+        shape = [asdict(size) if isinstance(size, Dim) else size for size in self.shape]
         return {"name": self.name, "dtype": self.dtype, "shape": shape, "optional": self.optional}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Tensor":
         """Return the tensor that `as_json` was made from."""
-        shape = tuple(Extent(**size) if isinstance(size, dict) else size for size in data["shape"])
+        shape = tuple(Dim(**size) if isinstance(size, dict) else size for size in data["shape"])
         return cls(data["name"], data["dtype"], shape, data.get("optional", False))
 
 
@@ -61,7 +61,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Samples:
+class DatasetInfo:
     """Named tensors with an equal first dimension."""
 
     samples: int

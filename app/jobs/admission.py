@@ -5,7 +5,7 @@ from typing import cast
 
 from app.catalog.models import Dataset, Model
 from app.errors import Fault, Invalid
-from app.intake.facts import Extent, Tensor
+from app.intake.facts import Dim, Tensor
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.labels import NEEDS, TRUTHS, misfit
 from zeropoint.schema.layer_patterns import mismatches, nearest
@@ -119,20 +119,20 @@ def _shape_fits(expected: Tensor, got: Tensor, *, one_by_one: bool) -> bool:
     if not expected.shape or len(expected.shape) != len(got.shape):
         return False
     batch, samples = expected.shape[0], got.shape[0]
-    least = batch.min if isinstance(batch, Extent) else batch
+    least = batch.min if isinstance(batch, Dim) else batch
     return _least(samples) >= least and all(map(_size_fits, expected.shape[1:], got.shape[1:]))
 
 
-def _size_fits(expected: int | Extent, got: int | Extent) -> bool:
-    return expected.admits(_least(got)) if isinstance(expected, Extent) else expected == got
+def _size_fits(expected: int | Dim, got: int | Dim) -> bool:
+    return expected.admits(_least(got)) if isinstance(expected, Dim) else expected == got
 
 
-def _least(size: int | Extent) -> int:
-    return size.min if isinstance(size, Extent) else size
+def _least(size: int | Dim) -> int:
+    return size.min if isinstance(size, Dim) else size
 
 
 def _spell(tensor: Tensor, *, one_by_one: bool = False) -> str:
     sizes = ["samples"] if one_by_one else []
     for size in tensor.shape:
-        sizes.append(f"{size.min}..{size.max or ''}" if isinstance(size, Extent) else str(size))
+        sizes.append(f"{size.min}..{size.max or ''}" if isinstance(size, Dim) else str(size))
     return f"{tensor.dtype} [{', '.join(sizes)}]"

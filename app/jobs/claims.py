@@ -26,7 +26,7 @@ from zeropoint.schema.job import Progress
 from zeropoint.schema.recipe import Recipe
 
 
-class Standing(StrEnum):
+class ClaimStatus(StrEnum):
     """What the row says to the worker that holds a token."""
 
     GO_ON = "go_on"
@@ -73,7 +73,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
         "started_at": at,
         "attempts": Job.attempts + 1,
     }
-    job = repository.take(session, job_id, CLAIM, changes) if job_id else None
+    job = repository.claim(session, job_id, CLAIM, changes) if job_id else None
     if job is None:
         session.rollback()
         return None
@@ -88,7 +88,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     return taken
 
 
-def renew(session: Session, claim: Claim, lease_seconds: float) -> Standing:
+def renew(session: Session, claim: Claim, lease_seconds: float) -> ClaimStatus:
     """Put the lease off."""
     begin_writing(session)
     until = clock(session) + timedelta(seconds=lease_seconds)
@@ -97,21 +97,21 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Standing:
     return _standing(state)
 
 
-def standing(session: Session, claim: Claim) -> Standing:
+def claim_status(session: Session, claim: Claim) -> ClaimStatus:
     """Say whether the worker shall go on; a read that ends its transaction."""
     job = repository.find(session, claim.job_id)
     session.rollback()
     return standing_of(job, claim)
 
 
-def report_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> Standing:
+def report_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> ClaimStatus:
     """Record how far the work is; a new phase is a line of the history."""
     begin_writing(session)
     job = repository.lock(session, claim.job_id)
     found = standing_of(job, claim)
-    if job is None or found == Standing.LOST:
+    if job is None or found == ClaimStatus.LOST:
         session.rollback()
-        return Standing.LOST
+        return ClaimStatus.LOST
     if job.phase != progress.phase:
         repository.add_event(session, job.id, "phase", {"phase": progress.phase})
     job.phase, job.done, job.total = progress.phase, progress.done, progress.total
@@ -120,11 +120,11 @@ def report_progress(session: Session, claim: Claim, progress: Progress, eta_seco
     return found
 
 
-def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> Standing:
+def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> ClaimStatus:
     """Remember a blob that lets another attempt go on; it replaces the one of the same name."""
     begin_writing(session)
     found = standing_of(repository.lock(session, claim.job_id), claim)
-    if found != Standing.LOST:
+    if found != ClaimStatus.LOST:
         kept = Checkpoint(key=key, name=name, sha256=blob.sha256, bytes=blob.bytes, created_at=clock(session))
         session.merge(kept)
     session.commit()
@@ -138,15 +138,15 @@ def checkpoints(session: Session, key: str) -> dict[str, str]:
     return found
 
 
-def standing_of(job: Job | None, claim: Claim) -> Standing:
+def standing_of(job: Job | None, claim: Claim) -> ClaimStatus:
     """Say what a row says to the holder of a claim."""
     return _standing(JobState(job.state) if job is not None and job.token == claim.token else None)
 
 
-def _standing(state: JobState | None) -> Standing:
+def _standing(state: JobState | None) -> ClaimStatus:
     if state not in HELD:
-        return Standing.LOST
-    return Standing.CANCEL if state == JobState.CANCELLING else Standing.GO_ON
+        return ClaimStatus.LOST
+    return ClaimStatus.CANCEL if state == JobState.CANCELLING else ClaimStatus.GO_ON
 
 
 def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.database import begin_writing, clock, new_id
 from app.jobs import repository
-from app.jobs.claims import Claim, Standing, standing_of
+from app.jobs.claims import Claim, ClaimStatus, standing_of
 from app.jobs.models import Artifact, Job
 from app.jobs.status import FAIL, RETRY, STOP, SUCCEED, Move
 from app.jobs.taxonomy import is_transient
@@ -68,7 +68,7 @@ def stop(session: Session, claim: Claim, peak_memory_bytes: int | None = None) -
     return _end(session, claim, STOP, (), peak_memory_bytes)
 
 
-def give_back(session: Session, claim: Claim) -> bool:
+def release(session: Session, claim: Claim) -> bool:
     """Let another worker go on with the job: this one was told to stop, which is no attempt."""
     return _requeue(session, claim, "released", None, attempts=Job.attempts - 1) or stop(session, claim)
 
@@ -117,7 +117,7 @@ def _requeue(
     job = repository.lock(session, claim.job_id)
     if pause:
         changes["not_before"] = at + pause
-    held = job is not None and standing_of(job, claim) != Standing.LOST
+    held = job is not None and standing_of(job, claim) != ClaimStatus.LOST
     if job is None or not held or not requeue(session, job, at, because, **changes):
         session.rollback()
         return False

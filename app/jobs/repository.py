@@ -88,7 +88,7 @@ def note_served(session: Session, owner: str, at: datetime) -> None:
     session.execute(statement.on_conflict_do_update(index_elements=[Owner.name], set_={"served_at": at}))
 
 
-def take(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
+def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
     """Make a move under a new token, if the job's state allows it. Returns the job."""
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources))
     return _moved(session, query.values({"state": by.target, "token": Job.token + 1, **changes}))

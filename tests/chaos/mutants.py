@@ -23,7 +23,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs import claims, endings, reconciler, repository, service
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.models import Artifact, Job
 from app.jobs.status import TERMINAL, Move
 from app.jobs.submission import MostSeconds, Submission
@@ -50,8 +50,8 @@ def _unfence() -> None:
     Whoever waits keeps a slot: one of them leaves enough for the others.
     """
 
-    def go_on(session: Session, claim: Claim, lease_seconds: float) -> Standing:
-        return Standing.GO_ON
+    def go_on(session: Session, claim: Claim, lease_seconds: float) -> ClaimStatus:
+        return ClaimStatus.GO_ON
 
     def move_anyway(session: Session, job_id: str, by: Move, token: int, changes: dict[str, Any]) -> Job | None:
         # Else the database itself would refuse a second set of artifacts.
@@ -67,7 +67,7 @@ def _unfence() -> None:
     endings.succeed = succeed_late
     claims.renew = go_on
     repository.move = move_anyway
-    Heartbeat.standing = property(lambda _: Standing.GO_ON)  # type: ignore[assignment, method-assign]
+    Heartbeat.claim_status = property(lambda _: ClaimStatus.GO_ON)  # type: ignore[assignment, method-assign]
 
 
 @contextmanager

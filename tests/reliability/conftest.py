@@ -22,7 +22,7 @@ from tests.networks import convolutional
 from tests.reliability.driving import Driver
 from tests.reliability.world import Kept, World
 from tests.servers import ROOT
-from worker.child.prestarted import Spares
+from worker.child.prestarted import PrestartedChildren
 from worker.tasks import look
 from zeropoint.schema.recipe import Recipe
 
@@ -56,8 +56,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Kept:
     with connected(settings) as sessions, sessions() as session:
         model = add_model(session, storage, archive)
         job = service.submit(session, Submission(model.id, Recipe(activations=None, formats=("safetensors",))), MOST)
-        spares = Spares(settings.scratch_dir, Sandbox())
-        look("first", settings, spares)
+        prestarted = PrestartedChildren(settings.scratch_dir, Sandbox())
+        look("first", settings, prestarted)
         out = _collect(session, storage, job, folder / "out")
         row: dict[str, Any] = {column.name: getattr(model, column.name) for column in Model.__table__.columns}
         return Kept(row, storage.path(model.stored_sha256), out)

@@ -83,8 +83,8 @@ def delete(place: Place) -> Callable[[], None]:
 
 
 def look(place: Place) -> Callable[[], None]:
-    spares = StandIns(place.settings.scratch_dir, place.out)
-    return partial(tasks.look, "first", place.settings, spares)
+    prestarted = StandIns(place.settings.scratch_dir, place.out)
+    return partial(tasks.look, "first", place.settings, prestarted)
 
 
 def renew(place: Place) -> Callable[[], None]:
@@ -105,8 +105,8 @@ def try_again(place: Place) -> Callable[[], None]:
     return place.write(partial(endings.fail, claim=place.claim(), failure=failures.storage_full()))
 
 
-def give_back(place: Place) -> Callable[[], None]:
-    return place.write(partial(endings.give_back, claim=place.claim()))
+def release(place: Place) -> Callable[[], None]:
+    return place.write(partial(endings.release, claim=place.claim()))
 
 
 def recover(place: Place) -> Callable[[], None]:
@@ -121,7 +121,7 @@ def sweep(place: Place) -> Callable[[], None]:
     (folder / "out" / "model.pt2").touch()
 
     def run() -> None:
-        assert scratch.sweep(place.settings.scratch_dir) == 1
+        assert scratch.remove_stale(place.settings.scratch_dir) == 1
 
     return run
 
@@ -150,7 +150,7 @@ OPERATIONS = {
     "renew": Operation(renew),
     "fail": Operation(fail),
     "try_again": Operation(try_again),
-    "give_back": Operation(give_back),
+    "give_back": Operation(release),
     "recover": Operation(recover),
     "sweep": Operation(sweep),
     "sweep_storage": Operation(sweep_storage),

@@ -31,17 +31,17 @@ def main(order: dict[str, str]) -> None:
     small = Path(order["small"])
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "small", str(small)], check=True)
     open_storage(settings.storage_url).put_file(Path(order["blob"]))
-    spares = StandIns(settings.scratch_dir, Path(order["out"]))
+    prestarted = StandIns(settings.scratch_dir, Path(order["out"]))
     with connected(settings) as sessions, sessions() as session:
         filler = fill(small)
         for number in range(int(order["looks"])):
             if number:
                 end_the_pause(session)
-            look("worker", settings, spares)
+            look("worker", settings, prestarted)
             tell(session, settings)
         filler.unlink()
         end_the_pause(session)
-        look("worker", settings, spares)
+        look("worker", settings, prestarted)
         tell(session, settings)
 
 

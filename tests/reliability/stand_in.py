@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sandbox.policy import Sandbox
-from worker.child.prestarted import Spare, Spares
+from worker.child.prestarted import PrestartedChild, PrestartedChildren
 from worker.child.process import started
 from worker.child.scratch import make_folder
 
@@ -18,7 +18,7 @@ cp "$1"/* out/
 """
 
 
-class StandIns(Spares):
+class StandIns(PrestartedChildren):
     """Starts such programs; `out` holds what they leave."""
 
     def __init__(self, scratch: Path, out: Path, script: str = SCRIPT) -> None:
@@ -26,9 +26,9 @@ class StandIns(Spares):
         self._place = scratch
         self._command = ["/bin/sh", "-c", script, "job", str(out)]
 
-    def take(self) -> Spare:
+    def claim(self) -> PrestartedChild:
         with ExitStack() as stack:
             folder = make_folder(self._place)
             stack.callback(folder.remove)
             child = stack.enter_context(started(self._command, folder.path))
-            return Spare(child, folder, stack.pop_all().close)
+            return PrestartedChild(child, folder, stack.pop_all().close)

@@ -18,7 +18,7 @@ from tests.reliability.stand_in import StandIns
 from tests.reliability.world import World
 from tests.servers import wait_until
 from worker.heartbeat import Heartbeat
-from worker.supervisor import Workshop, record
+from worker.supervisor import WorkerContext, record
 from worker.tasks import look
 from zeropoint.schema.job import Progress
 
@@ -87,7 +87,7 @@ def test_an_end_is_recorded_once(end: str, cut: Cut, wire: tuple[Wire, str], wor
     claim, workshop = claim_one(world.session), workshop_in(world)
     ends = {
         "succeed": partial(endings.succeed, claim=claim, verdict="passed", products=()),
-        "give_back": partial(endings.give_back, claim=claim),
+        "give_back": partial(endings.release, claim=claim),
     }
     wire[0].cut = cut
     record(workshop, ends[end])
@@ -102,9 +102,9 @@ def test_a_beat_is_repeated_and_tells_a_phase_once(cut: Cut, wire: tuple[Wire, s
     claim, progress = claim_one(world.session), Progress(phase="saving", done=1, total=2)
     with Heartbeat(world.sessions, claim, lease_seconds=60) as heartbeat:
         wire[0].cut = cut
-        heartbeat.tell(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
+        heartbeat.report(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
         heartbeat.flush(30)
-        assert heartbeat.standing is claims.Standing.GO_ON
+        assert heartbeat.claim_status is claims.ClaimStatus.GO_ON
     assert wire[0].cuts == 1
     (job,) = world.jobs()
     assert (job.phase, job.done) == ("saving", 1)
@@ -118,9 +118,9 @@ def test_a_lease_is_put_off_again(cut: Cut, wire: tuple[Wire, str], world: World
         wire[0].cut = cut
         wait_until(lambda: wire[0].cuts == 1)
         time.sleep(6)  # longer than what was left of the lease
-        assert heartbeat.standing is claims.Standing.GO_ON
+        assert heartbeat.claim_status is claims.ClaimStatus.GO_ON
 
 
-def workshop_in(world: World) -> Workshop:
-    spares = StandIns(world.settings.scratch_dir, world.kept.out)
-    return Workshop(world.sessions, world.storage, Sandbox(), spares, world.settings)
+def workshop_in(world: World) -> WorkerContext:
+    prestarted = StandIns(world.settings.scratch_dir, world.kept.out)
+    return WorkerContext(world.sessions, world.storage, Sandbox(), prestarted, world.settings)

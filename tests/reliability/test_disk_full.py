@@ -101,9 +101,9 @@ def test_a_storage_that_takes_no_file_so_large_is_waited_for(world: World, job_i
     out = tmp_path / "large"
     shutil.copytree(world.kept.out, out)
     (out / "model.safetensors").write_bytes(safetensors(weight=("U8", [2 * LIMIT_BYTES])))
-    spares = StandIns(world.settings.scratch_dir, out, f"ulimit -S -f unlimited\n{SCRIPT}")
+    prestarted = StandIns(world.settings.scratch_dir, out, f"ulimit -S -f unlimited\n{SCRIPT}")
     with no_larger_file():
-        look("worker", world.settings, spares)
+        look("worker", world.settings, prestarted)
     (job,) = world.jobs()
     assert (job.state, world.outcomes(job_id)) == ("queued", ["storage_full"])
     assert job.not_before is not None

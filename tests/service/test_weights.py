@@ -9,7 +9,7 @@ from safetensors.torch import load, save_file
 
 from tests.service.running import Running
 from tests.weights import PROJECTIONS, transformer
-from zeropoint.layers.weights import encode
+from zeropoint.layers.weights import quantize_weight
 from zeropoint.schema.recipe import WeightSettings
 
 pytestmark = pytest.mark.service
@@ -51,6 +51,6 @@ def test_a_job_succeeds_and_says_what_was_compared(running: Running, model: str,
     assert files["manifest.json"].json()["outputs"]["model.safetensors"]["loader"] == "safetensors.safe_open"
     stored, settings = load(files["model.safetensors"].content), WeightSettings.model_validate({"dtype": dtype})
     if dtype != "int4":
-        numbers, _ = encode(transformer()["lm_head.weight"], settings, 0)
+        numbers, _ = quantize_weight(transformer()["lm_head.weight"], settings, 0)
         assert torch.equal(stored["lm_head.weight"], numbers)
     assert torch.equal(stored["model.embed_tokens.weight"], transformer()["model.embed_tokens.weight"])

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.database import begin_writing
 from app.jobs import claims, repository, service
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.models import Job
 from tests.factories import add_job, claim_one
 from tests.servers import wait_until
@@ -37,7 +37,7 @@ def test_it_renews_the_lease_again_and_again(claim: Claim, session: Session, ses
         began = time.monotonic()
         while time.monotonic() - began < 2 * LEASE_SECONDS:
             ends.add(row(session, claim).lease_until)
-            assert heartbeat.standing is Standing.GO_ON
+            assert heartbeat.claim_status is ClaimStatus.GO_ON
             time.sleep(0.05)
     assert len(ends) >= 4
 
@@ -45,17 +45,17 @@ def test_it_renews_the_lease_again_and_again(claim: Claim, session: Session, ses
 def test_it_hears_of_a_cancel_and_of_a_loss(claim: Claim, session: Session, sessions: sessionmaker[Session]) -> None:
     with Heartbeat(sessions, claim, 60) as heartbeat:
         service.request_cancel(session, claim.job_id)
-        wait_until(lambda: heartbeat.standing is Standing.CANCEL, seconds=20)
+        wait_until(lambda: heartbeat.claim_status is ClaimStatus.CANCEL, seconds=20)
         row(session, claim).token += 1
         session.commit()
-        wait_until(lambda: heartbeat.standing is Standing.LOST, seconds=20)
+        wait_until(lambda: heartbeat.claim_status is ClaimStatus.LOST, seconds=20)
 
 
 def test_what_it_is_told_is_written_in_order(claim: Claim, session: Session, sessions: sessionmaker[Session]) -> None:
     with Heartbeat(sessions, claim, 60) as heartbeat:
         for done in range(5):
             progress = Progress(phase="calibrating", done=done, total=5)
-            heartbeat.tell(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
+            heartbeat.report(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
         heartbeat.flush(30)
         assert (row(session, claim).phase, row(session, claim).done) == ("calibrating", 4)
 
@@ -65,7 +65,7 @@ def test_by_its_own_clock_the_claim_is_lost_before_the_lease_ends(
 ) -> None:
     with sessions() as holder, Heartbeat(sessions, claim, LEASE_SECONDS) as heartbeat:
         hang(holder, claim)
-        wait_until(lambda: heartbeat.standing is Standing.LOST, seconds=LEASE_SECONDS)
+        wait_until(lambda: heartbeat.claim_status is ClaimStatus.LOST, seconds=LEASE_SECONDS)
         holder.rollback()
 
 
@@ -75,7 +75,7 @@ def test_what_it_is_told_while_the_database_hangs_is_written_when_it_answers(
     progress = Progress(phase="saving", done=1, total=2)
     with sessions() as holder, Heartbeat(sessions, claim, 60) as heartbeat:
         hang(holder, claim)
-        heartbeat.tell(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
+        heartbeat.report(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
         heartbeat.flush(1)
         assert row(session, claim).phase is None
         holder.rollback()

@@ -19,9 +19,9 @@ from app.storage import Storage
 from sandbox.policy import Sandbox
 from tests.factories import add_dataset, add_model, claim_one
 from tests.networks import convolutional
-from worker.child.prestarted import Spares
+from worker.child.prestarted import PrestartedChildren
 from worker.heartbeat import LAST_BEAT_SECONDS
-from worker.supervisor import Workshop, supervise
+from worker.supervisor import WorkerContext, supervise
 from worker.tasks import look
 from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
@@ -46,10 +46,10 @@ def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def workshop(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Iterator[Workshop]:
-    spares = Spares(settings.scratch_dir, Sandbox())
-    yield Workshop(sessions, storage, Sandbox(), spares, settings)
-    spares.close()
+def context(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Iterator[WorkerContext]:
+    prestarted = PrestartedChildren(settings.scratch_dir, Sandbox())
+    yield WorkerContext(sessions, storage, Sandbox(), prestarted, settings)
+    prestarted.close()
 
 
 def reread(session: Session, job_id: str) -> Job:
@@ -65,13 +65,13 @@ def error_of(job: Job) -> dict[str, str]:
 
 
 def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
-    job_id: str, session: Session, workshop: Workshop
+    job_id: str, session: Session, context: WorkerContext
 ) -> None:
     claim = claim_one(session)
 
     def take_over() -> None:
         time.sleep(1)
-        with workshop.sessions() as other:
+        with context.sessions() as other:
             job = other.get_one(Job, job_id)
             job.token += 1
             other.commit()
@@ -79,32 +79,32 @@ def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     thread = threading.Thread(target=take_over)
     thread.start()
     began = time.monotonic()
-    supervise(claim, workshop)
+    supervise(claim, context)
     thread.join()
     assert time.monotonic() - began < 60  # by itself it takes minutes
     job = reread(session, job_id)
     assert (job.state, job.error) == ("running", None)
-    assert not (workshop.settings.scratch_dir / job_id).exists()
+    assert not (context.settings.scratch_dir / job_id).exists()
 
 
 def test_a_lease_that_can_not_be_renewed_ends_the_child_before_others_may_have_the_job(
-    job_id: str, session: Session, workshop: Workshop
+    job_id: str, session: Session, context: WorkerContext
 ) -> None:
     claim = claim_one(session)
     lease_seconds = 6.0
     begin_writing(session)  # SQLite's one write lock: renewals wait, as for a database that hangs
     began = time.monotonic()
-    short = workshop.settings.model_copy(update={"lease_seconds": lease_seconds})
-    supervise(claim, replace(workshop, settings=short))
+    short = context.settings.model_copy(update={"lease_seconds": lease_seconds})
+    supervise(claim, replace(context, settings=short))
     assert 3 < time.monotonic() - began < lease_seconds + LAST_BEAT_SECONDS
-    assert not (workshop.settings.scratch_dir / job_id).exists()
+    assert not (context.settings.scratch_dir / job_id).exists()
 
 
 def test_a_job_that_takes_too_long_is_stopped_and_fails(
-    session: Session, storage: Storage, workshop: Workshop, tmp_path: Path
+    session: Session, storage: Storage, context: WorkerContext, tmp_path: Path
 ) -> None:
     job_id = submit(session, storage, tmp_path, running_seconds=1)
-    supervise(claim_one(session), workshop)
+    supervise(claim_one(session), context)
     error = error_of(reread(session, job_id))
     assert error["code"] == "wall_time_limit"
     assert '"samples": 50000' in error["remedy"]
@@ -120,9 +120,9 @@ def test_a_job_that_takes_too_long_is_stopped_and_fails(
     ids=["memory", "disk"],
 )
 def test_a_job_that_holds_too_much_is_stopped_and_fails(
-    sandbox: Sandbox, code: str, job_id: str, session: Session, workshop: Workshop
+    sandbox: Sandbox, code: str, job_id: str, session: Session, context: WorkerContext
 ) -> None:
-    supervise(claim_one(session), replace(workshop, sandbox=sandbox))
+    supervise(claim_one(session), replace(context, sandbox=sandbox))
     error = error_of(reread(session, job_id))
     assert error["code"] == code
     assert error["remedy"].startswith('Set "')
@@ -132,9 +132,9 @@ def test_a_job_that_holds_too_much_is_stopped_and_fails(
 
 
 def look_once(settings: Settings) -> None:
-    spares = Spares(settings.scratch_dir, Sandbox())
-    look("worker", settings, spares)
-    spares.close()
+    prestarted = PrestartedChildren(settings.scratch_dir, Sandbox())
+    look("worker", settings, prestarted)
+    prestarted.close()
 
 
 def test_an_upload_whose_bytes_are_gone_fails_the_job_and_says_so(

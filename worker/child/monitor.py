@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.jobs import claims
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from sandbox.policy import Sandbox
-from worker.child.prestarted import Spare
+from worker.child.prestarted import PrestartedChild
 from worker.child.process import Child
 from worker.child.progress import ProgressWatch
 from worker.child.usage import Excess, UsageWatch
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ending:
+class ChildExit:
     """How the child ended: by itself (standing GO_ON, no excess, not overdue), or because it was stopped."""
 
     exit_code: int
-    standing: Standing
+    claim_status: ClaimStatus
     overdue: bool
     excess: Excess | None
     phase: Phase | None
@@ -34,18 +34,20 @@ class Ending:
     last_words: str
 
 
-def watch(spare: Spare, claim: Claim, sandbox: Sandbox, heartbeat: Heartbeat, each_tick: Callable[[], None]) -> Ending:
+def watch(
+    prestarted: PrestartedChild, claim: Claim, sandbox: Sandbox, heartbeat: Heartbeat, each_tick: Callable[[], None]
+) -> ChildExit:
     """Stay with a child that was told to go until it has ended, or must not go on."""
-    child, progress = spare.child, ProgressWatch()
-    usage = UsageWatch(child.pid, spare.folder.path, sandbox.memory_bytes, sandbox.disk_bytes)
+    child, progress = prestarted.child, ProgressWatch()
+    usage = UsageWatch(child.pid, prestarted.folder.path, sandbox.memory_bytes, sandbox.disk_bytes)
     deadline = time.monotonic() + claim.running_seconds
-    standing = heartbeat.standing
-    while not child.ended and standing is Standing.GO_ON and not usage.excess and time.monotonic() < deadline:
+    claim_status = heartbeat.claim_status
+    while not child.ended and claim_status is ClaimStatus.GO_ON and not usage.excess and time.monotonic() < deadline:
         _listen(child, progress)
         usage.look()
         _tell(claim, heartbeat, progress)
         each_tick()
-        standing = heartbeat.standing
+        claim_status = heartbeat.claim_status
     # Work that had already ended is judged by itself: whether it may still be recorded, its token decides.
     stopped = not child.ended
     exit_code = child.stop()
@@ -53,10 +55,10 @@ def watch(spare: Spare, claim: Claim, sandbox: Sandbox, heartbeat: Heartbeat, ea
         progress.feed(line)
     _tell(claim, heartbeat, progress)
     log.info("child %s ended with %s in phase %s", child.pid, exit_code, progress.phase)
-    return Ending(
+    return ChildExit(
         exit_code=exit_code,
-        standing=standing if stopped else Standing.GO_ON,
-        overdue=stopped and standing is Standing.GO_ON,
+        claim_status=claim_status if stopped else ClaimStatus.GO_ON,
+        overdue=stopped and claim_status is ClaimStatus.GO_ON,
         excess=usage.excess if stopped else None,
         phase=progress.phase,
         peak_memory_bytes=usage.peak_memory_bytes,
@@ -75,4 +77,4 @@ def _listen(child: Child, progress: ProgressWatch) -> None:
 def _tell(claim: Claim, heartbeat: Heartbeat, progress: ProgressWatch) -> None:
     for reading in progress.due():
         tell = partial(claims.report_progress, claim=claim, progress=reading.progress, eta_seconds=reading.eta_seconds)
-        heartbeat.tell(tell)
+        heartbeat.report(tell)

@@ -11,51 +11,51 @@ from pathlib import Path
 
 from sandbox.policy import Sandbox, job_command
 from worker.child.process import Child, started
-from worker.child.scratch import Folder, make_folder
+from worker.child.scratch import JobFolder, make_folder
 
 
 @dataclass(frozen=True)
-class Spare:
+class PrestartedChild:
     """A process that waits to be told to go, and its folder; `end` stops the one and removes the other."""
 
     child: Child
-    folder: Folder
+    folder: JobFolder
     end: Callable[[], None]
 
 
-class Spares:
+class PrestartedChildren:
     """Keeps one at hand. Only ever used by one thread: the kernel ends a child with the thread that started it."""
 
     def __init__(self, scratch: Path, sandbox: Sandbox) -> None:
         self._scratch = scratch
         self._sandbox = sandbox
-        self._waiting: Spare | None = None
+        self._waiting: PrestartedChild | None = None
 
     def prepare(self) -> None:
         """Have one at hand from now on."""
         if self._waiting is None:
             self._waiting = _start(self._scratch, self._sandbox)
 
-    def take(self) -> Spare:
+    def claim(self) -> PrestartedChild:
         """The one that waits, if it still does, or one that was started just now."""
-        spare, self._waiting = self._waiting, None
-        if spare is not None:
-            spare.child.read(0)
-            if not spare.child.ended:
-                return spare
-            spare.end()
+        prestarted, self._waiting = self._waiting, None
+        if prestarted is not None:
+            prestarted.child.read(0)
+            if not prestarted.child.ended:
+                return prestarted
+            prestarted.end()
         return _start(self._scratch, self._sandbox)
 
     def close(self) -> None:
         """Leave none."""
-        spare, self._waiting = self._waiting, None
-        if spare is not None:
-            spare.end()
+        prestarted, self._waiting = self._waiting, None
+        if prestarted is not None:
+            prestarted.end()
 
 
-def _start(scratch: Path, sandbox: Sandbox) -> Spare:
+def _start(scratch: Path, sandbox: Sandbox) -> PrestartedChild:
     with ExitStack() as stack:
         folder = make_folder(scratch)
         stack.callback(folder.remove)
         child = stack.enter_context(started(job_command(sandbox), folder.path))
-        return Spare(child, folder, stack.pop_all().close)
+        return PrestartedChild(child, folder, stack.pop_all().close)

@@ -17,7 +17,7 @@ SPARE_PREFIX = "spare-"
 log = logging.getLogger(__name__)
 
 
-class Folder:
+class JobFolder:
     """A folder of ours; it may be moved, and its lock goes with it."""
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -36,16 +36,16 @@ class Folder:
         os.close(self._lock)
 
 
-def make_folder(scratch: Path) -> Folder:
+def make_folder(scratch: Path) -> JobFolder:
     """Make an empty folder that nobody else has."""
     scratch = scratch.resolve()
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _sweeping(scratch, fcntl.LOCK_SH):
         path = Path(tempfile.mkdtemp(prefix=SPARE_PREFIX, dir=scratch))
-        return Folder(path, _lock(path))
+        return JobFolder(path, _lock(path))
 
 
-def sweep(scratch: Path) -> int:
+def remove_stale(scratch: Path) -> int:
     """Remove what processes left behind that are no more; return how many folders that were."""
     if not scratch.is_dir():
         return 0

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app import VERSION
 from app.jobs import claims
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.storage import Storage
 from worker.heartbeat import Heartbeat
 from worker.outputs.publish import output_cap
@@ -66,7 +66,7 @@ def fetch_checkpoints(
 
 def _found(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> dict[str, str]:
     """A database that is away is waited for, while the claim holds; then nothing comes of this attempt anyway."""
-    while heartbeat.standing is not Standing.LOST:
+    while heartbeat.claim_status is not ClaimStatus.LOST:
         try:
             with sessions() as session:
                 return claims.checkpoints(session, key)
@@ -115,7 +115,7 @@ class CheckpointKeeper:
                 writer.write(chunk)
             blob = writer.commit()
         keep = partial(claims.keep_checkpoint, claim=self._claim, key=self._key, name=name, blob=blob)
-        self._heartbeat.tell(keep)
+        self._heartbeat.report(keep)
         log.info("kept checkpoint %s of %s bytes", name, blob.bytes)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from zeropoint.algorithms.awq import scale_by_activations
 from zeropoint.algorithms.bias_correction import correct_biases
-from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.algorithms.gptq import round_by_gptq
 from zeropoint.algorithms.mixed_precision import keep_in_float
 from zeropoint.algorithms.mse_clipping import clip
@@ -23,7 +23,7 @@ class Algorithm:
     It stays where SQNR rises, and by `least_gain_db` at least.
     """
 
-    run: Callable[[Any, Bench, Layers], Mapping[str, QuantizedLayer | None]]
+    run: Callable[[Any, AlgorithmContext, Layers], Mapping[str, QuantizedLayer | None]]
     least_gain_db: float = 0.0
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from zeropoint.algorithms.context import Bench, Layers, meant
-from zeropoint.layers.quantize import lay_again
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
+from zeropoint.layers.quantize import requantize_layer
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.schema.algorithms import Awq
 
@@ -19,15 +19,15 @@ TRIALS = 20
 SMALLEST = 1e-4
 
 
-def scale_by_activations(settings: Awq, bench: Bench, layers: Layers) -> Layers:
+def scale_by_activations(settings: Awq, context: AlgorithmContext, layers: Layers) -> Layers:
     """The weight-only linears on integer grids, laid anew."""
-    own = {name: one for name, one in meant(layers, settings.layer_types).items() if _can(one, bench)}
+    own = {name: one for name, one in targeted(layers, settings.layer_types).items() if _can(one, context)}
     changed: dict[str, QuantizedLayer] = {}
-    for names in bench.multipliable(own):
-        magnitude = _magnitude(bench, names[0])
+    for names in context.scalable_groups(own):
+        magnitude = _magnitude(context, names[0])
         trials = [_laid(own, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
         best = min(trials, key=lambda group: sum(_error(one, magnitude) for one in group.values()))
-        changed |= {n: replace(one, scaled_by=bench.carrier(names)) for n, one in best.items()}
+        changed |= {n: replace(one, scaled_by=context.norm_mapping(names)) for n, one in best.items()}
     return changed
 
 
@@ -38,7 +38,7 @@ def factors(magnitude: Tensor, power: float) -> Tensor:
 
 
 def _laid(layers: Layers, names: list[str], scale: Tensor) -> dict[str, QuantizedLayer]:
-    return {name: lay_again(layers[name], None, 1 / scale, None) for name in names}
+    return {name: requantize_layer(layers[name], None, 1 / scale, None) for name in names}
 
 
 def _error(layer: QuantizedLayer, magnitude: Tensor) -> float:
@@ -46,13 +46,13 @@ def _error(layer: QuantizedLayer, magnitude: Tensor) -> float:
     return float((wrong.square().sum(0) * magnitude.square()).sum())
 
 
-def _magnitude(bench: Bench, name: str) -> Tensor:
-    channels = bench.statistics[name].channels
+def _magnitude(context: AlgorithmContext, name: str) -> Tensor:
+    channels = context.statistics[name].channels
     assert channels is not None
     return channels.magnitude
 
 
-def _can(layer: QuantizedLayer, bench: Bench) -> bool:
-    statistics = bench.statistics.get(layer.layer.name)
+def _can(layer: QuantizedLayer, context: AlgorithmContext) -> bool:
+    statistics = context.statistics.get(layer.layer.name)
     known = statistics is not None and statistics.channels is not None
-    return known and layer.layer.kind == "Linear" and layer.activation is None and layer.affine is not None
+    return known and layer.layer.kind == "Linear" and layer.activation is None and layer.qparams is not None

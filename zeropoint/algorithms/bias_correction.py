@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.data.dataset import first_of
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.schema.algorithms import BiasCorrection
-from zeropoint.simulation.fake_quant import along, simulated
+from zeropoint.simulation.fake_quant import broadcast_channels, simulated
 
 MOST_SAMPLES, FEWEST_SAMPLES = 32, 16
 """Means of paired differences are steady long before ranges are: a third of the calibration samples, within these."""
@@ -62,22 +62,22 @@ class Error:
         return torch.as_tensor(self.exact.value - self.found.value).float()
 
 
-def correct_biases(_: BiasCorrection, bench: Bench, layers: Layers) -> Layers:
+def correct_biases(_: BiasCorrection, context: AlgorithmContext, layers: Layers) -> Layers:
     """The layers with a bias of their own, or that may get one, corrected."""
     # their own biases again: what an earlier correction found is found anew
-    plain = {name: replace(one, bias=None) for name, one in layers.items() if bench.has_own_bias(one.layer)}
+    plain = {name: replace(one, bias=None) for name, one in layers.items() if context.has_own_bias(one.layer)}
     errors = {n: Error(one.layer.channel_axis or -1, Mean(), Mean()) for n, one in plain.items()}
-    done, enough = 0, min(MOST_SAMPLES, max(FEWEST_SAMPLES, bench.calibration.count // 3))
-    for batch in first_of(bench.calibration, enough):
-        _pass(bench, {**layers, **plain}, errors, batch)
+    done, enough = 0, min(MOST_SAMPLES, max(FEWEST_SAMPLES, context.calibration.count // 3))
+    for batch in first_of(context.calibration, enough):
+        _pass(context, {**layers, **plain}, errors, batch)
         done += batch[0].shape[0] if batch[0].dim() else 1
         if done >= enough:
             break
-    bench.source.reset()
+    context.source.reset()
     return {n: _corrected(plain[n], error.correction.cpu()) for n, error in errors.items() if error.found.count}
 
 
-def _pass(bench: Bench, layers: Layers, errors: dict[str, Error], batch: Sequence[Tensor]) -> None:
+def _pass(context: AlgorithmContext, layers: Layers, errors: dict[str, Error], batch: Sequence[Tensor]) -> None:
     """One batch through the float model, then through the quantized one, corrected on the way."""
     mask = mask_of(batch)
 
@@ -87,16 +87,16 @@ def _pass(bench: Bench, layers: Layers, errors: dict[str, Error], batch: Sequenc
     def correct(name: str, output: Tensor) -> Tensor:
         error = errors[name]
         error.found.add(visible(output, mask), error.axis)
-        return output.add_(along(error.correction.to(output.device, output.dtype), layers[name]))
+        return output.add_(broadcast_channels(error.correction.to(output.device, output.dtype), layers[name]))
 
     watched = {name: layers[name] for name in errors}
     with torch.no_grad():
-        bench.source.reset()
+        context.source.reset()
         with _watched(watched, see):
-            bench.source.run(batch)
-        bench.source.reset()
+            context.source.run(batch)
+        context.source.reset()
         with simulated(layers.values()), _watched(watched, correct):
-            bench.source.run(batch)
+            context.source.run(batch)
 
 
 @contextmanager

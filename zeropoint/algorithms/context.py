@@ -15,7 +15,7 @@ Layers = Mapping[str, QuantizedLayer]
 
 
 @dataclass(frozen=True)
-class Bench:
+class AlgorithmContext:
     """What every algorithm is given beside its settings and the layers as they are."""
 
     source: Source
@@ -24,23 +24,23 @@ class Bench:
     """Of layers' inputs."""
     sharing: Mapping[str, str] = field(default_factory=dict)
     """Layer -> the first layer that is given the same values: query, key and value."""
-    carriers: Mapping[str, str] = field(default_factory=dict)
+    norm_mappings: Mapping[str, str] = field(default_factory=dict)
     """Layer -> the normalization in front of it that can carry a factor of each channel."""
     products: bool = True
     """Whether a layer may read its input in float beside its integers: to multiply it, or to put channels aside."""
 
-    def multipliable(self, names: Iterable[str]) -> list[list[str]]:
+    def scalable_groups(self, names: Iterable[str]) -> list[list[str]]:
         """These layers by the input that they share, where it can be multiplied in what is written: by a product of its
         own, or by a normalization that all who read it agree on."""
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(self.sharing.get(name, name), []).append(name)
-        return [group for group in groups.values() if self.products or self.carrier(group) is not None]
+        return [group for group in groups.values() if self.products or self.norm_mapping(group) is not None]
 
-    def carrier(self, names: Sequence[str]) -> str | None:
+    def norm_mapping(self, names: Sequence[str]) -> str | None:
         """The normalization that can carry a factor for these layers; None where a reader is not among them."""
-        norm = self.carriers.get(names[0])
-        readers = {name for name, other in self.carriers.items() if other == norm}
+        norm = self.norm_mappings.get(names[0])
+        readers = {name for name, other in self.norm_mappings.items() if other == norm}
         return norm if readers <= set(names) else None
 
     def has_own_bias(self, layer: Layer) -> bool:
@@ -51,12 +51,14 @@ class Bench:
         return not self.source.fixed if layer.bias is None else biases.count(id(layer.bias)) == 1
 
 
-def meant(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
+def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
     """The layers of these types, or kinds, whose weights nothing else reads: what is tied must stay alike."""
-    return {n: one for n, one in untied(layers).items() if {one.layer.type, one.layer.kind} & set(layer_types)}
+    return {
+        n: one for n, one in with_unshared_weight(layers).items() if {one.layer.type, one.layer.kind} & set(layer_types)
+    }
 
 
-def untied(layers: Layers) -> Layers:
+def with_unshared_weight(layers: Layers) -> Layers:
     """The layers whose weights are no other layer's."""
     readers = Counter(one.layer.weight_name for one in layers.values())
     return {name: one for name, one in layers.items() if readers[one.layer.weight_name] == 1}

@@ -16,11 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from zeropoint.algorithms.context import Bench, Layers, meant
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
 from zeropoint.data.padding import mask_of, visible
-from zeropoint.layers.quantize import with_numbers
+from zeropoint.layers.quantize import with_quantized_values
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.primitives.qparams import Grid
+from zeropoint.primitives.qparams import QuantType
 from zeropoint.schema.algorithms import Gptq
 from zeropoint.simulation.fake_quant import simulated
 
@@ -28,16 +28,16 @@ MAX_BYTES = 2**30
 BLOCK = 128
 
 
-def round_by_gptq(settings: Gptq, bench: Bench, layers: Layers) -> Layers:
+def round_by_gptq(settings: Gptq, context: AlgorithmContext, layers: Layers) -> Layers:
     """The linears on integer grids, rounded anew."""
-    own = {name: one for name, one in meant(layers, settings.layer_types).items() if _can(one)}
+    own = {name: one for name, one in targeted(layers, settings.layer_types).items() if _can(one)}
     groups: dict[tuple[str, str], list[str]] = {}
     for name, layer in own.items():
         kind = layer.settings.model_dump_json()
-        groups.setdefault((bench.sharing.get(name, name), kind), []).append(name)
+        groups.setdefault((context.sharing.get(name, name), kind), []).append(name)
     changed: dict[str, QuantizedLayer] = {}
     for together in _rounds(own, groups.values()):
-        moments = _moments(bench, layers, [names[0] for names in together])
+        moments = _moments(context, layers, [names[0] for names in together])
         for names in together:
             if names[0] in moments:
                 changed |= _rounded([own[name] for name in names], moments[names[0]], settings.damping)
@@ -48,12 +48,13 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
     """These layers, whose inputs have these moments H [in, in]."""
     weight = torch.cat([layer.target_weight.float() for layer in layers])
     scale, zero_point = (torch.cat([_of_rows(layer, part) for layer in layers]) for part in ("scale", "zero_point"))
-    grid = layers[0].affine.grid if layers[0].affine is not None else None
+    grid = layers[0].qparams.quant_type if layers[0].qparams is not None else None
     assert grid is not None
     numbers = optimal(weight, scale, zero_point.float(), grid, damped(moments, damping))
     parts = torch.split(numbers.to(grid.dtype), [layer.weight.shape[0] for layer in layers])
     rounded = (
-        replace(with_numbers(one, part.clone()), rounding="gptq") for one, part in zip(layers, parts, strict=True)
+        replace(with_quantized_values(one, part.clone()), rounding="gptq")
+        for one, part in zip(layers, parts, strict=True)
     )
     return {layer.layer.name: layer for layer in rounded}
 
@@ -65,7 +66,7 @@ def damped(moments: Tensor, damping: float) -> Tensor:
     return moments + torch.diag(more)
 
 
-def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, moments: Tensor) -> Tensor:
+def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, moments: Tensor) -> Tensor:
     """Numbers, float32 [rows, in], of a weight [rows, in] on grids `scale` [rows, in or 1] given H float32 [in, in].
 
     Raises torch.linalg.LinAlgError when H is not positive definite.
@@ -100,15 +101,15 @@ def inverse_factor(moments: Tensor) -> Tensor:
 
 def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
     """The grid's `part` at each row and column, [out, in] or [out, 1]."""
-    assert layer.affine is not None
-    values: Tensor = getattr(layer.affine, part)
-    if layer.affine.group_size is not None:
-        return values.repeat_interleave(layer.affine.group_size, dim=1)
+    assert layer.qparams is not None
+    values: Tensor = getattr(layer.qparams, part)
+    if layer.qparams.group_size is not None:
+        return values.repeat_interleave(layer.qparams.group_size, dim=1)
     rows, columns = layer.weight.shape
     return values.reshape(-1, 1).expand(rows, columns)
 
 
-def _moments(bench: Bench, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
+def _moments(context: AlgorithmContext, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
     """X̂ · X̂ᵀ float32 [in, in] of what these layers are given in the quantized model, over the calibration samples."""
     moments: dict[str, Tensor] = {}
     masks: list[Tensor | None] = [None]
@@ -127,19 +128,19 @@ def _moments(bench: Bench, layers: Layers, names: Sequence[str]) -> dict[str, Te
             module = layers[name].layer.module
             if module is not None:
                 stack.callback(module.register_forward_hook(hook_for(name)).remove)
-        for batch in bench.calibration:
+        for batch in context.calibration:
             masks[0] = mask_of(batch)
-            bench.source.reset()
-            bench.source.run(batch)
-    bench.source.reset()
+            context.source.reset()
+            context.source.run(batch)
+    context.source.reset()
     return moments
 
 
 def _can(layer: QuantizedLayer) -> bool:
-    affine = layer.affine
-    if affine is None or affine.grid.dtype.is_floating_point or layer.layer.kind != "Linear":
+    qparams = layer.qparams
+    if qparams is None or qparams.quant_type.dtype.is_floating_point or layer.layer.kind != "Linear":
         return False
-    return affine.axis in (None, 0)
+    return qparams.axis in (None, 0)
 
 
 def _rounds(layers: Mapping[str, QuantizedLayer], groups: Iterable[list[str]]) -> Iterator[list[list[str]]]:

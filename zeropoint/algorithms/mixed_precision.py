@@ -8,14 +8,14 @@ corrected: put the piece behind bias correction, and correct again behind it.
 
 from collections.abc import Mapping, Sequence
 
-from zeropoint.algorithms.context import Bench, Layers, untied
+from zeropoint.algorithms.context import AlgorithmContext, Layers, with_unshared_weight
 from zeropoint.schema.algorithms import MixedPrecision
-from zeropoint.simulation.sensitivity import Sensitivity, by_bargain, predicted_db, probe
+from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, predicted_db, probe
 
 
-def keep_in_float(settings: MixedPrecision, bench: Bench, layers: Layers) -> Mapping[str, None]:
+def keep_in_float(settings: MixedPrecision, context: AlgorithmContext, layers: Layers) -> Mapping[str, None]:
     """The layers to leave in float, as nothing in their place."""
-    found = probe(bench.source, untied(layers), bench.calibration)
+    found = probe(context.source, with_unshared_weight(layers), context.calibration)
     return {} if found is None else dict.fromkeys(worth_leaving(found, settings), None)
 
 
@@ -24,7 +24,7 @@ def worth_leaving(found: Sensitivity, settings: MixedPrecision) -> list[str]:
     work, noise = sum(found.macs.values()), sum(found.noise.values())
     chosen: list[str] = []
     left = noise
-    for name in by_bargain(found):
+    for name in by_noise_per_mac(found):
         if left <= 0 or predicted_db(found.signal, left) >= settings.until_db:
             break
         worth = found.noise[name] / noise >= settings.min_ratio * found.macs[name] / work

@@ -6,18 +6,18 @@ It pays for convolutions, whose inputs have thin tails; a transformer lives on i
 
 from dataclasses import replace
 
-from zeropoint.algorithms.context import Bench, Layers, meant
-from zeropoint.layers.quantized_layer import Activation, QuantizedLayer, input_target
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
+from zeropoint.layers.quantized_layer import Activation, QuantizedLayer, input_spec
 from zeropoint.observers.mse import Mse
 from zeropoint.observers.statistics import Statistics
 from zeropoint.schema.algorithms import MseClipping
 
 
-def clip(settings: MseClipping, bench: Bench, layers: Layers) -> Layers:
+def clip(settings: MseClipping, context: AlgorithmContext, layers: Layers) -> Layers:
     """The layers with evenly spaced static inputs, on the clipped grid."""
     changed = {}
-    for name, layer in meant(layers, settings.layer_types).items():
-        statistics = bench.statistics.get(name)
+    for name, layer in targeted(layers, settings.layer_types).items():
+        statistics = context.statistics.get(name)
         if statistics is not None and statistics.histogram is not None and _can(layer):
             changed[name] = replace(layer, activation=_clipped(layer, statistics))
     return changed
@@ -31,5 +31,5 @@ def _can(layer: QuantizedLayer) -> bool:
 def _clipped(layer: QuantizedLayer, statistics: Statistics) -> Activation:
     assert layer.activation is not None
     settings = layer.activation.settings
-    target = input_target(layer.layer, settings)
+    target = input_spec(layer.layer, settings)
     return Activation.over(settings, target, *Mse().of_statistics(statistics, target))

@@ -54,7 +54,7 @@ class Readers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def proven_carriers(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
+def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
     """Layer -> the normalization that carries its factors, of linears alone; nothing where the trial disagrees."""
     weights = {id(one.module.get_parameter("weight")): one.name for one in source.layers if one.module is not None}
     norms = {name: module for name, module in source.module.named_modules() if _is_normalization(module)}
@@ -69,12 +69,12 @@ def proven_carriers(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
         source.reset()
     linears = {layer.name for layer in source.layers if layer.kind == "Linear"}
     found = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
-    carriers = {layer: name for name, readers in found.items() for layer in readers}
-    with _scaled(source, norms, carriers):
+    norm_mappings = {layer: name for name, readers in found.items() for layer in readers}
+    with _scaled(source, norms, norm_mappings):
         scaled = floating_outputs(source, batch)
     source.reset()
     alike = all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in zip(expected, scaled, strict=True))
-    return carriers if alike else {}
+    return norm_mappings if alike else {}
 
 
 def _gives(watch: Readers, name: str) -> Callable[[nn.Module, object, object], None]:
@@ -89,12 +89,14 @@ def _is_normalization(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _scaled(source: Source, norms: Mapping[str, nn.Module], carriers: Mapping[str, str]) -> Iterator[None]:
+def _scaled(source: Source, norms: Mapping[str, nn.Module], norm_mappings: Mapping[str, str]) -> Iterator[None]:
     """The normalizations twice and half as large in turn, and what their layers are given back at its size."""
     own = [(norm, dict(norm._parameters)) for norm in norms.values()]
-    factors = {name: _factors(norms[name]) for name in set(carriers.values())}
+    factors = {name: _factors(norms[name]) for name in set(norm_mappings.values())}
     modules = {layer.name: layer.module for layer in source.layers if layer.module is not None}
-    handles = [modules[layer].register_forward_pre_hook(_divides(factors[norm])) for layer, norm in carriers.items()]
+    handles = [
+        modules[layer].register_forward_pre_hook(_divides(factors[norm])) for layer, norm in norm_mappings.items()
+    ]
     for name, factor in factors.items():
         for part, value in norms[name]._parameters.items():
             if value is not None:

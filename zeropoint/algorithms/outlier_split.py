@@ -10,8 +10,8 @@ the others alone. Their numbers are 0, so what the grid makes of them doesn't co
 import torch
 from torch import Tensor
 
-from zeropoint.algorithms.context import Bench, Layers, meant
-from zeropoint.layers.quantize import lay_again
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
+from zeropoint.layers.quantize import requantize_layer
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.schema.algorithms import OutlierSplit
 
@@ -21,32 +21,32 @@ SMALLEST_SHARE = 8
 """Layers with fewer than so many channels for each one that leaves are left alone."""
 
 
-def split_outliers(settings: OutlierSplit, bench: Bench, layers: Layers) -> Layers:
+def split_outliers(settings: OutlierSplit, context: AlgorithmContext, layers: Layers) -> Layers:
     """The linears with static integer inputs that are wide enough, split."""
     changed: dict[str, QuantizedLayer] = {}
-    if not bench.products:
+    if not context.products:
         return changed
-    for name, layer in meant(layers, settings.layer_types).items():
-        if _can(layer, bench, settings.channels):
-            channels = bench.statistics[name].channels
+    for name, layer in targeted(layers, settings.layer_types).items():
+        if _can(layer, context, settings.channels):
+            channels = context.statistics[name].channels
             assert channels is not None
-            reach = channels.reach if layer.pre_quant_scale is None else channels.reach * layer.pre_quant_scale
-            widest, narrowed = widest_channels(reach, settings.channels)
+            abs_max = channels.abs_max if layer.pre_quant_scale is None else channels.abs_max * layer.pre_quant_scale
+            widest, narrowed = widest_channels(abs_max, settings.channels)
             if narrowed > WORTH:
                 continue
-            changed[name] = lay_again(layer, bench.statistics[name], layer.pre_quant_scale, widest)
+            changed[name] = requantize_layer(layer, context.statistics[name], layer.pre_quant_scale, widest)
     return changed
 
 
-def widest_channels(reach: Tensor, count: int) -> tuple[Tensor, float]:
+def widest_channels(abs_max: Tensor, count: int) -> tuple[Tensor, float]:
     """The `count` widest channels by reach [in], int64 in their order, and the share of the range that is left."""
-    order = torch.sort(reach, descending=True, stable=True).indices
-    widest = float(reach[order[0]])
-    return order[:count].sort().values, float(reach[order[count]]) / widest if widest else 1.0
+    order = torch.sort(abs_max, descending=True, stable=True).indices
+    widest = float(abs_max[order[0]])
+    return order[:count].sort().values, float(abs_max[order[count]]) / widest if widest else 1.0
 
 
-def _can(layer: QuantizedLayer, bench: Bench, channels: int) -> bool:
-    statistics = bench.statistics.get(layer.layer.name)
+def _can(layer: QuantizedLayer, context: AlgorithmContext, channels: int) -> bool:
+    statistics = context.statistics.get(layer.layer.name)
     if layer.layer.kind != "Linear" or layer.activation is None or statistics is None or statistics.channels is None:
         return False
     return layer.settings.granularity != "per_group" and len(statistics.channels.minimum) >= SMALLEST_SHARE * channels

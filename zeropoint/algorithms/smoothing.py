@@ -3,8 +3,8 @@
     y = (x / s) · (s · W)ᵀ,   s_c = max|x_c|^α / max|W_c|^(1 − α)
 
 Source: Xiao et al., "SmoothQuant" (ICML 2023), equation 4. Layers that read the same values share s, which then looks
-at the largest of their weights. Where a normalization can carry 1 / s (`Bench.carriers`), nothing multiplies at run
-time.
+at the largest of their weights. Where a normalization can carry 1 / s (`AlgorithmContext.norm_mappings`), nothing
+multiplies at run time.
 
 A channel that calibration hardly saw would get an s of next to nothing, and clip as soon as it says something. Ranges
 are taken to be no smaller than one step of the plain 8-bit grid over the whole input, which can't tell them from 0.
@@ -15,46 +15,46 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zeropoint.algorithms.context import Bench, Layers, meant
-from zeropoint.layers.quantize import lay_again, reach_of_columns
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
+from zeropoint.layers.quantize import column_abs_max, requantize_layer
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.schema.algorithms import Smoothing
 
 STEPS = 256
 
 
-def smooth(settings: Smoothing, bench: Bench, layers: Layers) -> Layers:
+def smooth(settings: Smoothing, context: AlgorithmContext, layers: Layers) -> Layers:
     """The layers with static integer inputs, smoothed; those whose channels were not watched are left out."""
-    own = {n: one for n, one in meant(layers, settings.layer_types).items() if _can(one, bench)}
+    own = {n: one for n, one in targeted(layers, settings.layer_types).items() if _can(one, context)}
     changed = {}
-    for names in bench.multipliable(own):
-        reach = _reach(bench, names[0])
-        weights = torch.stack([reach_of_columns(own[name].layer) for name in names]).amax(0)
-        scale = 1 / factors(reach, weights, settings.alpha)
+    for names in context.scalable_groups(own):
+        abs_max = _abs_max(context, names[0])
+        weights = torch.stack([column_abs_max(own[name].layer) for name in names]).amax(0)
+        scale = 1 / factors(abs_max, weights, settings.alpha)
         for name in names:
             outliers = own[name].outliers
-            smoothed = lay_again(
-                own[name], bench.statistics[name], scale, None if outliers is None else outliers.channels
+            smoothed = requantize_layer(
+                own[name], context.statistics[name], scale, None if outliers is None else outliers.channels
             )
-            changed[name] = replace(smoothed, scaled_by=bench.carrier(names))
+            changed[name] = replace(smoothed, scaled_by=context.norm_mapping(names))
     return changed
 
 
-def factors(reach: Tensor, weights: Tensor, alpha: float) -> Tensor:
+def factors(abs_max: Tensor, weights: Tensor, alpha: float) -> Tensor:
     """s [in] of max|x| [in] and max|W| [in]; 1 throughout where either is all zeros."""
-    if not bool(reach.any()) or not bool(weights.any()):
-        return torch.ones_like(reach)
-    reach = reach.clamp(min=float(reach.max()) / STEPS)
+    if not bool(abs_max.any()) or not bool(weights.any()):
+        return torch.ones_like(abs_max)
+    abs_max = abs_max.clamp(min=float(abs_max.max()) / STEPS)
     weights = weights.clamp(min=float(weights.max()) / STEPS)
-    return reach**alpha / weights ** (1 - alpha)
+    return abs_max**alpha / weights ** (1 - alpha)
 
 
-def _can(layer: QuantizedLayer, bench: Bench) -> bool:
-    statistics = bench.statistics.get(layer.layer.name)
+def _can(layer: QuantizedLayer, context: AlgorithmContext) -> bool:
+    statistics = context.statistics.get(layer.layer.name)
     return layer.activation is not None and statistics is not None and statistics.channels is not None
 
 
-def _reach(bench: Bench, name: str) -> Tensor:
-    channels = bench.statistics[name].channels
+def _abs_max(context: AlgorithmContext, name: str) -> Tensor:
+    channels = context.statistics[name].channels
     assert channels is not None
-    return channels.reach
+    return channels.abs_max

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zeropoint.calibration.collect import Step, collect, everything
+from zeropoint.calibration.collect import ProgressCallback, collect, everything
 from zeropoint.calibration.profile import Profile, load_profile, profile_key, save_profile
 from zeropoint.data.batches import Batches
 from zeropoint.files.safetensors import Digest
 from zeropoint.model.source import Source
 
 
-def profile_at(path: Path, source: Source, calls: Batches, step: Step) -> Profile:
+def profile_at(path: Path, source: Source, calls: Batches, step: ProgressCallback) -> Profile:
     """The profile in the file, without a forward pass; a missing file is made.
 
     Raises InvalidProfile when it is damaged or was made from another model or other samples, OSError when it can't be

@@ -1,6 +1,7 @@
 """Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
 
-Where a format writes what a convolution gives as integers too, the same pass watches its outlet (`sources.outlets`).
+Where a format writes what a convolution gives as integers too, the same pass watches its fused output
+(`graph.fused_outputs`).
 
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
@@ -15,17 +16,17 @@ from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.resume import Pass
 from zeropoint.data.batches import Batches
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
-from zeropoint.layers.selection import Choice, is_meant
+from zeropoint.layers.selection import Choice, is_targeted
 from zeropoint.model.hooks import watched
 from zeropoint.model.layer import Layer
 from zeropoint.model.source import Source
 from zeropoint.observers import observer_for
 from zeropoint.observers.statistics import Collector
 from zeropoint.schema.algorithms import NEEDS_CHANNELS, NEEDS_HISTOGRAMS
-from zeropoint.schema.presets import pieces_of
+from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 
-Step = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with (done, total) after each batch or layer."""
 
 
@@ -50,7 +51,7 @@ def calibrate(
     choices: Sequence[Choice],
     recipe: Recipe,
     samples: Batches,
-    step: Step,
+    step: ProgressCallback,
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
@@ -61,11 +62,11 @@ def calibrate(
 
 def wanted_by(choices: Sequence[Choice], recipe: Recipe) -> tuple[list[Layer], Wanted]:
     """The layers that the recipe's observers and algorithms watch, and what they look at there."""
-    pieces = pieces_of(recipe)
+    algorithms = algorithms_of(recipe)
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
     histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
-    histograms |= {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_HISTOGRAMS)}
-    channels = {c.layer.name for c in choices if is_meant(c.layer, pieces, NEEDS_CHANNELS)}
+    histograms |= {c.layer.name for c in choices if is_targeted(c.layer, algorithms, NEEDS_HISTOGRAMS)}
+    channels = {c.layer.name for c in choices if is_targeted(c.layer, algorithms, NEEDS_CHANNELS)}
     layers = [choice.layer for choice in choices if choice.layer.name in {*wishes, *channels}]
     return layers, Wanted(histograms, channels, outputs=recipe.needs_outputs)
 
@@ -74,7 +75,7 @@ def collect(
     source: Source,
     layers: Sequence[Layer],
     samples: Batches,
-    step: Step,
+    step: ProgressCallback,
     wanted: Wanted,
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
@@ -106,17 +107,17 @@ def collect(
 
 
 def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.Module], dict[str, Collector]]:
-    """Modules to watch, and what watches each; outlets are under `outlet_name`."""
+    """Modules to watch, and what watches each; outlets are under `fused_output_name`."""
     modules = {layer.name: layer.module for layer in layers if layer.module is not None}
     axes = {layer.name: layer.channel_axis for layer in layers if layer.name in wanted.channels}
     collectors = {n: Collector(histogram=n in wanted.histograms, channel_axis=axes.get(n)) for n in modules}
     for layer in layers:
-        if wanted.outputs and layer.outlet is not None:
-            modules[outlet_name(layer.name)] = layer.outlet
-            collectors[outlet_name(layer.name)] = Collector(histogram=layer.name in wanted.histograms)
+        if wanted.outputs and layer.fused_output is not None:
+            modules[fused_output_name(layer.name)] = layer.fused_output
+            collectors[fused_output_name(layer.name)] = Collector(histogram=layer.name in wanted.histograms)
     return modules, collectors
 
 
-def outlet_name(layer: str) -> str:
+def fused_output_name(layer: str) -> str:
     """What the statistics of a layer's outlet are called among those of layers, whose names have no colon."""
     return f"{layer}:output"

@@ -41,7 +41,7 @@ class Profile:
     reused: bool = False
 
 
-class Entry(BaseModel):
+class LayerEntry(BaseModel):
     """One layer in the header; `histogram` is (exponent, zeros), its counts are a tensor."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,7 +54,7 @@ class Entry(BaseModel):
     """Values of each channel; None where single channels were not watched."""
 
 
-class Header(BaseModel):
+class ProfileHeader(BaseModel):
     """The JSON object of the file."""
 
     model_config = ConfigDict(extra="forbid")
@@ -64,7 +64,7 @@ class Header(BaseModel):
     samples: PositiveInt
     batches: PositiveInt
     batch_size: PositiveInt
-    layers: dict[str, Entry]
+    layers: dict[str, LayerEntry]
 
 
 def profile_key(model: str, dataset: str, samples: int, batch_size: int) -> str:
@@ -89,7 +89,7 @@ def file_sha256(path: Path) -> str:
 def save_profile(profile: Profile, key: str, path: Path) -> None:
     """Write the file; layers that met NaN or infinity stay out. Raises OSError when the disk doesn't take it."""
     kept = {name: statistics for name, statistics in profile.layers.items() if statistics.finite}
-    header = Header(
+    header = ProfileHeader(
         schema_version=SCHEMA_VERSION,
         key=key,
         versions=versions(),
@@ -108,7 +108,7 @@ def load_profile(path: Path, key: str) -> Profile:
     """Read the file back. Raises InvalidProfile when it is damaged, or was not made for `key`."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
+            header = ProfileHeader.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
             names = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
         layers = {name: _statistics(name, entry, tensors) for name, entry in header.layers.items()}
@@ -125,9 +125,9 @@ def load_profile(path: Path, key: str) -> Profile:
     return Profile(layers, header.samples, header.batches, header.batch_size, reused=True)
 
 
-def _entry(statistics: Statistics) -> Entry:
+def _entry(statistics: Statistics) -> LayerEntry:
     histogram = statistics.histogram
-    return Entry(
+    return LayerEntry(
         count=statistics.count,
         minimum=statistics.minimum,
         maximum=statistics.maximum,
@@ -137,7 +137,7 @@ def _entry(statistics: Statistics) -> Entry:
     )
 
 
-def _statistics(name: str, entry: Entry, tensors: Mapping[str, Tensor]) -> Statistics:
+def _statistics(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Statistics:
     counts, stacked = tensors.get(f"{name}.histogram"), tensors.get(f"{name}.channels")
     histogram, channels = None, None
     if entry.histogram is not None:

@@ -1,16 +1,17 @@
 """Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
 
-Where a format writes what a convolution gives as integers too, the same pass watches its outlet (`sources.outlets`).
+Where a format writes what a convolution gives as integers too, the same pass watches its fused output
+(`graph.fused_outputs`).
 
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
 
 from collections.abc import Sequence
 
-from zeropoint.calibration.collect import outlet_name
+from zeropoint.calibration.collect import fused_output_name
 from zeropoint.calibration.profile import CALIBRATE_AGAIN, Profile
 from zeropoint.errors import InvalidProfile, InvalidSamples
-from zeropoint.layers.quantized_layer import Activation, input_target
+from zeropoint.layers.quantized_layer import Activation, input_spec
 from zeropoint.layers.selection import Choice
 from zeropoint.model.layer import Layer
 from zeropoint.observers import observer_for
@@ -43,7 +44,7 @@ def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
         choice.layer.name: _activation(choice.layer, choice.activations, profile, output=True)
         for choice in choices
         if choice.activations is not None and choice.activations.dtype != "float8_e4m3"
-        if choice.layer.outlet is not None
+        if choice.layer.fused_output is not None
     }
 
 
@@ -64,8 +65,8 @@ def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
 def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:
     place = f"{'output' if output else 'input'} of layer {layer.name!r}"
     observer = observer_for(settings.observer)
-    target = input_target(layer, settings)
-    statistics = profile.layers.get(outlet_name(layer.name) if output else layer.name)
+    target = input_spec(layer, settings)
+    statistics = profile.layers.get(fused_output_name(layer.name) if output else layer.name)
     if statistics is not None and not statistics.finite:
         raise InvalidSamples(
             "non_finite_activations",

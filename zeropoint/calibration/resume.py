@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.data.batches import Batches
-from zeropoint.data.dataset import Samples
+from zeropoint.data.dataset import Dataset
 from zeropoint.files.checkpoints import Checkpoints, State, Tensors
 from zeropoint.model.source import Source
 from zeropoint.observers.statistics import Collector
@@ -52,7 +52,7 @@ class Pass:
 
     def remaining(self, samples: Batches) -> Iterable[Sequence[Tensor]]:
         """The batches that are left; those before are not read where the samples lie in a file."""
-        return samples.after(self.done) if isinstance(samples, Samples) else islice(samples, self.done, None)
+        return samples.after(self.done) if isinstance(samples, Dataset) else islice(samples, self.done, None)
 
     def _take_over(self, state: State, tensors: Tensors) -> int:
         """Raises ValueError or KeyError, and changes nothing, when the checkpoint is of other layers or buffers."""

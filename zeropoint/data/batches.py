@@ -19,7 +19,7 @@ EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like 
 
 
 @dataclass(frozen=True)
-class Extent:
+class Dim:
     """A dynamic dimension: any size from `minimum` to `maximum` (None: unbounded)."""
 
     minimum: int
@@ -32,11 +32,11 @@ class Input:
 
     name: str
     dtype: torch.dtype
-    shape: tuple[int | Extent, ...]
+    shape: tuple[int | Dim, ...]
     optional: bool = False
 
 
-class Call(list[Tensor]):
+class ModelInputs(list[Tensor]):
     """The tensors of one call; the last ones are keyword arguments, named by `keywords`."""
 
     def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = ()) -> None:
@@ -93,7 +93,7 @@ def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...])
         )
 
 
-def _fits(expected: int | Extent, got: int) -> bool:
+def _fits(expected: int | Dim, got: int) -> bool:
     if isinstance(expected, int):
         return expected == got
     return expected.minimum <= got and (expected.maximum is None or got <= expected.maximum)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from zeropoint.data.batches import Call, Input, require_finite, require_names, require_shape
+from zeropoint.data.batches import Input, ModelInputs, require_finite, require_names, require_shape
 from zeropoint.errors import InvalidSamples
 
 EVERY = 4
@@ -18,7 +18,7 @@ MAX_HELD_OUT_CALLS = 8
 """… until this many are: they are held in memory."""
 
 
-def read_call(item: object) -> Call:
+def read_inputs(item: object) -> ModelInputs:
     """One item of calibration data for a module. Raises InvalidSamples when it holds anything but tensors."""
     keywords = list(item) if isinstance(item, Mapping) else []
     values = list(item.values()) if isinstance(item, Mapping) else _positional(item)
@@ -34,29 +34,29 @@ def read_call(item: object) -> Call:
         tensors.append(value)
     if not tensors:
         raise InvalidSamples("calibration_item_invalid", "A call holds no tensor.", "Leave empty items out.")
-    return Call(tensors, keywords)
+    return ModelInputs(tensors, keywords)
 
 
-def reader_for(inputs: tuple[Input, ...]) -> Callable[[object], Call]:
+def reader_for(inputs: tuple[Input, ...]) -> Callable[[object], ModelInputs]:
     """Reads items for a program: its inputs by name or in their order, with their dtypes and shapes."""
 
-    def read(item: object) -> Call:
-        call = read_call(item)
+    def read(item: object) -> ModelInputs:
+        call = read_inputs(item)
         named = dict(zip(call.names, call, strict=True))
         if not call.keywords and len(call) == len(inputs):
             named = dict(zip((spec.name for spec in inputs), call, strict=True))
         require_names({name: tuple(tensor.shape) for name, tensor in named.items()}, inputs)
         for spec in inputs:
             require_shape(spec, tuple(named[spec.name].shape), named[spec.name].dtype)
-        return Call((named[spec.name] for spec in inputs), [spec.name for spec in inputs])
+        return ModelInputs((named[spec.name] for spec in inputs), [spec.name for spec in inputs])
 
     return read
 
 
-class Calls:
+class IterableBatches:
     """Calls that are in memory anyway, or that one pass over the user's iterable gives; each is checked as it comes."""
 
-    def __init__(self, items: Iterable[object], read: Callable[[object], Call]) -> None:
+    def __init__(self, items: Iterable[object], read: Callable[[object], ModelInputs]) -> None:
         self._items = items
         self._read = read
         self.batch_size = 0
@@ -71,7 +71,7 @@ class Calls:
         except TypeError:
             return 0
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[ModelInputs]:
         """Raises InvalidSamples on NaN, infinity, or an item that is no call."""
         self.count = self.batch_size = 0
         for item in self._items:
@@ -83,20 +83,22 @@ class Calls:
             yield call
 
 
-class Stream(Calls):
+class CalibrationStream(IterableBatches):
     """One pass that calibrates and keeps some calls out on its way; never more than a few are in memory.
 
     It ends after `wanted` calibration samples, so a generator without an end serves too.
     """
 
-    def __init__(self, items: Iterable[object], read: Callable[[object], Call], wanted: int, *, hold_out: bool) -> None:
+    def __init__(
+        self, items: Iterable[object], read: Callable[[object], ModelInputs], wanted: int, *, hold_out: bool
+    ) -> None:
         super().__init__(items, read)
         self._wanted = wanted
         self._hold_out = hold_out
         self._done = 0
         self._over = False
-        self.held_out: list[Call] = []
-        self.first: list[Call] = []
+        self.held_out: list[ModelInputs] = []
+        self.first: list[ModelInputs] = []
         """Calibration calls that a stream too short to keep any out can be evaluated on."""
 
     def __len__(self) -> int:
@@ -108,7 +110,7 @@ class Stream(Calls):
         bound = -(-self._wanted // self.batch_size) if self.batch_size else known
         return max(self._done, min(known - kept, bound)) if known else 0
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[ModelInputs]:
         """Raises InvalidSamples when there is no call at all."""
         used = largest = 0
         for number, call in enumerate(super().__iter__(), start=1):
@@ -133,26 +135,26 @@ class Stream(Calls):
             )
 
 
-class Kept(Calls):
+class KeptBatches(IterableBatches):
     """Calls of a stream that was read to its end, for what runs them more than once."""
 
-    def __init__(self, calls: Sequence[Call], stream: Stream) -> None:
+    def __init__(self, calls: Sequence[ModelInputs], stream: CalibrationStream) -> None:
         super().__init__(calls, _as_it_is)
         self.count = sum(call.samples for call in calls)
         self.batch_size = max(call.samples for call in calls)
         self.held_out, self.first = stream.held_out, stream.first
 
 
-def keep(stream: Stream) -> tuple[Kept, Kept]:
+def split_stream(stream: CalibrationStream) -> tuple[KeptBatches, KeptBatches]:
     """The stream's calibration calls, and each fourth of them apart; of a single call both are that one."""
     calls = list(stream)
-    gate = calls[EVERY - 1 :: EVERY] or calls[-1:]
-    calibration = [call for call in calls if not any(call is other for other in gate)] or gate
-    return Kept(calibration, stream), Kept(gate, stream)
+    acceptance = calls[EVERY - 1 :: EVERY] or calls[-1:]
+    calibration = [call for call in calls if not any(call is other for other in acceptance)] or acceptance
+    return KeptBatches(calibration, stream), KeptBatches(acceptance, stream)
 
 
-def _as_it_is(item: object) -> Call:
-    assert isinstance(item, Call)
+def _as_it_is(item: object) -> ModelInputs:
+    assert isinstance(item, ModelInputs)
     return item
 
 

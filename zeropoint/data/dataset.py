@@ -17,9 +17,9 @@ from torch import Tensor
 from zeropoint.data.batches import (
     EXPORT_AGAIN,
     Batches,
-    Call,
-    Extent,
+    Dim,
     Input,
+    ModelInputs,
     Truth,
     _fits,
     require_finite,
@@ -31,7 +31,7 @@ from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE
 
 
 @dataclass(frozen=True)
-class Samples:
+class Dataset:
     """A dataset on disk, cut into batches: rows [start, stop) in steps of `batch_size`."""
 
     path: Path
@@ -56,15 +56,15 @@ class Samples:
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
-    def between(self, start: int, stop: int) -> "Samples":
+    def between(self, start: int, stop: int) -> "Dataset":
         """The same dataset, other rows."""
         return replace(self, start=start, stop=stop)
 
-    def after(self, batches: int) -> "Samples":
+    def after(self, batches: int) -> "Dataset":
         """The same batches without the first so many."""
         return self.between(min(self.start + batches * self.batch_size, self.stop), self.stop)
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[ModelInputs]:
         """Batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
         names = [spec.name for spec in self.inputs]
         with safe_open(self.path, framework="pt") as file:
@@ -73,9 +73,9 @@ class Samples:
                 tensors = [s[rows] for s in slices]
                 for spec, tensor in zip(self.inputs, tensors, strict=True):
                     require_finite(spec.name, tensor, rows.start)
-                yield Call(tensors if self.stacked else (t.squeeze(0) for t in tensors), names)
+                yield ModelInputs(tensors if self.stacked else (t.squeeze(0) for t in tensors), names)
 
-    def judged(self) -> Iterator[tuple[Call, Truth]]:
+    def judged(self) -> Iterator[tuple[ModelInputs, Truth]]:
         """Batches with what their outputs are compared with."""
         with safe_open(self.path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in self.truths}
@@ -92,17 +92,17 @@ class Samples:
 
 def first_of(batches: Batches, count: int) -> Batches:
     """The first so many samples, where they lie in a file; else all, to be left when that many are done."""
-    if not isinstance(batches, Samples):
+    if not isinstance(batches, Dataset):
         return batches
     return batches.between(batches.start, min(batches.stop, batches.start + max(count, batches.smallest_batch)))
 
 
 def judged(batches: Batches) -> Iterator[tuple[Sequence[Tensor], Truth]]:
     """Batches with what their outputs are compared with; calls in memory have nothing of that."""
-    return batches.judged() if isinstance(batches, Samples) else ((batch, Truth()) for batch in batches)
+    return batches.judged() if isinstance(batches, Dataset) else ((batch, Truth()) for batch in batches)
 
 
-def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Samples:
+def open_dataset(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Dataset:
     """Check a dataset against the model's inputs (names, dtypes, shapes, rows) and choose a batch size.
 
     Raises InvalidSamples, naming the tensor, what was expected and what came.
@@ -137,7 +137,7 @@ def open_samples(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
     for spec in inputs:
         _require_shape(spec, shapes[spec.name], stacked)
     size, smallest = _batch_sizes(inputs, batch_size) if stacked else (1, 1)
-    samples = Samples(path, inputs, 0, rows.pop(), size, smallest, stacked, truths)
+    samples = Dataset(path, inputs, 0, rows.pop(), size, smallest, stacked, truths)
     if len(samples) == 0:
         raise InvalidSamples(
             "dataset_does_not_fit",
@@ -181,7 +181,7 @@ def _batch_sizes(inputs: tuple[Input, ...], wanted: int | None) -> tuple[int, in
     static = [d for d in dimensions if isinstance(d, int)]
     if static:
         return static[0], static[0]
-    extents = [d for d in dimensions if isinstance(d, Extent)]
+    extents = [d for d in dimensions if isinstance(d, Dim)]
     smallest = max(1, *(extent.minimum for extent in extents))
     largest = min((extent.maximum for extent in extents if extent.maximum is not None), default=None)
     size = max(wanted or DEFAULT_BATCH_SIZE, smallest)

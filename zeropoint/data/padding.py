@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 
 MASK = "attention_mask"
 
 
 def mask_of(batch: Sequence[Tensor]) -> Tensor | None:
     """bool [N, T] of a batch, True where a position counts; None when it has no mask, or nothing is masked."""
-    if not isinstance(batch, Call):
+    if not isinstance(batch, ModelInputs):
         return None
     masks = [tensor for name, tensor in zip(batch.names, batch, strict=True) if name.endswith(MASK)]
     if len(masks) != 1 or masks[0].dim() != 2 or masks[0].is_floating_point():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from zeropoint.calibration.profile import Profile
 from zeropoint.data.batches import Batches
-from zeropoint.data.dataset import Samples
+from zeropoint.data.dataset import Dataset
 from zeropoint.errors import InvalidRecipe, InvalidSamples
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import Choice, select
@@ -15,20 +15,20 @@ from zeropoint.schema.report import SkippedLayer
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """What will be done, decided from the recipe, the layers and the sample count alone."""
 
     choices: list[Choice]
     skipped: list[SkippedLayer]
     calibration: Batches | None
-    held_out: Samples | None
-    gate: Batches | None = None
+    held_out: Dataset | None
+    acceptance: Batches | None = None
     """A quarter of the calibration samples, which calibrate nothing: what algorithms do is judged by them."""
     known: Mapping[str, QuantizedLayer] = field(default_factory=dict)
     """By name, layers whose weights were quantized so before: only the grid of the input is another."""
 
 
-def plan(source: Source, recipe: Recipe, samples: Samples | None, *, keep_out: bool = True) -> Plan:
+def plan(source: Source, recipe: Recipe, samples: Dataset | None, *, keep_out: bool = True) -> QuantizationPlan:
     """Choose layers and split samples. `keep_out`: whether some must stay to evaluate on.
 
     Raises InvalidRecipe, or InvalidSamples when what the recipe asks for needs samples.
@@ -42,14 +42,14 @@ def plan(source: Source, recipe: Recipe, samples: Samples | None, *, keep_out: b
             'Give the job a dataset, or a recipe with "activations": null and no algorithms.',
         )
     if samples is None:
-        return Plan(choices, skipped, None, None)
+        return QuantizationPlan(choices, skipped, None, None)
     calibration, held_out = split(samples, recipe.calibration.samples, keep_out=keep_out)
     if not recipe.searches:
-        return Plan(choices, skipped, calibration, held_out)
-    return Plan(choices, skipped, *_with_gate(calibration, held_out))
+        return QuantizationPlan(choices, skipped, calibration, held_out)
+    return QuantizationPlan(choices, skipped, *_with_gate(calibration, held_out))
 
 
-def split(samples: Samples, wanted: int | None, *, keep_out: bool = True) -> tuple[Samples, Samples | None]:
+def split(samples: Dataset, wanted: int | None, *, keep_out: bool = True) -> tuple[Dataset, Dataset | None]:
     """Rows to calibrate with, and the rows kept out for evaluation (None when nothing is left).
 
     Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and with `keep_out` a quarter of the rows stays out if there
@@ -63,7 +63,7 @@ def split(samples: Samples, wanted: int | None, *, keep_out: bool = True) -> tup
     return samples.between(0, cut), rest if len(rest) else None
 
 
-def _with_gate(calibration: Samples, held_out: Samples | None) -> tuple[Samples, Samples | None, Samples]:
+def _with_gate(calibration: Dataset, held_out: Dataset | None) -> tuple[Dataset, Dataset | None, Dataset]:
     """What calibrates, what evaluates, what decides. With less than two batches of their least size, all is one."""
     quarter = max(calibration.count // 4, calibration.smallest_batch)
     cut = calibration.stop - quarter
@@ -72,7 +72,7 @@ def _with_gate(calibration: Samples, held_out: Samples | None) -> tuple[Samples,
     return calibration.between(calibration.start, cut), held_out, calibration.between(cut, calibration.stop)
 
 
-def without_idle(planned: Plan, profile: Profile) -> Plan:
+def without_idle(planned: QuantizationPlan, profile: Profile) -> QuantizationPlan:
     """The plan without layers that no calibration sample reached: they have no range, and stay in float.
 
     Raises InvalidRecipe when nothing is left.

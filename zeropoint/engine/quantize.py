@@ -5,44 +5,44 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from zeropoint.calibration.collect import Step, calibrate
+from zeropoint.calibration.collect import ProgressCallback, calibrate
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
-from zeropoint.engine.plan import Plan, without_idle
+from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.layers.checkpoints import FinishedLayers
-from zeropoint.layers.quantize import on_disk, quantize_layer
+from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
-from zeropoint.layers.selection import Choice, is_meant
+from zeropoint.layers.selection import Choice, is_targeted
 from zeropoint.model.source import Source
 from zeropoint.schema.job import Phase
-from zeropoint.schema.presets import pieces_of
+from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
-from zeropoint.search.search import Drop, Material, search
+from zeropoint.search.search import Material, MetricDrop, search
 
-Report = Callable[[Phase, int, int], None]
+PhaseCallback = Callable[[Phase, int, int], None]
 """Called with (phase, done, total)."""
 
 
 def quantize_source(
     source: Source,
     recipe: Recipe,
-    planned: Plan,
-    report: Report,
+    planned: QuantizationPlan,
+    report: PhaseCallback,
     profile: Profile | None = None,
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
     scratch: Path | None = None,
-    drop_of: Drop | None = None,
+    metric_drop: MetricDrop | None = None,
 ) -> Quantized:
     """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
 
     `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
-    `drop_of`: what a target's metric loses with such layers.
+    `metric_drop`: what a target's metric loses with such layers.
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
     # 1. activations: one pass over the calibration samples
@@ -57,7 +57,7 @@ def quantize_source(
     activations = {} if profile is None else static_grids(static, profile)
     outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
-    total = len(planned.choices) + (len(pieces_of(recipe)) if planned.gate is not None else 0)
+    total = len(planned.choices) + (len(algorithms_of(recipe)) if planned.acceptance is not None else 0)
 
     def step(done: int, _: int) -> None:
         report("quantizing", done, total)
@@ -65,8 +65,8 @@ def quantize_source(
     layers = quantize_layers(planned, activations, step, checkpoints, scratch)
     # 3. what running the quantized model decides
     decisions = Decisions()
-    if planned.gate is not None and planned.calibration is not None:
-        material, laid = Material(planned.calibration, planned.gate, profile, drop_of), len(layers)
+    if planned.acceptance is not None and planned.calibration is not None:
+        material, laid = Material(planned.calibration, planned.acceptance, profile, metric_drop), len(layers)
         kept = KeptSearch(checkpoints, layers)
 
         def tell(tried: int) -> None:
@@ -79,13 +79,13 @@ def quantize_source(
     return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
 
 
-def _watched(recipe: Recipe, planned: Plan) -> list[Choice]:
+def _watched(recipe: Recipe, planned: QuantizationPlan) -> list[Choice]:
     """Layers whose inputs matter: those with a grid there, and those whose weights are scaled by them."""
-    pieces = pieces_of(recipe)
-    return [c for c in planned.choices if c.activations is not None or is_meant(c.layer, pieces, ("awq",))]
+    algorithms = algorithms_of(recipe)
+    return [c for c in planned.choices if c.activations is not None or is_targeted(c.layer, algorithms, ("awq",))]
 
 
-def _left_in_float(planned: Plan, layers: Sequence[QuantizedLayer]) -> list[SkippedLayer]:
+def _left_in_float(planned: QuantizationPlan, layers: Sequence[QuantizedLayer]) -> list[SkippedLayer]:
     """Chosen layers that came out in float after all."""
     own = {layer.layer.name for layer in layers}
     left = [choice.layer for choice in planned.choices if choice.layer.name not in own]
@@ -93,9 +93,9 @@ def _left_in_float(planned: Plan, layers: Sequence[QuantizedLayer]) -> list[Skip
 
 
 def quantize_layers(
-    planned: Plan,
+    planned: QuantizationPlan,
     activations: Mapping[str, Activation],
-    step: Step,
+    step: ProgressCallback,
     checkpoints: Checkpoints,
     scratch: Path | None = None,
 ) -> list[QuantizedLayer]:
@@ -113,7 +113,7 @@ def quantize_layers(
         if layer is None:
             layer = quantize_layer(choice, activation)
             if choice.layer.stored is not None and scratch is not None:
-                layer = on_disk(layer, scratch / f"{number}.safetensors")
+                layer = spill_to_disk(layer, scratch / f"{number}.safetensors")
             layer.release()
             finished.add(layer)
             done += 1

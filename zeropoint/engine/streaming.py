@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from zeropoint.calibration.collect import Step
+from zeropoint.calibration.collect import ProgressCallback
 from zeropoint.errors import InvalidModel
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.stream_writer import TensorWriter
@@ -18,9 +18,18 @@ from zeropoint.layers.checkpoints import KeptGrids
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import Choice
-from zeropoint.layers.weights import by_rows, decode, encode_on, joined, lay, ranges_of, rows_of, to_tensors
+from zeropoint.layers.weights import (
+    choose_weight_qparams,
+    concatenate_rows,
+    dequantize_weight,
+    has_qparams_per_row,
+    quantize_weight_with,
+    slice_rows,
+    to_tensors,
+    weight_ranges,
+)
 from zeropoint.metrics.sqnr import Noise
-from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.recipe import CASTS, WeightSettings
 from zeropoint.sources.weights import WeightsSource
 
@@ -37,7 +46,7 @@ class Streamed(Quantized):
 
 
 def stream(
-    source: WeightsSource, choices: Mapping[str, Choice], writer: TensorWriter, grids: KeptGrids, step: Step
+    source: WeightsSource, choices: Mapping[str, Choice], writer: TensorWriter, grids: KeptGrids, step: ProgressCallback
 ) -> Iterator[QuantizedLayer]:
     """Append every tensor; `choices` by the name of the weight. Gives each layer as it is done, without its values.
 
@@ -54,13 +63,13 @@ def stream(
 def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, grids: KeptGrids) -> QuantizedLayer:
     """Append a weight's numbers, then their scale and zero point."""
     layer, settings, name = choice.layer, choice.weights, stored.name
-    noise, parts = Noise(), list[Affine]()
+    noise, parts = Noise(), list[QParams]()
 
     def numbers() -> Iterator[Tensor]:
-        for block, affine in _on_grids(choice, stored, grids.take(layer.name)):
-            encoded = encode_on(affine, block, settings)
-            noise.add(block, decode(encoded, affine))
-            parts.extend([] if affine is None else [affine])
+        for block, qparams in _on_grids(choice, stored, grids.take(layer.name)):
+            encoded = quantize_weight_with(qparams, block, settings)
+            noise.add(block, dequantize_weight(encoded, qparams))
+            parts.extend([] if qparams is None else [qparams])
             yield to_tensors(name, settings, encoded, None)[name]
 
     outline = torch.empty(stored.shape, dtype=_dtype_of(settings), device="meta")
@@ -68,20 +77,20 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     writer.stream(name, packed.dtype, tuple(packed.shape), numbers())
     if not parts:
         return QuantizedLayer(layer, settings, outline, None, None, noise.db)
-    affine = joined(parts) if by_rows(choice.weights, _axis(choice)) else parts[0]
-    for part, tensor in to_tensors(name, settings, outline, affine).items():
+    qparams = concatenate_rows(parts) if has_qparams_per_row(choice.weights, _axis(choice)) else parts[0]
+    for part, tensor in to_tensors(name, settings, outline, qparams).items():
         if part != name:
             writer.add(part, tensor)
-    grids.add(layer.name, affine)
-    scale, zero_point = affine.scale.to("meta"), affine.zero_point.to("meta")
-    affine = replace(affine, scale=scale, zero_point=zero_point)
-    return QuantizedLayer(layer, settings, outline, affine, None, noise.db)
+    grids.add(layer.name, qparams)
+    scale, zero_point = qparams.scale.to("meta"), qparams.zero_point.to("meta")
+    qparams = replace(qparams, scale=scale, zero_point=zero_point)
+    return QuantizedLayer(layer, settings, outline, qparams, None, noise.db)
 
 
-def _on_grids(choice: Choice, stored: StoredTensor, known: Affine | None) -> Iterator[tuple[Tensor, Affine | None]]:
+def _on_grids(choice: Choice, stored: StoredTensor, known: QParams | None) -> Iterator[tuple[Tensor, QParams | None]]:
     """The blocks of a weight [out, ...], each with its grid, None for a cast. `known`: the grid of the whole weight."""
     cast = choice.weights.dtype in CASTS
-    if not cast and known is None and not by_rows(choice.weights, _axis(choice)):
+    if not cast and known is None and not has_qparams_per_row(choice.weights, _axis(choice)):
         known = _laid_over_all(choice, stored)
     row = 0
     for block in stored.blocks():
@@ -89,11 +98,16 @@ def _on_grids(choice: Choice, stored: StoredTensor, known: Affine | None) -> Ite
         if cast or known is None:
             yield block, None if cast else _laid(choice, _ranges(choice, block), len(block))
         else:
-            yield block, rows_of(known, row, row + len(block)) if by_rows(choice.weights, _axis(choice)) else known
+            yield (
+                block,
+                slice_rows(known, row, row + len(block))
+                if has_qparams_per_row(choice.weights, _axis(choice))
+                else known,
+            )
         row += len(block)
 
 
-def _laid_over_all(choice: Choice, stored: StoredTensor) -> Affine:
+def _laid_over_all(choice: Choice, stored: StoredTensor) -> QParams:
     """The grid of a weight whose scales span rows: min-max needs a block at a time, the others all values at once."""
     if choice.weights.observer.kind != "minmax":
         return _laid(choice, _ranges(choice, stored.whole()), stored.shape[0])
@@ -102,11 +116,11 @@ def _laid_over_all(choice: Choice, stored: StoredTensor) -> Affine:
 
 
 def _ranges(choice: Choice, values: Tensor) -> tuple[Tensor, Tensor]:
-    return ranges_of(values, choice.weights, _axis(choice), choice.layer.scale_dtype)
+    return weight_ranges(values, choice.weights, _axis(choice), choice.layer.scale_dtype)
 
 
-def _laid(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> Affine:
-    return lay(ranges, out, choice.weights, _axis(choice), choice.layer.scale_dtype)
+def _laid(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> QParams:
+    return choose_weight_qparams(ranges, out, choice.weights, _axis(choice), choice.layer.scale_dtype)
 
 
 def _axis(choice: Choice) -> int:
@@ -116,7 +130,7 @@ def _axis(choice: Choice) -> int:
 def _dtype_of(settings: WeightSettings) -> torch.dtype:
     if settings.dtype in CASTS:
         return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
-    return grid_for(settings.dtype, settings.scheme).dtype
+    return quant_type_for(settings.dtype, settings.scheme).dtype
 
 
 def _require_finite(block: Tensor, name: str, row: int) -> None:

@@ -15,9 +15,17 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from zeropoint.calibration.cached_profile import profile_at
-from zeropoint.data.batches import Call
-from zeropoint.data.calls import MAX_HELD_OUT_CALLS, Calls, Kept, Stream, keep, read_call, reader_for
-from zeropoint.engine.plan import Plan
+from zeropoint.data.batches import ModelInputs
+from zeropoint.data.calls import (
+    MAX_HELD_OUT_CALLS,
+    CalibrationStream,
+    IterableBatches,
+    KeptBatches,
+    read_inputs,
+    reader_for,
+    split_stream,
+)
+from zeropoint.engine.plan import QuantizationPlan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.entrypoints.keywords import Types, resolve
@@ -27,17 +35,17 @@ from zeropoint.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_
 from zeropoint.layers.selection import require_fit, select
 from zeropoint.loading.in_process import ReopenedModule
 from zeropoint.loading.loadback import second_process
-from zeropoint.loading.quantized_model import QuantizedModel, open_saved
+from zeropoint.loading.quantized_model import QuantizedModel, open_module
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.formats import formats_of
 from zeropoint.schema.job import REPORT_FILE, Progress
 from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from zeropoint.schema.report import EvaluationReport, Loaded, Report
-from zeropoint.search.search import Drop
-from zeropoint.simulation.measure import Judge
+from zeropoint.search.search import MetricDrop
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.module import module_source
-from zeropoint.sources.program import open_program, program_source
-from zeropoint.validation.evaluation import Reader, evaluate
+from zeropoint.sources.program import open_uploaded_program, program_source
+from zeropoint.validation.evaluation import SavedModel, evaluate
 from zeropoint.validation.report import build_report, validation_failed
 
 Model = nn.Module | ExportedProgram | str | Path
@@ -53,7 +61,7 @@ class Data:
     profile: Path | None
 
 
-class Saved(Reader, Protocol):
+class Saved(SavedModel, Protocol):
     """The reader of saved files, before they are there."""
 
     loaded: list[Loaded]
@@ -67,7 +75,7 @@ class Subject:
     """A model on its way: how it runs, how its data is read, how it is written and read back."""
 
     source: Source
-    read: Callable[[object], Call]
+    read: Callable[[object], ModelInputs]
     writes: tuple[str, ...]
     """Formats by name."""
     saved: Saved
@@ -139,8 +147,8 @@ def _quantize(
             profile = profile_at(
                 data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
             )
-        drop_of = None if recipe.target is None else _drop_of(subject, planned, data, recipe)
-        quantized = quantize_source(source, recipe, planned, clock.report, profile, drop_of=drop_of)
+        metric_drop = None if recipe.target is None else _drop_of(subject, planned, data, recipe)
+        quantized = quantize_source(source, recipe, planned, clock.report, profile, metric_drop=metric_drop)
         for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
             clock.report("saving", done, len(subject.writes))
         origin, evaluated = _evaluation_calls(subject, planned, data)
@@ -157,7 +165,7 @@ def _quantize(
             peak_memory_bytes=peak_memory_bytes(),
             loaded=subject.saved.loaded,
         )
-        module = open_saved(folder, source.module if isinstance(model, nn.Module) else None)
+        module = open_module(folder, source.module if isinstance(model, nn.Module) else None)
     if isinstance(source, ProgramSource):
         drop_unwanted(folder, subject.writes, formats_of(recipe, "pt2"))
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
@@ -169,7 +177,7 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
     """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
     if isinstance(model, nn.Module):
         source = module_source(model)
-        yield Subject(source, read_call, MODULE_FORMATS, ReopenedModule(source.module, source.device))
+        yield Subject(source, read_inputs, MODULE_FORMATS, ReopenedModule(source.module, source.device))
         return
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
@@ -183,17 +191,17 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
             device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
             program = program_source(model, device, fold=recipe.folds)
         else:
-            program = open_program(Path(model), "cpu", fold=recipe.folds)
+            program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds)
         writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
         require_writers(program, writes)
         yield Subject(program, reader_for(program.inputs), writes, reader)
 
 
-def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:
+def _plan(subject: Subject, recipe: Recipe, data: Data) -> QuantizationPlan:
     """Choose layers; what is static is calibrated on a stream. Raises InvalidRecipe or InvalidSamples."""
     choices, skipped = select(subject.source.layers, recipe)
     if not recipe.searches and not any(choice.activations is not None for choice in choices):
-        return Plan(choices, skipped, None, None)
+        return QuantizationPlan(choices, skipped, None, None)
     if data.calibration is None:
         raise InvalidSamples(
             "dataset_required",
@@ -201,28 +209,28 @@ def _plan(subject: Subject, recipe: Recipe, data: Data) -> Plan:
             'Give calibration_data, or recipe="int8-weight-only".',
         )
     wanted = recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES
-    stream = Stream(data.calibration, subject.read, wanted, hold_out=data.evaluation is None)
+    stream = CalibrationStream(data.calibration, subject.read, wanted, hold_out=data.evaluation is None)
     if not recipe.searches:
-        return Plan(choices, skipped, stream, None)
-    calibration, gate = keep(stream)
-    return Plan(choices, skipped, calibration, None, gate)
+        return QuantizationPlan(choices, skipped, stream, None)
+    calibration, acceptance = split_stream(stream)
+    return QuantizationPlan(choices, skipped, calibration, None, acceptance)
 
 
-def _drop_of(subject: Subject, planned: Plan, data: Data, recipe: Recipe) -> Drop | None:
+def _drop_of(subject: Subject, planned: QuantizationPlan, data: Data, recipe: Recipe) -> MetricDrop | None:
     """What a target's metric loses with such layers; calls in memory have no labels, so it is agreement alone."""
     _, calls = _evaluation_calls(subject, planned, data)
-    return None if calls is None else Judge(subject.source, calls).drop_of(recipe)
+    return None if calls is None else Evaluator(subject.source, calls).metric_drop(recipe)
 
 
-def _evaluation_calls(subject: Subject, planned: Plan, data: Data) -> tuple[Origin, Calls | None]:
+def _evaluation_calls(subject: Subject, planned: QuantizationPlan, data: Data) -> tuple[Origin, IterableBatches | None]:
     """What to evaluate on, once calibration is over, and where it comes from."""
     if data.evaluation is not None:
-        return "evaluation_dataset", Calls(data.evaluation, subject.read)
-    if isinstance(planned.calibration, Stream | Kept):
+        return "evaluation_dataset", IterableBatches(data.evaluation, subject.read)
+    if isinstance(planned.calibration, CalibrationStream | KeptBatches):
         stream = planned.calibration
         if stream.held_out:
-            return "held_out", Calls(stream.held_out, lambda call: cast(Call, call))
-        return "calibration_samples", Calls(stream.first, lambda call: cast(Call, call))
+            return "held_out", IterableBatches(stream.held_out, lambda call: cast(ModelInputs, call))
+        return "calibration_samples", IterableBatches(stream.first, lambda call: cast(ModelInputs, call))
     if data.calibration is not None:  # weight-only: nothing was calibrated on
-        return "held_out", Calls(list(islice(data.calibration, MAX_HELD_OUT_CALLS)), subject.read)
+        return "held_out", IterableBatches(list(islice(data.calibration, MAX_HELD_OUT_CALLS)), subject.read)
     return "none", None

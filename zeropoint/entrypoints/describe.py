@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Extent, Input
+from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import QuantizationError
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.sources.huggingface.source import describe
@@ -46,7 +46,7 @@ def facts(path: Path) -> dict[str, object]:
 
 
 def _input(spec: Input) -> dict[str, object]:
-    shape = [{"min": d.minimum, "max": d.maximum} if isinstance(d, Extent) else d for d in spec.shape]
+    shape = [{"min": d.minimum, "max": d.maximum} if isinstance(d, Dim) else d for d in spec.shape]
     return {"name": spec.name, "dtype": _word(spec.dtype), "shape": shape, "optional": spec.optional}
 
 

@@ -14,10 +14,10 @@ from traceback import print_exc
 
 import torch
 
-from zeropoint.calibration.collect import Step, collect, everything
+from zeropoint.calibration.collect import ProgressCallback, collect, everything
 from zeropoint.calibration.profile import Profile, file_sha256, load_profile, profile_key, save_profile
-from zeropoint.data.dataset import Samples, open_samples
-from zeropoint.engine.plan import Plan, plan
+from zeropoint.data.dataset import Dataset, open_dataset
+from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.entrypoints.failures import death_by
@@ -27,7 +27,7 @@ from zeropoint.errors import QuantizationError
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
 from zeropoint.layers.selection import require_fit
-from zeropoint.loading.loadback import reader_in, reader_process
+from zeropoint.loading.loadback import loadback_client, loadback_process
 from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.defaults import complete
@@ -46,7 +46,7 @@ from zeropoint.schema.job import (
     read_spec,
 )
 from zeropoint.schema.recipe import Recipe
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources import open_source
 from zeropoint.sources.huggingface.source import HuggingFaceSource
 from zeropoint.validation.evaluation import choose_samples, evaluate
@@ -58,19 +58,19 @@ def main(lock_down: Callable[[], None], *read_back: str) -> int:
 
     `lock_down` is called once the second process runs, whose command line is `read_back`. Returns the exit code.
     """
-    with reader_process(read_back) as process:
+    with loadback_process(read_back) as process:
         lock_down()
         return do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else EXIT_OK
 
 
 def run_by_hand(folder: Path) -> int:
     """Do the job of `folder` and return the exit code (see `schema.job`)."""
-    with reader_process() as process:
+    with loadback_process() as process:
         return do_job(folder.resolve(), process)
 
 
 def do_job(folder: Path, process: Popen[bytes]) -> int:
-    """Do the job of `folder`, a path that stays. `process`: started by `reader_process`, reads back what was saved.
+    """Do the job of `folder`, a path that stays. `process`: started by `loadback_process`, reads back what was saved.
 
     What goes wrong becomes the exit code and FOLDER/out/error.json.
     """
@@ -90,7 +90,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with reader_in(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
+    with loadback_client(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
         # 1. load
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
@@ -116,7 +116,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             profile,
             checkpoints=checkpoints,
             scratch=Path(scratch),
-            drop_of=None if chosen.samples is None else Judge(source, chosen.samples).drop_of(spec.recipe),
+            metric_drop=None if chosen.samples is None else Evaluator(source, chosen.samples).metric_drop(spec.recipe),
         )
         if spec.recipe.mode == "recommend":
             settle(build_plan(quantized, clock.finished(), peak_memory_bytes()), out)
@@ -147,11 +147,11 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
 
 def _samples(
     folder: Path, spec: JobSpec, source: ProgramSource | HuggingFaceSource
-) -> tuple[Samples | None, Samples | None]:
+) -> tuple[Dataset | None, Dataset | None]:
     """What calibrates and what evaluates. Raises InvalidSamples when it doesn't fit the model."""
     batch_size = spec.recipe.calibration.batch_size
     given, evaluating = (
-        None if name is None else open_samples(folder / name, source.inputs, batch_size)
+        None if name is None else open_dataset(folder / name, source.inputs, batch_size)
         for name in (spec.dataset, spec.evaluation_dataset)
     )
     judging = evaluating or given
@@ -161,7 +161,13 @@ def _samples(
 
 
 def _profile(
-    folder: Path, spec: JobSpec, source: Source, planned: Plan, step: Step, *, checkpoints: Checkpoints
+    folder: Path,
+    spec: JobSpec,
+    source: Source,
+    planned: QuantizationPlan,
+    step: ProgressCallback,
+    *,
+    checkpoints: Checkpoints,
 ) -> Profile | None:
     """The statistics to reuse, or those to keep, of every layer and for every observer; None when neither is asked."""
     if (spec.profile is None and not spec.keep_profile) or spec.dataset is None or planned.calibration is None:

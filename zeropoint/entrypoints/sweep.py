@@ -16,8 +16,8 @@ import torch
 from zeropoint.calibration.collect import Wanted, collect, wanted_by
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import thin_spots
-from zeropoint.data.dataset import Samples, open_samples
-from zeropoint.engine.plan import Plan, plan
+from zeropoint.data.dataset import Dataset, open_dataset
+from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.errors import InvalidSamples, QuantizationError
@@ -33,7 +33,7 @@ from zeropoint.schema.recipe import Recipe, ValidationSettings, WeightSettings
 from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, EvaluationReport
 from zeropoint.schema.sweep import SweepEntry, SweepError, SweepReport, SweepRow, pareto
 from zeropoint.schema.versions import versions
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources import open_source
 from zeropoint.validation.evaluation import choose_samples
 from zeropoint.validation.latency import Stopwatch, require_latency
@@ -56,8 +56,8 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
     batch_size = entries[0].recipe.calibration.batch_size
     if spec.dataset is None:
         raise InvalidSamples("dataset_required", "A sweep measures, and has no dataset.", "Give the job a dataset.")
-    samples = open_samples(folder / spec.dataset, source.inputs, batch_size)
-    given = spec.evaluation_dataset and open_samples(folder / spec.evaluation_dataset, source.inputs, batch_size)
+    samples = open_dataset(folder / spec.dataset, source.inputs, batch_size)
+    given = spec.evaluation_dataset and open_dataset(folder / spec.evaluation_dataset, source.inputs, batch_size)
     checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
     with TemporaryDirectory(dir=folder) as scratch:
         sweep = Sweep(source, samples, given or None, clock, Path(scratch), checkpoints)
@@ -76,7 +76,7 @@ class Task:
     """One of the different recipes, and what is planned."""
 
     recipe: Recipe
-    plan: Plan
+    plan: QuantizationPlan
 
     @property
     def weights(self) -> Iterator[tuple[str, WeightSettings]]:
@@ -94,7 +94,7 @@ class Task:
 class Tools:
     """What every row is measured with."""
 
-    judge: Judge
+    measure: Evaluator
     profile: Profile | None
     stopwatch: Stopwatch | None
 
@@ -104,8 +104,8 @@ class Sweep:
     """What recipes are compared on."""
 
     source: Source
-    samples: Samples
-    evaluation: Samples | None
+    samples: Dataset
+    evaluation: Dataset | None
     clock: Clock
     scratch: Path
     checkpoints: Checkpoints = NO_CHECKPOINTS
@@ -124,7 +124,7 @@ class Sweep:
         profile, calibration = self._calibrated(tasks)
         # 3. quantize and measure, recipe by recipe
         stopwatch = Stopwatch(self.source, next(iter(chosen)), self.scratch) if latency and tasks else None
-        rows |= self._measured(tasks, Tools(Judge(self.source, chosen), profile, stopwatch))
+        rows |= self._measured(tasks, Tools(Evaluator(self.source, chosen), profile, stopwatch))
         table = [
             rows[recipe].model_copy(update={"position": position, **dict(entry)})
             for position, (entry, recipe) in enumerate(zip(entries, settings, strict=True))
@@ -148,18 +148,18 @@ class Sweep:
                 tasks.append(Task(recipe, plan(self.source, recipe, self.samples, keep_out=self.evaluation is None)))
             except QuantizationError as error:
                 refused[recipe] = _refused(recipe, error)
-        tasks.sort(key=lambda task: task.plan.gate is None)  # who keeps samples out of calibration does for all
+        tasks.sort(key=lambda task: task.plan.acceptance is None)  # who keeps samples out of calibration does for all
         for position, task in enumerate(tasks):
             shared = tasks[0].plan
             own = replace(task.plan, calibration=shared.calibration, held_out=shared.held_out)
             tasks[position] = Task(task.recipe, own)
         return tasks, refused
 
-    def _chosen(self, shared: Plan | None) -> tuple[Samples, EvaluationReport]:
+    def _chosen(self, shared: QuantizationPlan | None) -> tuple[Dataset, EvaluationReport]:
         """The samples to measure on."""
         held_out = None if shared is None else shared.held_out
         chosen = choose_samples(self.evaluation, held_out, self.samples)
-        assert isinstance(chosen.samples, Samples)
+        assert isinstance(chosen.samples, Dataset)
         if self.evaluation is not None:
             return self.evaluation, chosen.report
         few = max(MAX_SAMPLES, chosen.samples.smallest_batch)
@@ -221,9 +221,9 @@ class Sweep:
                     _in_silence,
                     tools.profile,
                     scratch=Path(scratch),
-                    drop_of=tools.judge.drop_of(task.recipe),
+                    metric_drop=tools.measure.metric_drop(task.recipe),
                 )
-                judgement = tools.judge.judge(quantized.layers)
+                measurement = tools.measure.measure(quantized.layers)
                 times = (None, None) if tools.stopwatch is None else tools.stopwatch.time(quantized)
                 stored = quantized.bytes
         except QuantizationError as error:
@@ -233,9 +233,9 @@ class Sweep:
             name=UNNAMED,
             preset=None,
             recipe=task.recipe,
-            sqnr_db=finite(judgement.noise.db),
-            exact=judgement.noise.exact,
-            metrics=tuple(judgement.metrics.reports()),
+            sqnr_db=finite(measurement.noise.db),
+            exact=measurement.noise.exact,
+            metrics=tuple(measurement.metrics.reports()),
             bytes=stored,
             compression_ratio=self.source.original_bytes / stored,
             layers_quantized=len(quantized.layers),
@@ -244,7 +244,7 @@ class Sweep:
             seconds=round(monotonic() - began, 3),
         )
         # what lies in files goes with them; what algorithms changed is this recipe's alone
-        own = [] if task.plan.gate is not None else [layer for layer in quantized.layers if layer.file is None]
+        own = [] if task.plan.acceptance is not None else [layer for layer in quantized.layers if layer.file is None]
         return row, {(layer.layer.name, layer.settings): layer for layer in own}
 
 

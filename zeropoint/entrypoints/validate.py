@@ -12,22 +12,22 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.errors import InvalidModel, QuantizationError
-from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.in_process import require_same
-from zeropoint.loading.loadback import Reader, second_process
+from zeropoint.loading.loadback import LoadbackClient, second_process
 from zeropoint.loading.restore import restore
-from zeropoint.loading.stored import Stored, read_checkpoint, read_safetensors
+from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
 from zeropoint.model.layer import distinct_bytes
-from zeropoint.primitives.qparams import Affine
+from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.checkpoint_files import CONFIG_FILE
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.job import EXIT_FAILED, EXIT_OK
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Check, EvaluationReport, Part, Report, Verdict
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.checks import verdict
 from zeropoint.validation.evaluation import evaluate
 from zeropoint.validation.report import build_report
@@ -42,14 +42,14 @@ class Findings(Part):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Reference:
     """What to compare with: the float program, and samples for both."""
 
     model: Path
     dataset: Path | None = None
 
 
-def validate(folder: Path, comparison: Comparison | None = None) -> Findings:
+def validate(folder: Path, comparison: Reference | None = None) -> Findings:
     """Ask every question that can be asked. Raises InvalidModel, InvalidSamples or Unsupported when one can't be."""
     if not (folder / SAFETENSORS_FILE).exists():
         raise InvalidModel(
@@ -66,13 +66,13 @@ def validate(folder: Path, comparison: Comparison | None = None) -> Findings:
     return Findings(verdict=verdict(checks, settings, EvaluationReport(source="none", samples=0)), checks=checks)
 
 
-def _opens(folder: Path, stored: Stored, reader: Reader) -> bool:
+def _opens(folder: Path, stored: Stored, reader: LoadbackClient) -> bool:
     """Whether the other files of the folder open and hold the same tensors."""
     if ((folder / PROGRAM_FILE).exists() or _holds_weights_alone(folder)) and not reader.open(folder):
         return False
-    if (folder / CHECKPOINT_FILE).exists():
+    if (folder / TORCH_CHECKPOINT_FILE).exists():
         try:
-            require_same(stored, read_checkpoint(folder / CHECKPOINT_FILE))
+            require_same(stored, read_torch_checkpoint(folder / TORCH_CHECKPOINT_FILE))
         except (ValueError, InvalidModel) as error:
             print(error, file=sys.stderr)  # noqa: T201 - for operators, as the second process does
             return False
@@ -80,16 +80,16 @@ def _opens(folder: Path, stored: Stored, reader: Reader) -> bool:
 
 
 def _holds_weights_alone(folder: Path) -> bool:
-    return not any((folder / name).exists() for name in (PROGRAM_FILE, CHECKPOINT_FILE, CONFIG_FILE))
+    return not any((folder / name).exists() for name in (PROGRAM_FILE, TORCH_CHECKPOINT_FILE, CONFIG_FILE))
 
 
-def _compare(stored: Stored, comparison: Comparison, reader: Reader, *, opened: bool, runs: bool) -> Report:
+def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, *, opened: bool, runs: bool) -> Report:
     clock = Clock(lambda _: None)
-    source = open_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
+    source = open_uploaded_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
     quantized = restore(source, stored)
     evaluation, samples = None, None
     if comparison.dataset is not None and runs:
-        samples = open_samples(comparison.dataset, source.inputs, quantized.recipe.calibration.batch_size)
+        samples = open_dataset(comparison.dataset, source.inputs, quantized.recipe.calibration.batch_size)
         clock.report("validating", 0, 1)
         if opened:
             evaluation = evaluate(quantized, samples, reader, lambda *_: None)
@@ -126,16 +126,18 @@ def _range_check(stored: Stored) -> Check:
 
 def _faults(stored: Stored, layer: str) -> list[str]:
     """What is wrong with the numbers and grids of a layer."""
-    numbers, affine = stored.weight(layer)
+    numbers, qparams = stored.weight(layer)
     shape = stored.layers[layer]["weight"]["shape"]
     faults = []
     if list(numbers.shape) != shape:
         faults.append(f"Layer {layer!r}: shape {list(numbers.shape)}, its metadata says {shape}.")
     values = numbers.to(torch.float32)
-    low, high = (-math.inf, math.inf) if affine is None else (affine.grid.quant_min, affine.grid.quant_max)
+    low, high = (
+        (-math.inf, math.inf) if qparams is None else (qparams.quant_type.quant_min, qparams.quant_type.quant_max)
+    )
     if not bool((torch.isfinite(values) & (values >= low) & (values <= high)).all()):
         faults.append(f"Layer {layer!r}: numbers outside {low}..{high}.")
-    grids = [grid for grid in (affine, stored.input(layer)) if grid is not None]
+    grids = [grid for grid in (qparams, stored.input(layer)) if grid is not None]
     faults += [f"Layer {layer!r}: a scale or zero point is not valid." for grid in grids if not _valid(grid)]
     factors = stored.correction(layer, "pre_quant_scale")
     if factors is not None and not bool((torch.isfinite(factors) & (factors > 0)).all()):
@@ -143,16 +145,16 @@ def _faults(stored: Stored, layer: str) -> list[str]:
     return faults
 
 
-def _valid(affine: Affine) -> bool:
-    grid, zero = affine.grid, affine.zero_point
+def _valid(qparams: QParams) -> bool:
+    grid, zero = qparams.quant_type, qparams.zero_point
     inside = (zero >= grid.quant_min) & (zero <= grid.quant_max)
-    return bool((torch.isfinite(affine.scale) & (affine.scale > 0)).all() & inside.all())
+    return bool((torch.isfinite(qparams.scale) & (qparams.scale > 0)).all() & inside.all())
 
 
 def run_by_hand(folder: Path, model: Path | None, dataset: Path | None) -> int:
     """Print the findings as JSON; return 0 when every check passed, 1 when one did not or could not be asked."""
     try:
-        findings = validate(folder, None if model is None else Comparison(model, dataset))
+        findings = validate(folder, None if model is None else Reference(model, dataset))
     except QuantizationError as error:
         print(f"{error.title}: {error}", file=sys.stderr)  # noqa: T201 - a program speaks
         return EXIT_FAILED

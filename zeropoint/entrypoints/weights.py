@@ -15,14 +15,14 @@ from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.formats.safetensors import describe
 from zeropoint.layers.checkpoints import KeptGrids
 from zeropoint.layers.selection import require_fit, select
-from zeropoint.loading.loadback import Reader, reader_in
+from zeropoint.loading.loadback import LoadbackClient, loadback_client
 from zeropoint.schema.formats import SAFETENSORS_FILE
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import NOT_CALIBRATED, EvaluationReport
 from zeropoint.schema.versions import versions
 from zeropoint.sources.weights import WeightsSource, open_weights
-from zeropoint.validation.evaluation import Comparison
+from zeropoint.validation.evaluation import TensorDiff
 from zeropoint.validation.report import build_report, settle
 
 
@@ -32,7 +32,7 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
     checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
-    with reader_in(folder, process) as reader, TensorWriter(folder) as writer:
+    with loadback_client(folder, process) as reader, TensorWriter(folder) as writer:
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
         _require_no_samples(spec)
@@ -42,7 +42,7 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]
         writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})))
         clock.report("saving", 1, 1)
         opened = reader.open(out)
-        comparison = compare(quantized, source, model, reader, clock) if opened else Comparison()
+        comparison = compare(quantized, source, model, reader, clock) if opened else TensorDiff()
     report = build_report(
         quantized,
         comparison,
@@ -73,10 +73,12 @@ def quantize_weights(
     return Streamed(source, recipe, in_order, skipped, NOT_CALIBRATED, versions(), written_bytes=writer.bytes)
 
 
-def compare(quantized: Streamed, source: WeightsSource, model: Path, reader: Reader, clock: Clock) -> Comparison:
+def compare(
+    quantized: Streamed, source: WeightsSource, model: Path, reader: LoadbackClient, clock: Clock
+) -> TensorDiff:
     """What the second process makes of each saved tensor; a weight's SQNR must be the one that was found here."""
     layers = {layer.layer.weight_name: layer for layer in quantized.layers}
-    found = Comparison()
+    found = TensorDiff()
     for done, name in enumerate(source.files, start=1):
         compared = reader.compare(name, model)
         layer = layers.get(name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.errors import InvalidModel
-from zeropoint.files.safetensors import CODES, Entry
+from zeropoint.files.safetensors import CODES, TensorEntry
 
 BLOCK_VALUES = 2**18
 """Of which a block has no more, unless a single row of its tensor has: some 10 MiB of work in float32 and float64."""
@@ -28,7 +28,7 @@ _DTYPES = {code: dtype for dtype, code in CODES.items()}
 
 
 @dataclass(frozen=True)
-class StoredTensor(Entry):
+class StoredTensor(TensorEntry):
     """A tensor of a file, and where its bytes begin."""
 
     path: Path

@@ -35,7 +35,7 @@ Read = TypeVar("Read")
 log = logging.getLogger(__name__)
 
 
-class Header(BaseModel):
+class CheckpointHeader(BaseModel):
     """The JSON object of the file."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,7 +80,7 @@ class Checkpoints:
         """Keep a checkpoint, in place of one of the same name: whoever reads sees the old one or the new one, whole."""
         if self._folder is None or self._key is None:
             return
-        header = Header(
+        header = CheckpointHeader(
             schema_version=SCHEMA_VERSION, key=self._key, name=name, sha256=_sha256(state, tensors), state=dict(state)
         )
         writing = self._folder / f".{name}"
@@ -122,7 +122,7 @@ NO_CHECKPOINTS = Checkpoints()
 def _open(path: Path, key: str, name: str) -> tuple[State, Tensors]:
     """Raises all that can be raised, when the file is not whole or not ours."""
     with safe_open(path, framework="pt") as file:
-        header = Header.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
+        header = CheckpointHeader.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
         tensors = {tensor: file.get_tensor(tensor) for tensor in list(file.keys())}
     if (header.schema_version, header.key, header.name) != (SCHEMA_VERSION, key, name):
         raise ValueError("it was made by another job or version")

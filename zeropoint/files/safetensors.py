@@ -27,7 +27,7 @@ CODES: Mapping[torch.dtype, str] = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor as a header tells it."""
 
     name: str
@@ -47,12 +47,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     with path.open("wb") as file:
-        file.write(header_of([Entry(name, t.dtype, tuple(t.shape)) for name, t in ordered], in_json(metadata)))
+        file.write(header_of([TensorEntry(name, t.dtype, tuple(t.shape)) for name, t in ordered], in_json(metadata)))
         for _, tensor in ordered:
             write_values(tensor, file)
 
 
-def header_of(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
+def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str]) -> bytes:
     """What a file begins with, whose tensors lie one after another as they are given. Raises KeyError for a dtype that
     the format doesn't have."""
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}

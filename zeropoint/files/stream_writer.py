@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from zeropoint.files.safetensors import Entry, header_of, write_values
+from zeropoint.files.safetensors import TensorEntry, header_of, write_values
 from zeropoint.schema.checkpoint_files import INDEX_FILE, WEIGHTS_FILE, shard_name
 
 CHUNK_BYTES = 2**20
@@ -27,7 +27,7 @@ class TensorWriter:
 
     def __init__(self, folder: Path) -> None:
         self._scratch = TemporaryDirectory(dir=folder)
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, TensorEntry] = {}
         self.bytes = 0
         """Of all tensors so far."""
 
@@ -37,7 +37,7 @@ class TensorWriter:
 
     def stream(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], blocks: Iterable[Tensor]) -> None:
         """Append a tensor that comes in blocks along its first dimension. Raises what `add` raises."""
-        entry = Entry(name, dtype, shape)
+        entry = TensorEntry(name, dtype, shape)
         if name in self._entries:
             raise ValueError(f"{name} is there already")
         written = 0
@@ -102,7 +102,7 @@ class ShardWriter:
         """Append a tensor that comes in blocks along its first dimension. Raises what `add` raises."""
         if name in self._places:
             raise ValueError(f"{name} is there already")
-        if self._shard.bytes and self._shard.bytes + Entry(name, dtype, shape).bytes > self._max_bytes:
+        if self._shard.bytes and self._shard.bytes + TensorEntry(name, dtype, shape).bytes > self._max_bytes:
             self._end_shard()
         self._shard.stream(name, dtype, shape, blocks)
         self._places[name] = self._shards

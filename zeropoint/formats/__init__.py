@@ -9,12 +9,12 @@ from zeropoint.formats.huggingface.writer import write_folder
 from zeropoint.formats.onnx.writer import require_onnx, write_onnx
 from zeropoint.formats.program.writer import write_program
 from zeropoint.formats.safetensors import write_safetensors
-from zeropoint.formats.torch_checkpoint import write_checkpoint
+from zeropoint.formats.torch_checkpoint import write_torch_checkpoint
 from zeropoint.layers.result import Quantized
 from zeropoint.model.source import Source
 from zeropoint.schema.formats import FORMATS, ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 
-CHECKPOINT_FILE = "model.pt"
+TORCH_CHECKPOINT_FILE = "model.pt"
 
 
 class Write(Protocol):
@@ -38,7 +38,7 @@ WRITERS: Mapping[str, Writer] = {
     "pt2": Writer(PROGRAM_FILE, write_program),
     "onnx": Writer(ONNX_FILE, write_onnx, require_onnx),
     "huggingface": Writer(".", write_folder),
-    "checkpoint": Writer(CHECKPOINT_FILE, write_checkpoint),
+    "checkpoint": Writer(TORCH_CHECKPOINT_FILE, write_torch_checkpoint),
 }
 """By the names of `artifacts.FORMATS`; a checkpoint is what the library alone writes, for a module in memory."""
 

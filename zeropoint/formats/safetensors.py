@@ -78,8 +78,8 @@ def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
             "zero_point": f"{layer.layer.name}.input_zero_point",
             "minimum": activation.minimum,
             "maximum": activation.maximum,
-            "quant_min": activation.affine.grid.quant_min,
-            "quant_max": activation.affine.grid.quant_max,
+            "quant_min": activation.qparams.quant_type.quant_min,
+            "quant_max": activation.qparams.quant_type.quant_max,
         },
         "statistics": {
             "weight_sqnr_db": finite(layer.weight_sqnr_db),
@@ -99,17 +99,17 @@ def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
 
 def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
     """Settings, where the parts are stored, and the grid; a cast has neither scale nor grid."""
-    name, affine = layer.layer.weight_name, layer.affine
+    name, qparams = layer.layer.weight_name, layer.qparams
     about: dict[str, object] = layer.settings.model_dump(mode="json")
     about |= {"tensor": name, "shape": list(layer.weight.shape)}
-    if affine is None:
+    if qparams is None:
         return about
     stored_zero_point = layer.settings.scheme == "asymmetric"
     return about | {
         **({} if layer.rounding == "nearest" else {"rounding": layer.rounding}),
-        "axis": affine.axis,
+        "axis": qparams.axis,
         "scale": f"{name}_scale",
-        "zero_point": f"{name}_zero_point" if stored_zero_point else affine.grid.middle,
-        "quant_min": affine.grid.quant_min,
-        "quant_max": affine.grid.quant_max,
+        "zero_point": f"{name}_zero_point" if stored_zero_point else qparams.quant_type.middle,
+        "quant_min": qparams.quant_type.quant_min,
+        "quant_max": qparams.quant_type.quant_max,
     }

@@ -17,7 +17,7 @@ METADATA = "metadata"
 TENSORS = "tensors"
 
 
-def write_checkpoint(quantized: Quantized, path: Path) -> None:
+def write_torch_checkpoint(quantized: Quantized, path: Path) -> None:
     """Write the file. Raises OSError when the disk doesn't take it."""
     metadata = {key: json.dumps(value, sort_keys=True) for key, value in describe(quantized, {}).items()}
     torch.save({METADATA: metadata, TENSORS: quantized.tensors}, path)

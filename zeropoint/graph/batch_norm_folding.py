@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from zeropoint.graph.calls import Call, layer_calls, stored_names
+from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
 from zeropoint.graph.fused_outputs import CONVOLUTIONS, normalized
-from zeropoint.graph.program_state import Held
+from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.graph.pruning import copy_graph, prune, rebuild
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.schema.layer_names import layer_name
@@ -28,18 +28,18 @@ aten = torch.ops.aten
 def fold_normalizations(program: ExportedProgram) -> tuple[ExportedProgram, frozenset[str]]:
     """The same function without normalizations that convolutions can take over, and the names of these layers."""
     graph, names = copy_graph(program.graph), stored_names(program)
-    held, folded, results = Held(program, graph), set[str](), list[Node]()
+    editor, folded, results = ProgramEditor(program, graph), set[str](), list[Node]()
     for layer, calls in layer_calls(graph, names).items():
         found = _normalization(calls, names)
         if found is not None:
-            _fold(held, names, layer, calls[0], found)
+            _fold(editor, names, layer, calls[0], found)
             folded |= {layer_name(names[node.name]) for node in found.tensors[:2] if node is not None}
             results.append(found.result)
     if not results:
         return program, frozenset()
     for result in results:
         graph.erase_node(result)
-    return prune(rebuild(program, graph, held.specs, held.state)), frozenset(folded)
+    return prune(rebuild(program, graph, editor.specs, editor.state)), frozenset(folded)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class _Normalization:
     """γ, β, mean and variance [out]; γ and β may be absent."""
     epsilon: float
 
-    def affine(self, state: Mapping[str, Tensor], names: Mapping[str, str], outputs: int) -> tuple[Tensor, Tensor]:
+    def scale_and_shift(
+        self, state: Mapping[str, Tensor], names: Mapping[str, str], outputs: int
+    ) -> tuple[Tensor, Tensor]:
         """f and β − mean · f, float64 [out]."""
         stored = [None if node is None else state[names[node.name]].detach().double() for node in self.tensors]
         gamma, beta, mean, variance = stored
@@ -61,7 +63,7 @@ class _Normalization:
         return factor, (0 * one if beta is None else beta) - mean * factor
 
 
-def _normalization(calls: Sequence[Call], names: Mapping[str, str]) -> _Normalization | None:
+def _normalization(calls: Sequence[LayerCall], names: Mapping[str, str]) -> _Normalization | None:
     """What stands behind a convolution, when it is called once and can take it over."""
     first = calls[0]
     result = normalized(first) if len(calls) == 1 and _is_open(first) else None
@@ -76,7 +78,7 @@ def _normalization(calls: Sequence[Call], names: Mapping[str, str]) -> _Normaliz
     return _Normalization(result, tensors, cast(float, node.args[6 if without_training else 7]))
 
 
-def _is_open(call: Call) -> bool:
+def _is_open(call: LayerCall) -> bool:
     """Whether it is a convolution over a batch (or the normalization counts other channels), its tensors its own."""
     in_groups = call.kind in TRANSPOSED and call.options.get("groups", 1) != 1
     private = all(len(node.users) == 1 for node in (call.weight, call.bias) if node is not None)
@@ -84,20 +86,20 @@ def _is_open(call: Call) -> bool:
     return call.kind in (*CONVOLUTIONS, *TRANSPOSED) and private and batched and not in_groups
 
 
-def _fold(held: Held, names: Mapping[str, str], layer: str, call: Call, found: _Normalization) -> None:
+def _fold(editor: ProgramEditor, names: Mapping[str, str], layer: str, call: LayerCall, found: _Normalization) -> None:
     """Change weight and bias, and let what read the normalized values read the convolution."""
     name, transposed = names[call.weight.name], call.kind in TRANSPOSED
-    weight = held.state[name].detach()
-    factor, shift = found.affine(held.state, names, weight.shape[int(transposed)])
+    weight = editor.state[name].detach()
+    factor, shift = found.scale_and_shift(editor.state, names, weight.shape[int(transposed)])
     along = [-1 if axis == int(transposed) else 1 for axis in range(weight.dim())]
-    held.change(name, (weight.double() * factor.view(along)).to(weight.dtype))
+    editor.change(name, (weight.double() * factor.view(along)).to(weight.dtype))
     if call.bias is None:
         bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-        added = held.add(call.weight, f"{call.weight.name}_folded_bias", f"{layer}.bias", bias)
+        added = editor.add(call.weight, f"{call.weight.name}_folded_bias", f"{layer}.bias", bias)
         call.node.args = (*call.node.args[:2], added, *call.node.args[3:])
     else:
-        own = held.state[names[call.bias.name]].detach()
-        held.change(names[call.bias.name], (own.double() * factor + shift).to(own.dtype))
+        own = editor.state[names[call.bias.name]].detach()
+        editor.change(names[call.bias.name], (own.double() * factor + shift).to(own.dtype))
     result, name = found.result, found.result.name
     result.replace_all_uses_with(call.node)
     if any(reader.op == "output" for reader in call.node.users):  # which knows its values by their names

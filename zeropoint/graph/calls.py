@@ -43,7 +43,7 @@ _CONVOLUTION_OPTIONS = ("stride", "padding", "output_padding", "dilation", "grou
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One operator that multiplies an input with a layer's weight. All nodes are of the program's own graph."""
 
     node: Node
@@ -59,12 +59,12 @@ class Call:
         return cast(Node, self.node.args[self.input_index])
 
 
-def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[Call]]:
+def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[LayerCall]]:
     """Every linear, convolution and embedding whose weight (and bias) is stored with the program, by layer name.
 
     `names`: what `stored_names` says of the program.
     """
-    calls: dict[str, list[Call]] = {}
+    calls: dict[str, list[LayerCall]] = {}
     for node in graph.nodes:
         call = _match(node)
         if call is None or call.weight.name not in names or (call.bias is not None and call.bias.name not in names):
@@ -73,14 +73,14 @@ def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[Call]]:
     return calls
 
 
-def is_read_elsewhere(weight: Node, calls: Iterable[Call]) -> bool:
+def is_read_elsewhere(weight: Node, calls: Iterable[LayerCall]) -> bool:
     """Whether anything but these calls reads the weight."""
     own = {call.node for call in calls}
     readers = {user for user in weight.users if user not in own}
     return not all(reader.target in _TRANSPOSES and set(reader.users) <= own for reader in readers)
 
 
-def _name(call: Call, parameter: str) -> str:
+def _name(call: LayerCall, parameter: str) -> str:
     """The layer that calls: its own path, also where it reads another layer's weight; else the parameter's owner."""
     innermost = [*module_types(call.node)][-1:]
     return next((path for path, kind in innermost if kind == call.kind), layer_name(parameter))
@@ -99,7 +99,7 @@ def module_types(node: Node) -> Iterator[tuple[str, str]]:
         yield path.partition("@")[0], name.rpartition(".")[2]
 
 
-def _match(node: Node) -> Call | None:
+def _match(node: Node) -> LayerCall | None:
     if node.op != "call_function":
         return None
     arguments = _named_arguments(node)
@@ -121,12 +121,12 @@ def _match(node: Node) -> Call | None:
 
 def _call(
     node: Node, kind: LayerKind, input_index: int, *, weight: Any, bias: Any, options: dict[str, Any] | None = None
-) -> Call | None:
+) -> LayerCall | None:
     if not isinstance(weight, Node) or weight.op != "placeholder" or not weight.meta["val"].is_floating_point():
         return None
     if bias is not None and (not isinstance(bias, Node) or bias.op != "placeholder" or bias.meta["val"].dim() != 1):
         return None
-    return Call(node, kind, input_index, weight, bias, options or {})
+    return LayerCall(node, kind, input_index, weight, bias, options or {})
 
 
 def _named_arguments(node: Node) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from zeropoint.graph.calls import Call
+from zeropoint.graph.calls import LayerCall
 from zeropoint.model.layer import LayerKind
 
 aten = torch.ops.aten
 
 CONVOLUTIONS: tuple[LayerKind, ...] = ("Conv1d", "Conv2d", "Conv3d")
-OUTLETS = "zeropoint_outlets"
+FUSED_OUTPUTS = "zeropoint_outlets"
 """Prefix of the outlets inside the graph module, beside that of the leaves."""
 
 _SEVERAL = (aten._native_batch_norm_legit_no_training.default, aten.native_batch_norm.default)
@@ -26,7 +26,7 @@ _NORMALIZATIONS = (aten.batch_norm.default, *_SEVERAL)
 _ACTIVATIONS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default, aten.clamp.default)
 
 
-def outlet(call: Call) -> Node | None:
+def fused_output(call: LayerCall) -> Node | None:
     """The node that gives the value; None when the call is no convolution."""
     if call.kind not in CONVOLUTIONS:
         return None
@@ -34,7 +34,7 @@ def outlet(call: Call) -> Node | None:
     return _only_reader(end, _ACTIVATIONS) or end
 
 
-def normalized(call: Call) -> Node | None:
+def normalized(call: LayerCall) -> Node | None:
     """The node that gives a convolution's result normalized, when nothing else reads the result."""
     return _only_reader(call.node, _NORMALIZATIONS)
 
@@ -44,19 +44,19 @@ def is_rectified(end: Node) -> bool:
     return end.target in _ACTIVATIONS
 
 
-def insert_outlets(module: GraphModule, calls: Mapping[str, Sequence[Call]]) -> dict[str, nn.Module]:
+def insert_fused_outputs(module: GraphModule, calls: Mapping[str, Sequence[LayerCall]]) -> dict[str, nn.Module]:
     """Pass each outlet's value through an `nn.Identity` of the runnable `module`, to be watched. Returns them by layer.
 
     `calls` speak of the exported graph; the runnable graph has the same nodes under the same names.
     """
     nodes = {node.name: node for node in module.graph.nodes}
-    outlets: dict[str, nn.Module] = {}
+    fused_outputs: dict[str, nn.Module] = {}
     for name, places in calls.items():
-        for end in [node for node in map(outlet, places) if node is not None]:
-            outlets.setdefault(name, nn.Identity())
-            _pass_through(module, nodes[end.name], f"{OUTLETS}.{name}", outlets[name])
+        for end in [node for node in map(fused_output, places) if node is not None]:
+            fused_outputs.setdefault(name, nn.Identity())
+            _pass_through(module, nodes[end.name], f"{FUSED_OUTPUTS}.{name}", fused_outputs[name])
     module.recompile()
-    return outlets
+    return fused_outputs
 
 
 def _pass_through(module: GraphModule, values: Node, target: str, identity: nn.Module) -> None:

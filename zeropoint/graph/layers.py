@@ -6,7 +6,7 @@ from itertools import chain
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from zeropoint.graph.calls import Call, is_read_elsewhere, module_types, stored_names
+from zeropoint.graph.calls import LayerCall, is_read_elsewhere, module_types, stored_names
 from zeropoint.model.layer import Layer, distinct_bytes
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.schema.report import SkipReason
@@ -25,7 +25,7 @@ def layer_types(program: ExportedProgram) -> dict[str, str]:
     return types
 
 
-def obstacle(places: list[Call], everything: Mapping[str, list[Call]]) -> SkipReason | None:
+def obstacle(places: list[LayerCall], everything: Mapping[str, list[LayerCall]]) -> SkipReason | None:
     """Why a layer that the graph shows as linear, convolution or embedding can't be one leaf; None when it can."""
     if is_read_elsewhere(places[0].weight, chain.from_iterable(everything.values())):
         return "shared_weight_conflict"
@@ -38,10 +38,10 @@ def list_layers(
     program: ExportedProgram,
     original: Mapping[str, Tensor],
     types: Mapping[str, str],
-    calls: dict[str, list[Call]],
+    calls: dict[str, list[LayerCall]],
     leaves: Mapping[str, nn.Module],
     *,
-    outlets: Mapping[str, nn.Module],
+    fused_outputs: Mapping[str, nn.Module],
     folded: Collection[str] = (),
 ) -> Iterator[Layer]:
     """Every module that owns parameters, in the order of the state dict; dead and `folded` ones are listed as such."""
@@ -60,20 +60,20 @@ def list_layers(
             bytes=distinct_bytes(own.values()),
             kind=places[0].kind if places and leaf else None,
             module=leaf,
-            outlet=outlets.get(name),
+            fused_output=fused_outputs.get(name),
             weight_name=weight_name if leaf else None,
             bias_name=None if bias is None else names[bias.name],
             reason=_reason(places, calls) if alive else "folded" if name in folded else "dead_code",
         )
 
 
-def _reason(places: list[Call] | None, everything: Mapping[str, list[Call]]) -> SkipReason | None:
+def _reason(places: list[LayerCall] | None, everything: Mapping[str, list[LayerCall]]) -> SkipReason | None:
     """Why a layer that is alive can't be quantized; None when it can."""
     return "unsupported" if places is None else obstacle(places, everything)
 
 
 def _parameters(
-    original: Mapping[str, Tensor], calls: Mapping[str, list[Call]], names: Mapping[str, str]
+    original: Mapping[str, Tensor], calls: Mapping[str, list[LayerCall]], names: Mapping[str, str]
 ) -> dict[str, dict[str, Tensor]]:
     """Layer name -> its parameters; a layer whose weight is another's has that one."""
     parameters: dict[str, dict[str, Tensor]] = {}

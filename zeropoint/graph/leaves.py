@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from zeropoint.graph.calls import Call, stored_names
+from zeropoint.graph.calls import LayerCall, stored_names
 from zeropoint.model.layer import TRANSPOSED
 
 LEAVES = "zeropoint_leaves"
 """Prefix of the leaves inside the graph module: apart from the user's own names, which may nest in any way."""
 
 
-def insert_leaves(module: GraphModule, program: ExportedProgram, calls: dict[str, list[Call]]) -> dict[str, nn.Module]:
+def insert_leaves(
+    module: GraphModule, program: ExportedProgram, calls: dict[str, list[LayerCall]]
+) -> dict[str, nn.Module]:
     """Replace each call of a layer in the runnable `module` by a call of one leaf. Returns the leaves by layer name.
 
     `calls` speak of the exported graph; the runnable graph has the same operator nodes under the same names.
@@ -37,7 +39,7 @@ def insert_leaves(module: GraphModule, program: ExportedProgram, calls: dict[str
     return leaves
 
 
-def _leaf(program: ExportedProgram, call: Call) -> nn.Module:
+def _leaf(program: ExportedProgram, call: LayerCall) -> nn.Module:
     names = stored_names(program)
     weight = program.state_dict[names[call.weight.name]].detach()
     bias = None if call.bias is None else program.state_dict[names[call.bias.name]].detach()
@@ -49,7 +51,7 @@ def _leaf(program: ExportedProgram, call: Call) -> nn.Module:
     return leaf.eval()
 
 
-def _empty(call: Call, weight: Tensor) -> nn.Module:
+def _empty(call: LayerCall, weight: Tensor) -> nn.Module:
     """A module of the call's kind and options. Weights: [out, in / groups, ...]; transposed [in, out / groups, ...]."""
     rows, columns = weight.shape[:2]
     if call.kind == "Linear":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch.fx import Node
 
-from zeropoint.graph.calls import Call, layer_calls, stored_names
+from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
 from zeropoint.model.source import ProgramSource
 
 aten = torch.ops.aten
@@ -24,7 +24,7 @@ _NORMALIZATIONS: Mapping[object, tuple[int, int | None]] = {
 _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default)
 
 
-def carriers(source: ProgramSource) -> dict[str, str]:
+def norm_mappings(source: ProgramSource) -> dict[str, str]:
     """Layer name -> name of the normalization whose weight (and bias) can carry its factors.
 
     Layers of one normalization read the same values: it carries what is the same for all of them, or nothing.
@@ -83,5 +83,5 @@ def _first_of(node: Node) -> Node | None:
     return values[0] if node.target is aten.native_layer_norm.default and len(items) == len(values) == 1 else None
 
 
-def _reads(call: Call, readers: Mapping[Node, Node]) -> bool:
+def _reads(call: LayerCall, readers: Mapping[Node, Node]) -> bool:
     return call.node in readers and readers[call.node] is call.input

@@ -10,7 +10,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 
 
-class Held:
+class ProgramEditor:
     """Of one program, whose graph is being edited: tensors join it, and take the place of others."""
 
     def __init__(self, program: ExportedProgram, graph: Graph, changed: Mapping[str, Tensor] | None = None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from zeropoint.files.checkpoints import Checkpoints, State, Tensors
 from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer
 from zeropoint.layers.selection import Choice
-from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.recipe import CASTS, WeightSettings
 
 GRIDS_PREFIX = "grids-"
@@ -26,25 +26,25 @@ class KeptGrids:
     def __init__(self, checkpoints: Checkpoints, choices: Sequence[Choice]) -> None:
         self._checkpoints = checkpoints
         self._choices = {choice.layer.name: choice for choice in choices}
-        self._new: dict[str, Affine] = {}
-        self._found: dict[str, Affine] = {}
+        self._new: dict[str, QParams] = {}
+        self._found: dict[str, QParams] = {}
         checkpoints.begin()
         self._chunks = [name for name in checkpoints.names(GRIDS_PREFIX) if name.removeprefix(GRIDS_PREFIX).isdecimal()]
         self._last = int(self._chunks[-1].removeprefix(GRIDS_PREFIX)) if self._chunks else 0
 
-    def take(self, name: str) -> Affine | None:
+    def take(self, name: str) -> QParams | None:
         """The grid that an earlier attempt found for a layer; None when there is none."""
         while self._chunks and not self._found:
             self._found = self._checkpoints.load(self._chunks.pop(0), self._read) or {}
-        affine = self._found.pop(name, None)
-        if affine is not None and "quantizing" not in self._checkpoints.resumed:
+        qparams = self._found.pop(name, None)
+        if qparams is not None and "quantizing" not in self._checkpoints.resumed:
             self._checkpoints.resumed.append("quantizing")
-        return affine
+        return qparams
 
-    def add(self, name: str, affine: Affine) -> None:
+    def add(self, name: str, qparams: QParams) -> None:
         """Take a grid in that was found now."""
         if is_searched(self._choices[name].weights):
-            self._new[name] = affine
+            self._new[name] = qparams
         if self._checkpoints.due:
             self._keep()
 
@@ -57,18 +57,18 @@ class KeptGrids:
         if not self._new:
             return
         self._last += 1
-        state = {"layers": {name: [affine.axis, affine.group_size] for name, affine in self._new.items()}}
-        tensors = {f"{name}.scale": affine.scale for name, affine in self._new.items()}
-        tensors |= {f"{name}.zero_point": affine.zero_point for name, affine in self._new.items()}
+        state = {"layers": {name: [qparams.axis, qparams.group_size] for name, qparams in self._new.items()}}
+        tensors = {f"{name}.scale": qparams.scale for name, qparams in self._new.items()}
+        tensors |= {f"{name}.zero_point": qparams.zero_point for name, qparams in self._new.items()}
         self._checkpoints.save(f"{GRIDS_PREFIX}{self._last:04}", state, tensors)
         self._new = {}
 
-    def _read(self, state: State, tensors: Tensors) -> dict[str, Affine]:
+    def _read(self, state: State, tensors: Tensors) -> dict[str, QParams]:
         """Raises KeyError when the chunk is of other layers."""
         found = {}
         for name, (axis, group_size) in state["layers"].items():
-            grid = grid_for(self._choices[name].weights.dtype, self._choices[name].weights.scheme)
-            found[name] = Affine(grid, tensors[f"{name}.scale"], tensors[f"{name}.zero_point"], axis, group_size)
+            grid = quant_type_for(self._choices[name].weights.dtype, self._choices[name].weights.scheme)
+            found[name] = QParams(grid, tensors[f"{name}.scale"], tensors[f"{name}.zero_point"], axis, group_size)
         return found
 
 
@@ -79,12 +79,12 @@ def is_searched(settings: WeightSettings) -> bool:
 
 def layer_tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
     """Its tensors, by what they are."""
-    assert layer.affine is not None
+    assert layer.qparams is not None
     outliers = layer.outliers
     parts = {
         "numbers": layer.weight,
-        "scale": layer.affine.scale,
-        "zero_point": layer.affine.zero_point,
+        "scale": layer.qparams.scale,
+        "zero_point": layer.qparams.zero_point,
         "bias": layer.bias,
         "pre_quant_scale": layer.pre_quant_scale,
         "outlier_channels": None if outliers is None else outliers.channels,
@@ -95,31 +95,31 @@ def layer_tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
 
 def layer_state(layer: QuantizedLayer) -> dict[str, Any]:
     """`stride`: the program's file keeps it; SQNR in hexadecimal, which has words for infinity and NaN too."""
-    assert layer.affine is not None
+    assert layer.qparams is not None
     return {
         "parts": [*layer_tensors(layer)],
         "scaled_by": layer.scaled_by,
         "rounding": layer.rounding,
         "stride": list(layer.weight.stride()),
-        "axis": layer.affine.axis,
-        "group_size": layer.affine.group_size,
+        "axis": layer.qparams.axis,
+        "group_size": layer.qparams.group_size,
         "weight_sqnr_db": None if layer.weight_sqnr_db is None else layer.weight_sqnr_db.hex(),
     }
 
 
 def restored(choice: Choice, said: State, tensors: Tensors) -> QuantizedLayer:
     """The layer, without the grid of its input. Raises KeyError or ValueError when it is of another weight."""
-    numbers, grid = tensors["numbers"], grid_for(choice.weights.dtype, choice.weights.scheme)
+    numbers, grid = tensors["numbers"], quant_type_for(choice.weights.dtype, choice.weights.scheme)
     if numbers.shape != choice.layer.weight.shape or numbers.dtype != grid.dtype:
         raise ValueError("it is of another weight")
     weight = torch.empty_strided(numbers.shape, said["stride"], dtype=numbers.dtype).copy_(numbers)
-    affine = Affine(grid, tensors["scale"], tensors["zero_point"], said["axis"], said["group_size"])
+    qparams = QParams(grid, tensors["scale"], tensors["zero_point"], said["axis"], said["group_size"])
     db = said["weight_sqnr_db"]
     return QuantizedLayer(
         choice.layer,
         choice.weights,
         weight,
-        affine,
+        qparams,
         activation=None,
         weight_sqnr_db=None if db is None else float.fromhex(db),
         bias=tensors.get("bias"),
@@ -161,7 +161,7 @@ class FinishedLayers:
 
     def add(self, layer: QuantizedLayer) -> None:
         """Take a layer in that was finished now."""
-        if layer.affine is not None:
+        if layer.qparams is not None:
             self._new.append(layer)
         if self._checkpoints.due:
             self._keep()

@@ -8,28 +8,28 @@ from torch import Tensor, nn
 
 from zeropoint.files.mapped import map_file
 from zeropoint.files.safetensors import save_tensors
-from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer, input_target
+from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer, input_spec
 from zeropoint.layers.selection import Choice
-from zeropoint.layers.weights import by_rows, decode, encode, joined
+from zeropoint.layers.weights import concatenate_rows, dequantize_weight, has_qparams_per_row, quantize_weight
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.layer import TRANSPOSED, Layer
 from zeropoint.observers.statistics import Statistics
-from zeropoint.primitives.qparams import Affine
+from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.recipe import ActivationSettings
 
 
-def on_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
+def spill_to_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
     """The layer with numbers, scales and zero points in a new file at `path`, which stays as long as they are needed.
 
     Raises OSError.
     """
-    affine = layer.affine
-    grids = {} if affine is None else {"scale": affine.scale, "zero_point": affine.zero_point}
+    qparams = layer.qparams
+    grids = {} if qparams is None else {"scale": qparams.scale, "zero_point": qparams.zero_point}
     save_tensors({"numbers": layer.weight, **grids}, path, {})
     file = map_file(path)
-    if affine is not None:  # in groups of 32, scales and zero points weigh nearly as much as the numbers
-        affine = replace(affine, scale=file.tensors["scale"], zero_point=file.tensors["zero_point"])
-    return replace(layer, weight=file.tensors["numbers"], affine=affine, file=file)
+    if qparams is not None:  # in groups of 32, scales and zero points weigh nearly as much as the numbers
+        qparams = replace(qparams, scale=file.tensors["scale"], zero_point=file.tensors["zero_point"])
+    return replace(layer, weight=file.tensors["numbers"], qparams=qparams, file=file)
 
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
@@ -37,19 +37,19 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
     noise, stored = Noise(), choice.layer.stored
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
     parts: list[Tensor] = []
-    grids: list[Affine] = []
-    whole = stored is None or not by_rows(choice.weights, axis)
+    grids: list[QParams] = []
+    whole = stored is None or not has_qparams_per_row(choice.weights, axis)
     for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
-        numbers, affine = encode(block, choice.weights, axis, choice.layer.scale_dtype)
-        noise.add(block, decode(numbers, affine))
+        numbers, qparams = quantize_weight(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, dequantize_weight(numbers, qparams))
         parts.append(numbers)
-        grids.extend([] if affine is None else [affine])
+        grids.extend([] if qparams is None else [qparams])
     if len(parts) > 1:
-        numbers, affine = torch.cat(parts), joined(grids) if grids else None
-    return QuantizedLayer(choice.layer, choice.weights, numbers, affine, activation, noise.db)
+        numbers, qparams = torch.cat(parts), concatenate_rows(grids) if grids else None
+    return QuantizedLayer(choice.layer, choice.weights, numbers, qparams, activation, noise.db)
 
 
-def lay_again(
+def requantize_layer(
     layer: QuantizedLayer, statistics: Statistics | None, pre_quant_scale: Tensor | None, channels: Tensor | None
 ) -> QuantizedLayer:
     """The layer with its input multiplied by `pre_quant_scale` [in], and these `channels` [k] in float.
@@ -60,21 +60,21 @@ def lay_again(
     outliers = None if channels is None else Outliers(channels, weight[:, channels].contiguous())
     changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
     axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
-    numbers, affine = encode(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
+    numbers, qparams = quantize_weight(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
     activation = layer.activation
     if activation is not None and statistics is not None:
         activation = _activation(layer.layer, activation.settings, statistics, pre_quant_scale, channels)
-    return with_numbers(replace(changed, affine=affine, activation=activation), numbers)
+    return with_quantized_values(replace(changed, qparams=qparams, activation=activation), numbers)
 
 
-def with_numbers(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
+def with_quantized_values(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
     """The layer with these numbers on its grid, and what they cost."""
     changed, noise = replace(layer, weight=numbers, file=None), Noise()
     noise.add(layer.layer.weight.cpu(), changed.effective_weight)
     return replace(changed, weight_sqnr_db=noise.db)
 
 
-def reach_of_columns(layer: Layer) -> Tensor:
+def column_abs_max(layer: Layer) -> Tensor:
     """max|W| over all that reads an input channel, float32 [in]."""
     weight = layer.weight.cpu().float().abs()
     if layer.kind in TRANSPOSED:
@@ -100,4 +100,4 @@ def _activation(
         stays = torch.ones(len(low), dtype=torch.bool)
         stays[channels] = False
         low, high = low[stays], high[stays]
-    return Activation.over(settings, input_target(layer, settings), low.min(), high.max())
+    return Activation.over(settings, input_spec(layer, settings), low.min(), high.max())

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from zeropoint.files.mapped import MappedFile, trim
 from zeropoint.layers.corrections import beside_weight, outlier_product, scaled
-from zeropoint.layers.weights import decode, to_tensors
+from zeropoint.layers.weights import dequantize_weight, to_tensors
 from zeropoint.model.layer import TRANSPOSED, Layer
-from zeropoint.observers.observer import Target
-from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.observers.observer import QuantizationSpec
+from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.recipe import ActivationSettings, WeightSettings
 
 
@@ -19,19 +19,21 @@ class Activation:
     """The static grid of a layer's input, and the range it came from."""
 
     settings: ActivationSettings
-    affine: Affine
+    qparams: QParams
     minimum: float
     maximum: float
 
     @classmethod
-    def over(cls, settings: ActivationSettings, target: Target, minimum: Tensor, maximum: Tensor) -> "Activation":
+    def over(
+        cls, settings: ActivationSettings, target: QuantizationSpec, minimum: Tensor, maximum: Tensor
+    ) -> "Activation":
         """The grid over a range, both ends []."""
-        return cls(settings, target.lay(minimum, maximum), float(minimum), float(maximum))
+        return cls(settings, target.choose_qparams(minimum, maximum), float(minimum), float(maximum))
 
 
-def input_target(layer: Layer, settings: ActivationSettings) -> Target:
+def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
     """What the range of the layer's input, or of its outlet, will become."""
-    return Target(grid_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
+    return QuantizationSpec(quant_type_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
 
 
 Rounding = Literal["nearest", "gptq"]
@@ -58,11 +60,11 @@ class QuantizedLayer:
     layer: Layer
     settings: WeightSettings
     weight: Tensor
-    affine: Affine | None
+    qparams: QParams | None
     activation: Activation | None
     weight_sqnr_db: float | None
     output: Activation | None = None
-    """The grid at its outlet (`sources.outlets`), for formats that write results as integers too."""
+    """The grid at its outlet (`sources.fused_outputs`), for formats that write results as integers too."""
     file: MappedFile | None = None
     """Where the numbers lie, if they lie in a file (`spilling`)."""
     bias: Tensor | None = None
@@ -77,7 +79,7 @@ class QuantizedLayer:
     @property
     def dequantized_weight(self) -> Tensor:
         """float32 [out, ...], what the quantized layer computes with."""
-        return decode(self.weight, self.affine)
+        return dequantize_weight(self.weight, self.qparams)
 
     @property
     def effective_weight(self) -> Tensor:
@@ -105,10 +107,10 @@ class QuantizedLayer:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What is stored in place of the float weight, by name, and beside it (`corrections`)."""
-        stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.affine)
+        stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.qparams)
         if self.activation is not None:
-            stored[f"{self.layer.name}.input_scale"] = self.activation.affine.scale
-            stored[f"{self.layer.name}.input_zero_point"] = self.activation.affine.zero_point
+            stored[f"{self.layer.name}.input_scale"] = self.activation.qparams.scale
+            stored[f"{self.layer.name}.input_zero_point"] = self.activation.qparams.zero_point
         return stored | self.corrections
 
     @property

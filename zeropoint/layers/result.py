@@ -18,8 +18,8 @@ class Decisions:
     """What was decided by running the quantized model on samples kept out of calibration."""
 
     algorithms: list[AlgorithmReport] = field(default_factory=list)
-    gate_samples: int = 0
-    gate_db: float | None = None
+    acceptance_samples: int = 0
+    acceptance_db: float | None = None
     """SQNR there of the layers as they came out."""
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     """By layer, the whole model's SQNR in dB if that layer alone were quantized."""

@@ -57,10 +57,12 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
     return choices, skipped
 
 
-def is_meant(layer: Layer, pieces: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
+def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
     """Whether an algorithm of one of these kinds looks at the layer."""
     types = {layer.type, layer.kind}
-    return any(piece.kind in kinds and types & set(getattr(piece, "layer_types", ())) for piece in pieces)
+    return any(
+        algorithm.kind in kinds and types & set(getattr(algorithm, "layer_types", ())) for algorithm in algorithms
+    )
 
 
 def require_fit(recipe: Recipe, source: SourceFormat) -> None:

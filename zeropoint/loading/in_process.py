@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.quantized_module import quantized_module
-from zeropoint.loading.stored import Stored, read_checkpoint, read_safetensors
+from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
 from zeropoint.schema.formats import SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded
 from zeropoint.sources.module import call_module
@@ -32,14 +32,14 @@ class ReopenedModule:
     def open(self, folder: Path) -> bool:
         """Whether both files open, agree bit for bit, and fit the float module."""
         try:
-            stored = read_checkpoint(folder / CHECKPOINT_FILE)
+            stored = read_torch_checkpoint(folder / TORCH_CHECKPOINT_FILE)
             require_same(stored, read_safetensors(folder / SAFETENSORS_FILE))
             self._module = quantized_module(self._model, stored)
         except Exception:
             logger.exception("The saved files don't open.")
             return False
         self.loaded = [
-            Loaded(name=CHECKPOINT_FILE, loader="torch.load", version=str(torch.__version__)),
+            Loaded(name=TORCH_CHECKPOINT_FILE, loader="torch.load", version=str(torch.__version__)),
             Loaded(name=SAFETENSORS_FILE, loader="safetensors.safe_open", version=version("safetensors")),
         ]
         return True

@@ -8,7 +8,8 @@ It starts before the upload is opened, imports torch meanwhile, and then answers
     {"compare": name, "uploaded": U}            compare a tensor of the file U with what was saved of it
                                                                                        -> {"ok": true, "compared": {…}}
 
-Further artifacts of the folder (`open_beside`) run on the same tensors; what they give goes to file O as "<file>:0", …
+Further artifacts of the folder (`open_further_artifacts`) run on the same tensors; what they give goes to file O as
+"<file>:0", …
 
 What goes wrong is told on standard error, for operators; the answer is {"ok": false}.
 """
@@ -29,15 +30,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zeropoint
-from zeropoint.data.batches import Call
-from zeropoint.loading.readers import Opened, open_beside, open_saved
+from zeropoint.data.batches import ModelInputs
+from zeropoint.loading.readers import Opened, open_artifact, open_further_artifacts
 from zeropoint.loading.readers.weights import OpenedWeights
 from zeropoint.schema.report import Loaded
 
 COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
-class Reader:
+class LoadbackClient:
     """The parent's end: asks one question at a time. False or None means that the files don't serve a stranger."""
 
     def __init__(self, process: Popen[bytes], scratch: Path) -> None:
@@ -65,7 +66,7 @@ class Reader:
     def start(self, batch: Sequence[Tensor]) -> None:
         """Send a batch; the program runs on it while the caller goes on."""
         inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
-        names = batch.names if isinstance(batch, Call) else [str(position) for position in range(len(batch))]
+        names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
         save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, inputs)
         self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
 
@@ -95,14 +96,14 @@ class Reader:
 
 
 @contextmanager
-def second_process(folder: Path) -> Iterator[Reader]:
+def second_process(folder: Path) -> Iterator[LoadbackClient]:
     """Start the process and ask it; it ends with the block, and what was exchanged in `folder` goes with it."""
-    with reader_process() as process, reader_in(folder, process) as reader:
+    with loadback_process() as process, loadback_client(folder, process) as reader:
         yield reader
 
 
 @contextmanager
-def reader_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
+def loadback_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
     """Start the process alone, before anyone knows what it will read; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
     with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
@@ -120,10 +121,10 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def reader_in(folder: Path, process: Popen[bytes]) -> Iterator[Reader]:
+def loadback_client(folder: Path, process: Popen[bytes]) -> Iterator[LoadbackClient]:
     """Ask a process that was started; what was exchanged in `folder` goes with the block."""
     with TemporaryDirectory(dir=folder) as scratch:
-        yield Reader(process, Path(scratch))
+        yield LoadbackClient(process, Path(scratch))
 
 
 def main(lock_down: Callable[[], None]) -> int:
@@ -139,7 +140,7 @@ def main(lock_down: Callable[[], None]) -> int:
             answer: dict[str, Any] = {"ok": True}
             if "folder" in question:
                 folder = Path(question["folder"])
-                opened, beside = open_saved(folder), open_beside(folder)
+                opened, beside = open_artifact(folder), open_further_artifacts(folder)
                 found = [entry for one in (opened, *beside.values()) for entry in one.loaded]
                 answer["loaded"] = [entry.model_dump() for entry in found]
             elif opened is None:

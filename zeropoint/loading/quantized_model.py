@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from zeropoint.errors import InvalidModel
-from zeropoint.formats import CHECKPOINT_FILE
+from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.quantized_module import quantized_module
-from zeropoint.loading.stored import read_checkpoint, read_safetensors
+from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.report import Report
 
-FILES = (SAFETENSORS_FILE, PROGRAM_FILE, ONNX_FILE, CHECKPOINT_FILE, REPORT_FILE)
+FILES = (SAFETENSORS_FILE, PROGRAM_FILE, ONNX_FILE, TORCH_CHECKPOINT_FILE, REPORT_FILE)
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
     whole, is from another version, or doesn't fit the module.
     """
     folder = Path(path)
-    return QuantizedModel(_report(folder), open_saved(folder, model), folder)
+    return QuantizedModel(_report(folder), open_module(folder, model), folder)
 
 
-def open_saved(folder: Path, model: nn.Module | None) -> nn.Module:
+def open_module(folder: Path, model: nn.Module | None) -> nn.Module:
     """The module in a saved folder; see `load`."""
     if model is None:
         return _program(folder)
-    if (folder / CHECKPOINT_FILE).exists():
-        return quantized_module(model, read_checkpoint(folder / CHECKPOINT_FILE))
+    if (folder / TORCH_CHECKPOINT_FILE).exists():
+        return quantized_module(model, read_torch_checkpoint(folder / TORCH_CHECKPOINT_FILE))
     if (folder / SAFETENSORS_FILE).exists():
         return quantized_module(model, read_safetensors(folder / SAFETENSORS_FILE))
-    raise _missing(f"neither {CHECKPOINT_FILE} nor {SAFETENSORS_FILE}")
+    raise _missing(f"neither {TORCH_CHECKPOINT_FILE} nor {SAFETENSORS_FILE}")
 
 
 def _program(folder: Path) -> nn.Module:
@@ -73,7 +73,7 @@ def _program(folder: Path) -> nn.Module:
             raise InvalidModel(
                 "saved_model_invalid", f"{PROGRAM_FILE} can't be loaded as a program.", "Save the model again."
             ) from error
-    if (folder / CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
+    if (folder / TORCH_CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
         raise InvalidModel(
             "float_module_required",
             "The folder holds tensors, and no file holds the module that they belong to.",

@@ -14,9 +14,9 @@ from torch.func import functional_call
 
 from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
-from zeropoint.layers.weights import decode, from_tensors
+from zeropoint.layers.weights import dequantize_weight, from_tensors
 from zeropoint.loading.stored import Stored
-from zeropoint.primitives.qparams import Affine, Grid, dequantize, quantize
+from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantize
 from zeropoint.sources.module import copy_module
 
 PARTS = ("", "_scale", "_zero_point")
@@ -54,7 +54,7 @@ class QuantizedLeaf(nn.Module):
             self.register_buffer(part, stored.correction(name, part))
         self._multiplies = stored.scaled_by(name) is None
         values = stored.input(name)
-        self._input_grid: Grid | None = None if values is None else values.grid
+        self._input_grid: QuantType | None = None if values is None else values.quant_type
         if values is not None:
             self.register_buffer("input_scale", values.scale)
             self.register_buffer("input_zero_point", values.zero_point)
@@ -64,7 +64,7 @@ class QuantizedLeaf(nn.Module):
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """What the float layer gives on the weight that its numbers mean, in the same dtype."""
         stored = {key: self.get_buffer(key) for key in self._stored}
-        weight = decode(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
+        weight = dequantize_weight(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
         output = functional_call(self._shell[0], tensors, (self._laid(input), *arguments), options)
         if self.outlier_channels is None or self.outlier_weight is None:
@@ -77,7 +77,7 @@ class QuantizedLeaf(nn.Module):
             values = scaled(values, self.pre_quant_scale, self._shell[0].get_parameter("weight").dim() - 2)
         if self._input_grid is None:
             return values
-        grid = Affine(self._input_grid, self.input_scale, self.input_zero_point)
+        grid = QParams(self._input_grid, self.input_scale, self.input_zero_point)
         return dequantize(quantize(values, grid), grid).to(values.dtype)
 
     def extra_repr(self) -> str:

@@ -39,13 +39,13 @@ def restore(source: Source, stored: Stored) -> Quantized:
 
 
 def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
-    numbers, affine = stored.weight(layer.name)
+    numbers, qparams = stored.weight(layer.name)
     channels = stored.correction(layer.name, "outlier_channels")
     restored = QuantizedLayer(
         layer,
         stored.settings(layer.name),
         numbers,
-        affine,
+        qparams,
         _activation(layer, stored, about),
         weight_sqnr_db=None,
         bias=stored.correction(layer.name, "bias"),

@@ -15,7 +15,7 @@ from zeropoint.formats.safetensors import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
 from zeropoint.layers.weights import from_tensors
 from zeropoint.model.layer import TRANSPOSED
-from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.recipe import CASTS, WeightSettings
 
 SAVE_AGAIN = "Save the quantized model again, or take the folder that was saved whole."
@@ -45,21 +45,21 @@ class Stored:
         """The weight's name; its scale and zero point are named after it."""
         return str(self._about(layer, "weight")["tensor"])
 
-    def weight(self, layer: str) -> tuple[Tensor, Affine | None]:
+    def weight(self, layer: str) -> tuple[Tensor, QParams | None]:
         """The weight as numbers [out, ...] and their grid, None for a cast. Raises InvalidModel without its tensors."""
         try:
             return from_tensors(self.weight_name(layer), self.settings(layer), self.axis(layer), self.tensors)
         except KeyError as error:
             raise _invalid(f"Layer {layer!r} needs tensor {error}, which is not stored.") from error
 
-    def input(self, layer: str) -> Affine | None:
+    def input(self, layer: str) -> QParams | None:
         """The static grid of the layer's input, per tensor; None when it stays in float. Raises InvalidModel."""
         about = self._about(layer, "activation")
         if about is None:
             return None
-        grid = grid_for(about["dtype"], about["scheme"])
+        grid = quant_type_for(about["dtype"], about["scheme"])
         scale, zero_point = (self._tensor(layer, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
-        return Affine(grid, scale, zero_point)
+        return QParams(grid, scale, zero_point)
 
     def correction(self, layer: str, part: str) -> Tensor | None:
         """What error compensation stored: `bias`, `pre_quant_scale`, `outlier_channels` or `outlier_weight`; None
@@ -94,7 +94,7 @@ def read_safetensors(path: Path) -> Stored:
     return _stored(path.name, metadata, tensors)
 
 
-def read_checkpoint(path: Path) -> Stored:
+def read_torch_checkpoint(path: Path) -> Stored:
     """Read the file without running code from it. Raises what `read_safetensors` raises."""
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from zeropoint.data.batches import Truth
-from zeropoint.data.dataset import Samples
+from zeropoint.data.dataset import Dataset
 from zeropoint.errors import InvalidSamples
 from zeropoint.metrics.sqnr import finite
 from zeropoint.model.source import Source
@@ -81,7 +81,7 @@ def first_floating(outputs: Sequence[object]) -> Tensor | None:
     return next(floating, None)
 
 
-def require_truth_fits(source: Source, samples: Samples) -> None:
+def require_truth_fits(source: Source, samples: Dataset) -> None:
     """Run one batch in float, so that labels and references that don't fit are refused before the work.
 
     Raises InvalidSamples.

@@ -53,8 +53,8 @@ class Layer:
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""
-    outlet: nn.Module | None = None
-    """What the values of a convolution pass through as they leave it (see `outlets`); programs alone have it."""
+    fused_output: nn.Module | None = None
+    """What the values of a convolution pass through as they leave it (see `fused_outputs`); programs alone have it."""
     stored: StoredTensor | None = None
     """Where the weight lies, if it lies in a file: it can be read block by block."""
     file: MappedFile | None = None

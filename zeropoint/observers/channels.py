@@ -17,7 +17,7 @@ class ChannelStatistics:
     """Mean |x|."""
 
     @property
-    def reach(self) -> Tensor:
+    def abs_max(self) -> Tensor:
         """max|x| of each channel [C]."""
         return torch.maximum(self.minimum.abs(), self.maximum.abs())
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.observer import QuantizationSpec, Range
 from zeropoint.observers.statistics import Statistics
 
 
@@ -16,9 +16,9 @@ class MinMax:
 
     needs_histogram: ClassVar[bool] = False
 
-    def of_statistics(self, statistics: Statistics, _: Target) -> Range:
+    def of_statistics(self, statistics: Statistics, _: QuantizationSpec) -> Range:
         return torch.tensor(statistics.minimum), torch.tensor(statistics.maximum)
 
-    def of_rows(self, rows: Tensor, _: Target) -> Range:
+    def of_rows(self, rows: Tensor, _: QuantizationSpec) -> Range:
         low, high = torch.aminmax(rows.to(torch.float32), dim=-1)
         return low, high

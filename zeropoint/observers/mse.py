@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.observers.histogram import HALF, Histogram
-from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.observer import QuantizationSpec, Range
 from zeropoint.observers.statistics import Statistics
 from zeropoint.primitives.qparams import dequantize, quantize
 
@@ -36,28 +36,30 @@ class Mse:
 
     needs_histogram: ClassVar[bool] = True
 
-    def of_statistics(self, statistics: Statistics, target: Target) -> Range:
+    def of_statistics(self, statistics: Statistics, spec: QuantizationSpec) -> Range:
         assert statistics.histogram is not None
-        error = histogram_error(statistics.histogram, target)
+        error = histogram_error(statistics.histogram, spec)
         extremes = torch.tensor([[statistics.minimum], [statistics.maximum]])
-        low, high = search(error, extremes[0], extremes[1], target)
+        low, high = search(error, extremes[0], extremes[1], spec)
         return low[0], high[0]
 
-    def of_rows(self, rows: Tensor, target: Target) -> Range:
+    def of_rows(self, rows: Tensor, spec: QuantizationSpec) -> Range:
         values = rows.to(torch.float32)
 
         def error(low: Tensor, high: Tensor) -> Tensor:
-            grid = target.lay(low, high, 0)
+            grid = spec.choose_qparams(low, high, 0)
             return (values - dequantize(quantize(values, grid), grid)).square().sum(1)
 
-        return search(error, *torch.aminmax(values, dim=1), target)
+        return search(error, *torch.aminmax(values, dim=1), spec)
 
 
-def search(error: Callable[[Tensor, Tensor], Tensor], minimum: Tensor, maximum: Tensor, target: Target) -> Range:
+def search(
+    error: Callable[[Tensor, Tensor], Tensor], minimum: Tensor, maximum: Tensor, spec: QuantizationSpec
+) -> Range:
     """The best range for each of [C] rows, given the `error` [C] of a range."""
     shares = torch.zeros(2, len(minimum), device=minimum.device)
     least = error(minimum, maximum)
-    for step, offsets in _stages(one_side=target.scheme == "symmetric" or not bool((minimum < 0).any())):
+    for step, offsets in _stages(one_side=spec.scheme == "symmetric" or not bool((minimum < 0).any())):
         centre = shares
         for offset in offsets:
             trial = (centre + step * torch.tensor(offset, device=centre.device)[:, None]).clamp(max=0)
@@ -77,7 +79,7 @@ def _stages(*, one_side: bool) -> list[tuple[float, list[tuple[int, int]]]]:
     return [(COARSE_STEP, moves(range(0, -COARSE_STEPS, -1))), *((step, moves(range(-1, 2))) for step in FINE_STEPS)]
 
 
-def histogram_error(histogram: Histogram, target: Target) -> Callable[[Tensor, Tensor], Tensor]:
+def histogram_error(histogram: Histogram, spec: QuantizationSpec) -> Callable[[Tensor, Tensor], Tensor]:
     """The error [1] of a range ([1], [1]) on the values of a histogram."""
     counts = histogram.counts.to(torch.float64)
     counts[HALF] -= histogram.zeros
@@ -87,9 +89,9 @@ def histogram_error(histogram: Histogram, target: Target) -> Callable[[Tensor, T
     density = counts[first:last] / (edges[1] - edges[0] if last else 1)
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        grid = target.lay(low[0], high[0])
+        grid = spec.choose_qparams(low[0], high[0])
         step, zero = float(grid.scale), int(grid.zero_point)
-        bottom, top = (grid.grid.quant_min - zero) * step, (grid.grid.quant_max - zero) * step
+        bottom, top = (grid.quant_type.quant_min - zero) * step, (grid.quant_type.quant_max - zero) * step
         inside = edges.clamp(bottom, top)
         nearest = torch.round(inside / step)
         rounding = step**3 * (nearest / 12 + (inside / step - nearest) ** 3 / 3)

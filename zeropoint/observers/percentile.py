@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.observers.histogram import Histogram
-from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.observer import QuantizationSpec, Range
 from zeropoint.observers.statistics import Statistics
 
 
@@ -24,14 +24,14 @@ class Percentile:
     percentile: float
     needs_histogram: ClassVar[bool] = True
 
-    def of_statistics(self, statistics: Statistics, _: Target) -> Range:
+    def of_statistics(self, statistics: Statistics, _: QuantizationSpec) -> Range:
         assert statistics.histogram is not None
         share = self.percentile / 100
         bounds = torch.stack([quantile(statistics.histogram, 1 - share), quantile(statistics.histogram, share)])
         low, high = bounds.clamp(statistics.minimum, statistics.maximum).to(torch.float32)
         return low, high
 
-    def of_rows(self, rows: Tensor, _: Target) -> Range:
+    def of_rows(self, rows: Tensor, _: QuantizationSpec) -> Range:
         share = self.percentile / 100
         ordered = rows.to(torch.float32).sort(dim=-1).values
         return _between(ordered, 1 - share), _between(ordered, share)

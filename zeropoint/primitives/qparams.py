@@ -17,7 +17,7 @@ SMALLEST_SCALE = 2.0**-100
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantType:
     """The numbers of a quantized dtype that may be used; `middle` is the zero point of symmetric schemes."""
 
     dtype: torch.dtype
@@ -29,57 +29,57 @@ class Grid:
         return (self.quant_min + self.quant_max) // 2
 
 
-QINT8 = Grid(torch.int8, -127, 127)
+QINT8 = QuantType(torch.int8, -127, 127)
 """Narrow range: −128 is left out so that the grid is symmetric and w and −w round alike."""
-QUINT8 = Grid(torch.uint8, 0, 255)
-FLOAT8 = Grid(torch.float8_e4m3fn, -448, 448)
+QUINT8 = QuantType(torch.uint8, 0, 255)
+FLOAT8 = QuantType(torch.float8_e4m3fn, -448, 448)
 """Not evenly spaced: dividing by the scale only moves the range to where float8 has its 448 at the ends."""
 
-_GRIDS = {
+_QUANT_TYPES = {
     ("qint8", "symmetric"): QINT8,
-    ("qint8", "asymmetric"): Grid(torch.int8, -128, 127),
-    ("quint8", "symmetric"): Grid(torch.uint8, 1, 255),
+    ("qint8", "asymmetric"): QuantType(torch.int8, -128, 127),
+    ("quint8", "symmetric"): QuantType(torch.uint8, 1, 255),
     ("quint8", "asymmetric"): QUINT8,
-    ("int4", "symmetric"): Grid(torch.int8, -7, 7),
-    ("int4", "asymmetric"): Grid(torch.int8, -8, 7),
+    ("int4", "symmetric"): QuantType(torch.int8, -7, 7),
+    ("int4", "asymmetric"): QuantType(torch.int8, -8, 7),
     ("float8_e4m3", "symmetric"): FLOAT8,
 }
 
 
-def grid_for(dtype: str, scheme: str) -> Grid:
+def quant_type_for(dtype: str, scheme: str) -> QuantType:
     """The grid of a dtype under a scheme, in the recipe's words. int4 numbers are held in int8 until packed."""
-    return _GRIDS[dtype, scheme]
+    return _QUANT_TYPES[dtype, scheme]
 
 
 @dataclass(frozen=True)
-class Affine:
+class QParams:
     """A grid laid over the real numbers: `scale` float32 and `zero_point` int64 of one shape.
 
     [] for the whole tensor; [C] with `axis`; [out, in / group_size] with `group_size`, for values [out, in].
     """
 
-    grid: Grid
+    quant_type: QuantType
     scale: Tensor
     zero_point: Tensor
     axis: int | None = None
     group_size: int | None = None
 
 
-def symmetric(
-    minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
-) -> Affine:
+def symmetric_qparams(
+    minimum: Tensor, maximum: Tensor, grid: QuantType, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+) -> QParams:
     """Zero in the middle of the grid: scale = max(|minimum|, |maximum|) / (quant_max − middle), zero_point = middle.
 
     `minimum`, `maximum`: float [C] or []. A range of nothing but zeros gets scale 1, which keeps it exact.
     """
-    reach = torch.maximum(minimum.abs(), maximum.abs()).to(torch.float32)
-    scale = _rounded_up(_valid_scale(reach / (grid.quant_max - grid.middle)), scale_dtype)
-    return Affine(grid, scale, torch.full_like(scale, grid.middle, dtype=torch.int64), axis)
+    abs_max = torch.maximum(minimum.abs(), maximum.abs()).to(torch.float32)
+    scale = _rounded_up(_valid_scale(abs_max / (grid.quant_max - grid.middle)), scale_dtype)
+    return QParams(grid, scale, torch.full_like(scale, grid.middle, dtype=torch.int64), axis)
 
 
-def asymmetric(
-    minimum: Tensor, maximum: Tensor, grid: Grid, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
-) -> Affine:
+def asymmetric_qparams(
+    minimum: Tensor, maximum: Tensor, grid: QuantType, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+) -> QParams:
     """Use the whole grid: scale = (maximum − minimum) / (quant_max − quant_min), zero_point = quant_min − min / scale.
 
     `minimum`, `maximum`: float [C] or []. The range is widened to hold zero, so that padding and ReLU stay exact.
@@ -89,46 +89,46 @@ def asymmetric(
     steps = grid.quant_max - grid.quant_min
     scale = _rounded_up(_valid_scale(high / steps - low / steps), scale_dtype)
     zero_point = (grid.quant_min - torch.round(low / scale)).clamp(grid.quant_min, grid.quant_max)
-    return Affine(grid, scale, zero_point.to(torch.int64), axis)
+    return QParams(grid, scale, zero_point.to(torch.int64), axis)
 
 
-def quantize(values: Tensor, affine: Affine) -> Tensor:
+def quantize(values: Tensor, qparams: QParams) -> Tensor:
     """Float `values` [..., C, ...] -> numbers of the grid's dtype, same shape."""
-    scale, zero_point = _spread(values, affine)
+    scale, zero_point = _spread(values, qparams)
     scaled = values.to(torch.float32) * (1.0 / scale)
-    if not affine.grid.dtype.is_floating_point:
+    if not qparams.quant_type.dtype.is_floating_point:
         scaled = torch.round(scaled) + zero_point
-    return scaled.clamp(affine.grid.quant_min, affine.grid.quant_max).to(affine.grid.dtype)
+    return scaled.clamp(qparams.quant_type.quant_min, qparams.quant_type.quant_max).to(qparams.quant_type.dtype)
 
 
-def dequantize(integers: Tensor, affine: Affine) -> Tensor:
+def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     """Numbers of the grid -> float32 x̂ = (q − zero_point) · scale, same shape."""
-    scale, zero_point = _spread(integers, affine)
+    scale, zero_point = _spread(integers, qparams)
     return (integers.to(torch.float32) - zero_point) * scale
 
 
-def step_sizes(numbers: Tensor, affine: Affine) -> Tensor:
+def step_size(numbers: Tensor, qparams: QParams) -> Tensor:
     """The distance to the next number of the grid at each of `numbers`, in a shape that broadcasts to theirs.
 
     Integers are `scale` apart; float8_e4m3 has three bits of mantissa: 2^(exponent − 3), at least 2^−9, times `scale`.
     """
-    scale, _ = _spread(numbers, affine)
-    if not affine.grid.dtype.is_floating_point:
+    scale, _ = _spread(numbers, qparams)
+    if not qparams.quant_type.dtype.is_floating_point:
         return scale
     exponent = torch.frexp(numbers.to(torch.float32).abs()).exponent - 1  # 0.5 ≤ mantissa < 1 in frexp
     return torch.exp2((exponent - 3).clamp(min=-9).to(torch.float32)) * scale
 
 
-def _spread(values: Tensor, affine: Affine) -> tuple[Tensor, Tensor]:
+def _spread(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
     """Shape scale and zero_point to broadcast over values: [64, 3, 3, 3] with axis 0 takes [64, 1, 1, 1]."""
-    scale, zero_point = affine.scale, affine.zero_point.to(torch.float32)
-    if affine.group_size is not None:
-        size = affine.group_size
+    scale, zero_point = qparams.scale, qparams.zero_point.to(torch.float32)
+    if qparams.group_size is not None:
+        size = qparams.group_size
         return scale.repeat_interleave(size, dim=1), zero_point.repeat_interleave(size, dim=1)
-    if affine.axis is None:
+    if qparams.axis is None:
         return scale, zero_point
     shape = [1] * values.dim()
-    shape[affine.axis] = -1
+    shape[qparams.axis] = -1
     return scale.reshape(shape), zero_point.reshape(shape)
 
 

@@ -95,9 +95,9 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def pieces_of(recipe: Recipe) -> tuple[AlgorithmSettings, ...]:
+def algorithms_of(recipe: Recipe) -> tuple[AlgorithmSettings, ...]:
     """The algorithms to try: with a target those of the accurate preset, if the recipe names none, and no other choice
     of layers to leave in float than the target's own."""
     if recipe.target is None:
         return recipe.algorithms
-    return tuple(piece for piece in recipe.algorithms or ACCURATE if piece.kind != "mixed_precision")
+    return tuple(algorithm for algorithm in recipe.algorithms or ACCURATE if algorithm.kind != "mixed_precision")

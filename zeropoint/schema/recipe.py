@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from zeropoint.schema.algorithms import NEEDS_SAMPLES, AlgorithmSettings
 from zeropoint.schema.frozen import Frozen, refusal
-from zeropoint.schema.target import Target
+from zeropoint.schema.target import AccuracyTarget
 
 DEFAULT_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_SAMPLES = 128
@@ -185,7 +185,7 @@ class Recipe(Pair):
     overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
     algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
     """Tried in their order; one stays only where the SQNR on samples kept out of calibration rises."""
-    target: Target | None = None
+    target: AccuracyTarget | None = None
     sensitivity: bool = False
     """Whether the report says how much of the whole model's noise each layer makes."""
     mode: Literal["quantize", "recommend"] = "quantize"

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.target import MetricName, Target
+from zeropoint.schema.target import AccuracyTarget, MetricName
 
 Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
 
@@ -148,7 +148,7 @@ class AlgorithmReport(Part):
 class TargetReport(Part):
     """What a target asked for, and what came of it. `value` is in the target's own unit: dB, a drop or bytes."""
 
-    asked: Target
+    asked: AccuracyTarget
     met: bool
     value: float | None
     layers_in_float: int
@@ -158,7 +158,7 @@ class TargetReport(Part):
     detail: str
 
 
-class GateReport(Part):
+class AcceptanceReport(Part):
     """Samples that were kept out of calibration to decide on: `sqnr_db` is what the result reaches there."""
 
     samples: int
@@ -194,7 +194,7 @@ class Report(Part):
     skipped: list[SkippedLayer]
     calibration: CalibrationReport
     evaluation: EvaluationReport
-    gate: GateReport | None = None
+    gate: AcceptanceReport | None = None
     algorithms: list[AlgorithmReport] = []
     target: TargetReport | None = None
     recommendation: Recipe | None = None

@@ -18,7 +18,7 @@ class MaxDrop(Frozen):
     value: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Target(Frozen):
+class AccuracyTarget(Frozen):
     """One of: at least so many dB; at most such a drop; the most accurate within so many bytes of stored tensors."""
 
     min_sqnr_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] | None = None

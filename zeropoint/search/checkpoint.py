@@ -16,13 +16,13 @@ from zeropoint.layers.checkpoints import layer_state, layer_tensors, restored
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.selection import Choice
 from zeropoint.metrics.sqnr import Noise
-from zeropoint.primitives.qparams import Affine, grid_for
+from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.report import AlgorithmReport
-from zeropoint.search.trial import Improved
+from zeropoint.search.trial import Candidate
 
 NAME = "search"
-_PIECES: TypeAdapter[tuple[AlgorithmSettings, ...]] = TypeAdapter(tuple[AlgorithmSettings, ...])
+_ALGORITHMS: TypeAdapter[tuple[AlgorithmSettings, ...]] = TypeAdapter(tuple[AlgorithmSettings, ...])
 
 
 class KeptSearch:
@@ -33,34 +33,36 @@ class KeptSearch:
         self._plain = {layer.layer.name: layer for layer in layers}
         checkpoints.begin()
 
-    def found(self) -> tuple[int, Improved] | None:
+    def found(self) -> tuple[int, Candidate] | None:
         """How many pieces were tried, and what came of them; None when there is no checkpoint that serves."""
         found = self._checkpoints.load(NAME, self._read)
         if found is not None and "quantizing" not in self._checkpoints.resumed:
             self._checkpoints.resumed.append("quantizing")
         return found
 
-    def keep(self, done: int, now: Improved) -> None:
+    def keep(self, done: int, candidate: Candidate) -> None:
         """So many pieces were tried; it is written when that is worth its while."""
         if not self._checkpoints.due:
             return
         state: dict[str, Any] = {
             "done": done,
-            "noise": [now.noise.signal.hex(), now.noise.noise.hex()],
-            "steps": [step.model_dump(mode="json") for step in now.steps],
-            "tried": _PIECES.dump_python(now.tried, mode="json"),
-            "layers": {name: _state(layer) for name, layer in now.layers.items()},
+            "noise": [candidate.noise.signal.hex(), candidate.noise.noise.hex()],
+            "steps": [step.model_dump(mode="json") for step in candidate.steps],
+            "tried": _ALGORITHMS.dump_python(candidate.tried, mode="json"),
+            "layers": {name: _state(layer) for name, layer in candidate.layers.items()},
         }
-        gridded = {name: layer for name, layer in now.layers.items() if layer.affine is not None}
+        gridded = {name: layer for name, layer in candidate.layers.items() if layer.qparams is not None}
         tensors = {f"{name}.{part}": t for name, layer in gridded.items() for part, t in _tensors(layer).items()}
         self._checkpoints.save(NAME, state, tensors)
 
-    def _read(self, state: State, tensors: Tensors) -> tuple[int, Improved]:
+    def _read(self, state: State, tensors: Tensors) -> tuple[int, Candidate]:
         """Raises KeyError or ValueError when it is of other layers."""
         signal, noise = (float.fromhex(number) for number in state["noise"])
         layers = {name: self._layer(name, said, tensors) for name, said in state["layers"].items()}
         steps = tuple(AlgorithmReport.model_validate(step) for step in state["steps"])
-        return state["done"], Improved(layers, Noise(signal, noise), steps, _PIECES.validate_python(state["tried"]))
+        return state["done"], Candidate(
+            layers, Noise(signal, noise), steps, _ALGORITHMS.validate_python(state["tried"])
+        )
 
     def _layer(self, name: str, said: State | None, tensors: Tensors) -> QuantizedLayer:
         plain = self._plain[name]
@@ -73,18 +75,18 @@ class KeptSearch:
 
 
 def _tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
-    grid = {} if layer.activation is None else {"input_scale": layer.activation.affine.scale}
+    grid = {} if layer.activation is None else {"input_scale": layer.activation.qparams.scale}
     return layer_tensors(layer) | grid
 
 
 def _state(layer: QuantizedLayer) -> Mapping[str, Any] | None:
     """None for a cast, which is as it was."""
-    if layer.affine is None:
+    if layer.qparams is None:
         return None
     activation = layer.activation
     spans = None
     if activation is not None:
-        spans = [activation.minimum.hex(), activation.maximum.hex(), int(activation.affine.zero_point)]
+        spans = [activation.minimum.hex(), activation.maximum.hex(), int(activation.qparams.zero_point)]
     return {**layer_state(layer), "parts": [*_tensors(layer)], "range": spans}
 
 
@@ -93,5 +95,5 @@ def _activation(plain: QuantizedLayer, spans: Sequence[Any] | None, tensors: Ten
         return None
     settings = plain.activation.settings
     zero_point = torch.tensor(spans[2], dtype=torch.int64)
-    affine = Affine(grid_for(settings.dtype, settings.scheme), tensors["input_scale"], zero_point)
-    return Activation(settings, affine, float.fromhex(spans[0]), float.fromhex(spans[1]))
+    qparams = QParams(quant_type_for(settings.dtype, settings.scheme), tensors["input_scale"], zero_point)
+    return Activation(settings, qparams, float.fromhex(spans[0]), float.fromhex(spans[1]))

@@ -4,26 +4,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from zeropoint.algorithms.context import Bench, Layers
-from zeropoint.algorithms.norm_mapping import proven_carriers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
+from zeropoint.algorithms.norm_mapping import proven_norm_mappings
 from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.profile import Profile
 from zeropoint.data.batches import Batches
-from zeropoint.graph.norm_mapping import carriers
+from zeropoint.graph.norm_mapping import norm_mappings
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions
 from zeropoint.metrics.sqnr import finite
 from zeropoint.model.source import ProgramSource, Source
-from zeropoint.schema.presets import pieces_of
+from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 from zeropoint.search.checkpoint import KeptSearch
-from zeropoint.search.target import Goal, Search, reach
-from zeropoint.search.trial import Improved, begin, improve
-from zeropoint.simulation.measure import Judge
+from zeropoint.search.target import Search, TargetCheck, reach_target
+from zeropoint.search.trial import Candidate, baseline, try_algorithms
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import Sensitivity, predicted_db, probe
 
-Drop = Callable[[Layers], float]
-Told = Callable[[int], None]
+MetricDrop = Callable[[Layers], float]
+OnProgress = Callable[[int], None]
 """Called with how many pieces were tried."""
 
 
@@ -32,54 +32,68 @@ class Material:
     """What there is to search with: samples that calibrated, samples that were kept out, and what calibration saw."""
 
     calibration: Batches
-    gate: Batches
+    acceptance: Batches
     profile: Profile | None
-    drop_of: Drop | None = None
+    metric_drop: MetricDrop | None = None
     """What a target's metric loses with such layers."""
 
 
 def search(
-    source: Source, recipe: Recipe, material: Material, layers: list[QuantizedLayer], *, kept: KeptSearch, told: Told
+    source: Source,
+    recipe: Recipe,
+    material: Material,
+    layers: list[QuantizedLayer],
+    *,
+    kept: KeptSearch,
+    told: OnProgress,
 ) -> tuple[list[QuantizedLayer], Decisions]:
     """The layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
-    bench, gate, pieces = _bench(source, recipe, material), Judge(source, material.gate), pieces_of(recipe)
+    context, acceptance, algorithms = (
+        _context(source, recipe, material),
+        Evaluator(source, material.acceptance),
+        algorithms_of(recipe),
+    )
     everything, target = {layer.layer.name: layer for layer in layers}, None
-    done, now = kept.found() or (0, begin(gate, everything))
+    done, candidate = kept.found() or (0, baseline(acceptance, everything))
     tried = count(done + 1)
 
-    def step(now: Improved) -> None:
+    def step(candidate: Candidate) -> None:
         number = next(tried)
-        kept.keep(number, now)
+        kept.keep(number, candidate)
         told(number)
 
     if recipe.target is not None:
-        goal = Goal(recipe.target, source, material.drop_of)
-        now, target = reach(Search(bench, gate, goal, pieces[done:]), now, everything, step)
+        target_check = TargetCheck(recipe.target, source, material.metric_drop)
+        candidate, target = reach_target(
+            Search(context, acceptance, target_check, algorithms[done:]), candidate, everything, step
+        )
     else:
-        now = improve(bench, gate, now, pieces[done:], step)
-    found = probe(source, now.layers, material.calibration) if recipe.sensitivity else None
+        candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
+    found = probe(source, candidate.layers, material.calibration) if recipe.sensitivity else None
     decisions = Decisions(
-        algorithms=list(now.steps),
-        gate_samples=material.gate.count,
-        gate_db=finite(now.noise.db),
+        algorithms=list(candidate.steps),
+        acceptance_samples=material.acceptance.count,
+        acceptance_db=finite(candidate.noise.db),
         sensitivity={} if found is None else _alone(found),
         target=target,
     )
-    return [now.layers[one.layer.name] for one in layers if one.layer.name in now.layers], decisions
+    return [candidate.layers[one.layer.name] for one in layers if one.layer.name in candidate.layers], decisions
 
 
-def _bench(source: Source, recipe: Recipe, material: Material) -> Bench:
+def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmContext:
     statistics = {} if material.profile is None else material.profile.layers
     first = next(iter(material.calibration))
     sharing = same_inputs(source, first)
-    norms = carriers(source) if isinstance(source, ProgramSource) else proven_carriers(source, first)
-    return Bench(source, material.calibration, statistics, sharing, norms, products=_has_room(source, recipe))
+    norms = norm_mappings(source) if isinstance(source, ProgramSource) else proven_norm_mappings(source, first)
+    return AlgorithmContext(
+        source, material.calibration, statistics, sharing, norms, products=_has_room(source, recipe)
+    )
 
 
 def _has_room(source: Source, recipe: Recipe) -> bool:
     """Whether formats have a place for a product in front of a layer, at a price that is worth it: where convolutions
     hand integers on (`needs_outputs`), one reader in float costs more than half of the speed."""
-    return not source.fixed and not (recipe.needs_outputs and any(layer.outlet for layer in source.layers))
+    return not source.fixed and not (recipe.needs_outputs and any(layer.fused_output for layer in source.layers))
 
 
 def _alone(found: Sensitivity) -> Mapping[str, float]:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zeropoint.algorithms import ALGORITHMS
-from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.report import AlgorithmReport
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 
 
 @dataclass(frozen=True)
-class Improved:
+class Candidate:
     """The layers as they are now, what the gate says of them, and every step that led there."""
 
     layers: Layers
@@ -22,59 +22,65 @@ class Improved:
     """What was tried on these very layers: to try it again changes nothing."""
 
 
-Step = Callable[[Improved], None]
+OnCandidate = Callable[[Candidate], None]
 
 
-def begin(gate: Judge, layers: Layers) -> Improved:
+def baseline(acceptance: Evaluator, layers: Layers) -> Candidate:
     """The layers that nothing was done to."""
-    return Improved(layers, gate.noise(layers.values()))
+    return Candidate(layers, acceptance.noise(layers.values()))
 
 
-def improve(
-    bench: Bench, gate: Judge, now: Improved, pieces: Sequence[AlgorithmSettings], step: Step = lambda _: None
-) -> Improved:
+def try_algorithms(
+    context: AlgorithmContext,
+    acceptance: Evaluator,
+    candidate: Candidate,
+    algorithms: Sequence[AlgorithmSettings],
+    step: OnCandidate = lambda _: None,
+) -> Candidate:
     """Try these pieces in their order; `step` is called after each with what came of it."""
-    for piece in pieces:
-        if piece not in now.tried:
-            now = _tried(bench, gate, now, piece)
-        step(now)
-    return now
+    for settings in algorithms:
+        if settings not in candidate.tried:
+            candidate = _tried(context, acceptance, candidate, settings)
+        step(candidate)
+    return candidate
 
 
-def _folded(bench: Bench, now: Improved, piece: AlgorithmSettings) -> Improved:
+def _folded(context: AlgorithmContext, candidate: Candidate, settings: AlgorithmSettings) -> Candidate:
     """What was done when the model was opened: it is exact, and there is nothing to judge."""
-    layers = len([layer for layer in bench.source.layers if layer.reason == "folded"])
-    db = finite(now.noise.db)
+    layers = len([layer for layer in context.source.layers if layer.reason == "folded"])
+    db = finite(candidate.noise.db)
     reason = "It changes no result." if layers else "No normalization that goes into the convolution before it."
-    step = _step(piece, layers, (db, db if layers else None), reason, kept=layers > 0)
-    return replace(now, steps=(*now.steps, step), tried=(*now.tried, piece))
+    step = _step(settings, layers, (db, db if layers else None), reason, kept=layers > 0)
+    return replace(candidate, steps=(*candidate.steps, step), tried=(*candidate.tried, settings))
 
 
-def _tried(bench: Bench, gate: Judge, now: Improved, piece: AlgorithmSettings) -> Improved:
-    if piece.kind == "fold_normalization":
-        return _folded(bench, now, piece)
-    algorithm = ALGORITHMS[piece.kind]
-    changed = algorithm.run(piece, bench, now.layers)
-    refused = replace(now, tried=(*now.tried, piece))
+def _tried(
+    context: AlgorithmContext, acceptance: Evaluator, candidate: Candidate, settings: AlgorithmSettings
+) -> Candidate:
+    if settings.kind == "fold_normalization":
+        return _folded(context, candidate, settings)
+    algorithm = ALGORITHMS[settings.kind]
+    changed = algorithm.run(settings, context, candidate.layers)
+    refused = replace(candidate, tried=(*candidate.tried, settings))
     if not changed:
-        return replace(refused, steps=(*now.steps, _report(piece, now.noise, None, 0, kept=False)))
-    layers = {name: one for name, one in {**now.layers, **changed}.items() if one is not None}
-    noise = gate.noise(layers.values())
-    kept = rises(now.noise, noise, algorithm.least_gain_db)
-    steps = (*now.steps, _report(piece, now.noise, noise, len(changed), kept=kept))
-    return Improved(layers, noise, steps, (piece,)) if kept else replace(refused, steps=steps)
+        return replace(refused, steps=(*candidate.steps, _report(settings, candidate.noise, None, 0, kept=False)))
+    layers = {name: one for name, one in {**candidate.layers, **changed}.items() if one is not None}
+    noise = acceptance.noise(layers.values())
+    kept = improves(candidate.noise, noise, algorithm.least_gain_db)
+    steps = (*candidate.steps, _report(settings, candidate.noise, noise, len(changed), kept=kept))
+    return Candidate(layers, noise, steps, (settings,)) if kept else replace(refused, steps=steps)
 
 
-def rises(before: Noise, after: Noise, least_gain_db: float) -> bool:
+def improves(before: Noise, after: Noise, least_gain_db: float) -> bool:
     """Whether the noise fell by so much at least, and fell at all; noise that is no number never passes."""
     return after.noise < before.noise * 10 ** (-least_gain_db / 10)
 
 
 def _report(
-    piece: AlgorithmSettings, before: Noise, after: Noise | None, layers: int, *, kept: bool
+    settings: AlgorithmSettings, before: Noise, after: Noise | None, layers: int, *, kept: bool
 ) -> AlgorithmReport:
     old, new = finite(before.db), None if after is None else finite(after.db)
-    least = ALGORITHMS[piece.kind].least_gain_db
+    least = ALGORITHMS[settings.kind].least_gain_db
     if after is None:
         reason = "No layer that the piece is meant for."
     elif old is None or new is None:
@@ -85,15 +91,15 @@ def _report(
         reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of this piece."
     else:
         reason = f"SQNR fell by {old - new:.2f} dB." if new < old else "SQNR stayed as it was."
-    return _step(piece, layers, (old, new), reason, kept=kept)
+    return _step(settings, layers, (old, new), reason, kept=kept)
 
 
 def _step(
-    piece: AlgorithmSettings, layers: int, db: tuple[float | None, float | None], reason: str, *, kept: bool
+    settings: AlgorithmSettings, layers: int, db: tuple[float | None, float | None], reason: str, *, kept: bool
 ) -> AlgorithmReport:
     return AlgorithmReport(
-        algorithm=piece.kind,
-        settings=piece.model_dump(mode="json", exclude={"kind"}),
+        algorithm=settings.kind,
+        settings=settings.model_dump(mode="json", exclude={"kind"}),
         layers=layers,
         before_db=db[0],
         after_db=db[1],

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.primitives.qparams import Affine, dequantize, quantize
+from zeropoint.primitives.qparams import QParams, dequantize, quantize
 
 
 @contextmanager
 def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
     """The modules of these layers compute as quantized; the others stay as they are."""
-    twins = [Twin(layer) for layer in layers if layer.layer.module is not None]
+    twins = [SimulatedLayer(layer) for layer in layers if layer.layer.module is not None]
     try:
         for twin in twins:
             twin.install()
@@ -29,7 +29,7 @@ def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
             twin.remove()
 
 
-class Twin:
+class SimulatedLayer:
     """One layer's hooks. Its float parameters are put aside while it runs."""
 
     def __init__(self, layer: QuantizedLayer) -> None:
@@ -60,7 +60,7 @@ class Twin:
         if layer.bias is not None:
             module._parameters["bias"] = nn.Parameter(layer.bias.to(weight.device, weight.dtype), requires_grad=False)
         self._given = values if layer.outliers is not None else None
-        return (laid(values, layer), *arguments[1:])
+        return (quantize_input(values, layer), *arguments[1:])
 
     def _end(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         given = self._given
@@ -73,7 +73,7 @@ class Twin:
         self._own, self._given = {}, None
 
 
-def computed(layer: QuantizedLayer, values: Tensor) -> Tensor:
+def forward_quantized(layer: QuantizedLayer, values: Tensor) -> Tensor:
     """What the quantized layer gives on a float input, by itself; no other hook of its module runs."""
     module = layer.layer.module
     assert module is not None
@@ -81,29 +81,29 @@ def computed(layer: QuantizedLayer, values: Tensor) -> Tensor:
     weight = layer.dequantized_weight.to(own.device, own.dtype)
     bias = layer.layer.bias if layer.bias is None else layer.bias.to(own.device, own.dtype)
     twin.__dict__["_parameters"] = {**module._parameters, "weight": weight, "bias": bias}
-    output: Tensor = twin.forward(laid(values, layer))
+    output: Tensor = twin.forward(quantize_input(values, layer))
     layer.release()
     return output + layer.outlier_output(values)
 
 
-def laid(values: Tensor, layer: QuantizedLayer) -> Tensor:
+def quantize_input(values: Tensor, layer: QuantizedLayer) -> Tensor:
     """x -> x̂ as the layer's operator is given it, in the dtype of x."""
     values = layer.scale_input(values)
-    return values if layer.activation is None else on_grid(values, layer.activation.affine)
+    return values if layer.activation is None else fake_quantize(values, layer.activation.qparams)
 
 
-def along(channels: Tensor, layer: QuantizedLayer) -> Tensor:
+def broadcast_channels(channels: Tensor, layer: QuantizedLayer) -> Tensor:
     """[C] in a shape that broadcasts over the layer's input or output."""
     axis = layer.layer.channel_axis
     assert axis is not None
     return channels.reshape(-1, *[1] * (-axis - 1))
 
 
-def on_grid(values: Tensor, affine: Affine) -> Tensor:
-    """x -> x̂ on a per-tensor grid, in the dtype of x; what `affine` computes, in one sweep over memory."""
-    grid = affine.grid
+def fake_quantize(values: Tensor, qparams: QParams) -> Tensor:
+    """x -> x̂ on a per-tensor grid, in the dtype of x; what `qparams` computes, in one sweep over memory."""
+    grid = qparams.quant_type
     if grid.dtype.is_floating_point:
-        return dequantize(quantize(values, affine), affine).to(values.dtype)
-    scale, zero_point = float(affine.scale), int(affine.zero_point)
-    laid = torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, grid.quant_min, grid.quant_max)
-    return laid.to(values.dtype)
+        return dequantize(quantize(values, qparams), qparams).to(values.dtype)
+    scale, zero_point = float(qparams.scale), int(qparams.zero_point)
+    rounded = torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, grid.quant_min, grid.quant_max)
+    return rounded.to(values.dtype)

@@ -27,23 +27,23 @@ MAX_KEPT_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Measurement:
     """Signal and noise of all floating outputs, and metrics of the first one."""
 
     noise: Noise = field(default_factory=Noise)
     metrics: Metrics = field(default_factory=Metrics)
 
 
-class Judge:
+class Evaluator:
     """Measures on `samples`; the float model's outputs are made once, and again each time where they are too large."""
 
     def __init__(self, source: Source, samples: Batches) -> None:
         self._source, self._samples = source, samples
         self._kept: list[list[Tensor]] = []
 
-    def judge(self, layers: Iterable[QuantizedLayer]) -> Judgement:
+    def measure(self, layers: Iterable[QuantizedLayer]) -> Measurement:
         """What such layers do in place of the float ones. Raises InvalidSamples."""
-        result = Judgement()
+        result = Measurement()
         for noise, expected, found, truth in self._compared(list(layers)):
             result.noise.join(noise)
             if expected:
@@ -57,14 +57,14 @@ class Judge:
             total.join(noise)
         return total
 
-    def drop_of(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
+    def metric_drop(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
         """What such layers lose of the metric that the recipe's target names; None where it names none."""
         wanted = None if recipe.target is None else recipe.target.max_drop
         return None if wanted is None else partial(self._drop, wanted.metric)
 
     def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
         """Infinite where outputs are not finite. Raises InvalidSamples when the samples don't allow the metric."""
-        found = self.judge(layers.values()).metrics.found.get(metric)
+        found = self.measure(layers.values()).metrics.found.get(metric)
         if found is None:
             raise InvalidSamples(
                 "dataset_does_not_fit",

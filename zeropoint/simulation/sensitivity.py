@@ -22,7 +22,7 @@ from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.model.source import Source
-from zeropoint.simulation.fake_quant import computed
+from zeropoint.simulation.fake_quant import forward_quantized
 
 VECTORS = 2
 MAX_SAMPLES = 16
@@ -112,7 +112,7 @@ def _shifted(layers: Mapping[str, QuantizedLayer], found: Sensitivity) -> Iterat
     def hook_for(name: str, layer: QuantizedLayer):  # type: ignore[no-untyped-def]
         def shift(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             with torch.no_grad():
-                error = computed(layer, arguments[0].detach()) - output.detach()
+                error = forward_quantized(layer, arguments[0].detach()) - output.detach()
             found.macs[name] = found.macs.get(name, 0) + _macs(layer, arguments[0], output)
             found.parameters[name] = layer.weight.numel()
             zeros = torch.zeros_like(output, requires_grad=True)
@@ -144,7 +144,7 @@ def predicted_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 < noise else math.inf
 
 
-def by_bargain(found: Sensitivity) -> list[str]:
+def by_noise_per_mac(found: Sensitivity) -> list[str]:
     """Layers that do work, in the order of noise for each multiply-accumulate."""
     names = [name for name in found.noise if found.macs.get(name)]
     return sorted(names, key=lambda name: -found.noise[name] / found.macs[name])

@@ -5,16 +5,16 @@ from pathlib import Path
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.formats import SourceFormat
 from zeropoint.sources.huggingface.source import HuggingFaceSource, open_huggingface
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 
 def open_source(
     path: Path, file_format: SourceFormat, device: str, *, fold: bool = False
 ) -> ProgramSource | HuggingFaceSource:
-    """Open an upload by its format; `fold`: see `open_program`. Raises InvalidModel or Unsupported."""
+    """Open an upload by its format; `fold`: see `open_uploaded_program`. Raises InvalidModel or Unsupported."""
     match file_format:
         case "pt2":
-            return open_program(path, device, fold=fold)
+            return open_uploaded_program(path, device, fold=fold)
         case "huggingface":
             return open_huggingface(path, device)
         case _:

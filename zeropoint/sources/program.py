@@ -16,11 +16,11 @@ from torch.fx.graph import CodeGen
 from torch.utils._sympy.numbers import IntInfinity
 from torch.utils._sympy.value_ranges import bound_sympy
 
-from zeropoint.data.batches import Extent, Input
+from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import InvalidModel, Unsupported
 from zeropoint.graph.batch_norm_folding import fold_normalizations
 from zeropoint.graph.calls import layer_calls, stored_names
-from zeropoint.graph.fused_outputs import insert_outlets
+from zeropoint.graph.fused_outputs import insert_fused_outputs
 from zeropoint.graph.layers import layer_types, list_layers, obstacle
 from zeropoint.graph.leaves import insert_leaves
 from zeropoint.graph.pruning import functional, prune
@@ -31,7 +31,7 @@ from zeropoint.sources.finite import require_finite
 EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
 
 
-def open_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
+def open_uploaded_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
     """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed.
 
     `fold`: normalizations behind convolutions go into these (`folding`).
@@ -59,12 +59,12 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
     calls = layer_calls(program.graph, stored_names(program))
     module = _flat(program.module(check_guards=False))
     sound = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
-    outlets = insert_outlets(module, sound)
+    fused_outputs = insert_fused_outputs(module, sound)
     leaves = insert_leaves(module, program, sound)
     inputs, constants = _inputs(program)
     return ProgramSource(
         module=module,
-        layers=tuple(list_layers(program, original, types, calls, leaves, outlets=outlets, folded=folded)),
+        layers=tuple(list_layers(program, original, types, calls, leaves, fused_outputs=fused_outputs, folded=folded)),
         tensors=program.state_dict,
         original_bytes=distinct_bytes(original.values()),
         dead_bytes=distinct_bytes(original.values()) - live_bytes,
@@ -106,11 +106,11 @@ def _inputs(program: ExportedProgram) -> tuple[tuple[Input, ...], dict[int, obje
     return tuple(tensors), constants
 
 
-def _dimension(program: ExportedProgram, size: int | torch.SymInt) -> int | Extent:
+def _dimension(program: ExportedProgram, size: int | torch.SymInt) -> int | Dim:
     if isinstance(size, int):
         return size
     bounds = bound_sympy(size.node.expr, program.range_constraints)
-    return Extent(int(bounds.lower), None if isinstance(bounds.upper, IntInfinity) else int(bounds.upper))
+    return Dim(int(bounds.lower), None if isinstance(bounds.upper, IntInfinity) else int(bounds.upper))
 
 
 def _detach_mutated(program: ExportedProgram, module: nn.Module) -> dict[str, Tensor]:

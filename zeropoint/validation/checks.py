@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.layers.rounding_error import largest_move
-from zeropoint.layers.weights import rows_of
+from zeropoint.layers.rounding_error import max_rounding_error
+from zeropoint.layers.weights import slice_rows
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import (
@@ -23,7 +23,7 @@ from zeropoint.schema.report import (
     Summary,
     Verdict,
 )
-from zeropoint.validation.evaluation import Comparison
+from zeropoint.validation.evaluation import TensorDiff
 
 ROUNDING = 1e-3
 """Share of a step that float32 arithmetic may add to the half step of rounding."""
@@ -90,7 +90,7 @@ def _load_check(ran: bool, evaluated: EvaluationReport) -> Check:
     return Check(name="load_and_run", passed=ran, value=None, bound=None, detail=detail)
 
 
-def _comparison_check(comparison: Comparison, *, opened: bool) -> Check:
+def _comparison_check(comparison: TensorDiff, *, opened: bool) -> Check:
     """What was loaded and compared, in words that don't claim more."""
     if not opened:
         detail = "The saved file did not load in a fresh process."
@@ -116,15 +116,15 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
 
 def _moves_of(layer: QuantizedLayer) -> Iterator[float]:
     """How far the weight moved, block by block where it lies in a file as it was rounded, else as a whole."""
-    stored, affine, settings = layer.layer.stored, layer.affine, layer.settings
+    stored, qparams, settings = layer.layer.stored, layer.qparams, layer.settings
     corrected = layer.pre_quant_scale is not None or layer.outliers is not None
-    if affine is None or stored is None or affine.scale.dim() == 0 or corrected:
-        yield largest_move(layer.target_weight, layer.weight, affine, settings)
+    if qparams is None or stored is None or qparams.scale.dim() == 0 or corrected:
+        yield max_rounding_error(layer.target_weight, layer.weight, qparams, settings)
         return
     row = 0
     for block in stored.blocks():
         rows = slice(row, row + len(block))
-        yield largest_move(block, layer.weight[rows], rows_of(affine, rows.start, rows.stop), settings)
+        yield max_rounding_error(block, layer.weight[rows], slice_rows(qparams, rows.start, rows.stop), settings)
         row = rows.stop
 
 

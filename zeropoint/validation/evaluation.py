@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.data.batches import Batches, Truth
-from zeropoint.data.dataset import Samples, judged
+from zeropoint.data.dataset import Dataset, judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Cosine, Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
-from zeropoint.primitives.qparams import Affine, dequantize, quantize
+from zeropoint.primitives.qparams import QParams, dequantize, quantize
 from zeropoint.schema.report import EvaluationReport
 
-Step = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 MAX_HELD_OUT_SAMPLES = 256
@@ -33,7 +33,7 @@ class Chosen:
     report: EvaluationReport
 
 
-def choose_samples(given: Samples | None, held_out: Samples | None, calibration: Samples | None) -> Chosen:
+def choose_samples(given: Dataset | None, held_out: Dataset | None, calibration: Dataset | None) -> Chosen:
     """The evaluation dataset, else samples kept out of calibration, else the calibration samples, else none."""
     if given is not None:
         return Chosen(given, EvaluationReport(source="evaluation_dataset", samples=given.count))
@@ -45,7 +45,7 @@ def choose_samples(given: Samples | None, held_out: Samples | None, calibration:
     return Chosen(None, EvaluationReport(source="none", samples=0))
 
 
-class Reader(Protocol):
+class SavedModel(Protocol):
     """The saved files, opened again; asked for one batch at a time."""
 
     @property
@@ -74,7 +74,7 @@ class Evaluation:
 
 
 @dataclass
-class Comparison:
+class TensorDiff:
     """What was measured of weights without a graph: saved against uploaded, tensor by tensor, in the second process."""
 
     moves: dict[str, float] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Comparison:
     """Tensors that the saved file does not give back as it should."""
 
 
-def evaluate(quantized: Quantized, samples: Batches, reader: Reader, step: Step) -> Evaluation:
+def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: ProgressCallback) -> Evaluation:
     """Run every batch on both sides; add up signal and noise of the floating outputs, and of each layer's."""
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
@@ -164,7 +164,7 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Modul
         given = arguments[0].cpu()
         values, beside = layer.scale_input(given), layer.outlier_output(given)
         if layer.activation is not None:
-            grid = layer.activation.affine
+            grid = layer.activation.qparams
             counted = _on_integers(values, layer)
             clipped.count += count_outside(counted, grid)
             clipped.total += counted.numel()
@@ -193,10 +193,10 @@ def _with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.M
     return twin
 
 
-def count_outside(values: Tensor, affine: Affine) -> int:
-    """How many of `values` [...] round to an integer beyond the grid of a per-tensor `affine`, and are clamped."""
-    half = float(affine.scale) / 2
-    low = (affine.grid.quant_min - int(affine.zero_point)) * float(affine.scale) - half
-    high = (affine.grid.quant_max - int(affine.zero_point)) * float(affine.scale) + half
+def count_outside(values: Tensor, qparams: QParams) -> int:
+    """How many of `values` [...] round to an integer beyond the grid of a per-tensor `qparams`, and are clamped."""
+    half = float(qparams.scale) / 2
+    low = (qparams.quant_type.quant_min - int(qparams.zero_point)) * float(qparams.scale) - half
+    high = (qparams.quant_type.quant_max - int(qparams.zero_point)) * float(qparams.scale) + half
     exact = values.to(torch.float32)
     return int(((exact < low) | (exact > high)).sum())

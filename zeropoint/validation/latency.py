@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.errors import Unsupported
 from zeropoint.formats import WRITERS
 from zeropoint.formats.onnx.writer import require_onnx
@@ -37,7 +37,7 @@ def require_latency(source: Source) -> None:
 class Stopwatch:
     """Times programs on one batch; files are written into `scratch`."""
 
-    def __init__(self, source: Source, batch: Call, scratch: Path) -> None:
+    def __init__(self, source: Source, batch: ModelInputs, scratch: Path) -> None:
         self._arrays = [tensor.contiguous().numpy() for tensor in batch]
         self._scratch = scratch
         self._float = self._opened(Quantized(source, Recipe(), [], [], NOT_CALIBRATED, {}), "float.onnx")

@@ -19,9 +19,9 @@ from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.recipe import Override, Recipe
 from zeropoint.schema.report import (
+    AcceptanceReport,
     ActivationReport,
     EvaluationReport,
-    GateReport,
     LayerReport,
     Loaded,
     Report,
@@ -41,7 +41,7 @@ from zeropoint.validation.checks import (
     _sqnr_check,
     verdict,
 )
-from zeropoint.validation.evaluation import Comparison, Evaluation
+from zeropoint.validation.evaluation import Evaluation, TensorDiff
 
 
 def recommended(quantized: Quantized) -> Recipe:
@@ -52,7 +52,7 @@ def recommended(quantized: Quantized) -> Recipe:
     kept = [{"kind": step.algorithm, **step.settings} for step in decisions.algorithms if step.kept]
     overrides = [Override(names=(name,), weights=None, activations=None) for name in left]
     fields = {name: getattr(recipe, name) for name in recipe.model_fields_set - {"mode", "target"}}
-    fields["algorithms"] = [piece for piece in kept if piece["kind"] != "mixed_precision"]
+    fields["algorithms"] = [algorithm for algorithm in kept if algorithm["kind"] != "mixed_precision"]
     fields["overrides"] = [*overrides, *recipe.overrides]
     return Recipe.model_validate(fields)
 
@@ -76,7 +76,7 @@ def with_target(verdict: Verdict, target: TargetReport | None) -> Verdict:
 
 def build_report(
     quantized: Quantized,
-    measured: Evaluation | Comparison | None,
+    measured: Evaluation | TensorDiff | None,
     evaluated: EvaluationReport,
     *,
     opened: bool,
@@ -88,7 +88,7 @@ def build_report(
     """The report of a result. `measured`: None without samples, a Comparison without a graph; `opened`: whether the
     files loaded back, and `loaded`: what opened them."""
     evaluation = measured if isinstance(measured, Evaluation) else None
-    comparison = measured if isinstance(measured, Comparison) else None
+    comparison = measured if isinstance(measured, TensorDiff) else None
     summary = _summary(quantized, evaluation)
     settings = quantized.recipe.validation
     ran = opened and (evaluation is None or evaluation.ran)
@@ -122,10 +122,10 @@ def build_report(
     )
 
 
-def _gate_report(decisions: Decisions) -> GateReport | None:
-    if not decisions.gate_samples:
+def _gate_report(decisions: Decisions) -> AcceptanceReport | None:
+    if not decisions.acceptance_samples:
         return None
-    return GateReport(samples=decisions.gate_samples, sqnr_db=decisions.gate_db)
+    return AcceptanceReport(samples=decisions.acceptance_samples, sqnr_db=decisions.acceptance_db)
 
 
 def build_plan(quantized: Quantized, timings: dict[str, float], peak_memory_bytes: int) -> Report:
@@ -193,15 +193,15 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decision
             dtype=layer.settings.dtype,
             scheme=layer.settings.scheme,
             granularity=layer.settings.granularity,
-            axis=None if layer.affine is None else layer.affine.axis,
+            axis=None if layer.qparams is None else layer.qparams.axis,
             shape=list(layer.weight.shape),
         ),
         activation=activation
         and ActivationReport(
             dtype=activation.settings.dtype,
             scheme=activation.settings.scheme,
-            scale=float(activation.affine.scale),
-            zero_point=int(activation.affine.zero_point),
+            scale=float(activation.qparams.scale),
+            zero_point=int(activation.qparams.zero_point),
             minimum=activation.minimum,
             maximum=activation.maximum,
         ),

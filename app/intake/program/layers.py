@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from app.intake.facts import Extent, Layer, Model, Tensor
+from app.intake.facts import Dim, Layer, Model, Tensor
 from app.intake.program.dataflow import names_in
 from app.intake.program.refusals import refused
 from app.intake.program.symbols import symbol_of
@@ -60,12 +60,12 @@ def _static_shape(value: str, values: dict[str, Any], ranges: dict[str, Any]) ->
     return static
 
 
-def _extent(size: dict[str, Any], ranges: dict[str, Any]) -> int | Extent:
+def _extent(size: dict[str, Any], ranges: dict[str, Any]) -> int | Dim:
     if "as_int" in size:
         return int(size["as_int"])
     # A derived dimension, such as twice another, is known only to the program itself.
     limits = ranges.get(symbol_of(size["as_expr"]["expr_str"]) or "", {"min_val": None, "max_val": None})
-    return Extent(limits["min_val"] or 0, limits["max_val"])
+    return Dim(limits["min_val"] or 0, limits["max_val"])
 
 
 def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[str, str], dict[str, tuple[str, str]]]:

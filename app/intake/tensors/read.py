@@ -12,7 +12,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from app.errors import Invalid
 from app.intake.archives.zip import MAGIC as ZIP
-from app.intake.facts import Model, Samples, Weights
+from app.intake.facts import DatasetInfo, Model, Weights
 from app.intake.parsing.strict_json import Refuse
 from app.intake.tensors.finite import first_odd_value, index_of
 from app.intake.tensors.npy import MAGIC as NPY
@@ -26,7 +26,7 @@ DEFAULT_NAME = "x"
 _SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
 _NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
 
-Facts = TypeVar("Facts", Samples, Weights, Model)
+Facts = TypeVar("Facts", DatasetInfo, Weights, Model)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan(Generic[Facts]):
         write_stored(self.stored, target)
 
 
-def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[Samples]:
+def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[DatasetInfo]:
     """Check a dataset (.safetensors, .npy, .npz), every value included. Raises Invalid with where and what.
 
     `max_bytes` bounds what an .npz unpacks to; `name` is for the tensor of an .npy, which has none.
@@ -97,7 +97,7 @@ def _read_dataset(path: Path, max_bytes: int, name: str) -> tuple[Stored, ...]:
     return read_stored(path, _samples_refused)
 
 
-def _samples(stored: tuple[Stored, ...]) -> Samples:
+def _samples(stored: tuple[Stored, ...]) -> DatasetInfo:
     if not stored:
         raise _samples_refused(f"The file holds 0 tensors; a dataset has 1 to {MAX_TENSORS}.")
     for item in stored:
@@ -107,7 +107,7 @@ def _samples(stored: tuple[Stored, ...]) -> Samples:
     if len(counts) > 1:
         listed = ", ".join(f"{item.name} has {item.shape[0]}" for item in stored[:5])
         raise _samples_refused(f"Every tensor needs the same number of samples: {listed}.")
-    return Samples(counts.pop(), tuple(item.tensor for item in stored))
+    return DatasetInfo(counts.pop(), tuple(item.tensor for item in stored))
 
 
 def _weights(stored: tuple[Stored, ...]) -> Weights:

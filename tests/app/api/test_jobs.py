@@ -278,7 +278,7 @@ def test_a_job_says_what_it_waits_for(client: httpx.Client, model_id: str, sessi
 
 def test_every_attempt_is_listed(client: httpx.Client, model_id: str, session: Session) -> None:
     job = submitted(client, model_id)
-    endings.give_back(session, claim_one(session, worker="one"))
+    endings.release(session, claim_one(session, worker="one"))
     endings.stop(session, claim_one(session, worker="two"))
     attempts = client.get(job["links"]["attempts"]).json()["items"]
     assert [(a["number"], a["token"], a["worker"], a["outcome"]) for a in attempts] == [

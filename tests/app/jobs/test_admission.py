@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.intake.facts import Extent, Tensor
+from app.intake.facts import Dim, Tensor
 from app.jobs.admission import misfits
 
-BATCHED = Tensor("x", "float32", (Extent(2, 8), 1, 4))
+BATCHED = Tensor("x", "float32", (Dim(2, 8), 1, 4))
 STATIC = Tensor("x", "float32", (4, 3))
 SINGLE = Tensor("x", "float32", (3,))
-IDS = Tensor("ids", "int64", (Extent(1, None), Extent(2, 16)))
+IDS = Tensor("ids", "int64", (Dim(1, None), Dim(2, 16)))
 
 
 def data(*shape: int, name: str = "x", dtype: str = "float32") -> Tensor:
@@ -83,6 +83,6 @@ def test_labels_and_references_may_be_there_and_are_checked() -> None:
 
 
 def test_an_input_called_labels_is_an_input() -> None:
-    wanted = [BATCHED, Tensor("labels", "int64", (Extent(2, 8), 3))]
+    wanted = [BATCHED, Tensor("labels", "int64", (Dim(2, 8), 3))]
     found = misfits(wanted, [data(8, 1, 4), data(8, name="labels", dtype="int64")])
     assert found == ["labels: expected int64 [2..8, 3], got int64 [8]."]

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.database import clock
 from app.jobs import claims, endings, queries, service
-from app.jobs.claims import Claim, Input, Standing
+from app.jobs.claims import Claim, ClaimStatus, Input
 from app.jobs.models import Job
 from app.jobs.submission import Submission
 from app.storage import Blob, Storage
@@ -126,7 +126,7 @@ def test_progress_is_written_and_a_new_phase_is_an_event(session: Session) -> No
     claim = claimed(session)
     for done in (1, 2):
         progress = Progress(phase="calibrating", done=done, total=4)
-        assert claims.report_progress(session, claim, progress, 1.5) == Standing.GO_ON
+        assert claims.report_progress(session, claim, progress, 1.5) == ClaimStatus.GO_ON
     job = queries.read(session, claim.job_id)
     assert (job.phase, job.progress) == (
         "calibrating",
@@ -138,16 +138,16 @@ def test_progress_is_written_and_a_new_phase_is_an_event(session: Session) -> No
 
 def test_a_worker_hears_of_a_cancel(session: Session) -> None:
     claim = claimed(session)
-    assert claims.standing(session, claim) == Standing.GO_ON
+    assert claims.claim_status(session, claim) == ClaimStatus.GO_ON
     assert service.request_cancel(session, claim.job_id).state == "cancelling"
-    assert claims.standing(session, claim) == Standing.CANCEL
-    assert claims.renew(session, claim, 60) == Standing.CANCEL
-    assert claims.report_progress(session, claim, Progress(phase="saving"), None) == Standing.CANCEL
+    assert claims.claim_status(session, claim) == ClaimStatus.CANCEL
+    assert claims.renew(session, claim, 60) == ClaimStatus.CANCEL
+    assert claims.report_progress(session, claim, Progress(phase="saving"), None) == ClaimStatus.CANCEL
 
 
 def test_a_lease_is_put_off_from_now(session: Session) -> None:
     claim = claimed(session)
-    assert claims.renew(session, claim, 1000) == Standing.GO_ON
+    assert claims.renew(session, claim, 1000) == ClaimStatus.GO_ON
     until = session.get_one(Job, claim.job_id, populate_existing=True).lease_until
     assert until is not None
     assert 990 < (until - clock(session)).total_seconds() <= 1000
@@ -157,15 +157,15 @@ def test_a_stale_token_writes_nothing(session: Session) -> None:
     claim = claimed(session)
     stale = Claim(**{**vars(claim), "token": claim.token - 1})
     before = session.get_one(Job, claim.job_id).lease_until
-    assert claims.standing(session, stale) == Standing.LOST
-    assert claims.renew(session, stale, 1000) == Standing.LOST
-    assert claims.report_progress(session, stale, Progress(phase="saving"), None) == Standing.LOST
-    assert claims.keep_checkpoint(session, stale, "k" * 64, "profile", Blob("c" * 64, 3)) == Standing.LOST
+    assert claims.claim_status(session, stale) == ClaimStatus.LOST
+    assert claims.renew(session, stale, 1000) == ClaimStatus.LOST
+    assert claims.report_progress(session, stale, Progress(phase="saving"), None) == ClaimStatus.LOST
+    assert claims.keep_checkpoint(session, stale, "k" * 64, "profile", Blob("c" * 64, 3)) == ClaimStatus.LOST
     assert not endings.succeed(session, stale, "passed", ())
     assert not endings.fail(session, stale, FAILURE)
     assert not endings.fail(session, stale, FAILURE.model_copy(update={"code": "storage_full"}))
     assert not endings.stop(session, stale)
-    assert not endings.give_back(session, stale)
+    assert not endings.release(session, stale)
     job = session.get_one(Job, claim.job_id, populate_existing=True)
     assert (job.state, job.phase, job.lease_until) == ("running", None, before)
     assert [attempt.outcome for attempt in queries.attempts(session, job.id)] == [None]

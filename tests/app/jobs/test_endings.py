@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.database import clock
 from app.errors import Conflict
 from app.jobs import claims, endings, queries, service
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import Product
 from app.jobs.models import Job
 from app.storage import Blob
@@ -50,7 +50,7 @@ def test_cancel_may_be_repeated_until_the_end(session: Session, claim: Claim) ->
 
 def test_a_job_that_nobody_cancelled_can_not_be_stopped(session: Session, claim: Claim) -> None:
     assert not endings.stop(session, claim)
-    assert claims.standing(session, claim) == Standing.GO_ON
+    assert claims.claim_status(session, claim) == ClaimStatus.GO_ON
 
 
 def test_success_is_recorded_with_its_artifacts_and_its_attempt(session: Session, claim: Claim) -> None:
@@ -90,26 +90,26 @@ def test_an_end_is_recorded_once(session: Session, claim: Claim) -> None:
     endings.succeed(session, claim, "passed", [MODEL_FILE])
     assert not endings.fail(session, claim, FAILURE, [REPORT])
     assert not endings.succeed(session, claim, "passed", [REPORT])
-    assert not endings.give_back(session, claim)
-    assert claims.standing(session, claim) == Standing.LOST
+    assert not endings.release(session, claim)
+    assert claims.claim_status(session, claim) == ClaimStatus.LOST
     assert queries.read(session, claim.job_id).state == "succeeded"
     assert [row.name for row in queries.artifacts(session, claim.job_id)] == ["model.safetensors"]
 
 
 def test_a_job_that_is_given_back_waits_again_and_has_lost_no_attempt(session: Session, claim: Claim) -> None:
     claims.report_progress(session, claim, Progress(phase="calibrating", done=3, total=4), 1.0)
-    assert endings.give_back(session, claim)
+    assert endings.release(session, claim)
     job = session.get_one(Job, claim.job_id, populate_existing=True)
     assert (job.state, job.attempts, job.phase, job.done, job.lease_until) == ("queued", 0, None, 0, None)
     again = claim_one(session, worker="another")
     assert (again.job_id, again.token, again.attempt) == (claim.job_id, 2, 1)
-    assert claims.standing(session, claim) == Standing.LOST
+    assert claims.claim_status(session, claim) == ClaimStatus.LOST
     assert [row.outcome for row in queries.attempts(session, claim.job_id)] == ["released", None]
 
 
 def test_a_job_that_is_given_back_after_a_cancel_ends(session: Session, claim: Claim) -> None:
     service.request_cancel(session, claim.job_id)
-    assert endings.give_back(session, claim)
+    assert endings.release(session, claim)
     assert queries.read(session, claim.job_id).state == "cancelled"
 
 

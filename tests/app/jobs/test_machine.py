@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.catalog.models import Model
 from app.errors import Conflict
 from app.jobs import claims, endings, reconciler, service
-from app.jobs.claims import Claim, Standing
+from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import MAX_ATTEMPTS, Product
 from app.jobs.models import Artifact, Attempt, Job, JobEvent, Owner
 from app.jobs.status import HELD, MOVES, TERMINAL, JobState
@@ -108,7 +108,7 @@ class Jobs(RuleBasedStateMachine):
             told = claims.report_progress(session, claim, Progress(phase="saving"), None)
             job = session.get_one(Job, claim.job_id)
             valid = job.token == claim.token and job.state in HELD
-        assert (said is not Standing.LOST) == (told is not Standing.LOST) == valid
+        assert (said is not ClaimStatus.LOST) == (told is not ClaimStatus.LOST) == valid
 
     @precondition(lambda self: self.holding())
     @rule(
@@ -138,7 +138,7 @@ class Jobs(RuleBasedStateMachine):
             "fail": lambda session: endings.fail(session, claim, failure("crashed")),
             "storage_full": lambda session: endings.fail(session, claim, failure("storage_full")),
             "stop": lambda session: endings.stop(session, claim),
-            "give_back": lambda session: endings.give_back(session, claim),
+            "give_back": lambda session: endings.release(session, claim),
         }
         with self.sessions() as session:
             before = session.get_one(Job, claim.job_id)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.servers import ROOT
-from worker.child.scratch import make_folder, sweep
+from worker.child.scratch import make_folder, remove_stale
 
 HOLD = """
 import sys, time
@@ -45,10 +45,10 @@ def test_another_attempt_s_folder_stays(tmp_path: Path) -> None:
 
 
 def test_nothing_that_somebody_holds_is_swept(tmp_path: Path) -> None:
-    spare, moved = make_folder(tmp_path), make_folder(tmp_path)
+    prestarted, moved = make_folder(tmp_path), make_folder(tmp_path)
     moved.move(tmp_path / "job_1" / "1")
-    assert sweep(tmp_path) == 0
-    assert spare.path.is_dir()
+    assert remove_stale(tmp_path) == 0
+    assert prestarted.path.is_dir()
     assert moved.path.is_dir()
 
 
@@ -57,19 +57,19 @@ def test_what_a_dead_process_left_is_swept_and_what_a_stopped_one_has_is_not(tmp
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     os.kill(process.pid, signal.SIGSTOP)
-    assert sweep(tmp_path) == 0
+    assert remove_stale(tmp_path) == 0
     process.kill()
     process.wait()
     process.stdout.close()
-    assert sweep(tmp_path) == 1
+    assert remove_stale(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.lock"]
 
 
 def test_files_beside_the_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "announced").touch()
-    assert sweep(tmp_path) == 0
+    assert remove_stale(tmp_path) == 0
     assert (tmp_path / "announced").exists()
 
 
 def test_a_scratch_that_is_not_there_needs_no_sweep(tmp_path: Path) -> None:
-    assert sweep(tmp_path / "none") == 0
+    assert remove_stale(tmp_path / "none") == 0

@@ -7,37 +7,37 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.collect import collect, everything
 from zeropoint.calibration.ranges import static_grids
-from zeropoint.data.batches import Call
-from zeropoint.data.calls import Calls
+from zeropoint.data.batches import ModelInputs
+from zeropoint.data.calls import IterableBatches
 from zeropoint.layers.quantize import quantize_layer
 from zeropoint.layers.selection import select
 from zeropoint.schema.recipe import Recipe
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.module import module_source
 
 
 @dataclass(frozen=True)
 class Place:
-    """A bench, the plain layers on it, and a gate on samples that calibrated nothing."""
+    """A bench, the plain layers on it, and a acceptance on samples that calibrated nothing."""
 
-    bench: Bench
+    context: AlgorithmContext
     layers: Layers
-    gate: Judge
+    acceptance: Evaluator
 
     def db(self, layers: Layers) -> float:
         """SQNR of the whole network with these layers."""
-        return self.gate.noise(layers.values()).db or 0.0
+        return self.acceptance.noise(layers.values()).db or 0.0
 
 
 Prepare = Callable[..., Place]
 
 
-def as_it_is(call: object) -> Call:
-    assert isinstance(call, Call)
+def as_it_is(call: object) -> ModelInputs:
+    assert isinstance(call, ModelInputs)
     return call
 
 
@@ -45,15 +45,15 @@ def as_it_is(call: object) -> Call:
 def prepare() -> Prepare:
     def place(module: nn.Module, samples: Tensor, **recipe: object) -> Place:
         source = module_source(module.eval())
-        batches = [Call([part]) for part in torch.split(samples, 16)]
-        calibration = Calls(batches[:-1], as_it_is)
-        gate = Calls(batches[-1:], as_it_is)
+        batches = [ModelInputs([part]) for part in torch.split(samples, 16)]
+        calibration = IterableBatches(batches[:-1], as_it_is)
+        acceptance = IterableBatches(batches[-1:], as_it_is)
         choices, _ = select(source.layers, Recipe.model_validate(recipe))
         profile = collect(source, source.layers, calibration, lambda *_: None, everything(source.layers))
         grids = static_grids([choice for choice in choices if choice.activations is not None], profile)
         layers = {c.layer.name: quantize_layer(c, grids.get(c.layer.name)) for c in choices}
-        bench = Bench(source, calibration, profile.layers, same_inputs(source, batches[0]))
-        return Place(bench, layers, Judge(source, gate))
+        context = AlgorithmContext(source, calibration, profile.layers, same_inputs(source, batches[0]))
+        return Place(context, layers, Evaluator(source, acceptance))
 
     return place
 

@@ -19,7 +19,7 @@ def uneven() -> tuple[nn.Module, Tensor]:
 
 def test_columns_that_meet_large_inputs_lose_less(prepare: Prepare) -> None:
     place = prepare(*uneven(), **INT4)
-    changed = scale_by_activations(Awq(), place.bench, place.layers)
+    changed = scale_by_activations(Awq(), place.context, place.layers)
     wrong = {name: (one.effective_weight - one.layer.weight)[:, ::8].square().sum() for name, one in changed.items()}
     plain = place.layers["0"]
     assert wrong["0"] < (plain.effective_weight - plain.layer.weight)[:, ::8].square().sum() / 2
@@ -35,4 +35,4 @@ def test_the_factors_are_those_of_the_formula() -> None:
 
 def test_layers_with_a_static_input_are_left_alone(prepare: Prepare) -> None:
     place = prepare(*uneven())
-    assert scale_by_activations(Awq(), place.bench, place.layers) == {}
+    assert scale_by_activations(Awq(), place.context, place.layers) == {}

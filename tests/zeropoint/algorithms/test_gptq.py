@@ -28,20 +28,20 @@ def correlated(prepare: Prepare, **recipe: object) -> Place:
 
 def output_error(place: Place, name: str, weight: Tensor) -> float:
     layer = place.layers[name].layer
-    inputs = torch.cat([batch[0] for batch in place.bench.calibration])
+    inputs = torch.cat([batch[0] for batch in place.context.calibration])
     return float((inputs @ (weight - layer.weight).T).square().sum())
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_error_at_the_output_is_smaller(prepare: Prepare, name: str) -> None:
     place = correlated(prepare, **RECIPES[name])
-    changed = round_by_gptq(Gptq(), place.bench, place.layers)
+    changed = round_by_gptq(Gptq(), place.context, place.layers)
     assert set(changed) == {"0", "2"}
     nearest, found = place.layers["0"], changed["0"]
     assert output_error(place, "0", found.effective_weight) < 0.7 * output_error(place, "0", nearest.effective_weight)
     assert found.rounding == "gptq"
-    assert torch.equal(found.affine.scale, nearest.affine.scale)  # type: ignore[union-attr]
-    grid = found.affine.grid  # type: ignore[union-attr]
+    assert torch.equal(found.qparams.scale, nearest.qparams.scale)  # type: ignore[union-attr]
+    grid = found.qparams.quant_type  # type: ignore[union-attr]
     assert found.weight.dtype == grid.dtype
     assert grid.quant_min <= int(found.weight.min()) <= int(found.weight.max()) <= grid.quant_max
 
@@ -67,18 +67,18 @@ def test_layers_that_share_their_input_come_out_as_if_alone(prepare: Prepare) ->
 
 def test_rounds_that_fit_the_memory_give_the_same(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     place = correlated(prepare)
-    once = round_by_gptq(Gptq(), place.bench, place.layers)
+    once = round_by_gptq(Gptq(), place.context, place.layers)
     monkeypatch.setattr(gptq, "MAX_BYTES", 1)
     assert [len(names) for names in gptq._rounds(place.layers, [["0"], ["2"]])] == [1, 1]
-    again = round_by_gptq(Gptq(), place.bench, place.layers)
+    again = round_by_gptq(Gptq(), place.context, place.layers)
     assert all(torch.equal(once[name].weight, again[name].weight) for name in once)
 
 
 def test_blocks_are_rounded_as_a_whole_is(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     place = correlated(prepare)
-    whole = round_by_gptq(Gptq(), place.bench, place.layers)
+    whole = round_by_gptq(Gptq(), place.context, place.layers)
     monkeypatch.setattr(gptq, "BLOCK", 5)
-    parts = round_by_gptq(Gptq(), place.bench, place.layers)
+    parts = round_by_gptq(Gptq(), place.context, place.layers)
     different = (whole["0"].weight != parts["0"].weight).float().mean()  # a sum in another order may round otherwise
     assert float(different) < 0.02
 
@@ -114,6 +114,6 @@ def test_dead_channels_and_a_singular_matrix_do_no_harm(prepare: Prepare) -> Non
 
 def test_casts_convolutions_and_float8_are_left_alone(prepare: Prepare) -> None:
     place = correlated(prepare, weights={"dtype": "float16"}, activations=None)
-    assert round_by_gptq(Gptq(), place.bench, place.layers) == {}
+    assert round_by_gptq(Gptq(), place.context, place.layers) == {}
     place = prepare(nn.Sequential(nn.Conv1d(2, 2, 1)), torch.randn(48, 2, 4))
-    assert round_by_gptq(Gptq(layer_types=("Conv1d",)), place.bench, place.layers) == {}
+    assert round_by_gptq(Gptq(layer_types=("Conv1d",)), place.context, place.layers) == {}

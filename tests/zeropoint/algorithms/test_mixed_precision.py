@@ -8,7 +8,7 @@ from torch import nn
 from tests.zeropoint.algorithms.conftest import Prepare
 from zeropoint.algorithms.mixed_precision import keep_in_float, worth_leaving
 from zeropoint.schema.algorithms import MixedPrecision
-from zeropoint.simulation.sensitivity import Sensitivity, by_bargain
+from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac
 
 FOUND = Sensitivity(
     signal=1e4, noise={"loud": 70.0, "busy": 20.0, "quiet": 10.0}, macs={"loud": 10, "busy": 60, "quiet": 30}
@@ -16,8 +16,8 @@ FOUND = Sensitivity(
 
 
 def test_the_order_is_noise_for_each_multiply_accumulate() -> None:
-    assert by_bargain(FOUND) == ["loud", "busy", "quiet"]
-    assert by_bargain(Sensitivity(noise={"a": 1.0, "idle": 5.0}, macs={"a": 1, "idle": 0})) == ["a"]
+    assert by_noise_per_mac(FOUND) == ["loud", "busy", "quiet"]
+    assert by_noise_per_mac(Sensitivity(noise={"a": 1.0, "idle": 5.0}, macs={"a": 1, "idle": 0})) == ["a"]
 
 
 def test_a_layer_must_make_more_noise_than_work() -> None:
@@ -48,5 +48,5 @@ def test_the_layer_that_spoils_everything_stays_in_float(prepare: Prepare) -> No
     samples = torch.randn(64, 16)
     samples[:, 0] /= 300
     place = prepare(module, samples)
-    left = keep_in_float(MixedPrecision(), place.bench, place.layers)
+    left = keep_in_float(MixedPrecision(), place.context, place.layers)
     assert list(left.items()) == [("0", None)]

@@ -18,7 +18,7 @@ def peaked(prepare: Prepare) -> Place:
 
 def test_a_lonely_peak_no_longer_makes_the_grid_coarse(prepare: Prepare) -> None:
     place = peaked(prepare)
-    changed = clip(MseClipping(), place.bench, place.layers)
+    changed = clip(MseClipping(), place.context, place.layers)
     before, after = place.layers["0"].activation, changed["0"].activation
     assert before is not None
     assert after is not None
@@ -28,6 +28,6 @@ def test_a_lonely_peak_no_longer_makes_the_grid_coarse(prepare: Prepare) -> None
 
 def test_other_kinds_and_smoothed_layers_are_left_alone(prepare: Prepare) -> None:
     place = peaked(prepare)
-    assert clip(MseClipping(layer_types=("Linear",)), place.bench, place.layers) == {}
-    smoothed = smooth(Smoothing(layer_types=("Conv2d",)), place.bench, place.layers)
-    assert clip(MseClipping(), place.bench, smoothed) == {}
+    assert clip(MseClipping(layer_types=("Linear",)), place.context, place.layers) == {}
+    smoothed = smooth(Smoothing(layer_types=("Conv2d",)), place.context, place.layers)
+    assert clip(MseClipping(), place.context, smoothed) == {}

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from tests.networks import postnorm, prenorm
 from tests.zeropoint.conftest import OpenExample
 from zeropoint import quantize
-from zeropoint.algorithms.norm_mapping import proven_carriers
-from zeropoint.data.batches import Call
-from zeropoint.graph.norm_mapping import carriers
+from zeropoint.algorithms.norm_mapping import proven_norm_mappings
+from zeropoint.data.batches import ModelInputs
+from zeropoint.graph.norm_mapping import norm_mappings
 from zeropoint.sources.module import module_source
 
 
 def test_a_graph_and_a_pass_find_the_same(opened: OpenExample) -> None:
     for example in (prenorm(), postnorm()):
-        of_pass = proven_carriers(module_source(example.module), Call(example.inputs))
-        assert of_pass == carriers(opened(example))
+        of_pass = proven_norm_mappings(module_source(example.module), ModelInputs(example.inputs))
+        assert of_pass == norm_mappings(opened(example))
     assert of_pass == {}
 
 
@@ -53,7 +53,7 @@ class Normal(nn.Module):
 def test_only_where_layers_are_all_that_reads_it(kind: str, carried: bool) -> None:
     module = Normal(kind).eval()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    found = proven_carriers(module_source(module), Call([torch.randn(3, 6)]))
+    found = proven_norm_mappings(module_source(module), ModelInputs([torch.randn(3, 6)]))
     assert found == ({"linear": "norm"} if carried else {})
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
@@ -67,7 +67,7 @@ def test_a_weight_that_is_used_otherwise_is_caught_by_the_trial() -> None:
 
     module = Normal("plain")
     module.norm = OneMoreNorm(6)
-    assert proven_carriers(module_source(module.eval()), Call([torch.randn(3, 6)])) == {}
+    assert proven_norm_mappings(module_source(module.eval()), ModelInputs([torch.randn(3, 6)])) == {}
 
 
 def test_nothing_multiplies_in_what_is_saved(tmp_path: Path) -> None:

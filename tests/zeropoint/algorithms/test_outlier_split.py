@@ -15,7 +15,7 @@ Outlying = tuple[nn.Module, Tensor]
 
 def test_the_widest_channels_leave_and_the_range_is_that_of_the_others(prepare: Prepare, outlying: Outlying) -> None:
     place = prepare(*outlying)
-    layer = split_outliers(OutlierSplit(channels=3), place.bench, place.layers)["0"]
+    layer = split_outliers(OutlierSplit(channels=3), place.context, place.layers)["0"]
     assert layer.outliers is not None
     assert layer.outliers.channels.tolist() == [3, 17, 30]
     assert torch.equal(layer.outliers.weight, layer.layer.weight[:, [3, 17, 30]])
@@ -33,21 +33,21 @@ def test_the_share_of_the_range_that_is_left_is_told() -> None:
 
 def test_a_layer_whose_channels_are_alike_is_left_alone(prepare: Prepare) -> None:
     place = prepare(nn.Sequential(nn.Linear(32, 8), nn.ReLU()), torch.rand(64, 32))
-    assert split_outliers(OutlierSplit(channels=2), place.bench, place.layers) == {}
+    assert split_outliers(OutlierSplit(channels=2), place.context, place.layers) == {}
 
 
 def test_a_layer_with_few_channels_is_left_alone(prepare: Prepare, outlying: Outlying) -> None:
     place = prepare(*outlying)
-    assert split_outliers(OutlierSplit(channels=5), place.bench, place.layers) == {}
+    assert split_outliers(OutlierSplit(channels=5), place.context, place.layers) == {}
 
 
 def test_channels_are_chosen_as_the_grid_meets_them(prepare: Prepare, outlying: Outlying) -> None:
     place = prepare(*outlying)
-    smoothed = {**place.layers, **smooth(Smoothing(alpha=1.0), place.bench, place.layers)}
-    assert "0" not in split_outliers(OutlierSplit(channels=3), place.bench, smoothed)  # all are equally wide now
+    smoothed = {**place.layers, **smooth(Smoothing(alpha=1.0), place.context, place.layers)}
+    assert "0" not in split_outliers(OutlierSplit(channels=3), place.context, smoothed)  # all are equally wide now
 
 
 def test_nothing_is_split_where_there_is_no_place_for_it(prepare: Prepare, outlying: Outlying) -> None:
     place = prepare(*outlying)
-    bench = replace(place.bench, products=False)
-    assert split_outliers(OutlierSplit(channels=3), bench, place.layers) == {}
+    context = replace(place.context, products=False)
+    assert split_outliers(OutlierSplit(channels=3), context, place.layers) == {}

@@ -5,13 +5,13 @@ import torch
 from tests.networks import prenorm, residual
 from tests.zeropoint.conftest import OpenExample
 from zeropoint.algorithms.shared_inputs import same_inputs
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.sources.module import module_source
 
 
 def test_a_graph_and_a_run_tell_the_same(opened: OpenExample) -> None:
     for example in (prenorm(), residual()):
-        batch = Call(example.inputs)
+        batch = ModelInputs(example.inputs)
         of_graph = same_inputs(opened(example), batch)
         of_run = same_inputs(module_source(example.module), batch)
         assert of_graph == of_run
@@ -19,7 +19,7 @@ def test_a_graph_and_a_run_tell_the_same(opened: OpenExample) -> None:
 
 
 def test_query_key_and_value_share_what_comes_out_of_the_normalization(opened: OpenExample) -> None:
-    found = same_inputs(opened(prenorm()), Call([torch.zeros(2, 5, 8)]))
+    found = same_inputs(opened(prenorm()), ModelInputs([torch.zeros(2, 5, 8)]))
     first = found["query"]
     assert found["query"] == found["key"] == found["value"] == first
     assert found["down"] == "down"

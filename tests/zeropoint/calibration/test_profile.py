@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.networks import audio, convolutional
 from zeropoint.calibration.collect import Wanted, collect, everything
 from zeropoint.calibration.profile import HEADER_KEY, Profile, file_sha256, load_profile, profile_key, save_profile
-from zeropoint.data.dataset import open_samples
-from zeropoint.engine.plan import Plan, plan
+from zeropoint.data.dataset import open_dataset
+from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.errors import InvalidProfile
@@ -29,7 +29,7 @@ from zeropoint.schema.job import (
 )
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 MSE = Recipe.model_validate({"activations": {"observer": {"kind": "mse"}}})
 
@@ -39,14 +39,14 @@ def silent(*_: object) -> None:
 
 
 @pytest.fixture
-def planned(tmp_path: Path) -> tuple[ProgramSource, Plan]:
-    source = open_program(convolutional().export(tmp_path / "model.pt2"), "cpu")
-    samples = open_samples(convolutional().save_dataset(tmp_path / "dataset.safetensors"), source.inputs, 8)
+def planned(tmp_path: Path) -> tuple[ProgramSource, QuantizationPlan]:
+    source = open_uploaded_program(convolutional().export(tmp_path / "model.pt2"), "cpu")
+    samples = open_dataset(convolutional().save_dataset(tmp_path / "dataset.safetensors"), source.inputs, 8)
     return source, plan(source, Recipe(), samples)
 
 
 @pytest.fixture
-def profile(planned: tuple[ProgramSource, Plan]) -> Profile:
+def profile(planned: tuple[ProgramSource, QuantizationPlan]) -> Profile:
     source, decided = planned
     assert decided.calibration is not None
     names = {layer.name for layer in source.layers}
@@ -136,10 +136,10 @@ def test_the_header_names_its_schema_and_holds_no_path(tmp_path: Path, profile: 
 
 @pytest.mark.parametrize("recipe", [Recipe(), MSE], ids=["minmax", "mse"])
 def test_reuse_runs_no_forward_pass_and_gives_the_same_bytes(
-    tmp_path: Path, planned: tuple[ProgramSource, Plan], profile: Profile, recipe: Recipe
+    tmp_path: Path, planned: tuple[ProgramSource, QuantizationPlan], profile: Profile, recipe: Recipe
 ) -> None:
     source, _ = planned
-    decided = plan(source, recipe, open_samples(tmp_path / "dataset.safetensors", source.inputs, 8))
+    decided = plan(source, recipe, open_dataset(tmp_path / "dataset.safetensors", source.inputs, 8))
     passes: list[int] = []
     source.module.register_forward_hook(lambda *_: passes.append(1))
     fresh = quantize_source(source, recipe, decided, silent)
@@ -157,19 +157,21 @@ def test_reuse_runs_no_forward_pass_and_gives_the_same_bytes(
 ONNX = Recipe.model_validate({"formats": ["onnx"]})
 
 
-def test_a_kept_profile_has_what_onnx_needs(tmp_path: Path, planned: tuple[ProgramSource, Plan]) -> None:
+def test_a_kept_profile_has_what_onnx_needs(tmp_path: Path, planned: tuple[ProgramSource, QuantizationPlan]) -> None:
     source, decided = planned
     assert decided.calibration is not None
     kept = collect(source, source.layers, decided.calibration, silent, everything(source.layers))
     save_profile(kept, "key", tmp_path / "profile")
     fresh = quantize_source(source, ONNX, decided, silent)
     reused = quantize_source(source, ONNX, decided, silent, load_profile(tmp_path / "profile", "key"))
-    grids = [[layer.output and layer.output.affine for layer in result.layers] for result in (fresh, reused)]
+    grids = [[layer.output and layer.output.qparams for layer in result.layers] for result in (fresh, reused)]
     assert str(grids[0]) == str(grids[1])
     assert [grid is not None for grid in grids[0]] == [True, True, False]
 
 
-def test_a_profile_without_what_onnx_needs_is_refused(planned: tuple[ProgramSource, Plan], profile: Profile) -> None:
+def test_a_profile_without_what_onnx_needs_is_refused(
+    planned: tuple[ProgramSource, QuantizationPlan], profile: Profile
+) -> None:
     source, decided = planned
     with pytest.raises(InvalidProfile, match=r"output of layer 'features\.0'") as refusal:
         quantize_source(source, ONNX, decided, silent, profile)
@@ -177,12 +179,12 @@ def test_a_profile_without_what_onnx_needs_is_refused(planned: tuple[ProgramSour
 
 
 def test_a_profile_without_what_the_observer_needs_is_refused(
-    tmp_path: Path, planned: tuple[ProgramSource, Plan]
+    tmp_path: Path, planned: tuple[ProgramSource, QuantizationPlan]
 ) -> None:
     source, decided = planned
     assert decided.calibration is not None
     plain = collect(source, source.layers, decided.calibration, silent, Wanted())
-    wishes = plan(source, MSE, open_samples(tmp_path / "dataset.safetensors", source.inputs, 8))
+    wishes = plan(source, MSE, open_dataset(tmp_path / "dataset.safetensors", source.inputs, 8))
     with pytest.raises(InvalidProfile, match=r"'features\.0'") as refusal:
         quantize_source(source, MSE, wishes, silent, plain)
     assert refusal.value.code == "profile_incomplete"

@@ -63,4 +63,4 @@ def test_other_layers_may_meet_what_is_not_finite() -> None:
     layer = Layer("head", "Linear", 24, "Linear", nn.Linear(2, 2), "head.weight")
     found = profile({"head": STILL, "mask": Statistics(4, -math.inf, 0.0)})
     grids = static_grids([Choice(layer, WeightSettings(), ActivationSettings())], found)
-    assert torch.isfinite(grids["head"].affine.scale)
+    assert torch.isfinite(grids["head"].qparams.scale)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from tests.networks import BATCH, Example, attention, convolutional, counting
 from zeropoint.calibration.collect import Wanted, collect
 from zeropoint.calibration.profile import Profile
-from zeropoint.data.calls import Calls, read_call
-from zeropoint.data.dataset import Samples, open_samples
+from zeropoint.data.calls import IterableBatches, read_inputs
+from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.model.source import ProgramSource
 from zeropoint.observers.statistics import LONGEST_HISTORY, Collector, Statistics
 from zeropoint.sources.module import module_source
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 
 class Dropping(nn.Module):
@@ -101,15 +101,15 @@ def same(left: Profile, right: Profile) -> bool:
     } and (left.samples, left.batches, left.batch_size) == (right.samples, right.batches, right.batch_size)
 
 
-def opened(example: Example, folder: Path) -> tuple[ProgramSource, Samples]:
-    source = open_program(example.export(folder / "model.pt2"), "cpu")
-    samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, 1)
+def opened(example: Example, folder: Path) -> tuple[ProgramSource, Dataset]:
+    source = open_uploaded_program(example.export(folder / "model.pt2"), "cpu")
+    samples = open_dataset(example.save_dataset(folder / "dataset.safetensors"), source.inputs, 1)
     torch.manual_seed(0)  # as every job begins
     return source, samples
 
 
 def whole_pass(
-    source: ProgramSource, samples: Samples, checkpoints: Checkpoints = NO_CHECKPOINTS, *, dies_after: int = 0
+    source: ProgramSource, samples: Dataset, checkpoints: Checkpoints = NO_CHECKPOINTS, *, dies_after: int = 0
 ) -> tuple[Profile, list[int], int]:
     """The statistics, what was said of progress, and how often the model ran."""
     steps: list[int] = []
@@ -193,7 +193,7 @@ def test_batches_that_lie_in_no_file_are_read_and_not_run(tmp_path: Path) -> Non
     calls = [torch.full((1, 2), float(number)) for number in range(4)]
 
     def calibrated(checkpoints: Checkpoints, step: Callable[[int, int], None]) -> Statistics:
-        samples = Calls(calls, read_call)
+        samples = IterableBatches(calls, read_inputs)
         return collect(source, source.layers, samples, step, Wanted({"0"}), checkpoints=checkpoints).layers["0"]
 
     def die(done: int, _: int) -> None:

@@ -4,29 +4,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Call, Extent, Input
-from zeropoint.data.calls import MAX_HELD_OUT_CALLS, Calls, Stream, read_call, reader_for
+from zeropoint.data.batches import Dim, Input, ModelInputs
+from zeropoint.data.calls import MAX_HELD_OUT_CALLS, CalibrationStream, IterableBatches, read_inputs, reader_for
 from zeropoint.errors import InvalidSamples
 
-INPUTS = (Input("x", torch.float32, (Extent(1, 8), 4)), Input("mask", torch.int64, (Extent(1, 8),)))
+INPUTS = (Input("x", torch.float32, (Dim(1, 8), 4)), Input("mask", torch.int64, (Dim(1, 8),)))
 
 
-def stream(items: list[Tensor], wanted: int = 128, *, hold_out: bool = True) -> Stream:
-    return Stream(items, read_call, wanted, hold_out=hold_out)
+def stream(items: list[Tensor], wanted: int = 128, *, hold_out: bool = True) -> CalibrationStream:
+    return CalibrationStream(items, read_inputs, wanted, hold_out=hold_out)
 
 
 def test_tensors_tuples_and_dicts_are_calls() -> None:
     x = torch.randn(3, 4)
-    assert read_call(x).names == ["argument 0"]
-    assert read_call([x, x]).names == ["argument 0", "argument 1"]
-    assert read_call({"x": x}).keywords == ("x",)
-    assert (read_call(x).samples, read_call(torch.tensor(1.0)).samples) == (3, 1)
+    assert read_inputs(x).names == ["argument 0"]
+    assert read_inputs([x, x]).names == ["argument 0", "argument 1"]
+    assert read_inputs({"x": x}).keywords == ("x",)
+    assert (read_inputs(x).samples, read_inputs(torch.tensor(1.0)).samples) == (3, 1)
 
 
 @pytest.mark.parametrize("item", [(torch.randn(2), "label"), {"x": 3}, (), None], ids=["text", "number", "empty", "no"])
 def test_what_is_no_tensor_is_refused(item: object) -> None:
     with pytest.raises(InvalidSamples) as refused:
-        read_call(item)
+        read_inputs(item)
     assert refused.value.code == "calibration_item_invalid"
 
 
@@ -66,12 +66,12 @@ def test_a_value_that_is_not_finite_is_refused_by_name_and_sample(value: float) 
     bad = torch.zeros(4, 2)
     bad[1, 1] = value
     with pytest.raises(InvalidSamples, match=r"'x'.*\[5, 1\]"):
-        list(Calls([{"x": torch.zeros(4, 2)}, {"x": bad}], read_call))
+        list(IterableBatches([{"x": torch.zeros(4, 2)}, {"x": bad}], read_inputs))
 
 
 def test_a_scalar_that_is_not_finite_is_refused_too() -> None:
     with pytest.raises(InvalidSamples, match="'argument 0'"):
-        list(Calls([torch.tensor(float("nan"))], read_call))
+        list(IterableBatches([torch.tensor(float("nan"))], read_inputs))
 
 
 def test_nothing_at_all_is_refused() -> None:
@@ -103,4 +103,4 @@ def test_a_stream_ends_when_it_has_enough() -> None:
 
 def test_a_call_keeps_its_tensors_in_order() -> None:
     x = torch.randn(1)
-    assert Call([x], ["x"])[0] is x
+    assert ModelInputs([x], ["x"])[0] is x

@@ -7,22 +7,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zeropoint.data.batches import Extent, Input
-from zeropoint.data.dataset import Samples, judged, open_samples
+from zeropoint.data.batches import Dim, Input
+from zeropoint.data.dataset import Dataset, judged, open_dataset
 from zeropoint.errors import InvalidSamples
 
-DYNAMIC = (Input("x", torch.float32, (Extent(1, 64), 3)),)
+DYNAMIC = (Input("x", torch.float32, (Dim(1, 64), 3)),)
 STATIC = (Input("x", torch.float32, (4, 3)),)
 
 
 def samples_of(
     folder: Path, tensors: dict[str, Tensor], inputs: tuple[Input, ...], batch: int | None = None
-) -> Samples:
+) -> Dataset:
     save_file(tensors, folder / "dataset.safetensors")
-    return open_samples(folder / "dataset.safetensors", inputs, batch)
+    return open_dataset(folder / "dataset.safetensors", inputs, batch)
 
 
-def sizes(samples: Samples) -> list[int]:
+def sizes(samples: Dataset) -> list[int]:
     return [len(batch[0]) for batch in samples]
 
 
@@ -32,8 +32,8 @@ def sizes(samples: Samples) -> list[int]:
         (DYNAMIC, 70, None, [32, 32, 6]),
         (DYNAMIC, 70, 500, [64, 6]),
         (DYNAMIC, 5, 2, [2, 2, 1]),
-        ((Input("x", torch.float32, (Extent(2, None), 3)),), 5, 2, [2, 2]),
-        ((Input("x", torch.float32, (Extent(8, None), 3)),), 20, 1, [8, 8]),
+        ((Input("x", torch.float32, (Dim(2, None), 3)),), 5, 2, [2, 2]),
+        ((Input("x", torch.float32, (Dim(8, None), 3)),), 20, 1, [8, 8]),
         (STATIC, 10, 32, [4, 4]),
     ],
     ids=["default", "bounded", "wish", "last-too-small", "at-least", "static"],
@@ -53,7 +53,7 @@ def test_a_tensor_with_one_dimension_more_is_one_call_a_sample(tmp_path: Path) -
 
 
 def test_tensors_come_in_the_models_order(tmp_path: Path) -> None:
-    inputs = (Input("b", torch.float32, (Extent(1, None),)), Input("a", torch.int64, (Extent(1, None),)))
+    inputs = (Input("b", torch.float32, (Dim(1, None),)), Input("a", torch.int64, (Dim(1, None),)))
     samples = samples_of(tmp_path, {"a": torch.arange(3), "b": torch.ones(3)}, inputs)
     assert [tensor.dtype for tensor in next(iter(samples))] == [torch.float32, torch.int64]
 
@@ -95,7 +95,7 @@ def test_values_that_are_not_finite_are_refused_by_name_and_place(tmp_path: Path
 def test_a_file_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header....")
     with pytest.raises(InvalidSamples) as refused:
-        open_samples(tmp_path / "d", DYNAMIC, None)
+        open_dataset(tmp_path / "d", DYNAMIC, None)
     assert refused.value.code == "dataset_invalid"
 
 
@@ -117,7 +117,7 @@ def test_a_sample_that_is_a_call_has_one_label(tmp_path: Path) -> None:
 
 
 def test_an_input_called_labels_is_an_input(tmp_path: Path) -> None:
-    inputs = (*DYNAMIC, Input("labels", torch.float32, (Extent(1, None),)))
+    inputs = (*DYNAMIC, Input("labels", torch.float32, (Dim(1, None),)))
     samples = samples_of(tmp_path, {"x": torch.randn(5, 3), "labels": torch.randn(5)}, inputs)
     assert samples.truths == ()
     assert len(next(iter(samples))) == 2

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.calibration.collect import Wanted, collect
-from zeropoint.data.batches import Call
-from zeropoint.data.calls import Calls, read_call
+from zeropoint.data.batches import ModelInputs
+from zeropoint.data.calls import IterableBatches, read_inputs
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.sources.module import module_source
 
@@ -14,22 +14,22 @@ MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 
 
 def test_the_mask_of_a_batch_is_found_by_its_name() -> None:
-    batch = Call([torch.zeros(2, 3), MASK], ["input_ids", "attention_mask"])
+    batch = ModelInputs([torch.zeros(2, 3), MASK], ["input_ids", "attention_mask"])
     assert torch.equal(mask_of(batch), MASK.bool())  # type: ignore[arg-type]
-    assert torch.equal(mask_of(Call([MASK], ["encoder_attention_mask"])), MASK.bool())  # type: ignore[arg-type]
+    assert torch.equal(mask_of(ModelInputs([MASK], ["encoder_attention_mask"])), MASK.bool())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "batch",
     [
         [MASK],
-        Call([MASK]),
-        Call([MASK], ["mask"]),
-        Call([MASK.float()], ["attention_mask"]),
-        Call([MASK[:, None]], ["attention_mask"]),
-        Call([MASK, MASK], ["attention_mask", "decoder_attention_mask"]),
-        Call([torch.ones(2, 3, dtype=torch.int64)], ["attention_mask"]),
-        Call([torch.zeros(2, 3, dtype=torch.int64)], ["attention_mask"]),
+        ModelInputs([MASK]),
+        ModelInputs([MASK], ["mask"]),
+        ModelInputs([MASK.float()], ["attention_mask"]),
+        ModelInputs([MASK[:, None]], ["attention_mask"]),
+        ModelInputs([MASK, MASK], ["attention_mask", "decoder_attention_mask"]),
+        ModelInputs([torch.ones(2, 3, dtype=torch.int64)], ["attention_mask"]),
+        ModelInputs([torch.zeros(2, 3, dtype=torch.int64)], ["attention_mask"]),
     ],
     ids=["list", "positional", "name", "float", "rank", "two", "nothing hidden", "all hidden"],
 )
@@ -60,7 +60,7 @@ def test_padding_does_not_widen_a_range() -> None:
     x = torch.rand(2, 3, 4)
     x[0, 2] = x[1, 1:] = 1000.0
     source = module_source(Encoder())
-    calls = Calls([{"x": x, "attention_mask": MASK}], read_call)
+    calls = IterableBatches([{"x": x, "attention_mask": MASK}], read_inputs)
     found = collect(source, source.layers, calls, lambda *_: None, Wanted({"linear"}, {"linear"})).layers["linear"]
     assert (found.count, found.maximum <= 1.0) == (12, True)
     assert found.channels is not None

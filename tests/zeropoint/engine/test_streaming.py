@@ -20,7 +20,7 @@ from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.checkpoints import KeptGrids
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import select
-from zeropoint.layers.weights import decode, encode, to_tensors
+from zeropoint.layers.weights import dequantize_weight, quantize_weight, to_tensors
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.recipe import Recipe, WeightSettings
 from zeropoint.sources.weights import open_weights
@@ -74,12 +74,12 @@ def test_every_tensor_is_what_the_whole_weight_would_give(
     assert layers.keys() == {f"{name}.weight" for name in (*PROJECTIONS, "lm_head")}
     expected, settings = dict(tensors), WeightSettings.model_validate(weights)
     for name, layer in layers.items():
-        encoded, affine = encode(tensors[name], settings, settings.axis or 0)
-        expected |= to_tensors(name, settings, encoded, affine)
+        encoded, qparams = quantize_weight(tensors[name], settings, settings.axis or 0)
+        expected |= to_tensors(name, settings, encoded, qparams)
         noise = Noise()
-        noise.add(tensors[name], decode(encoded, affine))
+        noise.add(tensors[name], dequantize_weight(encoded, qparams))
         assert layer.weight_sqnr_db == pytest.approx(noise.db)
-        assert layer.bytes == sum(t.nbytes for t in to_tensors(name, settings, encoded, affine).values()) + (
+        assert layer.bytes == sum(t.nbytes for t in to_tensors(name, settings, encoded, qparams).values()) + (
             0 if layer.layer.bias is None else 256
         )
     found = load_file(tmp_path / OUT)
@@ -94,7 +94,7 @@ def test_convolutions_are_quantized_by_their_outputs(tmp_path: Path) -> None:
     streamed(saved(tmp_path / "in", tensors), {})
     found = load_file(tmp_path / OUT)
     assert {name: list(found[f"{name}.weight_scale"].shape) for name in "ab"} == {"a": [6], "b": [4]}
-    assert torch.equal(found["a.weight"], encode(tensors["a.weight"], WeightSettings(), 0)[0])
+    assert torch.equal(found["a.weight"], quantize_weight(tensors["a.weight"], WeightSettings(), 0)[0])
 
 
 def test_no_tensor_is_held_whole(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tests.networks import convolutional
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints import sweep as sweeping
@@ -21,7 +21,7 @@ from zeropoint.model.source import ProgramSource
 from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, Failure, JobSpec, Phase, Progress
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import SweepEntry, SweepReport
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 
 MSE = {"activations": {"observer": {"kind": "mse"}}}
 
@@ -42,7 +42,7 @@ def steps() -> list[Progress]:
 
 @pytest.fixture
 def sweep(tmp_path: Path, source: ProgramSource, steps: list[Progress]) -> Sweep:
-    samples = open_samples(convolutional().save_dataset(tmp_path / "d.safetensors"), source.inputs, None)
+    samples = open_dataset(convolutional().save_dataset(tmp_path / "d.safetensors"), source.inputs, None)
     checkpoints = Checkpoints(tmp_path / "checkpoints", "key")
     return Sweep(source, samples, None, Clock(steps.append), tmp_path, checkpoints)
 
@@ -64,7 +64,7 @@ def test_each_row_is_what_its_recipe_gives_alone(sweep: Sweep, source: ProgramSo
         planned = plan(source, alone, sweep.samples)
         assert planned.held_out is not None
         result = quantize_source(source, alone, planned, lambda *_: None)
-        noise = Judge(source, planned.held_out).judge(result.layers).noise
+        noise = Evaluator(source, planned.held_out).measure(result.layers).noise
         assert (row.sqnr_db, row.bytes, row.layers_quantized) == (noise.db, result.bytes, len(result.layers))
         assert row.compression_ratio == source.original_bytes / result.bytes
         assert [metric.name for metric in row.metrics] == ["agreement"]
@@ -122,7 +122,7 @@ def test_a_target_is_searched_for_with_the_metric_of_the_rows(sweep: Sweep, sour
 
 def test_without_an_evaluation_dataset_few_samples_measure(tmp_path: Path, source: ProgramSource) -> None:
     dataset = convolutional(400).save_dataset(tmp_path / "d.safetensors")
-    samples = open_samples(dataset, source.inputs, None)
+    samples = open_dataset(dataset, source.inputs, None)
     few = Sweep(source, samples, None, Clock(lambda _: None), tmp_path).compare(entries({}, MSE))
     whole = Sweep(source, samples, samples, Clock(lambda _: None), tmp_path).compare(entries({}, MSE))
     assert (few.evaluation.source, few.evaluation.samples) == ("held_out", 32)

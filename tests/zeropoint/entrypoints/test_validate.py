@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import convolutional, projections
 from zeropoint import quantize
-from zeropoint.entrypoints.validate import Comparison, Findings, run_by_hand, validate
+from zeropoint.entrypoints.validate import Findings, Reference, run_by_hand, validate
 from zeropoint.errors import InvalidModel
 
 
@@ -54,7 +54,7 @@ def test_a_whole_module_is_validated_too(module: Path) -> None:
 
 
 def test_the_float_program_and_samples_give_the_whole_report(program: Path) -> None:
-    findings = validate(program / "out", Comparison(program / "float.pt2", program / "samples.safetensors"))
+    findings = validate(program / "out", Reference(program / "float.pt2", program / "samples.safetensors"))
     assert verdicts(findings) == dict.fromkeys(["sqnr", "size", "load_and_run", "weight_range"], True)
     assert findings.report is not None
     assert findings.report.summary.cosine is not None
@@ -63,7 +63,7 @@ def test_the_float_program_and_samples_give_the_whole_report(program: Path) -> N
 
 
 def test_without_samples_the_float_program_tells_how_far_weights_moved(program: Path) -> None:
-    findings = validate(program / "out", Comparison(program / "float.pt2"))
+    findings = validate(program / "out", Reference(program / "float.pt2"))
     assert verdicts(findings) == {"size": True, "load_and_run": True, "weight_range": True}
     assert findings.report is not None
     assert findings.report.layers[0].weight_sqnr_db is not None
@@ -99,7 +99,7 @@ def test_a_scale_that_is_not_valid_is_found(module: Path, value: float) -> None:
 def test_another_float_model_is_refused_by_name(program: Path) -> None:
     other = projections().export(program / "other.pt2")
     with pytest.raises(InvalidModel, match=r"'features\.0'"):
-        validate(program / "out", Comparison(other))
+        validate(program / "out", Reference(other))
 
 
 def test_the_program_prints_json_and_its_exit_code_tells(program: Path, capsys: pytest.CaptureFixture[str]) -> None:

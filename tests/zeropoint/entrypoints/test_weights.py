@@ -21,8 +21,8 @@ from zeropoint.errors import InvalidModel
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.selection import Choice
-from zeropoint.layers.weights import decode
-from zeropoint.loading.loadback import reader_process
+from zeropoint.layers.weights import dequantize_weight
+from zeropoint.loading.loadback import loadback_process
 from zeropoint.loading.stored import read_safetensors
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, Failure, Progress
@@ -37,7 +37,7 @@ Run = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    with reader_process() as process:  # one for all of them: most of a small job is its start
+    with loadback_process() as process:  # one for all of them: most of a small job is its start
 
         def do(folder: Path, recipe: Any = None, tensors: dict[str, torch.Tensor] | None = None, **spec: object) -> int:
             if recipe is not None:
@@ -71,7 +71,7 @@ def test_the_report_says_what_can_be_said_and_no_more(run: Run, tmp_path: Path) 
     stored = read_safetensors(tmp_path / "out" / "model.safetensors")
     for layer in told.layers:
         noise = Noise()
-        noise.add(tensors[f"{layer.name}.weight"], decode(*stored.weight(layer.name)))
+        noise.add(tensors[f"{layer.name}.weight"], dequantize_weight(*stored.weight(layer.name)))
         assert layer.weight_sqnr_db == pytest.approx(noise.db)
         assert layer.output_sqnr_db is None
     assert {skipped.name: skipped.reason for skipped in told.skipped} == {

@@ -16,9 +16,9 @@ from tests.corrected import by_hand, corrected
 from tests.networks import convolutional, prenorm, projections
 from tests.patterns import unusual
 from tests.zeropoint.conftest import OpenExample, QuantizeExample
-from zeropoint.data.calls import Calls, read_call
-from zeropoint.data.dataset import open_samples
-from zeropoint.engine.plan import Plan
+from zeropoint.data.calls import IterableBatches, read_inputs
+from zeropoint.data.dataset import open_dataset
+from zeropoint.engine.plan import QuantizationPlan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.validate import validate
 from zeropoint.files.checkpoints import Checkpoints
@@ -32,7 +32,7 @@ from zeropoint.layers.selection import select
 from zeropoint.loading.loadback import second_process
 from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.restore import restore
-from zeropoint.loading.stored import read_checkpoint, read_safetensors
+from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import EvaluationReport
@@ -96,7 +96,7 @@ def test_a_module_computes_the_formula_from_its_files(tmp_path: Path, by_norms: 
     expected = _run_by_hand(result, example.inputs)
     result = carried(result) if by_norms else result
     list(write_formats(result, tmp_path, ["safetensors", "checkpoint"]))
-    for stored in (read_safetensors(tmp_path / "model.safetensors"), read_checkpoint(tmp_path / "model.pt")):
+    for stored in (read_safetensors(tmp_path / "model.safetensors"), read_torch_checkpoint(tmp_path / "model.pt")):
         module = quantized_module(example.module, stored)
         assert {name for name in stored.tensors if name not in module.state_dict()} == set()
         with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_job_with_all_of_it_is_validated(quantized: QuantizeExample, tmp_path:
     result, out = carried(corrected(quantized(example))), tmp_path / "out"
     out.mkdir()
     list(write_formats(result, out, ["safetensors", "pt2"]))
-    samples = open_samples(example.save_dataset(tmp_path / "x.safetensors"), result.source.inputs, None)  # type: ignore[attr-defined]
+    samples = open_dataset(example.save_dataset(tmp_path / "x.safetensors"), result.source.inputs, None)  # type: ignore[attr-defined]
     with second_process(tmp_path) as reader:
         opened = reader.open(out)
         evaluation = evaluate(result, samples, reader, lambda *_: None)
@@ -243,7 +243,9 @@ def _range_check(result: Quantized):  # type: ignore[no-untyped-def]
 def _of_module(module: torch.nn.Module, x: Tensor) -> Quantized:
     source, recipe = module_source(module), Recipe()
     choices, skipped = select(source.layers, recipe)
-    return quantize_source(source, recipe, Plan(choices, skipped, Calls([x], read_call), None), lambda *_: None)
+    return quantize_source(
+        source, recipe, QuantizationPlan(choices, skipped, IterableBatches([x], read_inputs), None), lambda *_: None
+    )
 
 
 def _run_by_hand(result: Quantized, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -11,7 +11,7 @@ from tests.networks import Example, attention, convolutional, recurrent
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.formats import VALIDATED, write_formats
 from zeropoint.formats.program.writer import quantized_program
-from zeropoint.loading.loadback import Reader, second_process
+from zeropoint.loading.loadback import LoadbackClient, second_process
 from zeropoint.metrics.sqnr import Noise
 
 RECIPES = {
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadbackClient]:
     """One for all of this file: to import torch takes it longer than to open and run a program."""
     with second_process(tmp_path_factory.mktemp("stranger")) as reader:
         yield reader
@@ -42,7 +42,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_the_program_in_a_second_process_computes_what_the_layers_say(
-    quantized: QuantizeExample, stranger: Reader, tmp_path: Path, recipe: tuple[dict[str, object], float]
+    quantized: QuantizeExample, stranger: LoadbackClient, tmp_path: Path, recipe: tuple[dict[str, object], float]
 ) -> None:
     wishes, least_db = recipe
     example = convolutional()
@@ -144,7 +144,7 @@ def test_every_layer_type_is_quantized(quantized: QuantizeExample, decompose: bo
         "volume": "Conv3d",
     }
     scales = {
-        layer.layer.name: None if layer.affine is None else list(layer.affine.scale.shape) for layer in result.layers
+        layer.layer.name: None if layer.qparams is None else list(layer.qparams.scale.shape) for layer in result.layers
     }
     assert scales == {"table": [12], "up1": [6], "up2": [2], "volume": [3]}
     noise = Noise()

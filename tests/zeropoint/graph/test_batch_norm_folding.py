@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.networks import BATCH, convolutional, residual
 from zeropoint import quantize
-from zeropoint.entrypoints.validate import Comparison, validate
+from zeropoint.entrypoints.validate import Reference, validate
 from zeropoint.sources.program import program_source
 
 
@@ -121,5 +121,5 @@ def test_a_recipe_folds_and_the_saved_files_are_validated(tmp_path: Path, decomp
     assert result.report.verdict == "passed"
     assert {skip.name: skip.reason for skip in result.report.skipped} == {"features.1": "folded", "unused": "dead_code"}
     result.save(tmp_path / "out")
-    findings = validate(tmp_path / "out", Comparison(path, tmp_path / "samples.safetensors"))
+    findings = validate(tmp_path / "out", Reference(path, tmp_path / "samples.safetensors"))
     assert all(check.passed for check in findings.checks)

@@ -7,13 +7,13 @@ import torch
 
 from tests.networks import Example, convolutional, projections, residual
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.calibration.collect import Wanted, collect, outlet_name
-from zeropoint.data.dataset import open_samples
+from zeropoint.calibration.collect import Wanted, collect, fused_output_name
+from zeropoint.data.dataset import open_dataset
 from zeropoint.model.source import ProgramSource
 
 
 def ranges(source: ProgramSource, example: Example, folder: Path) -> dict[str, tuple[float, float]]:
-    samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
+    samples = open_dataset(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
     profile = collect(source, source.layers, samples, lambda *_: None, Wanted(outputs=True))
     return {name: (found.minimum, found.maximum) for name, found in profile.layers.items()}
 
@@ -42,13 +42,13 @@ def test_a_value_that_something_else_reads_is_not_passed_over(opened: OpenExampl
 def test_only_convolutions_have_one(opened: OpenExample, tmp_path: Path) -> None:
     example = projections()
     source = opened(example)
-    assert [layer.outlet for layer in source.layers] == [None, None]
+    assert [layer.fused_output for layer in source.layers] == [None, None]
     assert set(ranges(source, example, tmp_path)) == {"query", "key"}
 
 
 def test_outlets_are_watched_only_when_they_are_wanted(opened: OpenExample, tmp_path: Path) -> None:
     example = residual()
     source = opened(example)
-    samples = open_samples(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, None)
+    samples = open_dataset(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, None)
     profile = collect(source, source.layers, samples, lambda *_: None, Wanted())
-    assert not {outlet_name(layer.name) for layer in source.layers} & set(profile.layers)
+    assert not {fused_output_name(layer.name) for layer in source.layers} & set(profile.layers)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tests.networks import BATCH, Example, attention, postnorm, prenorm
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.graph.norm_mapping import carriers
+from zeropoint.graph.norm_mapping import norm_mappings
 
 BEFORE = {"query": "norm", "key": "norm", "value": "norm", "up": "last_norm"}
 
@@ -48,21 +48,21 @@ class _Varied(nn.Module):
 
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 def test_a_block_that_normalizes_first_has_them(opened: OpenExample, decompose: bool) -> None:
-    assert carriers(opened(prenorm(), decompose=decompose)) == BEFORE
+    assert norm_mappings(opened(prenorm(), decompose=decompose)) == BEFORE
 
 
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", [postnorm, attention], ids=lambda make: make.__name__)
 def test_sums_that_go_on_have_none(opened: OpenExample, make: object, decompose: bool) -> None:
-    assert carriers(opened(make(), decompose=decompose)) == {}  # type: ignore[operator]
+    assert norm_mappings(opened(make(), decompose=decompose)) == {}  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("norm", [nn.RMSNorm(8), Rms()], ids=["operator", "by hand"])
 def test_root_mean_squares_are_normalizations_too(opened: OpenExample, norm: nn.Module) -> None:
-    assert carriers(opened(varied(norm))) == {"block.query": "block.norm"}
+    assert norm_mappings(opened(varied(norm))) == {"block.query": "block.norm"}
 
 
 @pytest.mark.parametrize("what", ["leak", "tied", "plain"])
 def test_another_reader_or_no_weight_forbids_it(opened: OpenExample, what: str) -> None:
-    assert carriers(opened(varied())) == {"block.query": "block.norm"}
-    assert carriers(opened(varied(**{what: True}))) == {}  # type: ignore[arg-type]
+    assert norm_mappings(opened(varied())) == {"block.query": "block.norm"}
+    assert norm_mappings(opened(varied(**{what: True}))) == {}  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import torch
 
 from tests.networks import Example, attention, convolutional, projections
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.data.dataset import open_samples
-from zeropoint.engine.plan import Plan, plan
+from zeropoint.data.dataset import open_dataset
+from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
@@ -22,7 +22,7 @@ from zeropoint.layers.selection import Choice
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.job import Phase
 from zeropoint.schema.recipe import Recipe
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 RECIPES: dict[str, dict[str, object]] = {
     "static": {},
@@ -45,9 +45,9 @@ def channels_last() -> Example:
     return example
 
 
-def prepared(example: Example, folder: Path, recipe: Recipe) -> tuple[ProgramSource, Plan]:
-    source = open_program(example.export(folder / "model.pt2"), "cpu")
-    samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
+def prepared(example: Example, folder: Path, recipe: Recipe) -> tuple[ProgramSource, QuantizationPlan]:
+    source = open_uploaded_program(example.export(folder / "model.pt2"), "cpu")
+    samples = open_dataset(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
     return source, plan(source, recipe, samples)
 
 

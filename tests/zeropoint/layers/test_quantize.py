@@ -8,7 +8,7 @@ import torch
 
 from tests.networks import convolutional
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.layers.quantize import on_disk
+from zeropoint.layers.quantize import spill_to_disk
 
 RECIPES = [
     {},
@@ -22,10 +22,10 @@ RECIPES = [
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_nothing_of_a_layer_changes(recipe: dict[str, object], quantized: QuantizeExample, tmp_path: Path) -> None:
     layer = quantized(convolutional(), **recipe).layers[-1]
-    spilled = on_disk(layer, tmp_path / "0.safetensors")
+    spilled = spill_to_disk(layer, tmp_path / "0.safetensors")
     spilled.release()
     assert (spilled.sizes, spilled.bytes) == (layer.sizes, layer.bytes)
     assert torch.equal(spilled.dequantized_weight, layer.dequantized_weight)
     for name, tensor in layer.tensors.items():
         assert torch.equal(spilled.tensors[name].to(torch.float32), tensor.to(torch.float32)), name
-    assert replace(spilled, weight=layer.weight, affine=layer.affine, file=None) == layer
+    assert replace(spilled, weight=layer.weight, qparams=layer.qparams, file=None) == layer

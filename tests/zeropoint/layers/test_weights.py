@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropoint.layers.weights import decode, encode, from_tensors, to_tensors
+from zeropoint.layers.weights import dequantize_weight, from_tensors, quantize_weight, to_tensors
 from zeropoint.primitives.packing import pack_int4, unpack_int4
-from zeropoint.primitives.qparams import step_sizes
+from zeropoint.primitives.qparams import step_size
 from zeropoint.schema.recipe import CASTS, WeightSettings
 
 SETTINGS = [
@@ -32,13 +32,13 @@ SETTINGS = [
 def test_a_weight_moves_by_one_step_at_most(body: dict[str, object], seed: int, spread: float, shift: float) -> None:
     settings = WeightSettings.model_validate(body)
     weight = (torch.randn(6, 8, generator=torch.Generator().manual_seed(seed)) + shift) * spread
-    numbers, affine = encode(weight, settings, settings.axis or 0)
-    moved = (weight - decode(numbers, affine)).abs()
-    if affine is None:
+    numbers, qparams = quantize_weight(weight, settings, settings.axis or 0)
+    moved = (weight - dequantize_weight(numbers, qparams)).abs()
+    if qparams is None:
         bound = weight.abs() * torch.finfo(numbers.dtype).eps + torch.finfo(numbers.dtype).smallest_normal
         bound = bound.where(weight.abs() < torch.finfo(numbers.dtype).max, torch.inf)
     else:
-        bound = step_sizes(numbers, affine) * (0.501 if settings.scheme == "symmetric" else 1.001)
+        bound = step_size(numbers, qparams) * (0.501 if settings.scheme == "symmetric" else 1.001)
     assert bool((moved <= bound).all())
 
 
@@ -46,12 +46,12 @@ def test_a_weight_moves_by_one_step_at_most(body: dict[str, object], seed: int, 
 def test_what_is_stored_comes_back_bit_for_bit(body: dict[str, object]) -> None:
     settings = WeightSettings.model_validate(body)
     weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    numbers, affine = encode(weight, settings, settings.axis or 0)
-    stored = to_tensors("w", settings, numbers, affine)
-    axis = affine.axis if affine is not None else None
+    numbers, qparams = quantize_weight(weight, settings, settings.axis or 0)
+    stored = to_tensors("w", settings, numbers, qparams)
+    axis = qparams.axis if qparams is not None else None
     again, grid = from_tensors("w", settings, axis, stored)
     assert again.dtype == numbers.dtype
-    assert torch.equal(decode(again, grid), decode(numbers, affine))
+    assert torch.equal(dequantize_weight(again, grid), dequantize_weight(numbers, qparams))
     assert set(stored) == {"w"} | (set() if settings.dtype in CASTS else {"w_scale"}) | (
         {"w_zero_point"} if settings.scheme == "asymmetric" else set()
     )
@@ -62,7 +62,7 @@ def test_smaller_groups_are_never_worse() -> None:
     errors = []
     for size in (64, 16, 4):
         settings = WeightSettings.model_validate({"dtype": "int4", "scheme": "symmetric", "group_size": size})
-        errors.append(float((weight - decode(*encode(weight, settings, 0))).square().sum()))
+        errors.append(float((weight - dequantize_weight(*quantize_weight(weight, settings, 0))).square().sum()))
     assert errors == sorted(errors, reverse=True)
 
 
@@ -76,6 +76,6 @@ def test_packing_keeps_every_number(seed: int) -> None:
 
 def test_transposed_convolutions_have_their_scales_along_the_outputs() -> None:
     weight = torch.randn(4, 6, 3, 3)
-    _, affine = encode(weight, WeightSettings(), axis=1)
-    assert affine is not None
-    assert affine.scale.shape == (6,)
+    _, qparams = quantize_weight(weight, WeightSettings(), axis=1)
+    assert qparams is not None
+    assert qparams.scale.shape == (6,)

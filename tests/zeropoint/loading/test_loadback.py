@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.networks import convolutional
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import VALIDATED, write_formats
 from zeropoint.loading.loadback import second_process
 from zeropoint.model.source import ProgramSource
@@ -58,7 +58,7 @@ def test_a_damaged_file_does_not_pass(
 def test_a_process_that_died_does_not_pass(quantized: QuantizeExample, tmp_path: Path) -> None:
     result = quantized(convolutional())
     assert isinstance(result.source, ProgramSource)
-    samples = open_samples(tmp_path / "dataset.safetensors", result.source.inputs, None)
+    samples = open_dataset(tmp_path / "dataset.safetensors", result.source.inputs, None)
     with second_process(tmp_path) as reader:
         reader._process.kill()
         reader._process.wait()

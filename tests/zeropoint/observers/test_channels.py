@@ -16,7 +16,7 @@ def test_they_are_those_of_each_channel(shape: tuple[int, ...], axis: int) -> No
     assert torch.equal(found.minimum, rows.amin(1))
     assert torch.equal(found.maximum, rows.amax(1))
     torch.testing.assert_close(found.magnitude, rows.abs().mean(1))
-    assert torch.equal(found.reach, rows.abs().amax(1))
+    assert torch.equal(found.abs_max, rows.abs().amax(1))
 
 
 def test_batches_add_up() -> None:

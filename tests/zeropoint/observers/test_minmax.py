@@ -1,12 +1,12 @@
 import torch
 
 from zeropoint.observers import observer_for
-from zeropoint.observers.observer import Target
+from zeropoint.observers.observer import QuantizationSpec
 from zeropoint.observers.statistics import Statistics
 from zeropoint.primitives.qparams import QUINT8
 from zeropoint.schema.recipe import MinMaxObserver
 
-TARGET = Target(QUINT8, "asymmetric")
+TARGET = QuantizationSpec(QUINT8, "asymmetric")
 
 
 def test_the_range_of_an_activation_is_what_was_seen() -> None:

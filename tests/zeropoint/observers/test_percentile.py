@@ -7,12 +7,12 @@ from torch import Tensor
 
 from zeropoint.observers import observer_for
 from zeropoint.observers.histogram import BINS
-from zeropoint.observers.observer import Range, Target
+from zeropoint.observers.observer import QuantizationSpec, Range
 from zeropoint.observers.statistics import Collector
 from zeropoint.primitives.qparams import QUINT8
 from zeropoint.schema.recipe import PercentileObserver
 
-TARGET = Target(QUINT8, "asymmetric")
+TARGET = QuantizationSpec(QUINT8, "asymmetric")
 
 
 def values(count: int, seed: int = 0) -> Tensor:

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from tests.networks import convolutional, counting
 from tests.zeropoint.conftest import QuantizeExample
 from tests.zeropoint.simulation.test_fake_quant import far_apart, run
-from zeropoint.data.batches import Call
-from zeropoint.data.calls import Calls, read_call
+from zeropoint.data.batches import ModelInputs
+from zeropoint.data.calls import IterableBatches, read_inputs
 from zeropoint.layers.result import Quantized
 from zeropoint.simulation import measure as module
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.module import module_source
 
 
-def gate_of(result: Quantized, inputs: tuple[Tensor, ...]) -> Judge:
-    return Judge(result.source, Calls([Call(inputs)], lambda call: call))  # type: ignore[arg-type,return-value]
+def gate_of(result: Quantized, inputs: tuple[Tensor, ...]) -> Evaluator:
+    return Evaluator(result.source, IterableBatches([ModelInputs(inputs)], lambda call: call))  # type: ignore[arg-type,return-value]
 
 
 def test_it_is_the_noise_of_the_program(quantized: QuantizeExample) -> None:
@@ -26,7 +26,7 @@ def test_it_is_the_noise_of_the_program(quantized: QuantizeExample) -> None:
     result = quantized(example)
     noise = gate_of(result, example.inputs).noise(result.layers)
     with torch.no_grad():
-        exact = result.source.run(Call(example.inputs))
+        exact = result.source.run(ModelInputs(example.inputs))
     expected = far_apart([one for one in exact if isinstance(one, Tensor)], run(result, example.inputs))
     assert noise.noise / noise.signal == pytest.approx(expected, rel=1e-3)
     assert noise.signal > 0
@@ -54,5 +54,7 @@ def test_padding_does_not_count() -> None:
 
     mask = torch.tensor([[1, 0]])
     x = torch.tensor([[[3.0], [4.0]]])
-    found = Judge(module_source(Encoder()), Calls([{"x": x, "attention_mask": mask}], read_call)).noise([])
+    found = Evaluator(module_source(Encoder()), IterableBatches([{"x": x, "attention_mask": mask}], read_inputs)).noise(
+        []
+    )
     assert math.sqrt(found.signal) == 6.0

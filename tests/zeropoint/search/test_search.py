@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.networks import prenorm
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.files.checkpoints import Checkpoints
@@ -15,8 +15,8 @@ from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.job import Phase
 from zeropoint.schema.recipe import Recipe
-from zeropoint.simulation.measure import Judge
-from zeropoint.sources.program import open_program
+from zeropoint.simulation.measure import Evaluator
+from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.report import recommended
 
 RECIPE = Recipe.model_validate(
@@ -39,8 +39,8 @@ class Death(Exception):
 
 def run(folder: Path, recipe: Recipe, checkpoints: Checkpoints, dies_at: int = -1) -> Quantized:
     example = prenorm(64)
-    source = open_program(example.export(folder / "model.pt2"), "cpu")
-    samples = open_samples(example.save_dataset(folder / "data.safetensors"), source.inputs, None)
+    source = open_uploaded_program(example.export(folder / "model.pt2"), "cpu")
+    samples = open_dataset(example.save_dataset(folder / "data.safetensors"), source.inputs, None)
 
     def report(phase: Phase, done: int, _: int) -> None:
         if (phase, done) == ("quantizing", dies_at):
@@ -62,8 +62,8 @@ def test_it_goes_on_where_it_was_left_to_the_same_bytes(
     with pytest.raises(Death):
         run(tmp_path, RECIPE, Checkpoints(tmp_path / "kept", "key", 0.0), dies_at=5 + pieces)
     seen: list[int] = []
-    noise = Judge.noise
-    monkeypatch.setattr(Judge, "noise", lambda gate, layers: seen.append(1) or noise(gate, layers))  # type: ignore[func-returns-value]
+    noise = Evaluator.noise
+    monkeypatch.setattr(Evaluator, "noise", lambda gate, layers: seen.append(1) or noise(gate, layers))  # type: ignore[func-returns-value]
     resumed = Checkpoints(tmp_path / "kept", "key", 0.0)
     again = run(tmp_path, RECIPE, resumed)
     assert "quantizing" in resumed.resumed
@@ -85,8 +85,8 @@ def test_the_plan_is_a_recipe_that_gives_the_same(tmp_path: Path) -> None:
     measured = []
     for result in (first, second):
         assert isinstance(result.source, ProgramSource)
-        samples = open_samples(tmp_path / "data.safetensors", result.source.inputs, None)
-        measured.append(Judge(result.source, samples).noise(result.layers).db or 0.0)
+        samples = open_dataset(tmp_path / "data.safetensors", result.source.inputs, None)
+        measured.append(Evaluator(result.source, samples).noise(result.layers).db or 0.0)
     assert abs(measured[0] - measured[1]) < 2
 
 
@@ -100,15 +100,15 @@ def test_a_recommendation_keeps_what_was_asked(tmp_path: Path) -> None:
 
 def test_the_samples_that_decide_calibrate_nothing(tmp_path: Path) -> None:
     example = prenorm(64)
-    source = open_program(example.export(tmp_path / "model.pt2"), "cpu")
-    samples = open_samples(example.save_dataset(tmp_path / "data.safetensors"), source.inputs, None)
+    source = open_uploaded_program(example.export(tmp_path / "model.pt2"), "cpu")
+    samples = open_dataset(example.save_dataset(tmp_path / "data.safetensors"), source.inputs, None)
     decided, plain = plan(source, RECIPE, samples), plan(source, Recipe(), samples)
-    assert plain.gate is None
-    assert decided.gate is not None
+    assert plain.acceptance is None
+    assert decided.acceptance is not None
     assert decided.calibration is not None
     assert plain.calibration is not None
-    assert decided.gate.count == plain.calibration.count // 4
-    assert decided.gate.count + decided.calibration.count == plain.calibration.count
+    assert decided.acceptance.count == plain.calibration.count // 4
+    assert decided.acceptance.count + decided.calibration.count == plain.calibration.count
     assert decided.held_out == plain.held_out
-    few = open_samples(prenorm(1).save_dataset(tmp_path / "few.safetensors"), source.inputs, None)
-    assert plan(source, RECIPE, few).gate == plan(source, RECIPE, few).calibration
+    few = open_dataset(prenorm(1).save_dataset(tmp_path / "few.safetensors"), source.inputs, None)
+    assert plan(source, RECIPE, few).acceptance == plan(source, RECIPE, few).calibration

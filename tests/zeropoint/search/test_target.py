@@ -6,13 +6,13 @@ import pytest
 
 from tests.networks import residual
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.layers.result import Quantized
-from zeropoint.schema.presets import ACCURATE, pieces_of
+from zeropoint.schema.presets import ACCURATE, algorithms_of
 from zeropoint.schema.recipe import Recipe
-from zeropoint.sources.program import open_program
+from zeropoint.sources.program import open_uploaded_program
 
 COARSE = {"weights": {"granularity": "per_tensor"}, "algorithms": [{"kind": "bias_correction"}]}
 
@@ -28,8 +28,8 @@ def in_float(result: Quantized) -> list[str]:
 @pytest.fixture
 def plain_db(quantized: QuantizeExample) -> float:
     result = quantized(residual(48), **COARSE)
-    assert result.decisions.gate_db is not None
-    return result.decisions.gate_db
+    assert result.decisions.acceptance_db is not None
+    return result.decisions.acceptance_db
 
 
 def test_what_is_met_anyway_costs_nothing(quantized: QuantizeExample, plain_db: float) -> None:
@@ -72,18 +72,22 @@ def test_within_so_many_bytes_the_loudest_layers_are_float(quantized: QuantizeEx
     assert target.met
     assert target.value == result.bytes <= room
     assert in_float(result)
-    assert result.decisions.gate_db is not None
-    assert smallest.decisions.gate_db is not None
-    assert result.decisions.gate_db > smallest.decisions.gate_db
+    assert result.decisions.acceptance_db is not None
+    assert smallest.decisions.acceptance_db is not None
+    assert result.decisions.acceptance_db > smallest.decisions.acceptance_db
 
 
 def test_a_drop_is_measured_by_whoever_knows_the_metric(tmp_path: Path) -> None:
     example = residual(48)
-    source = open_program(example.export(tmp_path / "model.pt2"), "cpu")
-    samples = open_samples(example.save_dataset(tmp_path / "data.safetensors"), source.inputs, None)
+    source = open_uploaded_program(example.export(tmp_path / "model.pt2"), "cpu")
+    samples = open_dataset(example.save_dataset(tmp_path / "data.safetensors"), source.inputs, None)
     recipe = Recipe.model_validate({"target": {"max_drop": {"metric": "top1", "value": 0.1}}, "algorithms": []})
     result = quantize_source(
-        source, recipe, plan(source, recipe, samples), lambda *_: None, drop_of=lambda layers: 0.2 * (len(layers) > 2)
+        source,
+        recipe,
+        plan(source, recipe, samples),
+        lambda *_: None,
+        metric_drop=lambda layers: 0.2 * (len(layers) > 2),
     )
     target = result.decisions.target
     assert target is not None
@@ -91,9 +95,9 @@ def test_a_drop_is_measured_by_whoever_knows_the_metric(tmp_path: Path) -> None:
 
 
 def test_a_target_without_algorithms_tries_those_of_the_accurate_preset() -> None:
-    pieces = pieces_of(Recipe.model_validate({"target": {"max_bytes": 1}}))
+    pieces = algorithms_of(Recipe.model_validate({"target": {"max_bytes": 1}}))
     assert [piece.kind for piece in pieces] == [p.kind for p in ACCURATE if p.kind != "mixed_precision"]
-    assert pieces_of(Recipe()) == ()
+    assert algorithms_of(Recipe()) == ()
 
 
 @pytest.mark.parametrize("target", [{}, {"min_sqnr_db": 1, "max_bytes": 1}])

@@ -7,7 +7,7 @@ import pytest
 
 from tests.zeropoint.algorithms.conftest import Place, Prepare, outlying, prepare
 from zeropoint.algorithms import ALGORITHMS, Algorithm
-from zeropoint.algorithms.context import Bench, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.algorithms import (
     AlgorithmSettings,
@@ -17,13 +17,13 @@ from zeropoint.schema.algorithms import (
     OutlierSplit,
     Smoothing,
 )
-from zeropoint.search.trial import Improved, begin, improve, rises
+from zeropoint.search.trial import Candidate, baseline, improves, try_algorithms
 
 __all__ = ["outlying", "prepare"]  # fixtures
 
 
-def tried(place: Place, *pieces: AlgorithmSettings) -> Improved:
-    return improve(place.bench, place.gate, begin(place.gate, place.layers), pieces)
+def tried(place: Place, *pieces: AlgorithmSettings) -> Candidate:
+    return try_algorithms(place.context, place.acceptance, baseline(place.acceptance, place.layers), pieces)
 
 
 @pytest.fixture
@@ -71,27 +71,33 @@ def test_folding_is_told_and_not_judged(place: Place) -> None:
 
 def test_nothing_is_tried_twice_on_the_same_layers(place: Place) -> None:
     first = tried(place, MseClipping())
-    again = improve(place.bench, place.gate, first, [MseClipping()])
+    again = try_algorithms(place.context, place.acceptance, first, [MseClipping()])
     assert again.steps == first.steps
-    changed = improve(place.bench, place.gate, first, [OutlierSplit(channels=3), MseClipping()])
+    changed = try_algorithms(place.context, place.acceptance, first, [OutlierSplit(channels=3), MseClipping()])
     assert [step.algorithm for step in changed.steps] == ["mse_clipping", "outlier_split", "mse_clipping"]
 
 
 def test_each_piece_is_told_as_it_is_done(place: Place) -> None:
     seen: list[int] = []
     pieces: list[AlgorithmSettings] = [MseClipping(), BiasCorrection()]
-    improve(place.bench, place.gate, begin(place.gate, place.layers), pieces, lambda now: seen.append(len(now.steps)))
+    try_algorithms(
+        place.context,
+        place.acceptance,
+        baseline(place.acceptance, place.layers),
+        pieces,
+        lambda now: seen.append(len(now.steps)),
+    )
     assert seen == [1, 2]
 
 
 def test_noise_that_is_no_number_never_passes() -> None:
-    assert rises(Noise(1, 2), Noise(1, 1), 0)
-    assert not rises(Noise(1, 1), Noise(1, 1), 0)
-    assert not rises(Noise(1, 2), Noise(1, 1.9), 0.5)
-    assert not rises(Noise(1, 2), Noise(1, math.nan), 0)
-    assert rises(Noise(1, math.inf), Noise(1, 1), 0)
+    assert improves(Noise(1, 2), Noise(1, 1), 0)
+    assert not improves(Noise(1, 1), Noise(1, 1), 0)
+    assert not improves(Noise(1, 2), Noise(1, 1.9), 0.5)
+    assert not improves(Noise(1, 2), Noise(1, math.nan), 0)
+    assert improves(Noise(1, math.inf), Noise(1, 1), 0)
 
 
-def spoil(_: object, __: Bench, layers: Layers) -> Layers:
+def spoil(_: object, __: AlgorithmContext, layers: Layers) -> Layers:
     """Every layer without its first half of numbers."""
     return {name: replace(one, weight=one.weight * 0) for name, one in layers.items()}

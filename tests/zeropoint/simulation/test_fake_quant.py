@@ -10,13 +10,13 @@ from torch.utils._pytree import tree_leaves
 from tests.corrected import by_hand, corrected
 from tests.networks import Example, attention, audio, convolutional, prenorm
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.source import floating_outputs as outputs
-from zeropoint.primitives.qparams import QUINT8, Affine, dequantize, quantize
-from zeropoint.simulation.fake_quant import computed, on_grid, simulated
+from zeropoint.primitives.qparams import QUINT8, QParams, dequantize, quantize
+from zeropoint.simulation.fake_quant import fake_quantize, forward_quantized, simulated
 
 EXAMPLES = [convolutional, audio, attention, prenorm]
 RECIPES: dict[str, dict[str, object]] = {
@@ -30,7 +30,7 @@ PAIRS = [(make, name) for make in EXAMPLES for name in RECIPES if name != "int4"
 
 def simulate(result: Quantized, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with simulated(result.layers):
-        return outputs(result.source, Call(inputs))
+        return outputs(result.source, ModelInputs(inputs))
 
 
 def far_apart(left: list[Tensor], right: list[Tensor]) -> float:
@@ -63,24 +63,24 @@ def test_a_layer_by_itself_computes_the_formula(quantized: QuantizeExample) -> N
     result = corrected(quantized(prenorm()))
     for layer in result.layers:
         values = torch.randn(3, layer.weight.shape[1])
-        torch.testing.assert_close(computed(layer, values), by_hand(layer, values))
+        torch.testing.assert_close(forward_quantized(layer, values), by_hand(layer, values))
 
 
 def test_the_float_model_is_itself_again_also_after_a_failure(quantized: QuantizeExample) -> None:
     example = convolutional()
     result = corrected(quantized(example))
-    before = outputs(result.source, Call(example.inputs))
+    before = outputs(result.source, ModelInputs(example.inputs))
     with pytest.raises(Exception, match="size"), simulated(result.layers):
-        outputs(result.source, Call([torch.zeros(1, 9, 1, 1)]))
-    assert far_apart(before, outputs(result.source, Call(example.inputs))) == 0
+        outputs(result.source, ModelInputs([torch.zeros(1, 9, 1, 1)]))
+    assert far_apart(before, outputs(result.source, ModelInputs(example.inputs))) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_one_sweep_over_memory_lays_values_where_two_do(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    grid = Affine(QUINT8, torch.tensor(0.037), torch.tensor(101))
+    grid = QParams(QUINT8, torch.tensor(0.037), torch.tensor(101))
     values = (torch.randn(4096) * 4).to(dtype)
-    assert torch.equal(on_grid(values, grid), dequantize(quantize(values, grid), grid).to(dtype))
+    assert torch.equal(fake_quantize(values, grid), dequantize(quantize(values, grid), grid).to(dtype))
 
 
 def test_layers_without_a_module_are_passed_over(quantized: QuantizeExample) -> None:

@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 
 from tests.networks import convolutional, counting
 from tests.zeropoint.conftest import OpenExample, QuantizeExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import WRITERS
 from zeropoint.loading.loadback import second_process
 from zeropoint.model.source import ProgramSource
 from zeropoint.simulation import measure as judging
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.validation.evaluation import evaluate
 
 
@@ -23,14 +23,14 @@ def test_noise_and_metrics_are_those_of_the_saved_program(tmp_path: Path, quanti
     result = quantized(example)
     save_file(labelled, tmp_path / "labelled.safetensors")
     assert isinstance(result.source, ProgramSource)
-    samples = open_samples(tmp_path / "labelled.safetensors", result.source.inputs, 16)
+    samples = open_dataset(tmp_path / "labelled.safetensors", result.source.inputs, 16)
     (tmp_path / "out").mkdir()
     for name in ("safetensors", "pt2"):
         WRITERS[name].write(result, tmp_path / "out" / WRITERS[name].file)
     with second_process(tmp_path) as reader:
         assert reader.open(tmp_path / "out")
         saved = evaluate(result, samples, reader, lambda *_: None)
-    simulated = Judge(result.source, samples).judge(result.layers)
+    simulated = Evaluator(result.source, samples).measure(result.layers)
     assert simulated.noise.db == pytest.approx(saved.model.db, abs=0.5)
     assert simulated.noise.signal == pytest.approx(saved.model.signal)
     own, others = simulated.metrics.reports(), saved.metrics.reports()
@@ -43,16 +43,16 @@ def test_float_outputs_are_made_once_unless_they_are_large(
 ) -> None:
     result = quantized(convolutional())
     assert isinstance(result.source, ProgramSource)
-    samples = open_samples(tmp_path / "dataset.safetensors", result.source.inputs, 16)
+    samples = open_dataset(tmp_path / "dataset.safetensors", result.source.inputs, 16)
     passes = []
     result.source.module.register_forward_pre_hook(lambda *_: passes.append(1))
-    judge = Judge(result.source, samples)
-    first, second = judge.judge(result.layers), judge.judge(result.layers)
+    judge = Evaluator(result.source, samples)
+    first, second = judge.measure(result.layers), judge.measure(result.layers)
     assert (len(passes), first.noise) == (3 + 3 + 3, second.noise)
     monkeypatch.setattr(judging, "MAX_KEPT_BYTES", 0)
     passes.clear()
-    again = Judge(result.source, samples)
-    assert (again.judge(result.layers).noise, again.judge(result.layers).noise) == (first.noise, first.noise)
+    again = Evaluator(result.source, samples)
+    assert (again.measure(result.layers).noise, again.measure(result.layers).noise) == (first.noise, first.noise)
     assert len(passes) == 4 * 3
 
 
@@ -60,5 +60,5 @@ def test_no_layers_are_the_float_model(opened: OpenExample, tmp_path: Path) -> N
     """Also where passes change buffers."""
     example = counting()
     source = opened(example)
-    samples = open_samples(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, 2)
-    assert Judge(source, samples).judge([]).noise.exact
+    samples = open_dataset(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, 2)
+    assert Evaluator(source, samples).measure([]).noise.exact

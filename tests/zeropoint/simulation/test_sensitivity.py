@@ -11,14 +11,14 @@ from tests.networks import Example, audio, convolutional, prenorm, residual
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.calibration.collect import Wanted, collect
 from zeropoint.calibration.ranges import static_grids
-from zeropoint.data.calls import Calls, read_call
-from zeropoint.data.dataset import Samples, open_samples
+from zeropoint.data.calls import IterableBatches, read_inputs
+from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.layers.quantize import quantize_layer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import select
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import Recipe
-from zeropoint.simulation.measure import Judge
+from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import Sensitivity, probe
 from zeropoint.sources.module import module_source
 
@@ -28,12 +28,12 @@ def rank_correlation(left: list[float], right: list[float]) -> float:
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
-def samples_of(result: Quantized, folder: Path) -> Samples:
+def samples_of(result: Quantized, folder: Path) -> Dataset:
     assert isinstance(result.source, ProgramSource)
-    return open_samples(folder / "dataset.safetensors", result.source.inputs, None)
+    return open_dataset(folder / "dataset.safetensors", result.source.inputs, None)
 
 
-def truth(result: Quantized, gate: Judge) -> dict[str, float]:
+def truth(result: Quantized, gate: Evaluator) -> dict[str, float]:
     return {layer.layer.name: gate.noise([layer]).noise for layer in result.layers}
 
 
@@ -45,7 +45,7 @@ def test_it_ranks_layers_as_they_are(
     result = quantized(example, weights={"granularity": "per_tensor"})
     samples = samples_of(result, tmp_path).between(0, 16)
     found = probe(result.source, {layer.layer.name: layer for layer in result.layers}, samples)
-    exact = truth(result, Judge(result.source, samples))
+    exact = truth(result, Evaluator(result.source, samples))
     assert found is not None
     assert found.noise.keys() == exact.keys()
     names = list(exact)
@@ -92,7 +92,7 @@ def test_a_model_that_can_not_be_differentiated_is_not_ranked() -> None:
 
 def _probed(module: nn.Module) -> Sensitivity | None:
     source = module_source(module.eval())
-    calls = Calls([torch.randn(8, 4)], read_call)
+    calls = IterableBatches([torch.randn(8, 4)], read_inputs)
     choices, _ = select(source.layers, Recipe())
     grids = static_grids(choices, collect(source, source.layers, calls, lambda *_: None, Wanted()))
     return probe(source, {c.layer.name: quantize_layer(c, grids[c.layer.name]) for c in choices}, calls)
@@ -102,6 +102,6 @@ def test_the_recipe_asks_for_it(quantized: QuantizeExample) -> None:
     result = quantized(convolutional(), sensitivity=True)
     assert result.decisions.sensitivity.keys() == {layer.layer.name for layer in result.layers}
     alone = {name: 10 ** (-db / 10) for name, db in result.decisions.sensitivity.items()}
-    assert result.decisions.gate_db is not None
-    assert 0.1 < sum(alone.values()) / 10 ** (-result.decisions.gate_db / 10) < 10
+    assert result.decisions.acceptance_db is not None
+    assert 0.1 < sum(alone.values()) / 10 ** (-result.decisions.acceptance_db / 10) < 10
     assert quantized(convolutional()).decisions.sensitivity == {}

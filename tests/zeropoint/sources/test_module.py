@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tests.networks import attention, convolutional, counting
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.errors import Unsupported
 from zeropoint.sources.module import module_source
 
@@ -86,7 +86,7 @@ def test_buffers_start_again_after_reset() -> None:
 
 def test_keywords_go_in_and_dataclasses_come_out_flat() -> None:
     x, scale = torch.randn(2, 4), torch.tensor(2.0)
-    outputs = module_source(Answering()).run(Call([x, scale], ["scale"]))
+    outputs = module_source(Answering()).run(ModelInputs([x, scale], ["scale"]))
     assert [isinstance(value, Tensor) for value in outputs] == [True, True]
     assert torch.equal(outputs[1], x)  # type: ignore[arg-type]
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from tests.networks import Example, attention, audio, convolutional, counting, projections
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.data.batches import Extent, Input
+from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import InvalidModel, Unsupported
-from zeropoint.sources.program import open_program, program_source
+from zeropoint.sources.program import open_uploaded_program, program_source
 
 EXAMPLES = [convolutional, audio, attention, counting, projections]
 
@@ -73,7 +73,7 @@ def test_layers_of_one_weight_keep_their_own_names(opened: OpenExample) -> None:
 
 
 def test_dynamic_dimensions_and_dtypes_are_told(opened: OpenExample) -> None:
-    assert opened(convolutional()).inputs == (Input("x", torch.float32, (Extent(1, 1024), 1, 8, 8)),)
+    assert opened(convolutional()).inputs == (Input("x", torch.float32, (Dim(1, 1024), 1, 8, 8)),)
     assert opened(attention()).inputs[0] == Input("ids", torch.int64, (2, 5))
 
 
@@ -105,7 +105,7 @@ def test_inputs_that_the_export_fixed_are_filled_in(opened: OpenExample, tmp_pat
     module, x = WithOptions().eval(), torch.randn(2, 4)
     program = torch.export.export(module, (x, 3.0), {"bias": None})
     torch.export.save(program, tmp_path / "fixed.pt2")
-    source = open_program(tmp_path / "fixed.pt2", "cpu")
+    source = open_uploaded_program(tmp_path / "fixed.pt2", "cpu")
     assert [spec.name for spec in source.inputs] == ["x"]
     torch.testing.assert_close(source.run([x])[0], module(x, 3.0))
 
@@ -120,14 +120,14 @@ def test_a_number_that_varies_is_refused_by_name(tmp_path: Path) -> None:
     program = torch.export.export(Repeat(), (torch.randn(2, 4), 5), dynamic_shapes=(None, auto))
     torch.export.save(program, tmp_path / "number.pt2")
     with pytest.raises(Unsupported, match="'times'") as refused:
-        open_program(tmp_path / "number.pt2", "cpu")
+        open_uploaded_program(tmp_path / "number.pt2", "cpu")
     assert refused.value.code == "unsupported_input"
 
 
 def test_a_file_that_does_not_load_is_refused_without_the_librarys_words(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04 not an archive")
     with pytest.raises(InvalidModel) as refused:
-        open_program(tmp_path / "model.pt2", "cpu")
+        open_uploaded_program(tmp_path / "model.pt2", "cpu")
     assert refused.value.code == "program_invalid"
     assert str(tmp_path) not in str(refused.value)
 

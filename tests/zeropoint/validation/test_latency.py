@@ -6,7 +6,7 @@ import pytest
 
 from tests.networks import convolutional
 from tests.zeropoint.conftest import OpenExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.sweep import Sweep
 from zeropoint.errors import Unsupported
@@ -25,7 +25,7 @@ def source(opened: OpenExample) -> ProgramSource:
 
 @pytest.fixture
 def sweep(tmp_path: Path, source: ProgramSource) -> Sweep:
-    samples = open_samples(convolutional().save_dataset(tmp_path / "d.safetensors"), source.inputs, None)
+    samples = open_dataset(convolutional().save_dataset(tmp_path / "d.safetensors"), source.inputs, None)
     (tmp_path / "scratch").mkdir()
     return Sweep(source, samples, None, Clock(lambda _: None), tmp_path / "scratch")
 

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.primitives.packing import pack_int4
-from zeropoint.primitives.qparams import Affine
+from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.recipe import ActivationSettings, WeightSettings
 
 TARGET = "Linear"
@@ -36,10 +36,10 @@ def format_of(weights: WeightSettings, activations: ActivationSettings | None) -
 
 def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
     """What is stored in place of the weight of a Linear [out, in], by its name within the layer."""
-    affine = layer.affine
-    assert affine is not None
+    qparams = layer.qparams
+    assert qparams is not None
     packed = format_of(layer.settings, _activations(layer)) == "pack-quantized"
-    parts = {"weight_scale": _laid_out(affine.scale).to(layer.layer.scale_dtype)}
+    parts = {"weight_scale": _laid_out(qparams.scale).to(layer.layer.scale_dtype)}
     if packed:
         bits = _bits(layer.settings)
         parts["weight_packed"] = pack(_signed(layer.weight), bits)
@@ -47,8 +47,8 @@ def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
     else:
         parts["weight"] = _signed(layer.weight)
     if layer.settings.scheme == "asymmetric":
-        zero_point = _laid_out(_moved_down(affine.zero_point, affine))
-        in_rows = packed and affine.scale.dim() > 0
+        zero_point = _laid_out(_moved_down(qparams.zero_point, qparams))
+        in_rows = packed and qparams.scale.dim() > 0
         parts["weight_zero_point"] = pack(zero_point.T, _bits(layer.settings)).T if in_rows else zero_point
     return {part: tensor.contiguous() for part, tensor in (parts | _input_parts(layer)).items()}
 
@@ -133,10 +133,10 @@ def _bits(settings: WeightSettings) -> int:
 def _input_parts(layer: QuantizedLayer) -> dict[str, Tensor]:
     if layer.activation is None:
         return {}
-    affine = layer.activation.affine
-    parts = {"input_scale": affine.scale.reshape(1).to(layer.layer.scale_dtype)}
+    qparams = layer.activation.qparams
+    parts = {"input_scale": qparams.scale.reshape(1).to(layer.layer.scale_dtype)}
     if layer.activation.settings.scheme == "asymmetric":
-        parts["input_zero_point"] = _moved_down(affine.zero_point, affine).reshape(1)
+        parts["input_zero_point"] = _moved_down(qparams.zero_point, qparams).reshape(1)
     return parts
 
 
@@ -150,5 +150,5 @@ def _signed(numbers: Tensor) -> Tensor:
     return (numbers.to(torch.int16) - 128).to(torch.int8) if numbers.dtype == torch.uint8 else numbers
 
 
-def _moved_down(zero_point: Tensor, affine: Affine) -> Tensor:
-    return (zero_point - (128 if affine.grid.dtype == torch.uint8 else 0)).to(torch.int8)
+def _moved_down(zero_point: Tensor, qparams: QParams) -> Tensor:
+    return (zero_point - (128 if qparams.quant_type.dtype == torch.uint8 else 0)).to(torch.int8)

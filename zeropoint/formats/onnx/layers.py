@@ -68,8 +68,8 @@ def halve_bytes(model: ir.Model, layers: Sequence[QuantizedLayer]) -> None:
     for node in model.graph:
         scale = node.inputs[1] if node.op_type == "DequantizeLinear" else None
         layer = halves.get(str(scale.name)) if scale is not None else None
-        if layer is not None and layer.affine is not None:
-            for index, tensor in ((0, layer.weight), (2, layer.affine.zero_point)):
+        if layer is not None and layer.qparams is not None:
+            for index, tensor in ((0, layer.weight), (2, layer.qparams.zero_point)):
                 name = f"{layer.layer.weight_name}_uint4" + ("_zero_point" if index else "")
                 numbers = ir.Tensor(tensor.numpy().astype(np.uint8) + np.uint8(8), dtype=ir.DataType.UINT4)
                 node.replace_input_with(index, _constant(model.graph, name, numbers))
@@ -87,7 +87,7 @@ def fold_normalizations(model: ir.Model) -> None:
             continue
         weight = _weight(convolution)
         if weight is not None and not normalization.outputs[0].is_graph_output() and _fold(normalization, weight):
-            _put_bias(convolution, *_affine(normalization))
+            _put_bias(convolution, *_scale_and_shift(normalization))
             normalization.outputs[0].replace_all_uses_with(convolution.outputs[0])
             model.graph.remove(normalization, safe=True)
 
@@ -119,7 +119,7 @@ def _raise_scales(weight: Weight, least: Floats) -> None:
 
 def _fold(normalization: ir.Node, weight: Weight) -> bool:
     """Put the factors into the weight, and say whether that went."""
-    factor, _ = _affine(normalization)
+    factor, _ = _scale_and_shift(normalization)
     limits = np.iinfo(_value(weight.node.inputs[0]).dtype)
     zero_point = weight.beside(weight.zero_point)
     numbers = np.where(weight.beside(factor < 0), 2 * zero_point - weight.numbers, weight.numbers)
@@ -129,7 +129,7 @@ def _fold(normalization: ir.Node, weight: Weight) -> bool:
     return True
 
 
-def _affine(normalization: ir.Node) -> tuple[Floats, Floats]:
+def _scale_and_shift(normalization: ir.Node) -> tuple[Floats, Floats]:
     """f [out] and β − mean · f [out]."""
     gamma, beta, mean, variance = (_value(value).astype(np.float64) for value in normalization.inputs[1:5])
     epsilon = normalization.attributes.get_float("epsilon", 1e-5)

@@ -15,17 +15,17 @@ from torch.fx import Graph, Node
 
 from zeropoint.formats.program.qdq import add_node
 from zeropoint.formats.program.qdq_sharing import name_modules, what_follows
-from zeropoint.graph.calls import Call
-from zeropoint.graph.program_state import Held
+from zeropoint.graph.calls import LayerCall
+from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
 
 aten = torch.ops.aten
-Calls = Mapping[str, list[Call]]
+Calls = Mapping[str, list[LayerCall]]
 
 
-def correct(graph: Graph, held: Held, calls: Calls, layers: Sequence[QuantizedLayer]) -> Calls:
+def correct(graph: Graph, editor: ProgramEditor, calls: Calls, layers: Sequence[QuantizedLayer]) -> Calls:
     """Put what these layers have around their calls. Returns the calls by layer as they are now."""
-    corrections = _Corrections(graph, held)
+    corrections = _Corrections(graph, editor)
     corrected = dict(calls)
     for layer in layers:
         places = calls[layer.layer.name]
@@ -44,16 +44,16 @@ def correct(graph: Graph, held: Held, calls: Calls, layers: Sequence[QuantizedLa
 class _Corrections:
     """Those of one graph; what several calls need is there once."""
 
-    def __init__(self, graph: Graph, held: Held) -> None:
+    def __init__(self, graph: Graph, editor: ProgramEditor) -> None:
         self._graph = graph
-        self._held = held
+        self._editor = editor
         self._buffers: dict[str, Node] = {}
         self._behind: dict[tuple[Node, str, bytes], Node] = {}
 
-    def put_bias(self, call: Call, layer: QuantizedLayer, bias: Tensor) -> Call:
+    def put_bias(self, call: LayerCall, layer: QuantizedLayer, bias: Tensor) -> LayerCall:
         """Other values for the bias, or a bias for a call without one: `mm` becomes `addmm`."""
         if call.bias is not None:
-            self._held.change(layer.bias_name, bias)
+            self._editor.change(layer.bias_name, bias)
             return call
         node, buffer = call.node, self._buffer(call, layer.bias_name, bias)
         if node.target is aten.mm.default:
@@ -63,7 +63,7 @@ class _Corrections:
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
         return replace(call, bias=buffer)
 
-    def add_outliers(self, call: Call, layer: QuantizedLayer, outliers: Outliers) -> None:
+    def add_outliers(self, call: LayerCall, layer: QuantizedLayer, outliers: Outliers) -> None:
         """The product of the inputs that stay in float is added to the operator's result, under that one's name."""
         node, name, values = call.node, call.node.name, call.input
 
@@ -85,7 +85,7 @@ class _Corrections:
         node.name = f"{name}_of_integers"
         total.name = name
 
-    def scale_input(self, call: Call, layer: QuantizedLayer, scale: Tensor) -> None:
+    def scale_input(self, call: LayerCall, layer: QuantizedLayer, scale: Tensor) -> None:
         """x · pre_quant_scale, directly behind x and in its dtype."""
         values, spatial = call.input, call.weight.meta["val"].dim() - 2
         dtype = values.meta["val"].dtype
@@ -109,7 +109,7 @@ class _Corrections:
             name_modules(self._behind[key], values, values.meta.get("nn_module_stack", {}))
         return self._behind[key]
 
-    def _buffer(self, call: Call, name: str, tensor: Tensor) -> Node:
+    def _buffer(self, call: LayerCall, name: str, tensor: Tensor) -> Node:
         if name not in self._buffers:
-            self._buffers[name] = self._held.add(call.weight, "b_" + name.replace(".", "_"), name, tensor)
+            self._buffers[name] = self._editor.add(call.weight, "b_" + name.replace(".", "_"), name, tensor)
         return self._buffers[name]

@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from zeropoint.formats.program.inductor import Form, input_grid, lacks_batch, lies_crosswise, window
 from zeropoint.formats.program.qdq import add_node
 from zeropoint.formats.program.qdq_sharing import Pairs, what_follows
-from zeropoint.graph.calls import Call
+from zeropoint.graph.calls import LayerCall
 from zeropoint.layers.quantized_layer import Activation
 
 aten = torch.ops.aten
@@ -20,16 +20,16 @@ FITTING = "zeropoint_fitting"
 """Node metadata while a graph is written: what is put before Q/DQ stands directly behind its values."""
 
 
-def quantize_input(graph: Graph, pairs: Pairs, call: Call, activation: Activation, form: Form) -> None:
+def quantize_input(graph: Graph, pairs: Pairs, call: LayerCall, activation: Activation, form: Form) -> None:
     """Put Q/DQ in front of a call whose weight has this form."""
     values = call.input
     if form == "kernel":
         values = _fitting(graph, call)
-        activation = replace(activation, affine=input_grid(activation.affine, call))
+        activation = replace(activation, qparams=input_grid(activation.qparams, call))
     call.node.update_arg(call.input_index, pairs.behind(values, activation))
 
 
-def _fitting(graph: Graph, call: Call) -> Node:
+def _fitting(graph: Graph, call: LayerCall) -> Node:
     """The call's input as a kernel reads it; the operator is changed so that it gives the same."""
     if call.kind != "Linear":
         return _as_convolution_2d(graph, call)
@@ -41,7 +41,7 @@ def _fitting(graph: Graph, call: Call) -> Node:
     return call.input
 
 
-def _as_convolution_2d(graph: Graph, call: Call) -> Node:
+def _as_convolution_2d(graph: Graph, call: LayerCall) -> Node:
     """A batch of pictures with the same padding at both ends.
 
     A sequence is a picture of one row: torch 2.13 gets the length of a quantized conv1d's output wrong.

@@ -2,7 +2,7 @@
 
 Integers use the ecosystem's `quantized_decomposed` operators, which Inductor lowers to int8 kernels. Casts, float8 and
 the unpacking of int4 have no such operator and are written with plain aten ones (`kernels` tells what else is). All
-give, bit for bit, what `affine` and `packing` compute.
+give, bit for bit, what `qparams` and `packing` compute.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from torch.fx import Graph, Node
 
 from zeropoint.formats.program.inductor import Form
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.primitives.qparams import Affine, Grid
+from zeropoint.primitives.qparams import QParams, QuantType
 
 aten = torch.ops.aten
 ops = torch.ops.quantized_decomposed
 
 
-def lay_on_grid(graph: Graph, values: Node, affine: Affine) -> Node:
+def lay_on_grid(graph: Graph, values: Node, qparams: QParams) -> Node:
     """x -> x̂ on a per-tensor grid, in the dtype of x."""
-    grid, scale = affine.grid, float(affine.scale)
+    grid, scale = qparams.quant_type, float(qparams.scale)
     if grid.dtype.is_floating_point:
-        scaled = add_node(graph, aten.mul.Tensor, _to(graph, values, torch.float32), float(1.0 / affine.scale))
+        scaled = add_node(graph, aten.mul.Tensor, _to(graph, values, torch.float32), float(1.0 / qparams.scale))
         clamped = add_node(graph, aten.clamp.default, scaled, float(grid.quant_min), float(grid.quant_max))
         numbers = _to(graph, _to(graph, clamped, grid.dtype), torch.float32)
         return _to(graph, add_node(graph, aten.mul.Tensor, numbers, scale), values.meta["val"].dtype)
-    arguments = (scale, int(affine.zero_point), grid.quant_min, grid.quant_max, grid.dtype)
+    arguments = (scale, int(qparams.zero_point), grid.quant_min, grid.quant_max, grid.dtype)
     numbers = _to(graph, values, torch.float32)  # Inductor's quantize takes nothing else
     integers = add_node(graph, ops.quantize_per_tensor.default, numbers, *arguments)
     floats = add_node(graph, ops.dequantize_per_tensor.default, integers, *arguments)
@@ -40,28 +40,28 @@ def lay_on_grid(graph: Graph, values: Node, affine: Affine) -> Node:
 def make_float(graph: Graph, layer: QuantizedLayer, form: Form, stored: Sequence[Node], dtype: torch.dtype) -> Node:
     """A weight's stored tensors (numbers, scale and zero point where there are buffers of them) -> ŵ in `dtype`."""
     numbers, *rest = stored
-    affine = layer.affine
-    if affine is None:
+    qparams = layer.qparams
+    if qparams is None:
         return _to(graph, numbers, dtype)
     if form == "kernel":
-        return _to(graph, _centred(graph, affine.grid, numbers, *rest), dtype)
-    grid = affine.grid
+        return _to(graph, _centred(graph, qparams.quant_type, numbers, *rest), dtype)
+    grid = qparams.quant_type
     limits = (grid.quant_min, grid.quant_max, grid.dtype)
-    if affine.group_size is not None:
+    if qparams.group_size is not None:
         integers = _unpack(graph, numbers) if layer.settings.dtype == "int4" else numbers
         operator = ops.dequantize_per_channel_group.default
-        floats = add_node(graph, operator, integers, *rest, *limits, affine.group_size, torch.float32)
+        floats = add_node(graph, operator, integers, *rest, *limits, qparams.group_size, torch.float32)
     elif grid.dtype.is_floating_point or form == "plain":
-        floats = _plain(graph, affine, numbers, *rest)
-    elif affine.axis is None:
-        single = (float(affine.scale), int(affine.zero_point), *limits)
+        floats = _plain(graph, qparams, numbers, *rest)
+    elif qparams.axis is None:
+        single = (float(qparams.scale), int(qparams.zero_point), *limits)
         floats = add_node(graph, ops.dequantize_per_tensor.default, numbers, *single)
     else:
-        floats = add_node(graph, ops.dequantize_per_channel.default, numbers, *rest, affine.axis, *limits)
+        floats = add_node(graph, ops.dequantize_per_channel.default, numbers, *rest, qparams.axis, *limits)
     return _to(graph, floats, dtype)
 
 
-def _centred(graph: Graph, grid: Grid, numbers: Node, scale: Node, zero_point: Node) -> Node:
+def _centred(graph: Graph, grid: QuantType, numbers: Node, scale: Node, zero_point: Node) -> Node:
     """int8 around 0 with a scale [out], also where uint8 around 128 is stored; of a conv1d as conv2d takes it."""
     if grid.dtype == torch.uint8:
         lower = add_node(graph, aten.sub.Tensor, _to(graph, numbers, torch.int16), grid.middle)
@@ -72,14 +72,14 @@ def _centred(graph: Graph, grid: Grid, numbers: Node, scale: Node, zero_point: N
     return add_node(graph, ops.dequantize_per_channel.default, numbers, scale, zero_point, 0, *limits)
 
 
-def _plain(graph: Graph, affine: Affine, numbers: Node, *rest: Node) -> Node:
+def _plain(graph: Graph, qparams: QParams, numbers: Node, *rest: Node) -> Node:
     """(q − zero_point) · scale in plain operators, per channel or tensor."""
-    shape = [-1 if axis == affine.axis else 1 for axis in range(numbers.meta["val"].dim())]
+    shape = [-1 if axis == qparams.axis else 1 for axis in range(numbers.meta["val"].dim())]
     spread = [add_node(graph, aten.reshape.default, node, shape) for node in rest]
     floats = _to(graph, numbers, torch.float32)
     if len(spread) > 1:
         floats = add_node(graph, aten.sub.Tensor, floats, spread[1])
-    return add_node(graph, aten.mul.Tensor, floats, spread[0] if spread else float(affine.scale))
+    return add_node(graph, aten.mul.Tensor, floats, spread[0] if spread else float(qparams.scale))
 
 
 def _unpack(graph: Graph, packed: Node) -> Node:

@@ -17,10 +17,10 @@ import torch
 from torch.fx import Graph, Node
 
 from zeropoint.formats.program.qdq import lay_on_grid, ops
-from zeropoint.graph.calls import Call
-from zeropoint.graph.fused_outputs import is_rectified, outlet
+from zeropoint.graph.calls import LayerCall
+from zeropoint.graph.fused_outputs import fused_output, is_rectified
 from zeropoint.layers.quantized_layer import Activation
-from zeropoint.primitives.qparams import Grid
+from zeropoint.primitives.qparams import QuantType
 
 aten = torch.ops.aten
 
@@ -42,21 +42,21 @@ class Pairs:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._pairs: dict[tuple[Node, float, int, Grid], Node] = {}
+        self._pairs: dict[tuple[Node, float, int, QuantType], Node] = {}
 
     def behind(self, values: Node, activation: Activation) -> Node:
         """x̂ of `values`; layers that read the same values on the same grid (query, key, value) share one pair."""
-        affine = activation.affine
-        key = (values, float(affine.scale), int(affine.zero_point), affine.grid)
+        qparams = activation.qparams
+        key = (values, float(qparams.scale), int(qparams.zero_point), qparams.quant_type)
         if key not in self._pairs:
             with self._graph.inserting_before(what_follows(self._graph, values)):
-                self._pairs[key] = lay_on_grid(self._graph, values, affine)
+                self._pairs[key] = lay_on_grid(self._graph, values, qparams)
             name_modules(self._pairs[key], values, values.meta.get("nn_module_stack", {}))
         return self._pairs[key]
 
-    def keep_integers(self, calls: Iterable[tuple[Call, Activation]]) -> None:
+    def keep_integers(self, calls: Iterable[tuple[LayerCall, Activation]]) -> None:
         """Pairs at the outlets of these calls where integers can stay; the inputs of layers have theirs already."""
-        found = [(outlet(call), activation) for call, activation in calls]
+        found = [(fused_output(call), activation) for call, activation in calls]
         for end, activation in [(end, grid) for end, grid in found if end is not None and stays_integer(end)]:
             pairs = [pair for (values, *_), pair in self._pairs.items() if values is end]
             readers = [reader for reader in end.users if reader not in [pair.args[0] for pair in pairs]]

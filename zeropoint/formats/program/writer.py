@@ -22,8 +22,8 @@ from zeropoint.formats.program.inductor import Form, buffers, weight_form
 from zeropoint.formats.program.input_qdq import FITTING, quantize_input
 from zeropoint.formats.program.qdq import make_float
 from zeropoint.formats.program.qdq_sharing import Pairs, name_modules
-from zeropoint.graph.calls import Call, layer_calls, stored_names
-from zeropoint.graph.program_state import Held
+from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
+from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.graph.pruning import copy_graph, rebuild
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
@@ -48,8 +48,8 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
         raise TypeError("only an exported program can be written as one")
     program = quantized.source.program
     graph = copy_graph(program.graph)
-    held = Held(program, graph, quantized.scaled_normalizations)
-    calls = correct(graph, held, layer_calls(graph, stored_names(program)), quantized.layers)
+    editor = ProgramEditor(program, graph, quantized.scaled_normalizations)
+    calls = correct(graph, editor, layer_calls(graph, stored_names(program)), quantized.layers)
     pairs = Pairs(graph)
     form_of = weight_form if not outputs else _as_it_is
     uses = _uses(quantized.layers, calls, form_of)
@@ -58,14 +58,14 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
             if layer.activation is not None:
                 quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
-        _quantize_weight(graph, held, weight, readers)
+        _quantize_weight(graph, editor, weight, readers)
     if outputs:
         grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
         pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
-    result = rebuild(program, graph, held.specs, held.state)
+    result = rebuild(program, graph, editor.specs, editor.state)
     return result if quantized.source.device == "cpu" else move_to_device_pass(result, "cpu")
 
 
@@ -78,7 +78,7 @@ class Use:
     reader: Node
 
 
-def _quantize_weight(graph: Graph, held: Held, weight: Node, uses: list[Use]) -> None:
+def _quantize_weight(graph: Graph, editor: ProgramEditor, weight: Node, uses: list[Use]) -> None:
     """Replace the float parameter by buffers, the first of its name, made float before each use.
 
     A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
@@ -86,9 +86,9 @@ def _quantize_weight(graph: Graph, held: Held, weight: Node, uses: list[Use]) ->
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
     own = [_buffers(use, name, number) for number, use in enumerate(uses)]
     tensors = {key: tensor for part in own for key, tensor in part.items()}
-    nodes = {name: held.put(weight, name, tensors.pop(name))}
+    nodes = {name: editor.put(weight, name, tensors.pop(name))}
     for key, tensor in tensors.items():
-        nodes[key] = held.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
+        nodes[key] = editor.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
     for use, names in zip(uses, own, strict=True):
         with graph.inserting_before(use.reader):
             floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
@@ -104,14 +104,14 @@ def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _as_it_is(layer: QuantizedLayer, call: Call) -> Form:  # noqa: ARG001 - in place of `weight_form`
+def _as_it_is(layer: QuantizedLayer, call: LayerCall) -> Form:  # noqa: ARG001 - in place of `weight_form`
     return "pt2e"
 
 
 def _uses(
     layers: Iterable[QuantizedLayer],
-    calls: Mapping[str, list[Call]],
-    form_of: Callable[[QuantizedLayer, Call], Form],
+    calls: Mapping[str, list[LayerCall]],
+    form_of: Callable[[QuantizedLayer, LayerCall], Form],
 ) -> dict[Node, list[Use]]:
     """Weight -> what reads it: layers may share one, and call theirs more than once."""
     uses: dict[Node, dict[Node, Use]] = {}
@@ -122,6 +122,6 @@ def _uses(
     return {weight: list(readers.values()) for weight, readers in uses.items()}
 
 
-def _reader(call: Call) -> Node:
+def _reader(call: LayerCall) -> Node:
     users = call.weight.users
     return call.node if call.node in users else next(view for view in users if call.node in view.users)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zeropoint.loading.readers.huggingface import open_network
 from zeropoint.loading.readers.onnx import open_onnx
-from zeropoint.loading.readers.program import open_program
+from zeropoint.loading.readers.program import open_saved_program
 from zeropoint.loading.readers.weights import OpenedWeights
 from zeropoint.schema.checkpoint_files import CONFIG_FILE
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
@@ -26,10 +26,10 @@ class Opened(Protocol):
         """The outputs, flat, of a batch: its tensors by name, or by position as "0", "1", …"""
 
 
-def open_saved(folder: Path) -> Opened:
+def open_artifact(folder: Path) -> Opened:
     """Open what lies in the folder. Raises whatever keeps it from opening."""
     if (folder / PROGRAM_FILE).exists():
-        return open_program(folder)
+        return open_saved_program(folder)
     if (folder / CONFIG_FILE).exists():
         return open_network(folder)
     if (folder / SAFETENSORS_FILE).exists():
@@ -37,6 +37,6 @@ def open_saved(folder: Path) -> Opened:
     raise ValueError("the folder holds nothing that is known here")
 
 
-def open_beside(folder: Path) -> Mapping[str, Opened]:
+def open_further_artifacts(folder: Path) -> Mapping[str, Opened]:
     """Further artifacts of the same result, by file name: each is run on its own. Raises likewise."""
     return {ONNX_FILE: open_onnx(folder)} if (folder / ONNX_FILE).exists() else {}

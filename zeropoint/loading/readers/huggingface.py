@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS
 from zeropoint.schema.report import Loaded
 from zeropoint.sources.module import call_module
@@ -32,7 +32,7 @@ class OpenedNetwork:
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """The network's outputs as a flat list, of its inputs by name."""
         values = [t.to(self.network.dtype) if t.is_floating_point() else t for t in batch.values()]
-        return call_module(self.network, Call(values, list(batch)), "cpu")
+        return call_module(self.network, ModelInputs(values, list(batch)), "cpu")
 
 
 def open_network(folder: Path) -> OpenedNetwork:

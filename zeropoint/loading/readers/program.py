@@ -34,7 +34,7 @@ class OpenedProgram:
         return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
 
 
-def open_program(folder: Path) -> OpenedProgram:
+def open_saved_program(folder: Path) -> OpenedProgram:
     """Load both files. Raises ValueError when they hold different tensors, and what the libraries raise."""
     program = torch.export.load(folder / PROGRAM_FILE)
     stored = load_file(folder / SAFETENSORS_FILE)

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zeropoint.files.block_reader import spans
-from zeropoint.layers.rounding_error import largest_move
-from zeropoint.layers.weights import decode, from_tensors
+from zeropoint.layers.rounding_error import max_rounding_error
+from zeropoint.layers.weights import dequantize_weight, from_tensors
 from zeropoint.loading.readers.program import same
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.formats import SAFETENSORS_FILE
@@ -91,9 +91,9 @@ class OpenedWeights:
         noise, move = Noise(), 0.0
         for first, last in spans(shape):
             weight, stored = uploaded.rows(name, first, last), self._rows(name, settings, axis, first, last)
-            numbers, affine = from_tensors(name, settings, axis, stored)
-            noise.add(weight, decode(numbers, affine))
-            move = max(move, largest_move(weight, numbers, affine, settings))
+            numbers, qparams = from_tensors(name, settings, axis, stored)
+            noise.add(weight, dequantize_weight(numbers, qparams))
+            move = max(move, max_rounding_error(weight, numbers, qparams, settings))
         return {"move": move, "sqnr_db": noise.db}
 
     def _require_same(self, name: str, shape: tuple[int, ...], uploaded: Slices) -> None:

@@ -25,7 +25,7 @@ PACK_AGAIN = "Save the network with save_pretrained, and upload that folder."
 
 
 @dataclass(frozen=True)
-class Folder:
+class ModelFolder:
     """Config, and where each tensor lies."""
 
     path: Path
@@ -63,7 +63,7 @@ class Folder:
         return next((t.dtype for t in self.stored.values() if t.dtype.is_floating_point), torch.float32)
 
 
-def open_folder(path: Path) -> Folder:
+def open_folder(path: Path) -> ModelFolder:
     """Open a folder, or unpack the tar of one beside it. Raises InvalidModel."""
     folder = path if path.is_dir() else _unpacked(path)
     stored: dict[str, StoredTensor] = {}
@@ -71,7 +71,7 @@ def open_folder(path: Path) -> Folder:
         config = json.loads((folder / CONFIG_FILE).read_bytes())
         for file in sorted(path for path in folder.iterdir() if KINDS["weights"].fullmatch(path.name)):
             stored |= open_tensors(file)
-    return Folder(folder, config, stored)
+    return ModelFolder(folder, config, stored)
 
 
 def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:

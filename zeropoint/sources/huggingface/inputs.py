@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from zeropoint.data.batches import Extent, Input
+from zeropoint.data.batches import Dim, Input
 
-ANY = Extent(1, None)
+ANY = Dim(1, None)
 
 
 def inputs_of(network: Any) -> tuple[Input, ...]:
@@ -27,9 +27,9 @@ def inputs_of(network: Any) -> tuple[Input, ...]:
     return tuple(inputs)
 
 
-def _tokens(network: Any) -> tuple[int | Extent, ...]:
+def _tokens(network: Any) -> tuple[int | Dim, ...]:
     """[batch, tokens], or [batch, choices, tokens] where one of several texts is chosen."""
-    length = Extent(1, _longest(network.config))
+    length = Dim(1, _longest(network.config))
     choices = type(network).__name__.endswith(("ForMultipleChoice", "DoubleHeadsModel"))
     return (ANY, ANY, length) if choices else (ANY, length)
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeropoint.data.batches import Call, Input
+from zeropoint.data.batches import Input, ModelInputs
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile, release_after_use, trim
 from zeropoint.model.layer import Layer, distinct_bytes
-from zeropoint.sources.huggingface.folder import Folder, look_into, open_folder
+from zeropoint.sources.huggingface.folder import ModelFolder, look_into, open_folder
 from zeropoint.sources.huggingface.inputs import inputs_of
 from zeropoint.sources.huggingface.network import build, build_empty
 from zeropoint.sources.huggingface.tensor_names import match, tied_names
@@ -24,7 +24,7 @@ class HuggingFaceSource(ModuleSource):
     """A network of transformers; its inputs go by name."""
 
     inputs: tuple[Input, ...]
-    folder: Folder
+    folder: ModelFolder
     dtype: torch.dtype
     files: Mapping[str, StoredTensor]
     """Where tensors lie that stay in the folder's files, by their name in the network."""
@@ -33,9 +33,9 @@ class HuggingFaceSource(ModuleSource):
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """One forward pass; floating inputs in the dtype that the network computes in."""
-        assert isinstance(batch, Call)
+        assert isinstance(batch, ModelInputs)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
-        outputs = call_module(self.module, Call(cast, batch.keywords), self.device)
+        outputs = call_module(self.module, ModelInputs(cast, batch.keywords), self.device)
         trim()
         return outputs
 

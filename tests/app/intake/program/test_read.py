@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from app.errors import Invalid
-from app.intake.facts import Extent, Layer, Model, Tensor
+from app.intake.facts import Dim, Layer, Model, Tensor
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
 from tests.factories import members_of, write_zip
@@ -63,7 +63,7 @@ def edited(members: dict[str, bytes], name: str, edit: Edit) -> dict[str, bytes]
 
 def test_a_convolutional_network(tmp_path: Path) -> None:
     program = facts_of(convolutional().export(tmp_path / "model.pt2"))
-    assert program.inputs == (Tensor("x", "float32", (Extent(1, 1024), 1, 8, 8)),)
+    assert program.inputs == (Tensor("x", "float32", (Dim(1, 1024), 1, 8, 8)),)
     assert program.layers == (
         Layer("features.0", "Conv2d", (4, 1, 3, 3), 40),
         Layer("features.1", "BatchNorm2d", (4,), 8),
@@ -112,7 +112,7 @@ def test_a_dimension_without_an_upper_bound(tmp_path: Path) -> None:
     )
     torch.export.save(exported, tmp_path / "model.pt2")
     (size, _) = facts_of(tmp_path / "model.pt2").inputs[0].shape
-    assert isinstance(size, Extent)
+    assert isinstance(size, Dim)
     assert size.max is None
 
 

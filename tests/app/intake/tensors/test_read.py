@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from app.errors import Invalid
-from app.intake.facts import Samples, Tensor, Weights
+from app.intake.facts import DatasetInfo, Tensor, Weights
 from app.intake.limits import CHUNK_BYTES
 from app.intake.tensors.read import Plan, name_for, plan_samples, plan_weights
 from app.intake.tensors.safetensors import MAX_HEADER_BYTES
@@ -21,7 +21,7 @@ Y = {"dtype": "F32", "shape": [2], "data_offsets": [24, 32]}
 MAX_BYTES = 2**30
 
 
-def read(folder: Path, data: bytes) -> Samples:
+def read(folder: Path, data: bytes) -> DatasetInfo:
     path = folder / "data.safetensors"
     path.write_bytes(data)
     return plan_samples(path, MAX_BYTES).facts
@@ -35,7 +35,7 @@ def fresh(plan: Plan[Any]) -> bytes:
 
 def test_a_file_that_safetensors_wrote_is_read(tmp_path: Path) -> None:
     samples = plan_samples(attention(samples=8).save_dataset(tmp_path / "data.safetensors"), MAX_BYTES).facts
-    assert samples == Samples(8, (Tensor("ids", "int64", (8, 5)), Tensor("mask", "float32", (8, 5))))
+    assert samples == DatasetInfo(8, (Tensor("ids", "int64", (8, 5)), Tensor("mask", "float32", (8, 5))))
 
 
 def test_metadata_is_not_a_tensor(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_key_twice_is_refused(tmp_path: Path) -> None:
 
 def test_tensors_of_zeros_are_read(tmp_path: Path) -> None:
     samples = read(tmp_path, safetensors(b=("BOOL", [3]), a=("I64", [3, 2])))
-    assert samples == Samples(3, (Tensor("a", "int64", (3, 2)), Tensor("b", "bool", (3,))))
+    assert samples == DatasetInfo(3, (Tensor("a", "int64", (3, 2)), Tensor("b", "bool", (3,))))
 
 
 def saved(folder: Path, **tensors: torch.Tensor) -> Path:
@@ -111,7 +111,7 @@ def saved(folder: Path, **tensors: torch.Tensor) -> Path:
 def test_a_plan_writes_what_it_checked(tmp_path: Path) -> None:
     tensors = {"y": torch.randn(3, CHUNK_BYTES), "x": torch.tensor([True, False, True])}
     plan = plan_samples(saved(tmp_path, **tensors), MAX_BYTES)
-    assert plan.facts == Samples(3, (Tensor("x", "bool", (3,)), Tensor("y", "float32", (3, CHUNK_BYTES))))
+    assert plan.facts == DatasetInfo(3, (Tensor("x", "bool", (3,)), Tensor("y", "float32", (3, CHUNK_BYTES))))
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in load(fresh(plan)).items())
 
 
@@ -163,7 +163,7 @@ def test_numpy_files_become_safetensors(tmp_path: Path) -> None:
     plan = plan_samples(tmp_path / "data.npz", MAX_BYTES)
     alone = plan_samples(tmp_path / "x.npy", MAX_BYTES, name="pixels")
     assert torch.equal(load(fresh(alone))["pixels"], torch.from_numpy(x))
-    assert plan.facts == Samples(3, (Tensor("x", "float64", (3, 70_000)), Tensor("y", "bool", (3,))))
+    assert plan.facts == DatasetInfo(3, (Tensor("x", "float64", (3, 70_000)), Tensor("y", "bool", (3,))))
     assert torch.equal(load(fresh(plan))["y"], torch.from_numpy(y))
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tests.corrected import correct, corrected
 from tests.transformers_networks import Network, network
-from zeropoint.data.batches import Call
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.batches import ModelInputs
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats.huggingface.writer import write_folder
@@ -59,7 +59,7 @@ def quantized_network(made: Network, folder: Path, **wishes: Any) -> Quantized:
     source = open_huggingface(made.folder, "cpu")
     recipe = complete(Recipe.model_validate(wishes), "huggingface", [layer.name for layer in source.layers])
     save_file(made.inputs, folder / "dataset.safetensors")
-    samples = open_samples(folder / "dataset.safetensors", source.inputs, None)
+    samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
     return quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
 
 
@@ -73,7 +73,7 @@ def computing_quantized(layers: list[QuantizedLayer]) -> Iterator[None]:
         weights.append((module, module.weight))
         module.weight = torch.nn.Parameter(layer.dequantized_weight.to(layer.layer.weight.dtype), requires_grad=False)
         if layer.activation is not None:
-            grid = layer.activation.affine
+            grid = layer.activation.qparams
 
             def lay(_: Any, arguments: tuple[Tensor, ...], grid: Any = grid) -> tuple[Tensor, ...]:
                 return (dequantize(quantize(arguments[0], grid), grid).to(arguments[0].dtype), *arguments[1:])
@@ -88,7 +88,7 @@ def computing_quantized(layers: list[QuantizedLayer]) -> Iterator[None]:
 
 def outputs_of(source: HuggingFaceSource, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        values = source.run(Call(inputs.values(), list(inputs)))
+        values = source.run(ModelInputs(inputs.values(), list(inputs)))
     return [value for value in values if isinstance(value, Tensor)]
 
 

@@ -17,7 +17,7 @@ from tests.corrected import corrected
 from tests.networks import Example, attention
 from tests.patterns import plain, sequence, structured, unbatched, unusual, vision
 from tests.processor import needs_exact_compiled
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats.program.writer import quantized_program, write_program
@@ -81,7 +81,7 @@ def _write(case: Case, folder: Path) -> list[list[object]]:
     folder.mkdir()
     example = case.make()
     source = open_source(example.export(folder / "float.pt2", decompose=case.decompose), "pt2", "cpu")
-    samples = open_samples(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
+    samples = open_dataset(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
     recipe = Recipe.model_validate({"layer_types": TYPES, "skip_layers": [], **case.recipe})
     result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
     result = corrected(result) if case.corrected else result

@@ -62,11 +62,11 @@ def _by_hand(result: Quantized, inputs: tuple[Tensor, ...]) -> list[object]:
         assert layer.layer.module is not None
         assert layer.activation is not None
         layer.layer.module.get_parameter("weight").copy_(layer.dequantized_weight)
-        affine = layer.activation.affine
-        limits = (affine.grid.quant_min, affine.grid.quant_max)
+        qparams = layer.activation.qparams
+        limits = (qparams.quant_type.quant_min, qparams.quant_type.quant_max)
         layer.layer.module.register_forward_pre_hook(
-            lambda _, arguments, affine=affine, limits=limits: torch.fake_quantize_per_tensor_affine(
-                arguments[0], float(affine.scale), int(affine.zero_point), *limits
+            lambda _, arguments, qparams=qparams, limits=limits: torch.fake_quantize_per_tensor_affine(
+                arguments[0], float(qparams.scale), int(qparams.zero_point), *limits
             )
         )
     return result.source.run(inputs)

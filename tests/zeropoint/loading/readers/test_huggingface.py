@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.transformers_networks import CONFIGS, network
 from tests.zeropoint.formats.huggingface.test_writer import computing_quantized, outputs_of, quantized_network, sqnr
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.formats.huggingface.writer import write_folder
 from zeropoint.loading.readers.huggingface import open_network
 from zeropoint.sources.huggingface.source import HuggingFaceSource
@@ -26,7 +26,7 @@ def test_outputs_are_those_of_the_source(name: str, tmp_path: Path) -> None:
     result = quantized_network(made, tmp_path)
     write_folder(result, out)
     with torch.no_grad():
-        expected = result.source.run(Call(made.inputs.values(), list(made.inputs)))
+        expected = result.source.run(ModelInputs(made.inputs.values(), list(made.inputs)))
         found = open_network(out).run(made.inputs)
     assert [type(value) for value in found] == [type(value) for value in expected]
     pairs = [(e, f) for e, f in zip(expected, found, strict=True) if isinstance(e, Tensor) and isinstance(f, Tensor)]

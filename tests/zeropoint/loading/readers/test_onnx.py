@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from tests.networks import dictionary, residual
 from tests.processor import EXACT_ONNXRUNTIME, needs_exact_onnxruntime
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.data.dataset import open_samples
+from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import write_formats
 from zeropoint.layers.result import Quantized
 from zeropoint.loading.loadback import second_process
@@ -35,7 +35,7 @@ def save(quantized: QuantizeExample, folder: Path) -> Quantized:
 def validated(result: Quantized, folder: Path) -> Report:
     """What the load-back check and the evaluation find in the folder."""
     assert isinstance(result.source, ProgramSource)
-    samples = open_samples(folder / "dataset.safetensors", result.source.inputs, None)
+    samples = open_dataset(folder / "dataset.safetensors", result.source.inputs, None)
     evaluation: Evaluation | None = None
     with second_process(folder) as reader:
         opened = reader.open(folder)

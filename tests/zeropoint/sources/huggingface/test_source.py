@@ -12,7 +12,7 @@ from app.intake.huggingface.architectures import ARCHITECTURES
 from app.intake.huggingface.rewrite import read_folder
 from app.intake.limits import Limits
 from tests.transformers_networks import CONFIGS, Network, network
-from zeropoint.data.batches import Call
+from zeropoint.data.batches import ModelInputs
 from zeropoint.entrypoints.describe import facts
 from zeropoint.sources.huggingface.source import HuggingFaceSource, open_huggingface
 
@@ -29,7 +29,7 @@ def upload(made: Network, folder: Path) -> Path:
 
 def run(source: HuggingFaceSource, inputs: dict[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        outputs = source.run(Call(inputs.values(), list(inputs)))
+        outputs = source.run(ModelInputs(inputs.values(), list(inputs)))
     return [value for value in outputs if isinstance(value, Tensor)]
 
 
