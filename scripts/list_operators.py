@@ -1,4 +1,4 @@
-"""Write app/intake/program/operators.txt: every operator in an export of tests/honest.py or tests/operators.py.
+"""Write app/intake/program/operators.txt: each operator in an export of tests/honest_programs.py or tests/operators.py.
 
 python -m scripts.list_operators
 
@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from app.intake.program.operators import LIST
 from tests import operators
-from tests.honest import HONEST
+from tests.honest_programs import HONEST
 
 KINDS = ("torch.ops.aten.", "_operator.", "torch.sym_")
 

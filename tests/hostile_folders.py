@@ -1,7 +1,7 @@
 """Hostile Hugging Face folders, each made from an honest one by one change, with what a good server says.
 
-Every road by which transformers 5 runs, opens or fetches what a folder names is here; `tests.hostile` writes them as
-files beside the hostile programs.
+Every road by which transformers 5 runs, opens or fetches what a folder names is here; `tests.hostile_uploads` writes
+them as files beside the hostile programs.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from tests.app.intake.tars import member, tar
-from tests.canary import Touch, payload
+from tests.escape_canary import Touch, payload
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -1,4 +1,4 @@
-"""Programs of single operators: with tests/honest.py, what the gate's list of operators is generated from.
+"""Programs of single operators: with tests/honest_programs.py, what the gate's list of operators is generated from.
 
 Each entry is an expression over the values below, of static shape, so that both its export and its decomposition
 become short programs. Random, stateful, writing and data-dependent operators are not here, and so not allowed.

@@ -12,7 +12,7 @@ import torch.ao.quantization.fx._decomposed  # what docs/quantization.md tells w
 import transformers
 from torch import Tensor
 
-from tests.sessions import session
+from tests.onnx_sessions import session
 
 Files = Mapping[str, bytes]
 

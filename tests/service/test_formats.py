@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tests.matrix import ACCEPTED, RECIPES, SOURCES, Cell, cells
 from tests.networks import convolutional
+from tests.onnx_sessions import in_each_session
 from tests.processor import EXACT_ONNXRUNTIME
 from tests.service import opened
 from tests.service.running import Running
-from tests.sessions import in_each_session
 from tests.transformers_networks import Network, network
-from tests.weights import PROJECTIONS, transformer
+from tests.weight_files import PROJECTIONS, transformer
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.formats import SourceFormat
 from zeropoint.schema.recipe import FormatName

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import WEIGHTS_ATTACKS
 from tests.hostile_folders import FOLDER_ATTACKS, attacked, honest_folder, pack
+from tests.hostile_uploads import WEIGHTS_ATTACKS
 from tests.service.running import Running
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from tests.service.running import Running
-from tests.weights import PROJECTIONS, transformer
+from tests.weight_files import PROJECTIONS, transformer
 from zeropoint.layers.weights import quantize_weight
 from zeropoint.schema.recipe import WeightSettings
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sandbox.policy import Sandbox, job_command
-from tests.hostile import ATTACKS, Members, honest_members, write
+from tests.hostile_uploads import ATTACKS
 from tests.networks import convolutional
 from tests.servers import ROOT
+from tests.upload_archives import Members, honest_members, write
 from worker.child.process import started
 from zeropoint.schema.job import JOB_FILE, JobSpec
 

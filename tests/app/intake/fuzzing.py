@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["app.intake"]):
     from app.intake.program.trees import output_spec
     from app.intake.tensors.read import plan_samples
 
-from tests.hostile import PROGRAM, honest_members, write
+from tests.upload_archives import PROGRAM, honest_members, write
 
 LIMITS = Limits(program_bytes=2**20, nodes=1000, tensors=1000, tensor_bytes=2**30)
 SEED = 7

@@ -16,10 +16,10 @@ import torch
 from app.errors import Invalid
 from app.intake.limits import Limits
 from app.intake.program.read import PROGRAM, read_program
-from tests.canary import payload
+from tests.escape_canary import payload
 from tests.factories import fresh_of
-from tests.hostile import CONSTANTS, WEIGHTS, Members, honest_members, write
 from tests.servers import ROOT
+from tests.upload_archives import CONSTANTS, WEIGHTS, Members, honest_members, write
 
 EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))
 """`FUZZ_EFFORT=20 make test ARGS="-k fuzz"` looks longer, for a change of what reads uploads."""

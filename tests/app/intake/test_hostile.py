@@ -13,7 +13,8 @@ from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.intake.program.read import PROGRAM, read_program
 from tests.factories import fresh_of
-from tests.hostile import ATTACKS, Members, attacked, honest_members, write
+from tests.hostile_uploads import ATTACKS, attacked
+from tests.upload_archives import Members, honest_members, write
 
 REFUSED = {"program_invalid", "operator_unsupported", "archive_invalid", "model_format_unsupported"}
 

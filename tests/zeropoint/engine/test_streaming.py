@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.servers import ROOT
-from tests.weights import PROJECTIONS, transformer
+from tests.weight_files import PROJECTIONS, transformer
 from zeropoint.engine.streaming import stream
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.files.checkpoints import NO_CHECKPOINTS

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from tests.weights import PROJECTIONS, prepare, transformer
+from tests.weight_files import PROJECTIONS, prepare, transformer
 from zeropoint import load
 from zeropoint.engine.streaming import _ranges
 from zeropoint.entrypoints.job import do_job

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.weights import transformer
+from tests.weight_files import transformer
 from zeropoint.errors import InvalidModel
 from zeropoint.files.block_reader import open_tensors, spans
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.corrected import by_hand, corrected
 from tests.networks import convolutional, prenorm, projections
+from tests.networks_with_corrections import by_hand, corrected
 from tests.patterns import unusual
 from tests.zeropoint.conftest import OpenExample, QuantizeExample
 from zeropoint.data.calls import IterableBatches, read_inputs

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from tests.corrected import by_hand, corrected
 from tests.networks import Example, attention, audio, convolutional, prenorm
+from tests.networks_with_corrections import by_hand, corrected
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.data.batches import ModelInputs
 from zeropoint.formats.program.writer import quantized_program

@@ -19,7 +19,7 @@ from app.intake.program.operators import allowed
 from app.intake.program.read import PROGRAM, read_program
 from tests import operators
 from tests.factories import fresh_of, members_of
-from tests.honest import HONEST
+from tests.honest_programs import HONEST
 
 pytestmark = pytest.mark.xdist_group("programs")  # one worker, so that each program is exported once
 
@@ -94,7 +94,7 @@ def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Pat
     (tmp_path / "fresh.pt2").write_bytes(honest("dict inputs and kwargs", False)[1])
     members = {name.partition("/")[2]: data for name, data in members_of(tmp_path / "fresh.pt2").items()}
     assert members["data/sample_inputs/model.pt"] == b""
-    for word in (b"stack_trace", b"guards_code", b"honest.py", b"from_node", b"torch_fn"):
+    for word in (b"stack_trace", b"guards_code", b"honest_programs.py", b"from_node", b"torch_fn"):
         assert word not in members[PROGRAM]
 
 

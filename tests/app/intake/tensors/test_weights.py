@@ -16,7 +16,7 @@ from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from tests.app.intake.memory import outcome_and_growth
 from tests.factories import safetensors
-from tests.hostile import WEIGHTS_ATTACKS
+from tests.hostile_uploads import WEIGHTS_ATTACKS
 
 
 def test_the_gate_says_what_is_in_it_and_writes_it_anew(tmp_path: Path) -> None:

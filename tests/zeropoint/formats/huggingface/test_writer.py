@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.corrected import correct, corrected
+from tests.networks_with_corrections import correct, corrected
 from tests.transformers_networks import Network, network
 from zeropoint.data.batches import ModelInputs
 from zeropoint.data.dataset import open_dataset

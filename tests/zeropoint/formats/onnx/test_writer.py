@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tests.corrected import corrected
 from tests.networks import (
     BATCH,
     Example,
@@ -28,7 +27,8 @@ from tests.networks import (
     projections,
     residual,
 )
-from tests.sessions import in_each_session, session
+from tests.networks_with_corrections import corrected
+from tests.onnx_sessions import in_each_session, session
 from tests.zeropoint.conftest import OpenExample, QuantizeExample
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tests import stranger
-from tests.corrected import corrected
+from tests import plain_torch_process
 from tests.networks import Example, attention
+from tests.networks_with_corrections import corrected
 from tests.patterns import plain, sequence, structured, unbatched, unusual, vision
 from tests.processor import needs_exact_compiled
 from zeropoint.data.dataset import open_dataset
@@ -72,7 +72,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """One process for all cases: it compiles each in a second or two, and needs longer to get there."""
     folder = tmp_path_factory.mktemp("programs")
     here = {name: _write(case, folder / name) for name, case in CASES.items()}
-    subprocess.run([sys.executable, "-P", stranger.__file__, *(str(folder / name) for name in CASES)], check=True)
+    subprocess.run(
+        [sys.executable, "-P", plain_torch_process.__file__, *(str(folder / name) for name in CASES)], check=True
+    )
     return {name: {"here": here[name], **torch.load(folder / name / "answer.pt", weights_only=True)} for name in CASES}
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.corrected import EVERYTHING, by_hand, corrected
 from tests.networks import Example, attention, audio, convolutional, prenorm, projections
+from tests.networks_with_corrections import EVERYTHING, by_hand, corrected
 from tests.patterns import sequence, unbatched, vision
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.formats.program.writer import quantized_program, write_program

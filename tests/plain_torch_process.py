@@ -1,4 +1,4 @@
-"""Someone who has a `.pt2` file and torch, and nothing of ours: `python -P stranger.py FOLDER …`
+"""Someone who has a `.pt2` file and torch, and nothing of ours: `python -P plain_torch_process.py FOLDER …`
 
 Each folder has `model.pt2` and `calls.pt`, a list of (arguments, keywords). It gets `answer.pt`: what the program gave
 in eager mode and compiled, by call, as flat lists; and which int8 kernels the compiled code calls, and how often.

@@ -1,34 +1,23 @@
 """Hostile programs and weights, each made from an honest file by one change, with what a good server says.
 
 Every road by which torch 2.13 runs text of a file is here: a payload on it would make the file CANARY. `python -m
-tests.hostile FOLDER` writes the corpus as files, for a run against a service; folders are in `hostile_folders`.
+tests.hostile_uploads FOLDER` writes the corpus as files, for a run against a service; folders are in `hostile_folders`.
 """
 
-import io
 import json
 import pickle
 import struct
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.canary import Touch, payload
+from tests.escape_canary import Touch, payload
 from tests.factories import with_header
 from tests.hostile_folders import FOLDER_ATTACKS
 from tests.hostile_folders import attacked as attacked_folder
-from tests.networks import convolutional
-
-PROGRAM = "models/model.json"
-WEIGHTS = "data/weights/model_weights_config.json"
-CONSTANTS = "data/constants/model_constants_config.json"
-INPUTS = "data/sample_inputs/model.pt"
-
-Members = dict[str, bytes]
+from tests.upload_archives import INPUTS, PROGRAM, WEIGHTS, Members, honest_members, write
 
 
 @dataclass(frozen=True)
@@ -306,24 +295,6 @@ WEIGHTS_ATTACKS: dict[str, tuple[bytes, str | None]] = {
     "metadata that is code": (weights(__metadata__={"x": payload(Path("CANARY"))}), None),
 }
 """Files of weights, and what the refusal says; None: the file is taken, and what was hostile in it is gone."""
-
-
-def honest_members() -> Members:
-    """The members of an honest export, below its root folder."""
-    file = io.BytesIO()
-    example = convolutional()
-    program = torch.export.export(example.module.eval(), example.inputs, dynamic_shapes=example.dynamic)
-    torch.export.save(program, file)
-    with zipfile.ZipFile(file) as archive:
-        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-
-
-def write(members: Members, path: Path, compression: int = zipfile.ZIP_STORED) -> Path:
-    """A zip of these members under one root folder."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(f"model/{name}", content)
-    return path
 
 
 def attacked(name: str, members: Members, path: Path, canary: Path) -> Path:
