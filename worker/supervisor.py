@@ -26,6 +26,7 @@ from worker.child.prestarted import PrestartedChild, PrestartedChildren
 from worker.heartbeat import Heartbeat
 from worker.outputs.checkpoints import CheckpointKeeper, fetch_checkpoints, key_of
 from worker.outputs.publish import OutputError, outputs, read_failure, read_report, read_result, store, store_manifest
+from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.formats import SourceFormat
 from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, Failure, JobSpec, Progress
 from zeropoint.schema.report import Report
@@ -156,7 +157,7 @@ def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: Chi
         files = outputs(folder, claim)
         result = read_result(folder, claim)
     except OutputError as error:
-        _fail(claim, context, child_exit, failures.invalid_output(child_exit.phase), because=error)
+        _fail(claim, context, child_exit, describe_failure("invalid_output", child_exit.phase), because=error)
         return
 
     def report(done: int) -> None:
@@ -181,7 +182,7 @@ def _fail_as_told(claim: Claim, context: WorkerContext, folder: Path, child_exit
     try:
         failure = read_failure(folder)
     except OutputError as error:
-        _fail(claim, context, child_exit, failures.invalid_output(child_exit.phase), because=error)
+        _fail(claim, context, child_exit, describe_failure("invalid_output", child_exit.phase), because=error)
         return
     products = []
     with suppress(OutputError):

@@ -11,10 +11,10 @@ from app.jobs import claims, endings
 from app.jobs.claims import Claim
 from app.settings import Settings
 from app.storage import NO_ROOM, BlobDamaged, open_storage
-from worker import failures
 from worker.child.prestarted import PrestartedChildren
 from worker.self_test import sandbox_of
 from worker.supervisor import WorkerContext, record, supervise
+from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.job import Failure
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def _carry_through(claim: Claim, context: WorkerContext) -> None:
 def _why(error: Exception) -> Failure:
     """What the worker's own trouble means for the job."""
     if isinstance(error, BlobDamaged):
-        return failures.blob_missing()
+        return describe_failure("blob_missing")
     if isinstance(error, OSError):
-        return failures.storage_full() if error.errno in NO_ROOM else failures.storage_unavailable()
-    return failures.internal_error()
+        return describe_failure("storage_full" if error.errno in NO_ROOM else "storage_unavailable")
+    return describe_failure("internal_error")

@@ -19,9 +19,10 @@ from app.main import create_services
 from app.settings import Settings
 from app.storage import open_storage
 from tests.reliability.stand_in import StandIns
-from worker import failures, tasks
+from worker import tasks
 from worker.child import scratch
 from worker.outputs.publish import store
+from zeropoint.schema.failures import describe_failure
 
 KEY = {"Idempotency-Key": "once"}
 RECIPE = {"activations": None, "formats": ["safetensors"]}
@@ -96,13 +97,13 @@ def fail(place: Place) -> Callable[[], None]:
 
     def with_report(session: Session) -> None:
         products = store([place.out / "report.json"], storage)
-        endings.fail(session, claim, failures.internal_error(), products)
+        endings.fail(session, claim, describe_failure("internal_error"), products)
 
     return place.write(with_report)
 
 
 def try_again(place: Place) -> Callable[[], None]:
-    return place.write(partial(endings.fail, claim=place.claim(), failure=failures.storage_full()))
+    return place.write(partial(endings.fail, claim=place.claim(), failure=describe_failure("storage_full")))
 
 
 def release(place: Place) -> Callable[[], None]:

@@ -21,7 +21,6 @@ from zeropoint.schema.recipe import Recipe
         (failures.took_too_much("memory", "calibrating", Recipe()), "out_of_memory"),
         (failures.took_too_much("disk", "calibrating", Recipe()), "disk_limit"),
         (failures.took_too_long(60, "calibrating", Recipe()), "wall_time_limit"),
-        (failures.invalid_output("calibrating"), "invalid_output"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

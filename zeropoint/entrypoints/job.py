@@ -31,6 +31,7 @@ from zeropoint.loading.loadback import loadback_client, loadback_process
 from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.defaults import complete
+from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.formats import formats_of
 from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
@@ -199,19 +200,9 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:
         print_exc()
-        return death_by(error, clock.phase, recipe) or _internal(clock.phase)
+        return death_by(error, clock.phase, recipe) or describe_failure("internal_error", clock.phase)
     return None
 
 
 def _refusal(error: QuantizationError, phase: Phase) -> Failure:
     return Failure(code=error.code, title=error.title, detail=error.detail, remedy=error.remedy, phase=phase)
-
-
-def _internal(phase: Phase) -> Failure:
-    return Failure(
-        code="internal_error",
-        title="Internal error",
-        detail=f"The program failed while {phase}; the operator's log has the reason.",
-        remedy="Report the job's id to the operator of this service.",
-        phase=phase,
-    )

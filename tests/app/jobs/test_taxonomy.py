@@ -1,10 +1,10 @@
 """Why jobs fail: each code has a class, is documented with it, and is given by something that a job may meet."""
 
 import re
-from pathlib import Path
 
 from app.jobs.taxonomy import CLASSES, FailureClass, is_transient
 from tests.servers import ROOT
+from zeropoint.schema.failures import FAILURES
 
 PYTHON_ONLY = {
     # refusals of the library that no job can meet: it takes modules in memory, saved folders and Python keywords
@@ -12,12 +12,6 @@ PYTHON_ONLY = {
     *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
     *("unsupported_model", "unsupported_module", "unsupported_output"),
 }
-DEATHS = (
-    "worker/failures.py",
-    "app/jobs/reconciler.py",
-    "zeropoint/entrypoints/job.py",
-    "zeropoint/entrypoints/failures.py",
-)
 
 
 def refusals() -> set[str]:
@@ -29,7 +23,8 @@ def refusals() -> set[str]:
 
 def deaths() -> set[str]:
     """The code of every Failure that is not a refusal."""
-    return {code for name in DEATHS for code in re.findall(r'\bcode="(\w+)"', Path(ROOT / name).read_text())}
+    reconciler = (ROOT / "app" / "jobs" / "reconciler.py").read_text()
+    return {*FAILURES, *re.findall(r'\bcode="(\w+)"', reconciler)}
 
 
 def test_every_code_has_a_class_and_every_class_has_a_code() -> None:
@@ -48,3 +43,9 @@ def test_every_code_is_documented_with_its_class() -> None:
 
 def test_only_the_loss_of_what_carries_jobs_is_tried_again() -> None:
     assert {code for code in CLASSES if is_transient(code)} == {"storage_full", "storage_unavailable", "worker_lost"}
+
+
+def test_every_code_of_the_table_is_given_by_something() -> None:
+    givers = ("worker/failures.py", "worker/supervisor.py", "worker/tasks.py", "zeropoint/entrypoints/failures.py")
+    text = "".join((ROOT / giver).read_text() for giver in givers)
+    assert {code for code in FAILURES if f'"{code}"' in text} == set(FAILURES)
