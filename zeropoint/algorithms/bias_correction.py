@@ -8,8 +8,7 @@ as a batch passes it, with all batches so far, so that the layers behind it see 
 memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +18,7 @@ from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.data.dataset import first_of
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.schema.algorithms import BiasCorrection
 from zeropoint.simulation.fake_quant import broadcast_channels, simulated
 
@@ -92,25 +92,21 @@ def _pass(context: AlgorithmContext, layers: Layers, errors: dict[str, Error], b
     watched = {name: layers[name] for name in errors}
     with torch.no_grad():
         context.source.reset()
-        with _watched(watched, see):
+        with hooked(after=_hooks(watched, see)):
             context.source.run(batch)
         context.source.reset()
-        with simulated(layers.values()), _watched(watched, correct):
+        with simulated(layers.values()), hooked(after=_hooks(watched, correct)):
             context.source.run(batch)
 
 
-@contextmanager
-def _watched(layers: Layers, see: See) -> Iterator[None]:
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+def _hooks(layers: Layers, see: See) -> list[tuple[nn.Module, AfterForward]]:
+    """Give each layer's module, and a hook that shows its output to `see`."""
+
+    def hook_for(name: str) -> AfterForward:
         return lambda _, __, output: see(name, output)
 
-    modules = {name: one.layer.module for name, one in layers.items() if one.layer.module is not None}
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = ((name, layer.layer.module) for name, layer in layers.items())
+    return [(module, hook_for(name)) for name, module in modules if module is not None]
 
 
 def _corrected(layer: QuantizedLayer, correction: Tensor) -> QuantizedLayer:

@@ -9,9 +9,9 @@ Layers that are given the same values share H and are rounded together. H is [in
 H fit `MAX_BYTES`, a pass for each round.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantize import with_quantized_values
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.hooks import hooked
 from zeropoint.primitives.qparams import QuantType
 from zeropoint.schema.algorithms import Gptq
 from zeropoint.simulation.fake_quant import simulated
@@ -112,24 +113,19 @@ def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
 def _moments(context: AlgorithmContext, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
     """X̂ · X̂ᵀ float32 [in, in] of what these layers are given in the quantized model, over the calibration samples."""
     moments: dict[str, Tensor] = {}
-    masks: list[Tensor | None] = [None]
+    mask: Tensor | None = None
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def add(_: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
-            rows = visible(arguments[0], masks[0]).float()
-            rows = rows.reshape(-1, rows.shape[-1])
-            found = (rows.T @ rows).cpu()
-            moments[name] = moments[name] + found if name in moments else found
+    def add(name: str, _: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
+        rows = visible(arguments[0], mask).float()
+        rows = rows.reshape(-1, rows.shape[-1])
+        product = (rows.T @ rows).cpu()
+        moments[name] = moments[name] + product if name in moments else product
 
-        return add
-
-    with ExitStack() as stack, torch.no_grad(), simulated(layers.values()):
-        for name in names:
-            module = layers[name].layer.module
-            if module is not None:
-                stack.callback(module.register_forward_hook(hook_for(name)).remove)
+    modules = ((name, layers[name].layer.module) for name in names)
+    hooks = [(module, partial(add, name)) for name, module in modules if module is not None]
+    with torch.no_grad(), simulated(layers.values()), hooked(after=hooks):
         for batch in context.calibration:
-            masks[0] = mask_of(batch)
+            mask = mask_of(batch)
             context.source.reset()
             context.source.run(batch)
     context.source.reset()

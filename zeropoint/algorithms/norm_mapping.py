@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from zeropoint.model.hooks import AfterForward, BeforeForward, hooked
 from zeropoint.model.source import Source, floating_outputs
 
 TOLERANCE = 1e-3
@@ -59,14 +60,10 @@ def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, s
     weights = {id(one.module.get_parameter("weight")): one.name for one in source.layers if one.module is not None}
     norms = {name: module for name, module in source.module.named_modules() if _is_normalization(module)}
     watch = Readers(weights)
-    handles = [norm.register_forward_hook(_gives(watch, name)) for name, norm in norms.items()]
-    try:
-        with watch:  # an output that is returned is read as well: it is moved off the device
-            expected = floating_outputs(source, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        source.reset()
+    hooks = [(norm, _gives(watch, name)) for name, norm in norms.items()]
+    with hooked(after=hooks), watch:  # an output that is returned is read as well: it is moved off the device
+        expected = floating_outputs(source, batch)
+    source.reset()
     linears = {layer.name for layer in source.layers if layer.kind == "Linear"}
     found = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
     norm_mappings = {layer: name for name, readers in found.items() for layer in readers}
@@ -77,7 +74,7 @@ def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, s
     return norm_mappings if alike else {}
 
 
-def _gives(watch: Readers, name: str) -> Callable[[nn.Module, object, object], None]:
+def _gives(watch: Readers, name: str) -> AfterForward:
     return lambda _, __, output: watch.give(name, output) if isinstance(output, Tensor) else None
 
 
@@ -94,20 +91,17 @@ def _scaled(source: Source, norms: Mapping[str, nn.Module], norm_mappings: Mappi
     own = [(norm, dict(norm._parameters)) for norm in norms.values()]
     factors = {name: _factors(norms[name]) for name in set(norm_mappings.values())}
     modules = {layer.name: layer.module for layer in source.layers if layer.module is not None}
-    handles = [
-        modules[layer].register_forward_pre_hook(_divides(factors[norm])) for layer, norm in norm_mappings.items()
-    ]
+    hooks = [(modules[layer], _divides(factors[norm])) for layer, norm in norm_mappings.items()]
     for name, factor in factors.items():
         for part, value in norms[name]._parameters.items():
             if value is not None:
                 norms[name]._parameters[part] = nn.Parameter(value.detach() * factor, requires_grad=False)
     try:
-        yield
+        with hooked(before=hooks):
+            yield
     finally:
         for norm, parameters in own:
             norm._parameters.update(parameters)
-        for handle in handles:
-            handle.remove()
 
 
 def _factors(norm: nn.Module) -> Tensor:
@@ -115,5 +109,5 @@ def _factors(norm: nn.Module) -> Tensor:
     return torch.where(torch.arange(len(weight), device=weight.device) % 2 == 0, 2.0, 0.5).to(weight.dtype)
 
 
-def _divides(factor: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+def _divides(factor: Tensor) -> BeforeForward:
     return lambda _, arguments: (arguments[0] / factor, *arguments[1:])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from zeropoint.model.hooks import hooked
 from zeropoint.model.source import Source
 
 
@@ -39,12 +40,7 @@ def _of_run(source: Source, names: dict[int, str], batch: Sequence[Tensor]) -> d
         sharing.setdefault(name, first)
 
     layers = [layer.module for layer in source.layers if layer.module is not None]
-    handles = [module.register_forward_pre_hook(look) for module in layers]
-    try:
-        with torch.no_grad():
-            source.run(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        source.reset()
+    with torch.no_grad(), hooked(before=((module, look) for module in layers)):
+        source.run(batch)
+    source.reset()
     return sharing

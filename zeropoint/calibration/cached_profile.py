@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zeropoint.calibration.collect import ProgressCallback, collect, everything
+from zeropoint.calibration.collect import collect, everything
 from zeropoint.calibration.profile import Profile, load_profile, profile_key, save_profile
 from zeropoint.data.batches import Batches
 from zeropoint.files.safetensors import Digest
 from zeropoint.model.source import Source
+from zeropoint.schema.job import ProgressCallback
 
 
 def profile_at(path: Path, source: Source, calls: Batches, step: ProgressCallback) -> Profile:

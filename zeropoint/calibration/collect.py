@@ -6,7 +6,7 @@ Where a format writes what a convolution gives as integers too, the same pass wa
 One pass, one batch in memory; the model's own outputs are thrown away.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +23,9 @@ from zeropoint.model.source import Source
 from zeropoint.observers import observer_for
 from zeropoint.observers.statistics import Collector
 from zeropoint.schema.algorithms import NEEDS_CHANNELS, NEEDS_HISTOGRAMS
+from zeropoint.schema.job import ProgressCallback
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
-
-ProgressCallback = Callable[[int, int], None]
-"""Called with (done, total) after each batch or layer."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ def collect(
     progress.resume(checkpoints)
     if progress.done:
         step(progress.done, len(samples))
-    with torch.no_grad(), watched(modules, {name: collectors[name].observe for name in modules}) as look:
+    with torch.no_grad(), watched(modules, {name: collectors[name].observe for name in modules}) as current:
         for batch in progress.remaining(samples):
-            look.at(batch)
+            current.start(batch)
             source.run(batch)
             progress.done += 1
             if checkpoints.due:

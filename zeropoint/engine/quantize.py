@@ -1,11 +1,11 @@
 """The engine: calibrate, quantize, search. It knows sources by their leaves and formats not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from zeropoint.calibration.collect import ProgressCallback, calibrate
+from zeropoint.calibration.collect import calibrate
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
 from zeropoint.engine.plan import QuantizationPlan, without_idle
@@ -16,16 +16,13 @@ from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
 from zeropoint.layers.selection import Choice, is_targeted
 from zeropoint.model.source import Source
-from zeropoint.schema.job import Phase
+from zeropoint.schema.job import PhaseCallback, ProgressCallback
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.search import Material, MetricDrop, search
-
-PhaseCallback = Callable[[Phase, int, int], None]
-"""Called with (phase, done, total)."""
 
 
 def quantize_source(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from zeropoint.calibration.collect import ProgressCallback
 from zeropoint.errors import InvalidModel
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.stream_writer import TensorWriter
@@ -30,6 +29,7 @@ from zeropoint.layers.weights import (
 )
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.primitives.qparams import QParams, quant_type_for
+from zeropoint.schema.job import ProgressCallback
 from zeropoint.schema.recipe import CASTS, WeightSettings
 from zeropoint.sources.weights import WeightsSource
 

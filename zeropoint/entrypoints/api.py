@@ -29,7 +29,7 @@ from zeropoint.engine.plan import QuantizationPlan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.entrypoints.keywords import Types, resolve
-from zeropoint.entrypoints.progress_bar import Callback, shown
+from zeropoint.entrypoints.progress_bar import shown
 from zeropoint.errors import InvalidSamples, Unsupported
 from zeropoint.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
 from zeropoint.layers.selection import require_fit, select
@@ -38,7 +38,7 @@ from zeropoint.loading.loadback import second_process
 from zeropoint.loading.quantized_model import QuantizedModel, open_module
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.formats import formats_of
-from zeropoint.schema.job import REPORT_FILE, Progress
+from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from zeropoint.schema.report import EvaluationReport, Loaded, Report
 from zeropoint.search.search import MetricDrop
@@ -93,7 +93,7 @@ def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
     on_failure: Literal["error", "warn", "ignore"] | None = None,
     evaluation_data: Iterable[object] | None = None,
     profile: str | Path | None = None,
-    progress: Callback | Literal[False] | None = None,
+    progress: PhaseCallback | Literal[False] | None = None,
 ) -> QuantizedModel:
     """Quantize a module, an exported program or a `.pt2` file; the model given stays as it is.
 

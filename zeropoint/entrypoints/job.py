@@ -14,7 +14,7 @@ from traceback import print_exc
 
 import torch
 
-from zeropoint.calibration.collect import ProgressCallback, collect, everything
+from zeropoint.calibration.collect import collect, everything
 from zeropoint.calibration.profile import Profile, file_sha256, load_profile, profile_key, save_profile
 from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.engine.plan import QuantizationPlan, plan
@@ -44,6 +44,7 @@ from zeropoint.schema.job import (
     Failure,
     JobSpec,
     Phase,
+    ProgressCallback,
     read_spec,
 )
 from zeropoint.schema.recipe import Recipe

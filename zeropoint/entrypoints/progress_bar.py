@@ -7,18 +7,15 @@ from typing import Literal, get_args
 
 from tqdm.auto import tqdm
 
-from zeropoint.schema.job import Phase, Progress
+from zeropoint.schema.job import Phase, PhaseCallback, Progress
 
 DELAY_SECONDS = 2.0
 PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != "publishing")
 """The phases of a quantization in their order; publishing is the service's own."""
 
-Callback = Callable[[Phase, int, int], object]
-"""Called with (phase, done, total) at every step; total 0 means that it is not known."""
-
 
 @contextmanager
-def shown(progress: Callback | Literal[False] | None) -> Iterator[Callable[[Progress], None]]:
+def shown(progress: PhaseCallback | Literal[False] | None) -> Iterator[Callable[[Progress], None]]:
     """What to tell steps to. None: a bar where somebody can see it; False: silence; a callable gets every step."""
     if callable(progress):
         callback = progress

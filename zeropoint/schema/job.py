@@ -13,6 +13,7 @@ On standard output the program writes one Progress as JSON a line, and nothing e
 standard error.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,11 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import SweepEntry
 
 Phase = Literal["loading", "calibrating", "quantizing", "saving", "validating", "publishing"]
+
+ProgressCallback = Callable[[int, int], object]
+"""Called with (done, total) after each batch, layer or tensor; total 0 means that it is not known."""
+PhaseCallback = Callable[[Phase, int, int], object]
+"""Called with (phase, done, total) at every step."""
 
 GO = b"go\n"
 """What a job's program waits for on standard input: its folder holds the job, and keeps its path from now on."""

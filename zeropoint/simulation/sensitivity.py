@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeropoint.data.batches import Batches
 from zeropoint.data.dataset import first_of
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.model.source import Source
 from zeropoint.simulation.fake_quant import forward_quantized
@@ -109,25 +110,21 @@ def _shifted(layers: Mapping[str, QuantizedLayer], found: Sensitivity) -> Iterat
     """Add zeros to each layer's output whose gradient can be asked for, and note the error there."""
     shifts: list[Shift] = []
 
-    def hook_for(name: str, layer: QuantizedLayer):  # type: ignore[no-untyped-def]
-        def shift(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            with torch.no_grad():
-                error = forward_quantized(layer, arguments[0].detach()) - output.detach()
-            found.macs[name] = found.macs.get(name, 0) + _macs(layer, arguments[0], output)
-            found.parameters[name] = layer.weight.numel()
-            zeros = torch.zeros_like(output, requires_grad=True)
-            shifts.append((name, zeros, error))
-            return output + zeros
+    def shift(name: str, layer: QuantizedLayer, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        with torch.no_grad():
+            error = forward_quantized(layer, arguments[0].detach()) - output.detach()
+        found.macs[name] = found.macs.get(name, 0) + _macs(layer, arguments[0], output)
+        found.parameters[name] = layer.weight.numel()
+        zeros = torch.zeros_like(output, requires_grad=True)
+        shifts.append((name, zeros, error))
+        return output + zeros
 
-        return shift
+    def hook_for(name: str, layer: QuantizedLayer) -> AfterForward:
+        return lambda _, arguments, output: shift(name, layer, arguments, output)
 
-    modules = {name: one.layer.module for name, one in layers.items() if one.layer.module is not None}
-    handles = [module.register_forward_hook(hook_for(name, layers[name])) for name, module in modules.items()]
-    try:
+    modules = ((n, layer, layer.layer.module) for n, layer in layers.items())
+    with hooked(after=((module, hook_for(n, layer)) for n, layer, module in modules if module is not None)):
         yield shifts
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _macs(layer: QuantizedLayer, values: Tensor, output: Tensor) -> int:

@@ -1,7 +1,6 @@
 """Evaluation: the same samples through the float model here and through the saved program in the second process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,11 +14,10 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Cosine, Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
+from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.primitives.qparams import QParams, dequantize, quantize
+from zeropoint.schema.job import ProgressCallback
 from zeropoint.schema.report import EvaluationReport
-
-ProgressCallback = Callable[[int, int], None]
-
 
 MAX_HELD_OUT_SAMPLES = 256
 """Samples kept out of calibration that evaluate; an evaluation dataset is always used whole."""
@@ -89,7 +87,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
     source = quantized.source
     source.reset()
-    with torch.no_grad(), _compared(quantized.layers, result):
+    with torch.no_grad(), hooked(after=_comparisons(quantized.layers, result)):
         for done, (batch, truth) in enumerate(judged(samples), start=1):
             reader.start(batch)
             expected = source.run(batch)
@@ -142,22 +140,14 @@ def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple
     return pairs
 
 
-@contextmanager
-def _compared(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[None]:
-    """Hooks that compute each layer a second time, quantized, on the float input it just had."""
-    handles = [
-        layer.layer.module.register_forward_hook(_comparison(layer, result))
-        for layer in layers
-        if layer.layer.module is not None
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _comparisons(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[tuple[nn.Module, AfterForward]]:
+    """Give each layer's module, and a hook that computes the layer again, quantized, on its float input."""
+    for layer in layers:
+        if layer.layer.module is not None:
+            yield layer.layer.module, _comparison(layer, result)
 
 
-def _comparison(layer: QuantizedLayer, result: Evaluation) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
     noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
 
     def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
