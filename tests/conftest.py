@@ -7,12 +7,14 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
+from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
 from app.database import create_engine_for, create_sessions, migrate
 from app.main import create_app, create_services
@@ -28,12 +30,39 @@ with warnings.catch_warnings():
 TEMPLATE = "zeropoint_template"
 
 
+GROUPS = ("chaos", "service", "timed")
+"""Markers whose tests run one after another on one process; a test is of the first that it has."""
+QUEUE = ("service", "chaos", "slow", "", "timed")
+"""What begins first: the groups that take longest, then files with long tests; what looks at the clock has few beside
+it in the end."""
+
+
+class GroupsAndFiles(LoadGroupScheduling):  # type: ignore[misc]
+    """Keep the tests of a group on one process, and those of a file: what a module makes once is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return scope.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+    if config.option.dist != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # the order is QUEUE's
+    return GroupsAndFiles(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts whole services or looks at the clock runs one after another, on one of several processes."""
+    """Group what has to run one test after another, and begin with what takes longest."""
+    long_files = {item.path for item in items if item.get_closest_marker("slow")}
+    places = {}
     for item in items:
-        if item.get_closest_marker("service") or item.get_closest_marker("timed"):
-            item.add_marker(pytest.mark.xdist_group("alone"))
+        group = next((name for name in GROUPS if item.get_closest_marker(name)), None)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+        places[item] = QUEUE.index(group or ("slow" if item.path in long_files else ""))
+    items.sort(key=places.__getitem__)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

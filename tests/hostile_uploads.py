@@ -15,9 +15,10 @@ from typing import Any
 
 from tests.escape_canary import Touch, payload
 from tests.factories import with_header
+from tests.honest_archive import honest_members
 from tests.hostile_folders import FOLDER_ATTACKS
 from tests.hostile_folders import attacked as attacked_folder
-from tests.upload_archives import INPUTS, PROGRAM, WEIGHTS, Members, honest_members, write
+from tests.upload_archives import INPUTS, PROGRAM, WEIGHTS, Members, write
 
 
 @dataclass(frozen=True)

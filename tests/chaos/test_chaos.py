@@ -1,6 +1,5 @@
 """An accepted job is never lost and is recorded exactly once: whatever is killed, whenever."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +8,12 @@ import pytest
 
 from tests.chaos.counting import abandoned, unwritten
 from tests.chaos.run import Plan, run
+from tests.effort import CHAOS_SECONDS, CHAOS_SEED
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
-SEED = int(os.environ.get("CHAOS_SEED", "1"))
 RUNS = {
-    "postgresql": Plan("postgresql", SECONDS, SEED),
+    "postgresql": Plan("postgresql", CHAOS_SECONDS, CHAOS_SEED),
     # One kind of part fewer can be killed: a file is no process.
-    "sqlite": Plan("sqlite", SECONDS / 4, SEED, real_jobs=0),
+    "sqlite": Plan("sqlite", CHAOS_SECONDS / 4, CHAOS_SEED, real_jobs=0),
 }
 SHORT = Plan(
     "postgresql",
@@ -36,7 +34,12 @@ MUTANTS = {
 }
 """What a run must show: which breakage, and what has to be killed for that."""
 
-pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(3 * SECONDS + 720)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.service,
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * CHAOS_SECONDS + 720),
+]
 
 
 @pytest.mark.parametrize("database", RUNS)

@@ -15,8 +15,9 @@ from app.catalog.models import Model
 from app.database import begin_writing, connected
 from app.settings import Settings
 from app.storage import open_storage
+from tests.honest_archive import honest_members
 from tests.service.running import Running, service
-from tests.upload_archives import honest_members, write
+from tests.upload_archives import write
 from worker.child.process import STDERR_CAP
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]

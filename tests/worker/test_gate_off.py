@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.policy import Sandbox, job_command
+from tests.honest_archive import honest_members
 from tests.hostile_uploads import ATTACKS
 from tests.networks import convolutional
 from tests.servers import ROOT
-from tests.upload_archives import Members, honest_members, write
+from tests.upload_archives import Members, write
 from worker.child.process import started
 from zeropoint.schema.job import JOB_FILE, JobSpec
 

@@ -1,13 +1,15 @@
-"""Coverage-guided fuzzing of what reads uploads: `python -m tests.app.intake.fuzzing TARGET RUNS` (atheris, libFuzzer).
+"""Coverage-guided fuzzing of what reads uploads, by atheris and libFuzzer.
 
-Whatever bytes come, a reader raises its own refusal or nothing. Crashes end the program with their input in hex.
+`python -m tests.app.intake.fuzzing TARGET RUNS SEED MODEL` begins with an honest export, or a part of it. Whatever
+bytes come, a reader raises its own refusal or nothing. Crashes end the program with their input in hex. torch is not
+needed: to import it would take longer than the fuzzing.
 """
 
 import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
@@ -22,10 +24,9 @@ with atheris.instrument_imports(include=["app.intake"]):
     from app.intake.program.trees import output_spec
     from app.intake.tensors.read import plan_samples
 
-from tests.upload_archives import PROGRAM, honest_members, write
+from tests.upload_archives import PROGRAM, Members, members_below_root, write
 
 LIMITS = Limits(program_bytes=2**20, nodes=1000, tensors=1000, tensor_bytes=2**30)
-SEED = 7
 
 
 def on_file(read: Callable[[Path], object]) -> Callable[[bytes], None]:
@@ -63,58 +64,59 @@ def read_archive(path: Path) -> None:
             archive.read(name, 2**20)
 
 
-def read_document(data: bytes) -> None:
-    """An archive whose program is the data."""
-    path = write(MEMBERS | {PROGRAM: data}, FOLDER / "fuzzed.pt2")
-    try:
-        read_program(path, LIMITS).write(io.BytesIO())
-    except Invalid:
-        return
+def on_program_of(members: Members) -> Callable[[bytes], None]:
+    """A target that reads an archive whose program is the data."""
+
+    def target(data: bytes) -> None:
+        path = write(members | {PROGRAM: data}, FOLDER / "fuzzed.pt2")
+        try:
+            read_program(path, LIMITS).write(io.BytesIO())
+        except Invalid:
+            return
+
+    return target
 
 
 FOLDER = Path(tempfile.mkdtemp())
-MEMBERS = honest_members()
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    "archive": on_file(read_archive),
-    "program": on_file(lambda path: read_program(path, LIMITS)),
-    "document": read_document,
-    "samples": on_file(lambda path: plan_samples(path, LIMITS.dataset_bytes)),
-    "expression": on_text(expression),
-    "tree": on_text(output_spec),
-}
 
 
-def seeds(target: str) -> Iterator[bytes]:
-    """Honest input to begin with."""
-    document = json.loads(MEMBERS[PROGRAM])
-    signature = document["graph_module"]["module_call_graph"][0]["signature"]
-    with tempfile.TemporaryDirectory() as folder:
-        whole = write({**MEMBERS, "data/sample_inputs/model.pt": b""}, Path(folder) / "model.pt2").read_bytes()
+def target_and_seed(name: str, model: Path) -> tuple[Callable[[bytes], None], bytes]:
+    """What reads the data, and honest input to begin with."""
+    members, whole = members_below_root(model), model.read_bytes()
     header = json.dumps({"x": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}).encode()
-    yield {
-        "archive": whole,
-        "program": whole,
-        "document": MEMBERS[PROGRAM],
-        "samples": len(header).to_bytes(8, "little") + header + bytes(8),
-        "expression": b"Add(Mul(Integer(2), Symbol('s1', positive=True, integer=True)), Integer(-1))",
-        "tree": signature["in_spec"].encode(),
-    }[target]
+    match name:
+        case "archive":
+            return on_file(read_archive), whole
+        case "program":
+            return on_file(lambda path: read_program(path, LIMITS)), whole
+        case "document":
+            return on_program_of(members), members[PROGRAM]
+        case "samples":
+            tensors = len(header).to_bytes(8, "little") + header + bytes(8)
+            return on_file(lambda path: plan_samples(path, LIMITS.dataset_bytes)), tensors
+        case "expression":
+            size = b"Add(Mul(Integer(2), Symbol('s1', positive=True, integer=True)), Integer(-1))"
+            return on_text(expression), size
+        case "tree":
+            signature = json.loads(members[PROGRAM])["graph_module"]["module_call_graph"][0]["signature"]
+            return on_text(output_spec), signature["in_spec"].encode()
+    raise ValueError(name)
 
 
-def main(name: str, runs: str) -> None:
-    """Fuzz one target so many times."""
+def main(name: str, runs: str, seed: str, model: str) -> None:
+    """Fuzz one target so many times; the same seed finds the same."""
+    target, honest = target_and_seed(name, Path(model))
     corpus = Path(tempfile.mkdtemp())
-    for position, seed in enumerate(seeds(name)):
-        (corpus / f"{position}").write_bytes(seed)
+    (corpus / "honest").write_bytes(honest)
     options = [
         f"-runs={runs}",
-        f"-seed={SEED}",
+        f"-seed={seed}",
         "-max_len=65536",
         "-timeout=10",
         f"-artifact_prefix={FOLDER}/",
         str(corpus),
     ]
-    atheris.Setup([sys.argv[0], *options], TARGETS[name])
+    atheris.Setup([sys.argv[0], *options], target)
     atheris.Fuzz()
 
 

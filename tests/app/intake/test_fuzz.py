@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import subprocess
 import sys
@@ -16,32 +15,44 @@ import torch
 from app.errors import Invalid
 from app.intake.limits import Limits
 from app.intake.program.read import PROGRAM, read_program
+from tests.effort import FUZZ_EFFORT, FUZZ_SEED
 from tests.escape_canary import payload
 from tests.factories import fresh_of
+from tests.honest_archive import honest_members
 from tests.servers import ROOT
-from tests.upload_archives import CONSTANTS, WEIGHTS, Members, honest_members, write
+from tests.upload_archives import CONSTANTS, INPUTS, WEIGHTS, Members, write
 
-EFFORT = int(os.environ.get("FUZZ_EFFORT", "1"))
-"""`FUZZ_EFFORT=20 make test ARGS="-k fuzz"` looks longer, for a change of what reads uploads."""
-
-MUTANTS = 750 * EFFORT
-FEW_MUTANTS = 300 * EFFORT  # of a short document; of half as many none is taken, which would prove less
+MUTANTS = round(750 * FUZZ_EFFORT)
+FEW_MUTANTS = round(300 * FUZZ_EFFORT)
+"""Of a short document."""
+MOST_MUTANTS = 3000
+"""Of a short document one mutant in a few hundred is taken: who has seen none yet goes on for so long."""
 PER_TARGET = {
-    "archive": 10_000 * EFFORT,
-    "program": 5_000 * EFFORT,
-    "document": 1_000 * EFFORT,
-    "samples": 10_000 * EFFORT,
-    "expression": 25_000 * EFFORT,
-    "tree": 10_000 * EFFORT,
+    target: round(runs * FUZZ_EFFORT)
+    for target, runs in {
+        "archive": 10_000,
+        "program": 5_000,
+        "document": 1_000,
+        "samples": 10_000,
+        "expression": 25_000,
+        "tree": 10_000,
+    }.items()
 }
-PATIENCE_SECONDS = 720 * EFFORT
+PATIENCE_SECONDS = 720 * max(1, FUZZ_EFFORT)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An honest export without its sample inputs, which nobody reads."""
+    return write(honest_members() | {INPUTS: b""}, tmp_path_factory.mktemp("fuzz") / "model.pt2")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("target", PER_TARGET)
-def test_a_reader_raises_its_own_refusal_or_nothing(target: str) -> None:
-    command = [sys.executable, "-m", "tests.app.intake.fuzzing", target, str(PER_TARGET[target])]
+def test_a_reader_raises_its_own_refusal_or_nothing(model: Path, target: str) -> None:
+    arguments = [target, str(PER_TARGET[target]), str(FUZZ_SEED), str(model)]
+    command = [sys.executable, "-m", "tests.app.intake.fuzzing", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"Done {PER_TARGET[target]} runs" in result.stderr
@@ -80,7 +91,10 @@ def mutate(document: Any, text: str, dice: random.Random) -> None:
 def test_mutants_of_honest_archives_are_refused_or_harmless(tmp_path: Path, name: str) -> None:
     """Structure-aware: one change at a time, each to a document that torch would read."""
     members, canary, taken = honest_members(), tmp_path / "CANARY", 0
-    for seed in range(MUTANTS if name == PROGRAM else FEW_MUTANTS):
+    enough = MUTANTS if name == PROGRAM else FEW_MUTANTS
+    for seed in range(FUZZ_SEED, FUZZ_SEED + MOST_MUTANTS + enough):
+        if taken and seed >= FUZZ_SEED + enough:
+            break
         document = json.loads(members[name])
         mutate(document, payload(canary), random.Random(seed))
         path = write(members | {name: json.dumps(document).encode()}, tmp_path / "mutant.pt2")

@@ -13,8 +13,9 @@ from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.intake.program.read import PROGRAM, read_program
 from tests.factories import fresh_of
+from tests.honest_archive import honest_members
 from tests.hostile_uploads import ATTACKS, attacked
-from tests.upload_archives import Members, honest_members, write
+from tests.upload_archives import Members, write
 
 REFUSED = {"program_invalid", "operator_unsupported", "archive_invalid", "model_format_unsupported"}
 

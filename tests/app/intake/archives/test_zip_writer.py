@@ -21,8 +21,6 @@ from tests import operators
 from tests.factories import fresh_of, members_of
 from tests.honest_programs import HONEST
 
-pytestmark = pytest.mark.xdist_group("programs")  # one worker, so that each program is exported once
-
 Exported = Callable[[str, bool], tuple[ExportedProgram, bytes]]
 
 

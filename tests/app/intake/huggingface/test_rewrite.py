@@ -23,7 +23,8 @@ from tests.app.intake.huggingface.test_unpack import zip_of
 from tests.app.intake.memory import outcome_and_growth
 from tests.app.intake.tars import member, tar, tar_of
 from tests.factories import safetensors, write_zip
-from tests.upload_archives import honest_members, write
+from tests.honest_archive import honest_members
+from tests.upload_archives import write
 
 TOKENIZER = {
     "vocab.txt": bytes(range(256)),
