@@ -30,7 +30,9 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from app.settings import Settings
 
-MIGRATIONS = Path(__file__).resolve().parent.parent / "alembic"
+_INSTALLED = Path(__file__).resolve().parent / "migrations"
+MIGRATIONS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / "alembic"
+"""A wheel carries them inside the package; in a checkout they are where Alembic's own command looks."""
 
 NAMES = {
     "ix": "ix_%(column_0_label)s",

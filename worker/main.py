@@ -1,4 +1,4 @@
-"""The Celery worker: `celery -A worker.main worker -Q cpu`, or `zeropoint worker`.
+"""The Celery worker: `zeropoint worker`, which is `python -m worker`.
 
 The main process announces itself, looks for lost jobs, and forks one pool process for each slot. Those do the jobs.
 """

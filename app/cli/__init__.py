@@ -1,44 +1,60 @@
-"""The command line: `zeropoint serve | api | worker | migrate`."""
+"""The command line: `zeropoint serve | api | worker | migrate`, and the library's programs `job` and `validate`.
+
+The library is installed without the service: what a command needs is imported when it runs.
+"""
 
 import argparse
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from app.cli.commands import api_command, with_root, worker_command
-from app.cli.serve import serve
-from app.database import migrate
-from app.settings import get_settings
+import zeropoint
+from app.cli.commands import api_command, library_command, with_root, worker_command
+
+SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "pydantic_settings", "sqlalchemy", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the return value is the exit code."""
-    options = _parser().parse_args(arguments)
+    """Run one command and return its exit code."""
+    options, more = _parser().parse_known_args(arguments)
+    if more and options.run is not _library:
+        _parser().error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more
     exit_code: int = options.run(options)
     return exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zeropoint", description="Post-training static quantization as a service.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog="zeropoint", description="Post-training static quantization.")
+    parser.add_argument("--version", action="version", version=zeropoint.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     command = commands.add_parser("serve", help="API, worker and Redis on this machine, until Ctrl-C")
     _add_address(command)
     command.add_argument("--data", type=Path, default=Path("data"), help="folder for all that is kept (data)")
-    command.set_defaults(run=lambda options: serve(options.host, options.port, options.data))
+    command.set_defaults(run=_of_service(_serve))
 
     command = commands.add_parser("api", help="the API alone, as the settings say")
     _add_address(command)
-    command.set_defaults(run=_api)
+    command.set_defaults(run=_of_service(_api))
 
     command = commands.add_parser("worker", help="one worker, as the settings say")
     command.add_argument("--device", choices=("cpu", "cuda"), help="what it computes on (ZEROPOINT_WORKER_DEVICE)")
     command.add_argument("--concurrency", type=int, help="jobs at the same time (ZEROPOINT_WORKER_SLOTS)")
-    command.set_defaults(run=_worker)
+    command.set_defaults(run=_of_service(_worker))
 
     command = commands.add_parser("migrate", help="bring the database to the newest schema")
-    command.set_defaults(run=_migrate)
+    command.set_defaults(run=_of_service(_migrate))
+
+    for program, words in (
+        ("job", "do the job that a folder holds; no service is needed"),
+        ("validate", "check a saved folder; no service is needed"),
+    ):
+        command = commands.add_parser(program, help=words, add_help=False)
+        command.set_defaults(run=_library)
     return parser
 
 
@@ -47,11 +63,33 @@ def _add_address(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
 
 
+def _of_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return the command, which says what to install where the service's packages are missing."""
+
+    def checked(options: argparse.Namespace) -> int:
+        missing = [name for name in SERVICE_PACKAGES if find_spec(name) is None]
+        if missing:
+            print(f"The service needs packages that are not installed: {', '.join(missing)}.", file=sys.stderr)
+            print("Install zeropoint[service,embedded]; the library and its programs work without.", file=sys.stderr)
+            return 1
+        return run(options)
+
+    return checked
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from app.cli.serve import serve  # noqa: PLC0415 - the service's packages are an extra
+
+    return serve(options.host, options.port, options.data)
+
+
 def _api(options: argparse.Namespace) -> int:
     return _become(api_command(options.host, options.port), dict(os.environ))
 
 
 def _worker(options: argparse.Namespace) -> int:
+    from app.settings import get_settings  # noqa: PLC0415
+
     settings = get_settings()
     device = options.device or settings.worker_device
     slots = options.concurrency or settings.worker_slots
@@ -59,8 +97,17 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _migrate(_: argparse.Namespace) -> int:
+    from app.database import migrate  # noqa: PLC0415
+    from app.settings import get_settings  # noqa: PLC0415
+
     migrate(get_settings())
     return 0
+
+
+def _library(options: argparse.Namespace) -> int:
+    """Run a program of the library in a process of its own: this one loads no torch."""
+    command = library_command(options.command, *options.more)
+    return subprocess.run(command, env=with_root(dict(os.environ)), check=False).returncode
 
 
 def _become(command: list[str], environment: dict[str, str]) -> int:

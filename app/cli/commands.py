@@ -6,21 +6,31 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import zeropoint
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def api_command(host: str, port: int) -> list[str]:
-    """The API by uvicorn. Open event streams hold a stop up for five seconds at most."""
-    options = ["--host", host, "--port", str(port), "--no-proxy-headers", "--no-server-header"]
+    """Return the API's command line. Open event streams hold a stop up for five seconds at most.
+
+    -P and the application's folder: nothing is looked for in the working directory, where a user may have an app.py.
+    """
+    options = ["--app-dir", str(ROOT), "--host", host, "--port", str(port), "--no-proxy-headers", "--no-server-header"]
     options += ["--timeout-graceful-shutdown", "5"]
-    return [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", *options]
+    return [sys.executable, "-P", "-m", "uvicorn", "--factory", "app.main:create_app", *options]
 
 
 def worker_command(device: str, slots: int) -> list[str]:
-    """A Celery worker that takes the jobs for one device, `slots` at a time."""
+    """Return the command line of a Celery worker that takes the jobs for one device, `slots` at a time."""
     options = ["--pool", "prefork", "--concurrency", str(slots), "--queues", device, "--hostname", f"{device}@%h"]
     options += ["--without-gossip", "--without-mingle"]
-    return [sys.executable, "-m", "celery", "--app", "worker.main", "worker", *options]
+    return [sys.executable, "-P", "-m", "worker", *options]
+
+
+def library_command(program: str, *arguments: str) -> list[str]:
+    """Return the command line of a program of the library (`python -m zeropoint`)."""
+    return [sys.executable, "-P", "-m", zeropoint.__name__, program, *arguments]
 
 
 def redis_command() -> list[str] | None:

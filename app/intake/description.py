@@ -24,7 +24,7 @@ def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) 
         raise Invalid(
             "transformers_missing",
             "Hugging Face folders are built with the library transformers, which is not installed here.",
-            "Ask the operator to install zeropoint[worker,transformers], or export the model as a .pt2 program.",
+            "Ask the operator to install zeropoint[service,transformers], or export the model as a .pt2 program.",
         )
     sandbox = Sandbox(
         memory_bytes=max(MEMORY_BYTES, limits.memory_bytes),

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app import VERSION
 from app.settings import Settings
 from tests.servers import ROOT
 
@@ -24,7 +23,3 @@ def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch) ->
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().worker_slots = 2  # type: ignore[misc]
-
-
-def test_the_version_is_the_package_s() -> None:
-    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from app.cli.commands import api_command, redis_command, worker_command
+from app.cli.commands import api_command, redis_command, with_root, worker_command
 from app.database import migrate
 from app.settings import Settings
 from tests.chaos.parts import Part, end_marked, marked
@@ -63,7 +63,7 @@ def service(database: str, folder: Path, seconds: Mapping[str, float], mutant: s
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
     environment |= {"ZEROPOINT_BROKER_PREFIX": mark, "ZEROPOINT_STORAGE_URL": f"file:{folder / 'storage'}"}
     environment |= {f"ZEROPOINT_{name}_SECONDS": str(value) for name, value in seconds.items()}
-    environment |= {"CHAOS_MUTANT": mutant}
+    environment = with_root(environment | {"CHAOS_MUTANT": mutant})
     with ExitStack() as stack:
         held, url = stack.enter_context(_postgresql(folder)) if database == "postgresql" else _sqlite(folder)
         settings = Settings(database_url=url, storage_url=environment["ZEROPOINT_STORAGE_URL"])
@@ -134,7 +134,7 @@ def _api_command(port: int) -> list[str]:
 
 def _worker_command(name: str) -> list[str]:
     command = worker_command("cpu", SLOTS)
-    return [{"worker.main": "tests.chaos.worker"}.get(word, word) for word in command] + ["--hostname", f"{name}@%h"]
+    return [{"worker": "tests.chaos.worker"}.get(word, word) for word in command] + ["--hostname", f"{name}@%h"]
 
 
 def _is_ready(client: httpx.Client) -> bool:

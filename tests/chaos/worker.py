@@ -1,4 +1,4 @@
-"""The worker of the chaos run: `celery -A tests.chaos.worker worker`. The product's own, but for its job program."""
+"""The worker of the chaos run, started as `python -m tests.chaos.worker`: the product's, but for its job program."""
 
 import sys
 
@@ -19,4 +19,4 @@ def stand_in(sandbox: Sandbox) -> list[str]:
 
 mutants.prepare()
 setattr(spare, job_command.__name__, stand_in)
-app = main.app
+sys.exit(main.app.worker_main(["worker", *sys.argv[1:]]))

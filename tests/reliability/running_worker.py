@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.cli.commands import worker_command
+from app.cli.commands import with_root, worker_command
 from app.settings import Settings
 from tests.servers import ROOT
 from tests.service.processes import descendants
@@ -32,7 +32,7 @@ def worker(name: str, environment: Mapping[str, str], log: Path) -> Iterator[int
     with log.open("wb") as output:
         # Apart from the tests' own group: stopping a part of that one is a hang-up for the rest of it.
         process = subprocess.Popen(
-            command, cwd=ROOT, env=dict(environment), stdout=output, stderr=output, start_new_session=True
+            command, cwd=ROOT, env=with_root(dict(environment)), stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield process.pid

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +69,21 @@ class Running:
 
 
 @contextmanager
-def service(data: Path, environment: Mapping[str, str]) -> Iterator[Running]:
-    """Start it, wait until it is ready, and stop it afterwards."""
+def service(
+    data: Path,
+    environment: Mapping[str, str],
+    *,
+    command: Sequence[str] = (sys.executable, "-m", "app.cli"),
+    folder: Path = ROOT,
+) -> Iterator[Running]:
+    """Start it in `folder`, wait until it is ready, and stop it afterwards."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As for what a shell runs in the background; who is started by it would ignore Ctrl-C too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     port = free_port()
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--data", str(data)]
+    words = [*command, "serve", "--port", str(port), "--data", str(data)]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        words, cwd=folder, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
         assert process.stdout is not None

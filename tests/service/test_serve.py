@@ -54,7 +54,7 @@ def test_a_job_is_done_on_postgresql_too(
         assert running.ended(running.submit(program, few_samples, {}))["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("part", ["redis-server", "uvicorn", "celery"])
+@pytest.mark.parametrize("part", ["redis-server", "uvicorn", "-m worker"])
 def test_it_stops_altogether_when_a_part_dies(part: str, tmp_path: Path, environment: Mapping[str, str]) -> None:
     with service(tmp_path, environment) as running:
         processes = descendants(running.process.pid)

@@ -3,12 +3,12 @@
 import os
 import subprocess
 
-from app.cli.commands import worker_command
+from app.cli.commands import with_root, worker_command
 from tests.servers import ROOT
 
 
 def test_a_worker_without_a_required_layer_does_not_start() -> None:
-    environment = os.environ | {"ZEROPOINT_SANDBOX_REQUIRE": "landlock,moat"}
+    environment = with_root(os.environ | {"ZEROPOINT_SANDBOX_REQUIRE": "landlock,moat"})
     done = subprocess.run(
         worker_command("cpu", 1), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )

@@ -3,7 +3,12 @@
 from collections.abc import Iterable
 from importlib.metadata import version
 
+import zeropoint
+
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Package name -> version of what decides the numbers in an artifact."""
-    return {name: version(name) for name in ("zeropoint", "torch", "safetensors", *more)}
+    """Return name -> version of the packages that decide the numbers in an artifact, and of `more` packages.
+
+    Zeropoint's own is what the code says: a checkout on `sys.path` was never installed.
+    """
+    return {"zeropoint": zeropoint.__version__} | {name: version(name) for name in ("torch", "safetensors", *more)}

@@ -94,4 +94,4 @@ def test_without_the_library_the_answer_is_what_to_install(bert: Network, tmp_pa
     with pytest.raises(Invalid) as refusal:
         describe_folder(bert.pack(tmp_path / "any.tar"), Limits(), needed=("torch", "transformers_of_nobody"))
     assert refusal.value.code == "transformers_missing"
-    assert "zeropoint[worker,transformers]" in refusal.value.remedy
+    assert "zeropoint[service,transformers]" in refusal.value.remedy
