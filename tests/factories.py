@@ -19,6 +19,7 @@ from app.jobs import claims, service
 from app.jobs.claims import Claim
 from app.jobs.models import Job
 from app.jobs.submission import MostSeconds, Submission
+from app.jobs.work import QuantizeWork
 from app.storage import Storage
 from zeropoint.schema.recipe import Recipe
 
@@ -97,7 +98,8 @@ def add_job(session: Session, **fields: Any) -> Job:
     )
     session.add(model)
     session.commit()
-    submission = Submission(**{"model": model.id, "recipe": Recipe(activations=None), **fields})
+    work = QuantizeWork(fields.pop("recipe", Recipe(activations=None)))
+    submission = Submission(**{"model": model.id, "work": work, **fields})
     return service.submit(session, submission, MOST)
 
 

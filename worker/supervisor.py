@@ -119,12 +119,10 @@ def _fetch(claim: Claim, key: str, context: WorkerContext, folder: Path, heartbe
     spec: dict[str, object] = {
         "format": claim.model_format,
         "device": claim.device,
-        "recipe": claim.recipe,
+        **claim.work.spec(),
         "checkpoint_key": key,
         "checkpoint_seconds": context.settings.checkpoint_seconds,
     }
-    if claim.sweep is not None:
-        spec |= {"sweep": claim.sweep.entries, "latency": claim.sweep.latency}
     for role, (name, blob) in inputs.items():
         if blob:
             context.storage.fetch(blob.sha256, folder / name)
@@ -134,6 +132,7 @@ def _fetch(claim: Claim, key: str, context: WorkerContext, folder: Path, heartbe
 
 
 def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit, heartbeat: Heartbeat) -> None:
+    recipe, phase = claim.work.recipe, child_exit.phase
     if child_exit.claim_status is ClaimStatus.LOST:
         log.warning("the claim was lost, nothing is recorded")
         return
@@ -141,15 +140,20 @@ def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: Ch
     if child_exit.claim_status is ClaimStatus.CANCEL:
         record(context, partial(endings.stop, claim=claim, peak_memory_bytes=child_exit.peak_memory_bytes))
     elif child_exit.excess:
-        _fail(claim, context, child_exit, failures.took_too_much(child_exit.excess, child_exit.phase, claim.recipe))
+        _fail(claim, context, child_exit, failures.took_too_much(child_exit.excess, phase, recipe))
     elif child_exit.overdue:
-        _fail(claim, context, child_exit, failures.took_too_long(claim.running_seconds, child_exit.phase, claim.recipe))
+        _fail(
+            claim,
+            context,
+            child_exit,
+            failures.took_too_long(claim.running_seconds, phase, recipe),
+        )
     elif child_exit.exit_code == EXIT_OK:
         _succeed(claim, context, folder, child_exit, heartbeat)
     elif child_exit.exit_code == EXIT_FAILED:
         _fail_as_told(claim, context, folder, child_exit)
     else:
-        _fail(claim, context, child_exit, failures.died(child_exit.exit_code, child_exit.phase, claim.recipe))
+        _fail(claim, context, child_exit, failures.died(child_exit.exit_code, phase, recipe))
 
 
 def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit, heartbeat: Heartbeat) -> None:

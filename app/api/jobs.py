@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import anyio
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -29,8 +29,7 @@ from app.jobs import queries, service
 from app.jobs.repository import JobFilter
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.submission import Submission
-from app.jobs.sweeps import Sweep
-from zeropoint.schema.recipe import Recipe
+from app.jobs.work import JobKind, QuantizeWork, Work
 
 MAX_WAIT_SECONDS = 60
 POLL_SECONDS = 0.25
@@ -52,16 +51,24 @@ KeyHeader = Annotated[
 PreferHeader = Annotated[
     str | None, Header(description=f"wait=N: answer when the job has ended, or after N s (at most {MAX_WAIT_SECONDS}).")
 ]
-
-
 SomeBody = TypeVar("SomeBody", bound=RunBody)
 
 
-def submission_of(wanted: RunRequest, recipe: Recipe, key: str | None, sweep: Sweep | None = None) -> Submission:
-    """What a request asks for."""
+def job_filter(
+    *, state: JobState | None = None, tag: WordQuery = None, model: WordQuery = None, owner: WordQuery = None
+) -> JobFilter:
+    """Return the filter that the query of a list asks for."""
+    return JobFilter(state, tag, model, owner)
+
+
+FilterDep = Annotated[JobFilter, Depends(job_filter)]
+
+
+def submission_of(wanted: RunRequest, work: Work, key: str | None) -> Submission:
+    """Return what a request asks for."""
     return Submission(
         model=wanted.model,
-        recipe=recipe,
+        work=work,
         dataset=wanted.dataset,
         evaluation_dataset=wanted.evaluation_dataset,
         device=wanted.device,
@@ -71,12 +78,19 @@ def submission_of(wanted: RunRequest, recipe: Recipe, key: str | None, sweep: Sw
         pending_seconds=wanted.limits.pending_seconds,
         running_seconds=wanted.limits.running_seconds,
         idempotency_key=key,
-        sweep=sweep,
     )
 
 
+def submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
+    """Accept a job or a sweep, have it looked for, and return its body. Raises Invalid, NotFound."""
+    with services.sessions() as session:
+        (body,) = bodies_of(kind, session, [service.submit(session, submission, services.most_seconds)])
+    services.wake()
+    return body
+
+
 def bodies_of(kind: type[SomeBody], session: Session, jobs: Sequence[queries.JobRow]) -> list[SomeBody]:
-    """What is said of each job, and what it waits for."""
+    """Return the body of each job, with what it waits for."""
     reasons = queries.waiting_for(session, jobs)
     bodies = [kind.model_validate(job) for job in jobs]
     return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
@@ -93,9 +107,9 @@ async def submit_job(
     prefer: PreferHeader = None,
 ) -> JobBody:
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
-    recipe = chosen_recipe(wanted.recipe, wanted.preset)
-    submission = submission_of(wanted, recipe, idempotency_key)
-    job = await run_in_threadpool(_submit, services, submission)
+    work = QuantizeWork(chosen_recipe(wanted.recipe, wanted.preset))
+    submission = submission_of(wanted, work, idempotency_key)
+    job = await run_in_threadpool(submit, JobBody, services, submission)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if seconds := _wait_seconds(prefer):
         response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -104,18 +118,9 @@ async def submit_job(
 
 
 @router.get("", responses=problems(422))
-def list_jobs(
-    *,
-    session: SessionDep,
-    before: BeforeDep,
-    state: JobState | None = None,
-    tag: WordQuery = None,
-    model: WordQuery = None,
-    owner: WordQuery = None,
-    limit: LimitQuery = 20,
-) -> JobPage:
+def list_jobs(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> JobPage:
     """List jobs, newest first."""
-    rows = queries.page(session, JobFilter(state, tag, model, owner), before, limit)
+    rows = queries.page(session, JobKind.QUANTIZE, chosen, before, limit)
     return JobPage(items=bodies_of(JobBody, session, rows), next_cursor=next_cursor(rows, limit))
 
 
@@ -148,13 +153,6 @@ def list_events(
     """Read a job's history, oldest first."""
     rows = queries.events(session, job_id, after, limit)
     return EventPage(items=[EventBody.model_validate(row) for row in rows])
-
-
-def _submit(services: Services, submission: Submission) -> JobBody:
-    with services.sessions() as session:
-        body = _body(session, service.submit(session, submission, services.most_seconds))
-    services.wake()
-    return body
 
 
 def _read(services: Services, job_id: str) -> JobBody:

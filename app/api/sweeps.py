@@ -3,21 +3,18 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body_limit import LimitedRoute
-from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
-from app.api.jobs import KeyHeader, bodies_of, submission_of
+from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.jobs import FilterDep, KeyHeader, bodies_of, submission_of, submit
 from app.api.openapi import problems
-from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
+from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
 from app.api.schemas import UPLOADS, Body, Id, RunBody, RunRequest
 from app.jobs import queries, service
-from app.jobs.repository import JobFilter
-from app.jobs.status import JobState
-from app.jobs.submission import Submission
-from app.jobs.sweeps import Sweep
+from app.jobs.work import JobKind, SweepWork
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES, SweepEntry, SweepReport, SweepRow
 
@@ -56,8 +53,8 @@ class SweepLinksBody(Body):
 
 
 class SweepBody(RunBody):
-    recipes: list[SweepEntry]
-    latency: bool
+    recipes: Annotated[list[SweepEntry], Field(validation_alias=AliasPath("sweep", "recipes"))]
+    latency: Annotated[bool, Field(validation_alias=AliasPath("sweep", "latency"))]
     rows: Annotated[list[SweepRow] | None, Field(description="Null until it has succeeded, and in lists.")] = None
     pareto: Annotated[list[int] | None, Field(description="Positions of the rows that no other row beats.")] = None
 
@@ -81,26 +78,16 @@ async def submit_sweep(
     *, response: Response, services: ServicesDep, wanted: SweepRequest, idempotency_key: KeyHeader = None
 ) -> SweepBody:
     """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
-    sweep = Sweep(_entries(wanted), wanted.latency)
-    submission = submission_of(wanted, sweep.entries[0].recipe, idempotency_key, sweep)
-    body = await run_in_threadpool(_submit, services, submission)
+    submission = submission_of(wanted, SweepWork(_entries(wanted), wanted.latency), idempotency_key)
+    body = await run_in_threadpool(submit, SweepBody, services, submission)
     response.headers["Location"] = f"/v1/sweeps/{body.id}"
     return body
 
 
 @router.get("", responses=problems(422))
-def list_sweeps(
-    *,
-    session: SessionDep,
-    before: BeforeDep,
-    state: JobState | None = None,
-    tag: WordQuery = None,
-    model: WordQuery = None,
-    owner: WordQuery = None,
-    limit: LimitQuery = 20,
-) -> SweepPage:
+def list_sweeps(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> SweepPage:
     """List sweeps, newest first, without their rows."""
-    rows = queries.page(session, JobFilter(state, tag, model, owner, sweeps=True), before, limit)
+    rows = queries.page(session, JobKind.SWEEP, chosen, before, limit)
     return SweepPage(items=bodies_of(SweepBody, session, rows), next_cursor=next_cursor(rows, limit))
 
 
@@ -132,10 +119,3 @@ def _entries(wanted: SweepRequest) -> tuple[SweepEntry, ...]:
         )
         for position, entry in enumerate(wanted.recipes)
     )
-
-
-def _submit(services: Services, submission: Submission) -> SweepBody:
-    with services.sessions() as session:
-        (body,) = bodies_of(SweepBody, session, [service.submit(session, submission, services.most_seconds)])
-    services.wake()
-    return body

@@ -19,11 +19,10 @@ from app.jobs import repository
 from app.jobs.admission import source_of
 from app.jobs.models import Attempt, Checkpoint, Job
 from app.jobs.status import CLAIM, HELD, JobState
-from app.jobs.sweeps import Sweep
+from app.jobs.work import Work, work_of
 from app.storage import Blob
 from zeropoint.schema.formats import SourceFormat
 from zeropoint.schema.job import Progress
-from zeropoint.schema.recipe import Recipe
 
 
 class ClaimStatus(StrEnum):
@@ -49,7 +48,7 @@ class Claim:
     job_id: str
     token: int
     attempt: int
-    recipe: Recipe
+    work: Work
     device: str
     running_seconds: int
     model: Input
@@ -58,7 +57,6 @@ class Claim:
     evaluation_dataset: Input | None
     others_wait: bool
     """Whether there were more jobs for this device when this one was claimed."""
-    sweep: Sweep | None = None
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -155,7 +153,7 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
         job_id=job.id,
         token=job.token,
         attempt=job.attempts,
-        recipe=Recipe.model_validate(job.recipe),
+        work=work_of(job),
         device=job.device,
         running_seconds=job.running_seconds,
         model=_input(model),
@@ -163,7 +161,6 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
         dataset=_dataset(session, job.dataset_id),
         evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
         others_wait=others_wait,
-        sweep=None if job.sweep is None else Sweep.from_json(job.sweep),
     )
 
 

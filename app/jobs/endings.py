@@ -40,9 +40,9 @@ def succeed(
     products: Sequence[Product],
     peak_memory_bytes: int | None = None,
 ) -> bool:
-    """Record success with its artifacts; False when the token is no longer the job's and nothing was written.
+    """Record success with its artifacts; return False, with nothing written, when the token is no longer the job's.
 
-    `verdict`: None of a sweep.
+    `verdict`: None for a sweep.
     """
     return _end(session, claim, SUCCEED, products, peak_memory_bytes, verdict=verdict)
 

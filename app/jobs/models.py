@@ -19,12 +19,14 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
         Index("ix_jobs_model_id", "model_id"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         UniqueConstraint("idempotency_key"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
     phase: Mapped[str | None] = mapped_column(String(16))
     verdict: Mapped[str | None] = mapped_column(String(16))
@@ -37,7 +39,7 @@ class Job(Base):
     evaluation_dataset_id: Mapped[str | None] = mapped_column(String(64))
     recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
     sweep: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """Of a sweep: `recipes` (entries as JSON) and `latency`; `recipe` is the first one then."""
+    """The `recipes` (entries as JSON) and `latency` of a sweep, whose first recipe is in `recipe`; see `work`."""
     owner: Mapped[str] = mapped_column(String(64))
     wanted_device: Mapped[str] = mapped_column(String(8))
     device: Mapped[str] = mapped_column(String(8))
@@ -62,16 +64,6 @@ class Job(Base):
     def tags(self) -> list[str]:
         """The words that the user gave it."""
         return [row.tag for row in self.tag_rows]
-
-    @property
-    def recipes(self) -> list[dict[str, Any]]:
-        """Of a sweep, what it compares."""
-        return [] if self.sweep is None else list(self.sweep["recipes"])
-
-    @property
-    def latency(self) -> bool:
-        """Of a sweep, whether it measures how long a call takes."""
-        return self.sweep is not None and bool(self.sweep["latency"])
 
     @property
     def limits(self) -> dict[str, int]:

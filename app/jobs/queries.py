@@ -10,8 +10,8 @@ from app.errors import NotFound
 from app.jobs import repository
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import TERMINAL, JobState
+from app.jobs.work import JobKind, QuantizeWork, SweepWork
 from app.jobs.workers import live_devices
-from zeropoint.schema.job import REPORT_FILE, SWEEP_FILE
 
 JobRow = Job
 """For annotations of those who may not name the tables."""
@@ -23,13 +23,15 @@ WaitingFor = Literal["worker", "pause", "slot"]
 def read(session: Session, job_id: str) -> Job:
     """Return a job that is no sweep. Raises NotFound."""
     job = read_any(session, job_id)
-    return job if job.sweep is None else no_job(job_id, f"GET /v1/sweeps/{job_id} reads it: it is a sweep.")
+    if job.kind == JobKind.SWEEP:
+        no_job(job_id, f"GET /v1/sweeps/{job_id} reads it: it is a sweep.")
+    return job
 
 
 def read_sweep(session: Session, sweep_id: str) -> Job:
     """Return a sweep. Raises NotFound."""
     job = repository.find(session, sweep_id)
-    if job is None or job.sweep is None:
+    if job is None or job.kind != JobKind.SWEEP:
         raise NotFound("sweep_not_found", f"There is no sweep {sweep_id}.", "GET /v1/sweeps lists what there is.")
     return job
 
@@ -39,9 +41,11 @@ def read_any(session: Session, job_id: str) -> Job:
     return repository.find(session, job_id) or no_job(job_id)
 
 
-def page(session: Session, wanted: repository.JobFilter, before: str | None, limit: int) -> Sequence[Job]:
-    """Return jobs, newest first."""
-    return repository.page(session, wanted, before, limit)
+def page(
+    session: Session, kind: JobKind, chosen: repository.JobFilter, before: str | None, limit: int
+) -> Sequence[Job]:
+    """Return the jobs of a kind, newest first, older than the id `before`."""
+    return repository.page(session, kind, chosen, before, limit)
 
 
 def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:
@@ -69,7 +73,7 @@ def artifact(session: Session, job_id: str, name: str) -> Artifact:
 def report(session: Session, job_id: str) -> Artifact:
     """Return the artifact that is the job's report. Raises NotFound."""
     job = read(session, job_id)
-    found = repository.find_artifact(session, job_id, REPORT_FILE)
+    found = repository.find_artifact(session, job_id, QuantizeWork.result_file)
     if found is None:
         ended = JobState(job.state) in TERMINAL
         remedy = f"GET /v1/jobs/{job_id} says why." if ended else "Ask again when the job has ended."
@@ -84,7 +88,7 @@ def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
 
 def table(session: Session, sweep: Job) -> Artifact | None:
     """Return the artifact that is a sweep's table; None before there is one."""
-    return repository.find_artifact(session, sweep.id, SWEEP_FILE)
+    return repository.find_artifact(session, sweep.id, SweepWork.result_file)
 
 
 def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:

@@ -14,9 +14,6 @@ from app.database import now
 from app.jobs.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
 from app.jobs.status import HELD, LIVE, JobState, Move
 
-SWEEP_PREFIX = "swp"
-"""Ids of sweeps begin so, and sort behind those of jobs."""
-
 
 @dataclass(frozen=True)
 class JobFilter:
@@ -26,8 +23,6 @@ class JobFilter:
     tag: str | None = None
     model_id: str | None = None
     owner: str | None = None
-    sweeps: bool = False
-    """Sweeps, or all that is none."""
 
 
 def find(session: Session, job_id: str) -> Job | None:
@@ -45,19 +40,17 @@ def find_by_key(session: Session, idempotency_key: str) -> Job | None:
     return session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
 
 
-def page(session: Session, wanted: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
-    """Return jobs, newest first, older than the id `before`."""
-    # By their ids, which the primary key has in order: few rows are found without looking at all of the others.
-    kind = Job.id >= SWEEP_PREFIX if wanted.sweeps else Job.id < SWEEP_PREFIX
-    query = select(Job).where(kind).order_by(Job.id.desc()).limit(limit)
-    if wanted.state is not None:
-        query = query.where(Job.state == wanted.state)
-    if wanted.model_id is not None:
-        query = query.where(Job.model_id == wanted.model_id)
-    if wanted.owner is not None:
-        query = query.where(Job.owner == wanted.owner)
-    if wanted.tag is not None:
-        query = query.join(JobTag).where(JobTag.tag == wanted.tag)
+def page(session: Session, kind: str, chosen: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
+    """Return the jobs of a kind, newest first, older than the id `before`."""
+    query = select(Job).where(Job.kind == kind).order_by(Job.id.desc()).limit(limit)
+    if chosen.state is not None:
+        query = query.where(Job.state == chosen.state)
+    if chosen.model_id is not None:
+        query = query.where(Job.model_id == chosen.model_id)
+    if chosen.owner is not None:
+        query = query.where(Job.owner == chosen.owner)
+    if chosen.tag is not None:
+        query = query.join(JobTag).where(JobTag.tag == chosen.tag)
     if before is not None:
         query = query.where(Job.id < before)
     return session.scalars(query).all()

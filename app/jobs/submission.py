@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Literal
 
@@ -15,23 +15,17 @@ from app.database import clock, new_id
 from app.errors import Fault, Invalid
 from app.jobs.admission import check_dataset, check_metric, check_recipe, source_of
 from app.jobs.models import Job, JobTag
-from app.jobs.repository import SWEEP_PREFIX
 from app.jobs.status import JobState
-from app.jobs.sweeps import Sweep, check_sweep
+from app.jobs.work import Work
 from app.jobs.workers import live_devices
-from zeropoint.schema.defaults import complete
-from zeropoint.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One recipe on one model, or a sweep, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual.
-
-    Of a sweep `recipe` is the first one.
-    """
+    """Work on a model, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual."""
 
     model: str
-    recipe: Recipe
+    work: Work
     dataset: str | None = None
     evaluation_dataset: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,21 +35,13 @@ class Submission:
     pending_seconds: int | None = None
     running_seconds: int | None = None
     idempotency_key: str | None = None
-    sweep: Sweep | None = None
-
-    @property
-    def recipes(self) -> dict[str, Recipe]:
-        """By their places in the request."""
-        return {"/recipe": self.recipe} if self.sweep is None else self.sweep.recipes
 
     @property
     def sha256(self) -> str:
-        """The digest of everything but the key: equal requests have equal digests."""
-        content = asdict(replace(self, idempotency_key=None, sweep=None))
-        content |= {"recipe": self.recipe.model_dump(mode="json")}
-        del content["sweep"]  # of what is none, the digest is as old as its key
-        if self.sweep is not None:
-            content |= self.sweep.to_json()
+        """Return the digest of everything but the key: equal requests have equal digests, in every version."""
+        content = asdict(self) | {"idempotency_key": None, "recipe": self.work.recipe.model_dump(mode="json")}
+        del content["work"]
+        content |= self.work.to_json()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -72,17 +58,15 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
     _check(session, submission, model)
     source, layers = source_of(model), [layer["name"] for layer in model.layers]
-    sweep = submission.sweep and submission.sweep.completed(source, layers)
     created_at = clock(session)
     pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
-        id=new_id(SWEEP_PREFIX if sweep else "job"),
+        **submission.work.completed(source, layers).columns(),
+        id=new_id(submission.work.id_prefix),
         state=JobState.QUEUED,
         model_id=model.id,
         dataset_id=submission.dataset,
         evaluation_dataset_id=submission.evaluation_dataset,
-        recipe=complete(submission.recipe, source, layers).model_dump(mode="json"),
-        sweep=sweep and sweep.to_json(),
         owner=submission.owner,
         wanted_device=submission.device,
         device=_device(session, submission.device),
@@ -98,13 +82,12 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
 
 
 def _check(session: Session, submission: Submission, model: Model) -> None:
-    if submission.sweep is not None:
-        check_sweep(submission.sweep, model)
-    for pointer, recipe in submission.recipes.items():
+    submission.work.check(model)
+    for pointer, recipe in submission.work.recipes.items():
         check_recipe(recipe, model, pointer, has_dataset=submission.dataset is not None)
     _held(session, model, submission.dataset, "/dataset")
     evaluation = _held(session, model, submission.evaluation_dataset, "/evaluation_dataset")
-    for pointer, recipe in submission.recipes.items():
+    for pointer, recipe in submission.work.recipes.items():
         check_metric(recipe, evaluation, pointer)
 
 

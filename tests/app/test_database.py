@@ -27,6 +27,21 @@ def test_downgrade_leaves_nothing_and_upgrade_brings_it_back(engine: Engine, set
     assert set(Base.metadata.tables) <= set(inspect(engine).get_table_names())
 
 
+def test_jobs_of_an_older_version_get_their_kind(engine: Engine, settings: Settings) -> None:
+    migrate(settings, "base")
+    migrate(settings, "0004")
+    columns = "id, state, done, total, model_id, recipe, sweep, device, priority, token, attempts, events"
+    row = "'queued', 0, 0, 'mdl_0', '{}', :sweep, 'cpu', 0, 0, 0, 0, 'a', '2026-01-01'"
+    with engine.begin() as connection:
+        for job_id, sweep in (("job_0", None), ("swp_0", '{"recipes": [], "latency": false}')):
+            insert = f"INSERT INTO jobs ({columns}, request_sha256, created_at) VALUES (:id, {row})"
+            connection.execute(text(insert), {"id": job_id, "sweep": sweep})
+    migrate(settings)
+    with engine.connect() as connection:
+        kinds = connection.execute(text("SELECT id, kind FROM jobs ORDER BY id")).all()
+    assert [tuple(row) for row in kinds] == [("job_0", "quantize"), ("swp_0", "sweep")]
+
+
 def test_schema_is_current_only_after_every_migration(engine: Engine, settings: Settings) -> None:
     with engine.connect() as connection:
         assert schema_is_current(connection)

@@ -14,6 +14,7 @@ from app.database import connected, migrate
 from app.jobs import queries, service
 from app.jobs.models import Job
 from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from sandbox.policy import Sandbox
@@ -55,7 +56,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Kept:
     storage = open_storage(settings.storage_url)
     with connected(settings) as sessions, sessions() as session:
         model = add_model(session, storage, archive)
-        job = service.submit(session, Submission(model.id, Recipe(activations=None, formats=("safetensors",))), MOST)
+        work = QuantizeWork(Recipe(activations=None, formats=("safetensors",)))
+        job = service.submit(session, Submission(model.id, work), MOST)
         prestarted = PrestartedChildren(settings.scratch_dir, Sandbox())
         look("first", settings, prestarted)
         out = _collect(session, storage, job, folder / "out")

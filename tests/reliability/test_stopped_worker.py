@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.jobs import queries, service
 from app.jobs.models import Job
 from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage
 from tests.factories import MOST, add_dataset, add_model
@@ -37,8 +38,8 @@ def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
     example = convolutional(SAMPLES)
     model = add_model(session, storage, example.export(tmp_path / "model.pt2"))
     dataset = add_dataset(session, storage, example.save_dataset(tmp_path / "samples.safetensors").read_bytes())
-    recipe = Recipe(calibration=CalibrationSettings(samples=SAMPLES, batch_size=1))
-    return service.submit(session, Submission(model.id, recipe, dataset.id), MOST).id
+    work = QuantizeWork(Recipe(calibration=CalibrationSettings(samples=SAMPLES, batch_size=1)))
+    return service.submit(session, Submission(model.id, work, dataset.id), MOST).id
 
 
 def row(session: Session, job_id: str) -> Job:

@@ -17,6 +17,7 @@ from app.jobs import queries, reconciler, service
 from app.jobs.models import Artifact, Attempt, Checkpoint, Job, JobEvent
 from app.jobs.status import TERMINAL
 from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage
 from app.storage.local import folder_of
@@ -73,8 +74,8 @@ class World:
         return model.id
 
     def add_job(self, model_id: str) -> str:
-        recipe = Recipe(activations=None, formats=("safetensors",))
-        return service.submit(self.session, Submission(model_id, recipe), MOST).id
+        work = QuantizeWork(Recipe(activations=None, formats=("safetensors",)))
+        return service.submit(self.session, Submission(model_id, work), MOST).id
 
     def restart(self) -> None:
         """Start a worker after the one that died: it finds what is due until nothing is left to do."""

@@ -14,6 +14,7 @@ from app.database import begin_writing
 from app.jobs import queries, service
 from app.jobs.models import Job
 from app.jobs.submission import MostSeconds, Submission
+from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage
 from sandbox.policy import Sandbox
@@ -36,7 +37,7 @@ def submit(session: Session, storage: Storage, folder: Path, running_seconds: in
     example = convolutional(100_000)
     model = add_model(session, storage, example.export(folder / "model.pt2"))
     dataset = add_dataset(session, storage, example.save_dataset(folder / "samples.safetensors").read_bytes())
-    submission = Submission(model=model.id, dataset=dataset.id, recipe=ONE_BY_ONE)
+    submission = Submission(model=model.id, dataset=dataset.id, work=QuantizeWork(ONE_BY_ONE))
     return service.submit(session, submission, MostSeconds(3600, running_seconds)).id
 
 

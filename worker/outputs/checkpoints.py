@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app import VERSION
 from app.jobs import claims
 from app.jobs.claims import Claim, ClaimStatus
+from app.jobs.work import SweepWork
 from app.storage import Storage
 from worker.heartbeat import Heartbeat
 from worker.outputs.publish import output_cap
@@ -42,13 +43,13 @@ def key_of(claim: Claim) -> str:
     parts = {
         "model": claim.model.sha256,
         "dataset": claim.dataset and claim.dataset.sha256,
-        "recipe": claim.recipe.model_dump(mode="json"),
+        "recipe": claim.work.recipe.model_dump(mode="json"),
         "device": claim.device,
         "versions": [VERSION, version("torch")],
     }
-    if claim.sweep is not None:
+    if isinstance(claim.work, SweepWork):
         evaluation = claim.evaluation_dataset and claim.evaluation_dataset.sha256
-        parts |= {"sweep": claim.sweep.to_json(), "evaluation_dataset": evaluation}
+        parts |= {"sweep": claim.work.to_json(), "evaluation_dataset": evaluation}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from app.storage import Storage
 from worker.outputs.folder_tar import store_tar
 from worker.outputs.inspection import NotAnArtifact, inspect
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, FOLDER_FILE, INDEX_FILE, KINDS, WEIGHTS_FILE, shard_name
-from zeropoint.schema.formats import FORMATS, formats_of, kind_in
+from zeropoint.schema.formats import FORMATS, kind_in
 from zeropoint.schema.job import ERROR_FILE, OUT_FOLDER, REPORT_FILE, SWEEP_FILE, Failure
 from zeropoint.schema.report import Report
 from zeropoint.schema.sweep import SweepReport
@@ -53,14 +53,14 @@ def read_report(folder: Path) -> Report:
 
 
 def read_result(folder: Path, claim: Claim) -> Report | SweepReport:
-    """out/report.json, or the out/sweep.json of a sweep. Raises OutputError."""
-    return read_report(folder) if claim.sweep is None else _read(_out(folder) / SWEEP_FILE, SweepReport, REPORT_CAP)
+    """Read out/report.json, or the out/sweep.json of a sweep. Raises OutputError."""
+    return _read(_out(folder) / claim.work.result_file, claim.work.result_type, REPORT_CAP)
 
 
 def outputs(folder: Path, claim: Claim) -> list[Path]:
     """The files that a successful child must have written, and no other. Raises OutputError."""
-    names = formats_of(claim.recipe, claim.model_format) if claim.sweep is None else ()
-    formats, document = [FORMATS[name] for name in names], REPORT_FILE if claim.sweep is None else SWEEP_FILE
+    names, document = claim.work.formats(claim.model_format), claim.work.result_file
+    formats = [FORMATS[name] for name in names]
     required = {document, *(name for entry in formats for name in entry.required)}
     out = _out(folder)
     found = sorted(path.name for path in out.iterdir())
@@ -108,7 +108,6 @@ def store_manifest(
     """What went in, what came out and what did it: enough to do it again and to check the files by."""
     loaded = result.loaded if isinstance(result, Report) else []
     opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in loaded}
-    wanted = {"recipe": claim.recipe.model_dump(mode="json"), "seed": claim.recipe.seed}
     inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
     manifest: dict[str, Any] = {
         "job": claim.job_id,
@@ -122,7 +121,7 @@ def store_manifest(
         "outputs": {
             p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes, **opened_by.get(p.name, {})} for p in products
         },
-        **(wanted if claim.sweep is None else {"sweep": claim.sweep.to_json()}),
+        **claim.work.manifest(),
         "versions": result.versions,
     }
     with storage.writer() as writer:

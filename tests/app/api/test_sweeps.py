@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.jobs import endings
 from app.jobs.endings import Product
+from app.jobs.work import SweepWork
 from app.storage import Storage
 from tests.factories import claim_one, safetensors
 from zeropoint.schema.recipe import Recipe
@@ -111,8 +112,8 @@ def test_rows_come_with_success(
 ) -> None:
     with sessions() as session, storage.writer() as writer:
         claim = claim_one(session)
-        assert claim.sweep is not None
-        assert [entry.name for entry in claim.sweep.entries] == ["int8-static", "mse"]
+        assert isinstance(claim.work, SweepWork)
+        assert [entry.name for entry in claim.work.entries] == ["int8-static", "mse"]
         writer.write(table().model_dump_json().encode())
         endings.succeed(session, claim, None, [Product("sweep.json", "sweep", writer.commit())])
     found = client.get(sweep["links"]["self"]).json()

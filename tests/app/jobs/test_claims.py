@@ -11,6 +11,7 @@ from app.jobs import claims, endings, queries, service
 from app.jobs.claims import Claim, ClaimStatus, Input
 from app.jobs.models import Job
 from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.storage import Blob, Storage
 from tests.factories import MOST, add_dataset, add_job, add_model, claim_one
 from zeropoint.schema.job import Failure, Progress
@@ -32,25 +33,27 @@ def turn(session: Session) -> str:
 def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage, archive: Path, samples: Path) -> None:
     model = add_model(session, storage, archive)
     dataset = add_dataset(session, storage, samples.read_bytes())
-    wish = Submission(model=model.id, recipe=Recipe(seed=7), dataset=dataset.id, evaluation_dataset=dataset.id)
+    wish = Submission(
+        model=model.id, work=QuantizeWork(Recipe(seed=7)), dataset=dataset.id, evaluation_dataset=dataset.id
+    )
     job = service.submit(session, wish, MOST)
-    taken = Input(dataset.stored_sha256, dataset.stored_bytes, dataset.sha256, dataset.bytes)
+    blob = Input(dataset.stored_sha256, dataset.stored_bytes, dataset.sha256, dataset.bytes)
     assert claim_one(session) == Claim(
         job_id=job.id,
         token=1,
         attempt=1,
-        recipe=Recipe(seed=7, formats=("safetensors", "pt2")),
+        work=QuantizeWork(Recipe(seed=7, formats=("safetensors", "pt2"))),
         device="cpu",
         running_seconds=3600,
         model=Input(model.stored_sha256, model.stored_bytes, model.sha256, model.bytes),
         model_format="pt2",
-        dataset=taken,
-        evaluation_dataset=taken,
+        dataset=blob,
+        evaluation_dataset=blob,
         others_wait=False,
     )
 
 
-def test_a_claim_tells_whether_other_jobs_wait(session: Session) -> None:
+def test_a_claim_says_whether_other_jobs_wait(session: Session) -> None:
     for _ in range(2):
         add_job(session)
     assert [claim_one(session).others_wait for _ in range(2)] == [True, False]

@@ -27,6 +27,7 @@ from app.jobs.endings import MAX_ATTEMPTS, Product
 from app.jobs.models import Artifact, Attempt, Job, JobEvent, Owner
 from app.jobs.status import HELD, MOVES, TERMINAL, JobState
 from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.storage import Blob
 from tests.factories import MOST, add_job
 from zeropoint.schema.job import Failure, Progress
@@ -66,7 +67,7 @@ class Jobs(RuleBasedStateMachine):
     @precondition(lambda self: len(self.jobs) < MOST_JOBS)
     @rule(owner=st.sampled_from(["a", "b"]), priority=st.integers(0, 9))
     def submit(self, owner: str, priority: int) -> None:
-        wish = Submission(model=self.model, recipe=Recipe(activations=None), owner=owner, priority=priority)
+        wish = Submission(model=self.model, work=QuantizeWork(Recipe(activations=None)), owner=owner, priority=priority)
         with self.sessions() as session:
             self.jobs.append(service.submit(session, wish, MOST).id)
 

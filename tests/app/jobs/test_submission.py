@@ -15,6 +15,7 @@ from app.jobs.models import Worker
 from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
 from app.jobs.submission import MostSeconds, Submission
+from app.jobs.work import JobKind, QuantizeWork
 from app.storage import Storage
 from tests.factories import MOST, add_dataset, add_job, add_model, claim_one, safetensors
 from zeropoint.schema.recipe import Recipe
@@ -39,7 +40,7 @@ def test_the_same_key_with_another_request_is_refused(session: Session) -> None:
 def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         model = add_job(session).model_id
-    wish = Submission(model=model, recipe=WEIGHT_ONLY, idempotency_key="k")
+    wish = Submission(model=model, work=QuantizeWork(WEIGHT_ONLY), idempotency_key="k")
     barrier = threading.Barrier(4)
     made: list[str] = []
 
@@ -115,14 +116,14 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: se
     """Whoever comes first wins; never is there a live job without its model."""
     with sessions() as session:
         models = [add_job(session).model_id for _ in range(8)]
-        for job in queries.page(session, JobFilter(), None, 100):
+        for job in queries.page(session, JobKind.QUANTIZE, JobFilter(), None, 100):
             service.request_cancel(session, job.id)
     barrier = threading.Barrier(2)
 
     def submit(model: str) -> None:
         barrier.wait()
         with sessions() as session, suppress(NotFound):
-            service.submit(session, Submission(model=model, recipe=WEIGHT_ONLY), MOST)
+            service.submit(session, Submission(model=model, work=QuantizeWork(WEIGHT_ONLY)), MOST)
 
     def delete(model: str) -> None:
         barrier.wait()
@@ -136,7 +137,7 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: se
         for thread in threads:
             thread.join()
     with sessions() as session:
-        for job in queries.page(session, JobFilter(JobState.QUEUED), None, 100):
+        for job in queries.page(session, JobKind.QUANTIZE, JobFilter(JobState.QUEUED), None, 100):
             assert session.get(Model, job.model_id) is not None
 
 
@@ -159,7 +160,7 @@ def test_a_job_that_can_not_work_is_refused_at_submit(
         add_job(session, model=model.id, dataset=dataset, recipe=recipe)
     assert refusal.value.code == code
     session.rollback()
-    assert queries.page(session, JobFilter(), None, 1) == []
+    assert queries.page(session, JobKind.QUANTIZE, JobFilter(), None, 1) == []
 
 
 def test_a_wrong_layer_name_gets_near_names(session: Session, storage: Storage, archive: Path) -> None:
@@ -179,7 +180,7 @@ def test_an_upload_that_is_not_there_is_refused(session: Session, field: str) ->
 @pytest.mark.parametrize(("wish", "got"), [(None, 100), (7, 7), (1000, 100)])
 def test_a_wish_for_time_is_cut_to_the_services_own_limits(session: Session, wish: int | None, got: int) -> None:
     model = add_job(session).model_id
-    submission = Submission(model=model, recipe=WEIGHT_ONLY, pending_seconds=wish, running_seconds=wish)
+    submission = Submission(model=model, work=QuantizeWork(WEIGHT_ONLY), pending_seconds=wish, running_seconds=wish)
     job = service.submit(session, submission, MostSeconds(pending=100, running=100))
     assert job.limits == {"pending_seconds": got, "running_seconds": got}
     assert (job.pending_until - job.created_at).total_seconds() == got

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.jobs.claims import Claim, Input
-from app.jobs.sweeps import Sweep
+from app.jobs.work import QuantizeWork, SweepWork
 from app.storage import open_storage
 from worker.outputs.publish import (
     ERROR_CAP,
@@ -54,7 +54,7 @@ def claim(recipe: Recipe | None = None) -> Claim:
         job_id="job_1",
         token=1,
         attempt=1,
-        recipe=recipe or Recipe(),
+        work=QuantizeWork(recipe or Recipe()),
         device="cpu",
         running_seconds=60,
         model=Input("a" * 64, 10, "c" * 64, 11),
@@ -182,7 +182,7 @@ def swept(tmp_path: Path) -> Path:
 
 
 def sweeping() -> Claim:
-    return replace(claim(), sweep=Sweep((SweepEntry(name="a", recipe=Recipe()),)))
+    return replace(claim(), work=SweepWork((SweepEntry(name="a", recipe=Recipe()),)))
 
 
 def test_a_sweep_leaves_its_table_alone(swept: Path, tmp_path: Path) -> None:
