@@ -23,8 +23,8 @@ from zeropoint.layers.weights import (
     dequantize_weight,
     has_qparams_per_row,
     quantize_weight_with,
-    slice_rows,
     to_tensors,
+    weight_blocks,
     weight_ranges,
 )
 from zeropoint.metrics.sqnr import Noise
@@ -66,7 +66,7 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     noise, parts = Noise(), list[QParams]()
 
     def numbers() -> Iterator[Tensor]:
-        for block, qparams in _on_grids(choice, stored, grids.take(layer.name)):
+        for block, qparams in _blocks(choice, stored, grids.take(layer.name)):
             encoded = quantize_weight_with(qparams, block, settings)
             noise.add(block, dequantize_weight(encoded, qparams))
             parts.extend([] if qparams is None else [qparams])
@@ -77,7 +77,7 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     writer.stream(name, packed.dtype, tuple(packed.shape), numbers())
     if not parts:
         return QuantizedLayer(layer, settings, outline, None, None, noise.db)
-    qparams = concatenate_rows(parts) if has_qparams_per_row(choice.weights, _axis(choice)) else parts[0]
+    qparams = concatenate_rows(parts)
     for part, tensor in to_tensors(name, settings, outline, qparams).items():
         if part != name:
             writer.add(part, tensor)
@@ -87,39 +87,34 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     return QuantizedLayer(layer, settings, outline, qparams, None, noise.db)
 
 
-def _on_grids(choice: Choice, stored: StoredTensor, known: QParams | None) -> Iterator[tuple[Tensor, QParams | None]]:
-    """The blocks of a weight [out, ...], each with its grid, None for a cast. `known`: the grid of the whole weight."""
+def _blocks(choice: Choice, stored: StoredTensor, known: QParams | None) -> Iterator[tuple[Tensor, QParams | None]]:
+    """Yield the blocks of a weight [out, ...] with their qparams (None for a cast); `known` are those of all rows.
+
+    Raises InvalidModel when a value isn't finite.
+    """
     cast = choice.weights.dtype in CASTS
     if not cast and known is None and not has_qparams_per_row(choice.weights, _axis(choice)):
-        known = _laid_over_all(choice, stored)
-    row = 0
-    for block in stored.blocks():
-        _require_finite(block, stored.name, row)
-        if cast or known is None:
-            yield block, None if cast else _laid(choice, _ranges(choice, block), len(block))
-        else:
-            yield (
-                block,
-                slice_rows(known, row, row + len(block))
-                if has_qparams_per_row(choice.weights, _axis(choice))
-                else known,
-            )
-        row += len(block)
+        known = _whole_qparams(choice, stored)
+    for rows, block, qparams in weight_blocks(stored.blocks(), known):
+        _require_finite(block, stored.name, rows.start)
+        if not cast and qparams is None:
+            qparams = _qparams(choice, _ranges(choice, block), len(block))
+        yield block, qparams
 
 
-def _laid_over_all(choice: Choice, stored: StoredTensor) -> QParams:
-    """The grid of a weight whose scales span rows: min-max needs a block at a time, the others all values at once."""
+def _whole_qparams(choice: Choice, stored: StoredTensor) -> QParams:
+    """Choose the qparams of a weight whose scales span rows: min-max reads block by block, the others all at once."""
     if choice.weights.observer.kind != "minmax":
-        return _laid(choice, _ranges(choice, stored.whole()), stored.shape[0])
+        return _qparams(choice, _ranges(choice, stored.whole()), stored.shape[0])
     lows, highs = zip(*(_ranges(choice, block) for block in stored.blocks()), strict=True)
-    return _laid(choice, (torch.stack(lows).amin(0), torch.stack(highs).amax(0)), stored.shape[0])
+    return _qparams(choice, (torch.stack(lows).amin(0), torch.stack(highs).amax(0)), stored.shape[0])
 
 
 def _ranges(choice: Choice, values: Tensor) -> tuple[Tensor, Tensor]:
     return weight_ranges(values, choice.weights, _axis(choice), choice.layer.scale_dtype)
 
 
-def _laid(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> QParams:
+def _qparams(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> QParams:
     return choose_weight_qparams(ranges, out, choice.weights, _axis(choice), choice.layer.scale_dtype)
 
 

@@ -36,17 +36,16 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
     """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
     noise, stored = Noise(), choice.layer.stored
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
-    parts: list[Tensor] = []
-    grids: list[QParams] = []
+    values: list[Tensor] = []
+    params: list[QParams] = []
     whole = stored is None or not has_qparams_per_row(choice.weights, axis)
     for block in (choice.layer.weight.cpu(),) if whole or stored is None else stored.blocks():
-        numbers, qparams = quantize_weight(block, choice.weights, axis, choice.layer.scale_dtype)
-        noise.add(block, dequantize_weight(numbers, qparams))
-        parts.append(numbers)
-        grids.extend([] if qparams is None else [qparams])
-    if len(parts) > 1:
-        numbers, qparams = torch.cat(parts), concatenate_rows(grids) if grids else None
-    return QuantizedLayer(choice.layer, choice.weights, numbers, qparams, activation, noise.db)
+        quantized, qparams = quantize_weight(block, choice.weights, axis, choice.layer.scale_dtype)
+        noise.add(block, dequantize_weight(quantized, qparams))
+        values.append(quantized)
+        params.extend([] if qparams is None else [qparams])
+    weight, qparams = torch.cat(values) if len(values) > 1 else values[0], concatenate_rows(params) if params else None
+    return QuantizedLayer(choice.layer, choice.weights, weight, qparams, activation, noise.db)
 
 
 def requantize_layer(

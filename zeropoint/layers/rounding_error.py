@@ -1,13 +1,23 @@
-"""How far a weight moved: the largest distance between a value and what it became, in steps of its grid."""
+"""Rounding error of a weight: the largest distance between a value and what it became, in steps of its grid."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from zeropoint.layers.weights import dequantize_weight
+from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.weights import dequantize_weight, weight_blocks
 from zeropoint.primitives.qparams import QParams, step_size
 from zeropoint.schema.recipe import WeightSettings
+
+
+def layer_rounding_error(layer: QuantizedLayer) -> float:
+    """Return the largest rounding error of a layer's weight in steps, block by block where it lies in a file."""
+    stored, settings = layer.layer.stored, layer.settings
+    if stored is None or layer.pre_quant_scale is not None or layer.outliers is not None:
+        return max_rounding_error(layer.target_weight, layer.weight, layer.qparams, settings)
+    blocks = weight_blocks(stored.blocks(), layer.qparams)
+    return max(max_rounding_error(values, layer.weight[rows], qparams, settings) for rows, values, qparams in blocks)
 
 
 def max_rounding_error(weight: Tensor, numbers: Tensor, qparams: QParams | None, settings: WeightSettings) -> float:

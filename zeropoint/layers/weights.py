@@ -5,8 +5,9 @@ int4               the same, two numbers a byte
 float16, bfloat16  a cast; no grid
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,13 +68,34 @@ def has_qparams_per_row(settings: WeightSettings, axis: int) -> bool:
     return settings.granularity == "per_group" or (settings.granularity == "per_channel" and axis == 0)
 
 
-def slice_rows(qparams: QParams, first: int, last: int) -> QParams:
-    """The grid of some rows, of one that was laid by rows."""
-    return replace(qparams, scale=qparams.scale[first:last], zero_point=qparams.zero_point[first:last])
+class WeightBlock(NamedTuple):
+    """Some rows of a weight [out, ...], and the qparams of these rows."""
+
+    rows: slice
+    values: Tensor
+    qparams: QParams | None
+
+
+def weight_blocks(blocks: Iterable[Tensor], qparams: QParams | None = None) -> Iterator[WeightBlock]:
+    """Yield a weight's blocks, one after another from row 0 on, each with its part of the weight's `qparams`."""
+    first = 0
+    for values in blocks:
+        rows = slice(first, first + len(values))
+        yield WeightBlock(rows, values, None if qparams is None else slice_rows(qparams, rows))
+        first = rows.stop
+
+
+def slice_rows(qparams: QParams, rows: slice) -> QParams:
+    """Return the qparams of some rows of a weight: a slice where each row has scales of its own, else all of them."""
+    if not qparams.per_row:
+        return qparams
+    return replace(qparams, scale=qparams.scale[rows], zero_point=qparams.zero_point[rows])
 
 
 def concatenate_rows(parts: Sequence[QParams]) -> QParams:
-    """The grid of all rows, of those of some rows after others."""
+    """Return the qparams of a weight from those of its blocks, the inverse of `slice_rows`."""
+    if not parts[0].per_row:
+        return parts[0]
     scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
     return replace(parts[0], scale=scale, zero_point=zero_point)
 

@@ -64,6 +64,11 @@ class QParams:
     axis: int | None = None
     group_size: int | None = None
 
+    @property
+    def per_row(self) -> bool:
+        """Whether no scale serves two rows of the values [out, ...]."""
+        return self.group_size is not None or self.axis == 0
+
 
 def symmetric_qparams(
     minimum: Tensor, maximum: Tensor, grid: QuantType, axis: int | None = None, scale_dtype: torch.dtype = torch.float32

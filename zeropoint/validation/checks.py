@@ -9,12 +9,11 @@ weight_range  integers lie on their grid, scales are valid, no weight moved more
               further on purpose)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.layers.rounding_error import max_rounding_error
-from zeropoint.layers.weights import slice_rows
+from zeropoint.layers.rounding_error import layer_rounding_error
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import (
@@ -109,23 +108,9 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
     """By layer, how far its weight moved, in steps."""
     moves = {}
     for layer in layers:
-        moves[layer.layer.name] = max(_moves_of(layer))
+        moves[layer.layer.name] = layer_rounding_error(layer)
         layer.release()
     return moves
-
-
-def _moves_of(layer: QuantizedLayer) -> Iterator[float]:
-    """How far the weight moved, block by block where it lies in a file as it was rounded, else as a whole."""
-    stored, qparams, settings = layer.layer.stored, layer.qparams, layer.settings
-    corrected = layer.pre_quant_scale is not None or layer.outliers is not None
-    if qparams is None or stored is None or qparams.scale.dim() == 0 or corrected:
-        yield max_rounding_error(layer.target_weight, layer.weight, qparams, settings)
-        return
-    row = 0
-    for block in stored.blocks():
-        rows = slice(row, row + len(block))
-        yield max_rounding_error(block, layer.weight[rows], slice_rows(qparams, rows.start, rows.stop), settings)
-        row = rows.stop
 
 
 def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -> Check:

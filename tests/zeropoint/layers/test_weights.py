@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropoint.layers.weights import dequantize_weight, from_tensors, quantize_weight, to_tensors
+from zeropoint.layers.weights import (
+    concatenate_rows,
+    dequantize_weight,
+    from_tensors,
+    quantize_weight,
+    to_tensors,
+    weight_blocks,
+)
 from zeropoint.primitives.packing import pack_int4, unpack_int4
 from zeropoint.primitives.qparams import step_size
 from zeropoint.schema.recipe import CASTS, WeightSettings
@@ -79,3 +86,19 @@ def test_transposed_convolutions_have_their_scales_along_the_outputs() -> None:
     _, qparams = quantize_weight(weight, WeightSettings(), axis=1)
     assert qparams is not None
     assert qparams.scale.shape == (6,)
+
+
+@pytest.mark.parametrize("body", SETTINGS, ids=str)
+def test_a_block_has_the_qparams_of_its_rows(body: dict[str, object]) -> None:
+    settings = WeightSettings.model_validate(body)
+    weight = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
+    quantized, qparams = quantize_weight(weight, settings, settings.axis or 0)
+    blocks = list(weight_blocks(torch.split(weight, 3), qparams))
+    assert [block.rows for block in blocks] == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    for block in blocks:
+        expected = dequantize_weight(quantized, qparams)[block.rows]
+        assert torch.equal(dequantize_weight(quantized[block.rows], block.qparams), expected)
+    if qparams is not None:
+        whole = concatenate_rows([block.qparams for block in blocks if block.qparams is not None])
+        assert torch.equal(whole.scale, qparams.scale)
+        assert torch.equal(whole.zero_point, qparams.zero_point)

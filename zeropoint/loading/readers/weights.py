@@ -5,7 +5,7 @@ There is no graph, so nothing is run: what a weight is worth is what its numbers
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeropoint.files.block_reader import spans
 from zeropoint.layers.rounding_error import max_rounding_error
-from zeropoint.layers.weights import dequantize_weight, from_tensors
+from zeropoint.layers.weights import dequantize_weight, from_tensors, weight_blocks
 from zeropoint.loading.readers.program import same
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.formats import SAFETENSORS_FILE
@@ -53,6 +53,11 @@ class Slices:
         self._bytes += values.nbytes
         return values
 
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """Yield a tensor block by block along its first dimension; a scalar in one piece."""
+        for first, last in spans(self.shape(name)):
+            yield self.rows(name, first, last)
+
     def all(self, name: str) -> Tensor:
         """A whole tensor."""
         return self.rows(name, 0, sys.maxsize)
@@ -89,8 +94,8 @@ class OpenedWeights:
         fields = {key: value for key, value in about.items() if key in WeightSettings.model_fields}
         settings, axis = WeightSettings.model_validate(fields), about.get("axis")
         noise, move = Noise(), 0.0
-        for first, last in spans(shape):
-            weight, stored = uploaded.rows(name, first, last), self._rows(name, settings, axis, first, last)
+        for rows, weight, _ in weight_blocks(uploaded.blocks(name)):
+            stored = self._rows(name, settings, axis, rows.start, rows.stop)
             numbers, qparams = from_tensors(name, settings, axis, stored)
             noise.add(weight, dequantize_weight(numbers, qparams))
             move = max(move, max_rounding_error(weight, numbers, qparams, settings))
@@ -99,9 +104,8 @@ class OpenedWeights:
     def _require_same(self, name: str, shape: tuple[int, ...], uploaded: Slices) -> None:
         if self._saved.shape(name) != shape:
             raise ValueError(f"{name} has another shape")
-        for first, last in spans(shape):
-            if not same(uploaded.rows(name, first, last), self._saved.rows(name, first, last)):
-                raise ValueError(f"{name} is not what was uploaded")
+        if not all(map(same, uploaded.blocks(name), self._saved.blocks(name))):
+            raise ValueError(f"{name} is not what was uploaded")
 
     def _rows(
         self, name: str, settings: WeightSettings, axis: int | None, first: int, last: int
