@@ -14,7 +14,7 @@ from app.api.request_id import RequestId
 from app.database import create_engine_for, create_sessions
 from app.jobs.queue import create_celery
 from app.jobs.reconciler import reconciling
-from app.jobs.retention import sweeping
+from app.jobs.retention import collecting_garbage
 from app.settings import Settings, get_settings
 from app.storage import open_storage
 
@@ -65,6 +65,6 @@ async def _alone(app: FastAPI) -> AsyncIterator[None]:
 async def _reconciling(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     async with _alone(app):
-        with reconciling(services.settings, services.celery) as wake, sweeping(services.settings):
+        with reconciling(services.settings, services.celery) as wake, collecting_garbage(services.settings):
             app.state.services = replace(services, wake=wake)
             yield

@@ -17,7 +17,7 @@ from app.database import begin_writing, clock, connected
 from app.jobs import repository
 from app.jobs.models import Artifact, Checkpoint
 from app.settings import Settings
-from app.storage import Storage, Swept, open_storage
+from app.storage import Removed, Storage, open_storage
 
 BLOBS: tuple[InstrumentedAttribute[str], ...] = (
     Model.stored_sha256,
@@ -25,34 +25,48 @@ BLOBS: tuple[InstrumentedAttribute[str], ...] = (
     Artifact.sha256,
     Checkpoint.sha256,
 )
-"""A column that is missing here has its blobs swept away: a test asks of every column named …sha256."""
-
-
-def referenced(session: Session, digests: Sequence[str]) -> set[str]:
-    """Return those of the digests that a committed row names; the transaction of this read ends."""
-    session.rollback()  # what an open transaction sees may be old
-    query = union(*(select(column).where(column.in_(digests)) for column in BLOBS))
-    found = set(session.scalars(query))
-    session.rollback()
-    return found
-
+"""Every column that names a blob; the blobs of a missing one are removed. A test looks at each column named …sha256."""
 
 BATCH = 200
-FIRST_SWEEP_SECONDS = 60.0
+FIRST_PAUSE_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What was thrown away: jobs, and what the storage held."""
+    """What was removed: old jobs, and what the storage held."""
 
     jobs: int
-    swept: Swept
+    removed: Removed
+
+
+@contextmanager
+def collecting_garbage(settings: Settings) -> Iterator[None]:
+    """Collect garbage in a thread of its own: soon after the start, for processes that don't live long, then seldom."""
+    stop = threading.Event()
+    threading.Thread(target=_collect_until, args=(stop, settings), name="garbage", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _collect_until(stop: threading.Event, settings: Settings) -> None:
+    pause = min(FIRST_PAUSE_SECONDS, settings.sweep_seconds)
+    while not stop.wait(pause):
+        pause = settings.sweep_seconds
+        try:
+            with connected(settings) as sessions:
+                collect_garbage(sessions, open_storage(settings.storage_url), settings)
+        except (SQLAlchemyError, OSError):
+            log.warning("no garbage was collected: the storage or the database does not answer", exc_info=True)
+        except Exception:
+            log.exception("no garbage was collected")
 
 
 def collect_garbage(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Collected:
-    """Forget old jobs, if the settings say so, and sweep the storage. Raises OSError, SQLAlchemyError.
+    """Delete old jobs, if the settings say so, then the blobs without a row. Raises OSError, SQLAlchemyError.
 
     Any number of processes may do it, at once and at any time. It walks the whole storage: once an hour is plenty.
     """
@@ -60,37 +74,13 @@ def collect_garbage(sessions: sessionmaker[Session], storage: Storage, settings:
     with sessions() as session:
         if settings.keep_jobs_seconds is not None:
             jobs = expire_jobs(session, timedelta(seconds=settings.keep_jobs_seconds))
-        swept = storage.sweep(settings.keep_blobs_seconds, partial(referenced, session))
-    if jobs or swept.blobs or swept.unfinished:
+        removed = storage.collect_garbage(settings.keep_blobs_seconds, partial(referenced, session))
+    if jobs or removed.blobs or removed.unfinished:
         log.info(
             "removed %s old jobs, %s blobs of %s bytes that nothing refers to, %s unfinished uploads",
-            *(jobs, swept.blobs, swept.bytes, swept.unfinished),
+            *(jobs, removed.blobs, removed.bytes, removed.unfinished),
         )
-    return Collected(jobs, swept)
-
-
-@contextmanager
-def sweeping(settings: Settings) -> Iterator[None]:
-    """Collect garbage in a thread of its own: soon after the start, for processes that don't live long, then seldom."""
-    stop = threading.Event()
-    threading.Thread(target=_sweep_until, args=(stop, settings), name="sweeper", daemon=True).start()
-    try:
-        yield
-    finally:
-        stop.set()
-
-
-def _sweep_until(stop: threading.Event, settings: Settings) -> None:
-    pause = min(FIRST_SWEEP_SECONDS, settings.sweep_seconds)
-    while not stop.wait(pause):
-        pause = settings.sweep_seconds
-        try:
-            with connected(settings) as sessions:
-                collect_garbage(sessions, open_storage(settings.storage_url), settings)
-        except (SQLAlchemyError, OSError):
-            log.warning("the storage was not swept: it or the database does not answer", exc_info=True)
-        except Exception:
-            log.exception("the storage was not swept")
+    return Collected(jobs, removed)
 
 
 def expire_jobs(session: Session, older_than: timedelta) -> int:
@@ -106,3 +96,12 @@ def expire_jobs(session: Session, older_than: timedelta) -> int:
         deleted += count
         if count < BATCH:
             return deleted
+
+
+def referenced(session: Session, digests: Sequence[str]) -> set[str]:
+    """Return those of the digests that a committed row names, and end the transaction of this read."""
+    session.rollback()  # what an open transaction sees may be old
+    query = union(*(select(column).where(column.in_(digests)) for column in BLOBS))
+    named = set(session.scalars(query))
+    session.rollback()
+    return named

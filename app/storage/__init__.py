@@ -1,9 +1,9 @@
 """Where bytes live: content-addressed blobs behind one Protocol, opened by URL."""
 
-from app.storage.blobs import NO_ROOM, Blob, BlobDamaged, BlobWriter, Storage, Swept
+from app.storage.blobs import NO_ROOM, Blob, BlobDamaged, BlobWriter, Removed, Storage
 from app.storage.local import LocalStorage, folder_of
 
-__all__ = ["NO_ROOM", "Blob", "BlobDamaged", "BlobWriter", "Storage", "Swept", "open_storage"]
+__all__ = ["NO_ROOM", "Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:

@@ -10,19 +10,19 @@ from typing import Protocol, Self
 
 @dataclass(frozen=True)
 class Blob:
-    """Stored bytes: their hex sha256 and how many they are."""
+    """Stored bytes: their hex sha256 and their number."""
 
     sha256: str
     bytes: int
 
 
 class BlobDamaged(OSError):
-    """A blob is gone, or its bytes are no longer those of its name."""
+    """A blob is gone, or its bytes no longer have the digest that names it."""
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a sweep removed: blobs and their bytes, and uploads that were never finished."""
+class Removed:
+    """What garbage collection removed: blobs and their bytes, and uploads that were never finished."""
 
     blobs: int
     bytes: int
@@ -30,32 +30,32 @@ class Swept:
 
 
 Referenced = Callable[[Sequence[str]], set[str]]
-"""Says which of some digests a row names."""
+"""Returns those of some digests that a row names."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The errno of an OSError that says: the disk, the quota or the process may hold no more."""
+"""The errno of an OSError that means: the disk is full, or a quota or a limit on files is reached."""
 
 
 class BlobWriter(Protocol):
-    """Bytes on their way in. As a context manager it aborts what was not committed.
+    """A blob that is being written. As a context manager it aborts what was not committed.
 
     Writing and committing raise OSError; its errno is in NO_ROOM when room is what is missing.
     """
 
     @property
     def path(self) -> Path:
-        """A local file with what was written so far, for a check before the commit."""
+        """Return a local file with what was written so far, for a check before the commit."""
 
     @property
     def sha256(self) -> str:
-        """The hex digest of what was written so far."""
+        """Return the hex digest of what was written so far."""
 
     @property
     def size(self) -> int:
-        """How much was written so far."""
+        """Return how many bytes were written so far."""
 
     def expect(self, size: int) -> None:
-        """Raise OSError (NO_ROOM) when there is no room for so many more bytes; none is set aside."""
+        """Raise OSError (NO_ROOM) when there is no room for this many more bytes; no room is reserved."""
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""
@@ -64,7 +64,7 @@ class BlobWriter(Protocol):
         """Make the bytes durable and visible under their digest."""
 
     def abort(self) -> None:
-        """Forget the bytes; does nothing after a commit."""
+        """Discard the bytes; do nothing after a commit."""
 
     def __enter__(self) -> Self: ...
 
@@ -86,18 +86,18 @@ class Storage(Protocol):
         """Copy a blob into a new local file, checking its digest on the way. Raises BlobDamaged when it differs."""
 
     def path(self, sha256: str) -> Path:
-        """A local file with the blob's bytes, to be read only."""
+        """Return a local file with the blob's bytes, to be read only."""
 
     def open(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Read a blob, or a part of it, in chunks."""
+        """Yield the bytes of a blob, or of a part of it, in chunks."""
 
     def delete(self, sha256: str) -> None:
         """Remove a blob; an unknown one is no error."""
 
-    def sweep(self, older_than_seconds: float, referenced: Referenced) -> Swept:
+    def collect_garbage(self, older_than_seconds: float, referenced: Referenced) -> Removed:
         """Remove unreferenced blobs and unfinished uploads that are older than a grace time.
 
-        The grace must be longer than a row may take to follow the commit of its blob; then no blob is removed that a
+        The grace must be longer than a row may take to follow the commit of its blob. Then no blob is removed that a
         row names, whoever commits and deletes meanwhile. Raises OSError, and what `referenced` raises.
         """
 

@@ -1,4 +1,4 @@
-"""Where things lie in a storage folder: tmp/<random>, blobs/ab/cd/<sha256>, and the lock between commits and sweeps."""
+"""The layout of a storage folder: tmp/<random>, blobs/ab/cd/<sha256>, and the lock that commits share."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ LOCK = "lock"
 
 
 def blob_path(root: Path, sha256: str) -> Path:
-    """Return the place of a blob. Raises FileNotFoundError for what is no digest: it must never become a path."""
+    """Return the path of a blob. Raises FileNotFoundError for what is no digest: it must never become a path."""
     if not DIGEST.fullmatch(sha256):
         raise FileNotFoundError("That is not the name of a blob.")
     return root / "blobs" / sha256[:2] / sha256[2:4] / sha256

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Referenced, Swept
+from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Referenced, Removed
+from app.storage.garbage import collect_garbage
 from app.storage.layout import blob_path, locked, sync_folder
-from app.storage.sweep import sweep_folder
 
 CHUNK_BYTES = 2**20
 RESERVE_BYTES = 16 * 2**20
-"""Room on the file system that blobs leave alone: rows and logs may live there too, and must go on."""
+"""Room on the file system that blobs leave free: rows and logs may be there too, and must still be written."""
 
 
 def folder_of(url: str) -> Path:
@@ -36,7 +36,7 @@ class LocalWriter:
         self.size = 0
         self.path = root / "tmp" / secrets.token_hex(16)
         self._file = self.path.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_SH)  # while it is held, no sweep takes the file for a dead one
+        fcntl.flock(self._file, fcntl.LOCK_SH)  # while it is held, garbage collection leaves the file alone
 
     @property
     def sha256(self) -> str:
@@ -125,16 +125,16 @@ class LocalStorage:
     def open(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         with self.path(sha256).open("rb") as file:
             file.seek(start)
-            left = length
-            while chunk := file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
-                left = None if left is None else left - len(chunk)
+            remaining = length
+            while chunk := file.read(CHUNK_BYTES if remaining is None else min(CHUNK_BYTES, remaining)):
+                remaining = None if remaining is None else remaining - len(chunk)
                 yield chunk
 
     def delete(self, sha256: str) -> None:
         blob_path(self._root, sha256).unlink(missing_ok=True)
 
-    def sweep(self, older_than_seconds: float, referenced: Referenced) -> Swept:
-        return sweep_folder(self._root, older_than_seconds, referenced)
+    def collect_garbage(self, older_than_seconds: float, referenced: Referenced) -> Removed:
+        return collect_garbage(self._root, older_than_seconds, referenced)
 
     def check(self) -> None:
         with self.writer() as writer:

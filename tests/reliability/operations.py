@@ -116,7 +116,7 @@ def recover(place: Place) -> Callable[[], None]:
     return place.write(reconciler.recover)
 
 
-def sweep(place: Place) -> Callable[[], None]:
+def remove_stale(place: Place) -> Callable[[], None]:
     folder = place.settings.scratch_dir / place.ids["job"] / "1"
     (folder / "out").mkdir(parents=True)
     (folder / "out" / "model.pt2").touch()
@@ -127,10 +127,10 @@ def sweep(place: Place) -> Callable[[], None]:
     return run
 
 
-def sweep_storage(place: Place) -> Callable[[], None]:
+def collect_garbage(place: Place) -> Callable[[], None]:
     storage = open_storage(place.settings.storage_url)
     storage.put_file(place.archive)  # no row names it
-    return place.write(lambda session: storage.sweep(-1, partial(referenced, session)))
+    return place.write(lambda session: storage.collect_garbage(-1, partial(referenced, session)))
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ OPERATIONS = {
     "renew": Operation(renew),
     "fail": Operation(fail),
     "try_again": Operation(try_again),
-    "give_back": Operation(release),
+    "release": Operation(release),
     "recover": Operation(recover),
-    "sweep": Operation(sweep),
-    "sweep_storage": Operation(sweep_storage),
+    "remove_stale": Operation(remove_stale),
+    "collect_garbage": Operation(collect_garbage),
 }

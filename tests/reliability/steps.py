@@ -53,10 +53,10 @@ STEPS = {
     "renew": ["UPDATE jobs", "COMMIT", "answer"],
     "fail": [*BLOB, *END, "INSERT artifacts", "COMMIT", "answer"],
     "try_again": [*END, "COMMIT", "answer"],
-    "give_back": [*END, "COMMIT", "answer"],
+    "release": [*END, "COMMIT", "answer"],
     "recover": [*REQUEUE, "DELETE checkpoints", "DELETE workers", "COMMIT", "answer"],
-    "sweep": ["open scratch/sweep.lock", "lock scratch/sweep.lock", "lock scratch/job/1", *REMOVE, "answer"],
-    "sweep_storage": ["remove blobs/../../*", "answer"],
+    "remove_stale": ["open scratch/sweep.lock", "lock scratch/sweep.lock", "lock scratch/job/1", *REMOVE, "answer"],
+    "collect_garbage": ["remove blobs/../../*", "answer"],
 }
 
 _DONE = [*SUCCEED, *REMOVE, "answer"]

@@ -91,9 +91,9 @@ def ends(operation: str, commits: int) -> tuple[str, list[str]]:
         "look": [("succeeded", once), ("succeeded", again), ("succeeded", once)],
         "fail": [("succeeded", again), ("failed", ["failed"])],
         "try_again": [("succeeded", again), ("succeeded", ["storage_full", "succeeded"])],
-        "give_back": [("succeeded", again), ("succeeded", ["released", "succeeded"])],
-        "sweep": [("succeeded", once)],
-        "sweep_storage": [("succeeded", once)],
+        "release": [("succeeded", again), ("succeeded", ["released", "succeeded"])],
+        "remove_stale": [("succeeded", once)],
+        "collect_garbage": [("succeeded", once)],
     }
     return by_commits[operation][commits] if operation in by_commits else ("succeeded", again)
 

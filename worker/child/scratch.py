@@ -40,7 +40,7 @@ def make_folder(scratch: Path) -> JobFolder:
     """Make an empty folder that nobody else has."""
     scratch = scratch.resolve()
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _sweeping(scratch, fcntl.LOCK_SH):
+    with _cleaning_lock(scratch, fcntl.LOCK_SH):
         path = Path(tempfile.mkdtemp(prefix=SPARE_PREFIX, dir=scratch))
         return JobFolder(path, _lock(path))
 
@@ -50,7 +50,7 @@ def remove_stale(scratch: Path) -> int:
     if not scratch.is_dir():
         return 0
     scratch = scratch.resolve()
-    with _sweeping(scratch, fcntl.LOCK_EX):
+    with _cleaning_lock(scratch, fcntl.LOCK_EX):
         left = [path for path in _folders(scratch) if _is_left(path)]
     for path in left:
         _remove(path)
@@ -95,7 +95,7 @@ def _lock(path: Path) -> int:
 
 
 @contextmanager
-def _sweeping(scratch: Path, how: int) -> Iterator[None]:
+def _cleaning_lock(scratch: Path, how: int) -> Iterator[None]:
     """Between its making and its lock a folder must not look left behind."""
     with (scratch / "sweep.lock").open("w") as file:
         fcntl.flock(file, how)

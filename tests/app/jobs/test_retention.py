@@ -1,4 +1,4 @@
-"""Which blobs rows name, which jobs are forgotten, and what the sweep of a whole service removes, on both databases."""
+"""Which blobs rows name, which jobs are forgotten, and what garbage collection removes, on both databases."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from app.jobs.models import Artifact, Job
 from app.jobs.retention import BLOBS, Collected, collect_garbage, expire_jobs, referenced
 from app.jobs.status import LIVE, TERMINAL, JobState
 from app.settings import Settings
-from app.storage import Storage, Swept
+from app.storage import Removed, Storage
 from tests.factories import add_dataset, add_job, add_model, safetensors
 
 HOUR = timedelta(hours=1)
@@ -78,7 +78,7 @@ def _belongs_to_jobs(table: Table) -> bool:
 
 
 def test_every_digest_of_stored_bytes_counts_as_a_reference() -> None:
-    """Whoever adds a column with a digest decides here whether a sweep must ask for it."""
+    """Whoever adds a column with a digest decides here whether garbage collection must ask for it."""
     columns = {str(column) for table in Base.metadata.sorted_tables for column in table.columns}
     assert {name for name in columns if "sha256" in name} - NO_BLOBS == {str(column.expression) for column in BLOBS}
 
@@ -139,7 +139,7 @@ def test_a_job_s_bytes_go_when_it_expires_and_another_s_stay(
     add_artifact(session, ended(session, 2 * HOUR), gone)
     add_artifact(session, ended(session, HOUR / 2), kept)
     hourly = settings.model_copy(update={"keep_jobs_seconds": 3600})
-    assert collect_garbage(sessions, storage, hourly) == Collected(jobs=1, swept=Swept(1, 3, 0))
+    assert collect_garbage(sessions, storage, hourly) == Collected(jobs=1, removed=Removed(1, 3, 0))
     assert (is_there(storage, gone), is_there(storage, kept)) == (False, True)
 
 
@@ -147,7 +147,7 @@ def test_jobs_stay_for_ever_unless_the_operator_says_otherwise(
     sessions: sessionmaker[Session], session: Session, storage: Storage, settings: Settings
 ) -> None:
     job = ended(session, timedelta(days=4000))
-    assert collect_garbage(sessions, storage, settings) == Collected(jobs=0, swept=Swept(0, 0, 0))
+    assert collect_garbage(sessions, storage, settings) == Collected(jobs=0, removed=Removed(0, 0, 0))
     assert session.scalars(select(Job.id)).all() == [job.id]
 
 

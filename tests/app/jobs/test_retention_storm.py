@@ -1,7 +1,7 @@
-"""Uploads of the same bytes, deletes, submits and sweeps all at once: what a row names is there, at every moment.
+"""Uploads of the same bytes, deletes, submits and garbage collection at once: what a row names is always there.
 
-Between storms a day passes: files are made old and most rows are deleted. So every upload of a storm races a sweep that
-has a right to its old blob, and the grace is as long as it really is.
+Between storms a day passes: files are made old and most rows are deleted. So every upload of a storm races a collection
+that has a right to its old blob, and the grace is as long as it really is.
 """
 
 import os
@@ -30,11 +30,11 @@ WEIGHT_ONLY = {"activations": None}
 
 
 class Service:
-    """What users and sweeps do, each step as the service does it."""
+    """What users and garbage collectors do, each step as the service does it."""
 
     def __init__(self, client: httpx.Client, sessions: sessionmaker[Session], storage: Storage, settings: Settings):
         self.client, self.sessions, self.storage, self.settings = client, sessions, storage, settings
-        self.swept = 0
+        self.removed = 0
 
     def upload(self, data: bytes) -> None:
         """An upload behind the gate, which would take most of the time."""
@@ -65,9 +65,9 @@ class Service:
                 self.fetch(sha256, scratch)
             assert self.client.post(f"/v1/jobs/{answer.json()['id']}/cancel").status_code == 202
 
-    def sweep_until(self, done: Event) -> None:
+    def collect_until(self, done: Event) -> None:
         while not done.is_set():
-            self.swept += collect_garbage(self.sessions, self.storage, self.settings).swept.blobs
+            self.removed += collect_garbage(self.sessions, self.storage, self.settings).removed.blobs
 
     def let_a_day_pass(self) -> None:
         """Most models are deleted, and everything gets old."""
@@ -111,14 +111,14 @@ def model_of(blob: Blob) -> Model:
 
 
 @contextmanager
-def swept_meanwhile(service: Service, pool: ThreadPoolExecutor) -> Iterator[None]:
+def collected_meanwhile(service: Service, pool: ThreadPoolExecutor) -> Iterator[None]:
     done = Event()
-    sweeps = [pool.submit(service.sweep_until, done) for _ in range(2)]
+    collections = [pool.submit(service.collect_until, done) for _ in range(2)]
     try:
         yield
     finally:
         done.set()
-        all_of(sweeps)
+        all_of(collections)
 
 
 def all_of(futures: list[Future[None]]) -> None:
@@ -131,15 +131,15 @@ def service(client: httpx.Client, sessions: sessionmaker[Session], storage: Stor
     return Service(client, sessions, storage, settings)
 
 
-def test_nothing_in_use_is_swept_in_a_storm(service: Service, tmp_path: Path) -> None:
+def test_nothing_in_use_is_removed_in_a_storm(service: Service, tmp_path: Path) -> None:
     service.upload_many(len(CONTENTS))
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(8) as pool:
         while time.monotonic() < end:
             service.let_a_day_pass()
-            with swept_meanwhile(service, pool):
+            with collected_meanwhile(service, pool):
                 storm = [pool.submit(service.upload_many, 30) for _ in range(3)]
                 storm += [pool.submit(service.submit_many, tmp_path), pool.submit(service.delete_many, 20)]
                 all_of(storm)
             service.check(tmp_path)
-    assert service.swept > 0
+    assert service.removed > 0

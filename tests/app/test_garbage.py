@@ -1,4 +1,4 @@
-"""Sweeps of a storage folder: what is in use stays, what nobody needs goes, whoever writes meanwhile."""
+"""Garbage collection in a storage folder: what is in use stays, what nobody needs goes, whoever writes meanwhile."""
 
 import fcntl
 import hashlib
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from app.storage import Swept
+from app.storage import Removed
+from app.storage.garbage import BATCH
 from app.storage.layout import blob_path, locked
 from app.storage.local import LocalStorage
-from app.storage.sweep import BATCH
 
 DAY = 24 * 3600
 
@@ -53,20 +53,20 @@ def nothing(_digests: Sequence[str]) -> set[str]:
 
 def test_an_old_blob_that_nothing_names_is_removed(local: LocalStorage) -> None:
     sha256 = write_long_ago(local, b"hello")
-    assert local.sweep(DAY, nothing) == Swept(blobs=1, bytes=5, unfinished=0)
+    assert local.collect_garbage(DAY, nothing) == Removed(blobs=1, bytes=5, unfinished=0)
     with pytest.raises(FileNotFoundError):
         local.path(sha256)
 
 
 def test_a_blob_that_a_row_names_stays_however_old(local: LocalStorage) -> None:
     sha256 = write_long_ago(local, b"hello")
-    assert local.sweep(DAY, set) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, set) == Removed(0, 0, 0)
     assert local.path(sha256).read_bytes() == b"hello"
 
 
 def test_a_fresh_blob_stays_though_no_row_names_it_yet(local: LocalStorage) -> None:
     sha256 = write(local, b"hello")
-    assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
     assert local.path(sha256).read_bytes() == b"hello"
 
 
@@ -75,14 +75,14 @@ def test_a_blob_is_as_old_as_its_commit_not_as_its_last_byte(local: LocalStorage
         writer.write(b"hello")
         age(writer.path)
         sha256 = writer.commit().sha256
-    assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
     assert local.path(sha256).is_file()
 
 
 def test_a_commit_of_equal_bytes_makes_a_blob_fresh(local: LocalStorage) -> None:
     sha256 = write_long_ago(local, b"hello")
     write(local, b"hello")
-    assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
     assert local.path(sha256).is_file()
 
 
@@ -90,7 +90,7 @@ def test_who_has_a_blob_open_reads_it_to_its_end(local: LocalStorage) -> None:
     data = os.urandom(3 * 2**20)
     reading = local.open(write_long_ago(local, data))
     begun = next(reading)
-    assert local.sweep(DAY, nothing).blobs == 1
+    assert local.collect_garbage(DAY, nothing).blobs == 1
     assert begun + b"".join(reading) == data
 
 
@@ -106,7 +106,7 @@ def test_the_database_is_asked_in_batches(local: LocalStorage, root: Path) -> No
         asked.append(batch)
         return set(digests[1::2])
 
-    assert local.sweep(DAY, odd_ones).blobs == len(digests[::2])
+    assert local.collect_garbage(DAY, odd_ones).blobs == len(digests[::2])
     assert [len(batch) for batch in asked] == [BATCH, 7]
     assert all(blob_path(root, sha256).is_file() for sha256 in digests[1::2])
 
@@ -116,15 +116,15 @@ def test_a_file_that_is_no_blob_is_left_alone(local: LocalStorage, root: Path) -
     stranger = next((root / "blobs").glob("*/*")) / "lost+found"
     stranger.touch()
     age(stranger)
-    assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
     assert stranger.exists()
 
 
 def test_a_dead_upload_is_removed_once_it_is_old(local: LocalStorage, root: Path) -> None:
     (root / "tmp" / "a").write_bytes(b"left by a process that was killed")
-    assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
     age(root / "tmp" / "a")
-    assert local.sweep(DAY, nothing) == Swept(0, 0, unfinished=1)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, unfinished=1)
     assert list((root / "tmp").iterdir()) == []
 
 
@@ -132,7 +132,7 @@ def test_an_upload_that_somebody_still_writes_stays_however_slow(local: LocalSto
     with local.writer() as writer:
         writer.write(b"hello")
         age(writer.path)
-        assert local.sweep(DAY, nothing) == Swept(0, 0, 0)
+        assert local.collect_garbage(DAY, nothing) == Removed(0, 0, 0)
         assert local.path(writer.commit().sha256).read_bytes() == b"hello"
 
 
@@ -145,22 +145,22 @@ def test_bytes_committed_again_while_the_database_is_asked_stay(local: LocalStor
         time.sleep(0.3)
         return set()
 
-    assert local.sweep(0.1, uploaded_meanwhile) == Swept(0, 0, 0)
+    assert local.collect_garbage(0.1, uploaded_meanwhile) == Removed(0, 0, 0)
     assert local.path(sha256).read_bytes() == b"hello"
 
 
-def test_a_sweep_waits_for_a_commit_and_sees_it(local: LocalStorage, root: Path) -> None:
+def test_a_collection_waits_for_a_commit_and_sees_it(local: LocalStorage, root: Path) -> None:
     path = local.path(write_long_ago(local, b"hello"))
     with locked(root, fcntl.LOCK_SH):
-        sweeping = in_background(lambda: local.sweep(DAY, nothing))
-        sweeping.join(0.3)
-        assert sweeping.is_alive()
+        collecting = in_background(lambda: local.collect_garbage(DAY, nothing))
+        collecting.join(0.3)
+        assert collecting.is_alive()
         os.utime(path)
-    sweeping.join(5)
+    collecting.join(5)
     assert path.is_file()
 
 
-def test_a_commit_waits_for_a_sweep_that_is_about_to_unlink(local: LocalStorage, root: Path) -> None:
+def test_a_commit_waits_for_a_collection_that_is_about_to_unlink(local: LocalStorage, root: Path) -> None:
     sha256 = write_long_ago(local, b"hello")
     with locked(root, fcntl.LOCK_EX):
         committing = in_background(lambda: write(local, b"hello"))
@@ -201,5 +201,5 @@ def test_where_the_gate_unpacked_is_removed_once_it_is_old(local: LocalStorage, 
         (root / "tmp" / name).mkdir()
         (root / "tmp" / name / "0.json").touch()
     age(root / "tmp" / "old")
-    assert local.sweep(DAY, nothing) == Swept(0, 0, unfinished=1)
+    assert local.collect_garbage(DAY, nothing) == Removed(0, 0, unfinished=1)
     assert [path.name for path in (root / "tmp").iterdir()] == ["new"]

@@ -1,10 +1,10 @@
 """Removes what nobody needs from a storage folder while others write to it: old blobs without a row, dead uploads.
 
 Why no blob in use is removed. A row follows its blob's commit, and a commit makes the file's time fresh: it renames a
-new file over the old one. A sweep fixes its cutoff first, then asks the database, then looks at the time again and
+new file over the old one. A collection fixes its cutoff first, then asks the database, then looks at the time again and
 unlinks. A row that the database did not name yet was committed after it was asked, hence its blob less than the grace
-before that: the time is behind the cutoff, and the sweep sees it, because commit's [touch, rename] and the sweep's
-[look, unlink] exclude each other. So the grace must be longer than a row takes to follow its blob.
+before that: the blob is younger than the cutoff, and the collection sees it, because commit's [touch, rename] and the
+collection's [look, unlink] exclude each other. So the grace must be longer than a row takes to follow its blob.
 """
 
 import fcntl
@@ -15,13 +15,13 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
-from app.storage.blobs import Referenced, Swept
+from app.storage.blobs import Referenced, Removed
 from app.storage.layout import DIGEST, blob_path, locked, present_ns
 
 BATCH = 500
 
 
-def sweep_folder(root: Path, older_than_seconds: float, referenced: Referenced) -> Swept:
+def collect_garbage(root: Path, older_than_seconds: float, referenced: Referenced) -> Removed:
     """Remove what is older than the grace and named by nothing. Raises OSError, and what `referenced` raises."""
     cutoff = present_ns(root) - int(older_than_seconds * 1e9)
     unfinished = sum(_drop_unfinished(path, cutoff) for path in (root / "tmp").iterdir())
@@ -29,9 +29,9 @@ def sweep_folder(root: Path, older_than_seconds: float, referenced: Referenced) 
     candidates = _old_blobs(root / "blobs", cutoff)
     while batch := list(islice(candidates, BATCH)):
         needed = referenced(batch)
-        found = [_remove(root, sha256, cutoff) for sha256 in batch if sha256 not in needed]
-        sizes += [size for size in found if size is not None]
-    return Swept(len(sizes), sum(sizes), unfinished)
+        removed = [_remove(root, sha256, cutoff) for sha256 in batch if sha256 not in needed]
+        sizes += [size for size in removed if size is not None]
+    return Removed(len(sizes), sum(sizes), unfinished)
 
 
 def _old_blobs(folder: Path, cutoff: int) -> Iterator[str]:
@@ -52,16 +52,17 @@ def _remove(root: Path, sha256: str, cutoff: int) -> int | None:
                 return None
             if facts.st_mtime_ns > cutoff:
                 return None
-            # No need to sync the folder: a blob that a crash brings back is swept another time.
+            # No need to sync the folder: a blob that a crash brings back is removed another time.
             path.unlink()
-        # The file is still open: its room is given back after the lock, so no commit waits for that.
+        # The file is still open: its room is freed after the lock is released, so no commit waits for that.
         return facts.st_size
 
 
 def _drop_unfinished(path: Path, cutoff: int) -> bool:
-    """Remove an upload that nobody writes any more; a living writer holds a lock on its file, however slow it is.
+    """Remove an upload that nobody writes any more, and return whether it was one.
 
-    A folder is where the gate unpacked an upload, for less than the grace.
+    A living writer holds a lock on its file, however slow it is. A folder is where the gate unpacked an upload, which
+    takes less than the grace.
     """
     if path.is_dir():
         if _time_ns(path) > cutoff:

@@ -1,4 +1,4 @@
-"""Commits and sweeps of the same blobs at the same moment, thousands of times: none is lost."""
+"""Commits and garbage collections of the same blobs at the same moment, thousands of times: none is lost."""
 
 import hashlib
 import os
@@ -11,19 +11,19 @@ from threading import Barrier, Thread
 
 import pytest
 
-from app.storage import BlobWriter, Swept
+from app.storage import BlobWriter, Removed
 from app.storage.local import LocalStorage
 
 SECONDS = 3
 DAY = 24 * 3600
 SHARED_MEMORY = Path("/dev/shm")
-# In the order in which a sweep comes to them, so that both are at the same blob as often as can be.
+# In the order in which a collection comes to them, so that both are at the same blob as often as can be.
 CONTENTS = sorted((b"%d" % number for number in range(100)), key=lambda data: hashlib.sha256(data).hexdigest())
 
 
 @pytest.fixture
 def local() -> Iterator[LocalStorage]:
-    """A storage in memory, where possible: a disk that syncs would keep commits far behind sweeps."""
+    """A storage in memory, where possible: a disk that syncs would keep commits far behind collections."""
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
         yield LocalStorage(Path(folder))
 
@@ -49,8 +49,8 @@ def commit_at(start: Barrier, writers: list[BlobWriter]) -> None:
         writer.commit()
 
 
-def race(storage: LocalStorage, paths: list[Path]) -> Swept:
-    """All blobs are old and without a row, and an upload of each has arrived, when a sweep asks for rows."""
+def race(storage: LocalStorage, paths: list[Path]) -> Removed:
+    """All blobs are old and without a row, and an upload of each has arrived, when a collection asks for rows."""
     past = time.time() - 2 * DAY
     for path in paths:
         os.utime(path, (past, past))
@@ -62,18 +62,18 @@ def race(storage: LocalStorage, paths: list[Path]) -> Swept:
         start.wait()
         return set()
 
-    swept = storage.sweep(DAY, no_row_yet)
+    removed = storage.collect_garbage(DAY, no_row_yet)
     committing.join()
-    return swept
+    return removed
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_blob_that_is_committed_while_it_is_swept_is_there(local: LocalStorage) -> None:
+def test_a_blob_that_is_committed_while_garbage_is_collected_is_there(local: LocalStorage) -> None:
     """The row that follows the commit would name it."""
     paths = [local.path(written(local, data).commit().sha256) for data in CONTENTS]
     end = time.monotonic() + SECONDS
-    swept = 0
+    removed = 0
     while time.monotonic() < end:
-        swept += race(local, paths).blobs
+        removed += race(local, paths).blobs
         assert [path.name for path in paths if not path.is_file()] == []
-    assert swept > 0
+    assert removed > 0
