@@ -13,6 +13,7 @@ import pytest
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.jobs.claims import Claim, Input
+from app.jobs.work import QuantizeWork
 from app.storage import Storage, open_storage
 from tests.matrix import ACCEPTED, SOURCES, Cell
 from tests.matrix_jobs import (
@@ -31,7 +32,6 @@ from tests.matrix_jobs import (
 from worker.outputs.publish import outputs, read_report, store, store_manifest
 from zeropoint.entrypoints.job import do_job
 from zeropoint.loading.loadback import loadback_process
-from zeropoint.schema.defaults import complete
 from zeropoint.schema.job import EXIT_OK, JOB_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 
@@ -82,7 +82,7 @@ def test_what_makes_sense_is_done_and_opens(
     prepare(cell, claim, uploads, gated, folder)
     assert do_job(folder, process) == EXIT_OK, [path.read_text() for path in folder.glob("out/error.json")]
     files = published(folder, claim, open_storage(f"file:{tmp_path / 'storage'}"))
-    result = Done(claim.job_id, claim.recipe.model_dump(mode="json"), files)
+    result = Done(claim.job_id, claim.work.recipe.model_dump(mode="json"), files)
     check(cell, result, uploads, tmp_path / "network", subtests)
 
 
@@ -95,7 +95,7 @@ def claim_of(cell: Cell, uploads: Uploads, gated: Mapping[str, Path]) -> Claim:
         job_id="job_1",
         token=1,
         attempt=1,
-        recipe=complete(Recipe.model_validate(recipe_of(cell)), cell.source, layers),
+        work=QuantizeWork(Recipe.model_validate(recipe_of(cell))).completed(cell.source, layers),
         device="cpu",
         running_seconds=60,
         model=_input(gated[model_of(cell)]),
@@ -114,7 +114,7 @@ def prepare(cell: Cell, claim: Claim, uploads: Uploads, gated: Mapping[str, Path
     if dataset is not None:
         (folder / "dataset").symlink_to(uploads.datasets[dataset])
     spec = JobSpec(
-        model="model", format=cell.source, dataset=None if dataset is None else "dataset", recipe=claim.recipe
+        model="model", format=cell.source, dataset=None if dataset is None else "dataset", recipe=claim.work.recipe
     )
     (folder / JOB_FILE).write_text(spec.model_dump_json())
 
