@@ -20,7 +20,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 AROUND = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from stranger import Refusing
+from plain_torch_process import Refusing
 sys.meta_path.insert(0, Refusing())
 from safetensors.torch import load_file, save_file
 inputs = (load_file("x.safetensors")["x"],)
