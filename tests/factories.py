@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.catalog import service as catalog
 from app.catalog.models import Dataset, Model
+from app.catalog.service import DATASETS, MODELS, Upload
 from app.database import new_id, now
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
@@ -71,14 +71,14 @@ def add_model(session: Session, storage: Storage, archive: Path) -> Model:
     """Keep a model as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(archive.read_bytes())
-        return catalog.add_model(session, catalog.Upload(writer, fresh, Limits(), ""), "model")
+        return MODELS.add(session, Upload(writer, fresh, Limits(), ""), "model")
 
 
 def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
     """Keep a dataset as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(data)
-        return catalog.add_dataset(session, catalog.Upload(writer, fresh, Limits(), ""), "dataset")
+        return DATASETS.add(session, Upload(writer, fresh, Limits(), ""), "dataset")
 
 
 def add_job(session: Session, **fields: Any) -> Job:

@@ -7,8 +7,8 @@ from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import DatasetBody, DatasetPage
 from app.api.uploads import BODY, NameQuery, take_upload
-from app.catalog import service
-from app.jobs.service import delete_dataset
+from app.catalog.service import DATASETS
+from app.jobs import service
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -21,7 +21,7 @@ async def upload_dataset(
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
-    dataset = await take_upload(request, services, name, service.add_dataset)
+    dataset = await take_upload(request, services, name, DATASETS.add)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return DatasetBody.model_validate(dataset)
 
@@ -29,17 +29,17 @@ async def upload_dataset(
 @router.get("", responses=problems(422))
 def list_datasets(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) -> DatasetPage:
     """List datasets, newest first."""
-    rows = service.list_datasets(session, before, limit)
+    rows = DATASETS.page(session, before, limit)
     return DatasetPage(items=[DatasetBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
 
 
 @router.get("/{dataset_id}", responses=problems(404))
 def read_dataset(session: SessionDep, dataset_id: PathName) -> DatasetBody:
     """Read a dataset: its tensors and how many samples they hold."""
-    return DatasetBody.model_validate(service.read_dataset(session, dataset_id))
+    return DatasetBody.model_validate(DATASETS.read(session, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))
 def remove_dataset(session: SessionDep, dataset_id: PathName) -> None:
     """Delete a dataset; refused while a job that has not ended needs it."""
-    delete_dataset(session, dataset_id)
+    service.delete(session, DATASETS, dataset_id)

@@ -7,8 +7,8 @@ from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import ModelBody, ModelPage
 from app.api.uploads import BODY, NameQuery, take_upload
-from app.catalog import service
-from app.jobs.service import delete_model
+from app.catalog.service import MODELS
+from app.jobs import service
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -21,7 +21,7 @@ async def upload_model(
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
-    model = await take_upload(request, services, name, service.add_model)
+    model = await take_upload(request, services, name, MODELS.add)
     response.headers["Location"] = f"/v1/models/{model.id}"
     return ModelBody.model_validate(model)
 
@@ -29,17 +29,17 @@ async def upload_model(
 @router.get("", responses=problems(422))
 def list_models(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) -> ModelPage:
     """List models, newest first."""
-    rows = service.list_models(session, before, limit)
+    rows = MODELS.page(session, before, limit)
     return ModelPage(items=[ModelBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
 
 
 @router.get("/{model_id}", responses=problems(404))
 def read_model(session: SessionDep, model_id: PathName) -> ModelBody:
     """Read a model: its inputs and its layers."""
-    return ModelBody.model_validate(service.read_model(session, model_id))
+    return ModelBody.model_validate(MODELS.read(session, model_id))
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(404, 409))
 def remove_model(session: SessionDep, model_id: PathName) -> None:
     """Delete a model; refused while a job that has not ended needs it."""
-    delete_model(session, model_id)
+    service.delete(session, MODELS, model_id)

@@ -1,8 +1,8 @@
 """Use-cases of models and datasets, each one transaction. Only what the gate wrote becomes a blob."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -15,10 +15,12 @@ from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.storage import BlobWriter
 
+Row = TypeVar("Row", Model, Dataset)
+
 
 @dataclass(frozen=True)
 class Upload:
-    """What came in, the place for what stands for it, and how much it may be."""
+    """The file that a client sent, the blob that will stand for it, and the limits on both."""
 
     received: BlobWriter
     fresh: BlobWriter
@@ -31,77 +33,70 @@ class Upload:
         return pass_gate(kind, self.received.path, self.limits, self.fresh.write, self.filename)
 
 
-def add_model(session: Session, upload: Upload, name: str) -> Model:
-    """Check an uploaded model and keep what the gate made of it. Raises Invalid."""
+@dataclass(frozen=True)
+class Catalog(Generic[Row]):
+    """The uploads of one kind.
+
+    `check`: passes an upload through the gate and returns the columns that only this kind has.
+    """
+
+    table: type[Row]
+    word: str
+    id_prefix: str
+    check: Callable[[Upload], dict[str, Any]]
+
+    def add(self, session: Session, upload: Upload, name: str) -> Row:
+        """Check an upload and keep what the gate made of it. Raises Invalid."""
+        facts = self.check(upload)
+        stored = upload.fresh.commit()
+        row = self.table(
+            id=new_id(self.id_prefix),
+            name=name,
+            bytes=upload.received.size,
+            sha256=upload.received.sha256,
+            stored_bytes=stored.bytes,
+            stored_sha256=stored.sha256,
+            created_at=now(),
+            **facts,
+        )
+        begin_writing(session)
+        session.add(row)
+        session.commit()
+        return row
+
+    def read(self, session: Session, upload_id: str) -> Row:
+        """Return an upload. Raises NotFound."""
+        return repository.find(session, self.table, upload_id) or self.missing(upload_id)
+
+    def page(self, session: Session, before: str | None, limit: int) -> Sequence[Row]:
+        """Return uploads, newest first, older than the id `before`."""
+        return repository.page(session, self.table, before, limit)
+
+    def hold(self, session: Session, upload_id: str) -> Row:
+        """Return an upload and keep it from being deleted until the transaction ends. Raises NotFound."""
+        return repository.hold(session, self.table, upload_id) or self.missing(upload_id)
+
+    def lock(self, session: Session, upload_id: str) -> Row:
+        """Return an upload and wait for every transaction that holds it. Raises NotFound."""
+        return repository.lock(session, self.table, upload_id) or self.missing(upload_id)
+
+    def missing(self, upload_id: str) -> NoReturn:
+        """Raise NotFound for an upload."""
+        detail = f"There is no {self.word} {upload_id}."
+        raise NotFound(f"{self.word}_not_found", detail, f"GET /v1/{self.word}s lists what there is.")
+
+
+def _check_model(upload: Upload) -> dict[str, Any]:
     facts = upload.check("model")
     if facts["format"] == "huggingface":
         facts |= describe_folder(upload.fresh.path, upload.limits)
-    stored = upload.fresh.commit()
-    model = Model(
-        id=new_id("mdl"),
-        name=name,
-        format=facts["format"],
-        bytes=upload.received.size,
-        sha256=upload.received.sha256,
-        stored_bytes=stored.bytes,
-        stored_sha256=stored.sha256,
-        created_at=now(),
-        inputs=facts["inputs"],
-        layers=facts["layers"],
-        parameters=facts["parameters"],
-    )
-    begin_writing(session)
-    session.add(model)
-    session.commit()
-    return model
+    return {name: facts[name] for name in ("format", "inputs", "layers", "parameters")}
 
 
-def add_dataset(session: Session, upload: Upload, name: str) -> Dataset:
-    """Check an uploaded dataset and keep what the gate made of it. Raises Invalid."""
-    samples = upload.check("dataset")
-    stored = upload.fresh.commit()
-    dataset = Dataset(
-        id=new_id("dts"),
-        name=name,
-        bytes=upload.received.size,
-        sha256=upload.received.sha256,
-        stored_bytes=stored.bytes,
-        stored_sha256=stored.sha256,
-        created_at=now(),
-        samples=samples["samples"],
-        tensors=samples["tensors"],
-    )
-    begin_writing(session)
-    session.add(dataset)
-    session.commit()
-    return dataset
+def _check_dataset(upload: Upload) -> dict[str, Any]:
+    facts = upload.check("dataset")
+    return {name: facts[name] for name in ("samples", "tensors")}
 
 
-def read_model(session: Session, model_id: str) -> Model:
-    """Return a model. Raises NotFound."""
-    return repository.find(session, Model, model_id) or no_model(model_id)
-
-
-def read_dataset(session: Session, dataset_id: str) -> Dataset:
-    """Return a dataset. Raises NotFound."""
-    return repository.find(session, Dataset, dataset_id) or no_dataset(dataset_id)
-
-
-def list_models(session: Session, before: str | None, limit: int) -> Sequence[Model]:
-    """Return models, newest first."""
-    return repository.page(session, Model, before, limit)
-
-
-def list_datasets(session: Session, before: str | None, limit: int) -> Sequence[Dataset]:
-    """Return datasets, newest first."""
-    return repository.page(session, Dataset, before, limit)
-
-
-def no_model(model_id: str) -> NoReturn:
-    """Raise NotFound for a model."""
-    raise NotFound("model_not_found", f"There is no model {model_id}.", "GET /v1/models lists what there is.")
-
-
-def no_dataset(dataset_id: str) -> NoReturn:
-    """Raise NotFound for a dataset."""
-    raise NotFound("dataset_not_found", f"There is no dataset {dataset_id}.", "GET /v1/datasets lists what there is.")
+MODELS = Catalog(Model, "model", "mdl", _check_model)
+DATASETS = Catalog(Dataset, "dataset", "dts", _check_dataset)

@@ -11,9 +11,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.catalog import repository as catalog
 from app.catalog.models import Dataset, Model
-from app.catalog.service import no_dataset, no_model
+from app.catalog.service import DATASETS, MODELS
 from app.database import begin_writing, clock
 from app.jobs import repository
 from app.jobs.admission import source_of
@@ -148,7 +147,7 @@ def _standing(state: JobState | None) -> ClaimStatus:
 
 
 def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
-    model = catalog.find(session, Model, job.model_id) or no_model(job.model_id)
+    model = MODELS.read(session, job.model_id)
     return Claim(
         job_id=job.id,
         token=job.token,
@@ -165,9 +164,7 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
 
 
 def _dataset(session: Session, dataset_id: str | None) -> Input | None:
-    if dataset_id is None:
-        return None
-    return _input(catalog.find(session, Dataset, dataset_id) or no_dataset(dataset_id))
+    return None if dataset_id is None else _input(DATASETS.read(session, dataset_id))
 
 
 def _input(upload: Model | Dataset) -> Input:

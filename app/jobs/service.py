@@ -3,9 +3,7 @@
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.catalog import repository as catalog
-from app.catalog.models import Dataset, Model
-from app.catalog.service import no_dataset, no_model
+from app.catalog.service import Catalog, Row
 from app.database import begin_writing, now
 from app.errors import Conflict, Invalid
 from app.jobs import repository
@@ -56,21 +54,15 @@ def request_cancel(session: Session, job_id: str) -> Job:
     return job
 
 
-def delete_model(session: Session, model_id: str) -> None:
-    """Delete a model that no live job needs. Raises NotFound, Conflict."""
+def delete(session: Session, catalog: Catalog[Row], upload_id: str) -> None:
+    """Delete a model or dataset that no live job needs. Raises NotFound, Conflict."""
     begin_writing(session)
-    model = catalog.lock(session, Model, model_id) or no_model(model_id)
-    _refuse_while_needed(session, "model_in_use", model_id)
-    session.delete(model)
-    session.commit()
-
-
-def delete_dataset(session: Session, dataset_id: str) -> None:
-    """Delete a dataset that no live job needs. Raises NotFound, Conflict."""
-    begin_writing(session)
-    dataset = catalog.lock(session, Dataset, dataset_id) or no_dataset(dataset_id)
-    _refuse_while_needed(session, "dataset_in_use", dataset_id)
-    session.delete(dataset)
+    row = catalog.lock(session, upload_id)
+    job_id = repository.live_job_with(session, upload_id)
+    if job_id is not None:
+        detail, remedy = f"The job {job_id} needs {upload_id}.", "Wait until the job has ended, or cancel it."
+        raise Conflict(f"{catalog.word}_in_use", detail, remedy)
+    session.delete(row)
     session.commit()
 
 
@@ -84,9 +76,3 @@ def _earlier(session: Session, submission: Submission) -> Job | None:
             "Use a new key for a new request; repeat a request unchanged.",
         )
     return job
-
-
-def _refuse_while_needed(session: Session, code: str, upload_id: str) -> None:
-    job_id = repository.live_job_with(session, upload_id)
-    if job_id is not None:
-        raise Conflict(code, f"The job {job_id} needs {upload_id}.", "Wait until the job has ended, or cancel it.")

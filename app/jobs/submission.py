@@ -8,9 +8,8 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from app.catalog import repository as catalog
 from app.catalog.models import Dataset, Model
-from app.catalog.service import no_dataset, no_model
+from app.catalog.service import DATASETS, MODELS
 from app.database import clock, new_id
 from app.errors import Fault, Invalid
 from app.jobs.admission import check_dataset, check_metric, check_recipe, source_of
@@ -55,7 +54,7 @@ class MostSeconds:
 
 def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
     """Return the row of a job, once everything holds that it needs. Raises Invalid, NotFound."""
-    model = catalog.hold(session, Model, submission.model) or no_model(submission.model)
+    model = MODELS.hold(session, submission.model)
     _check(session, submission, model)
     source, layers = source_of(model), [layer["name"] for layer in model.layers]
     created_at = clock(session)
@@ -92,10 +91,10 @@ def _check(session: Session, submission: Submission, model: Model) -> None:
 
 
 def _held(session: Session, model: Model, dataset_id: str | None, pointer: str) -> Dataset | None:
-    """A dataset that stays until the transaction ends, and fits the model."""
+    """Return a dataset that fits the model, and keep it until the transaction ends. Raises Invalid, NotFound."""
     if dataset_id is None:
         return None
-    dataset = catalog.hold(session, Dataset, dataset_id) or no_dataset(dataset_id)
+    dataset = DATASETS.hold(session, dataset_id)
     check_dataset(model, dataset, pointer)
     return dataset
 

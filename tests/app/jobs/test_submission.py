@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Model
+from app.catalog.service import DATASETS, MODELS
 from app.database import new_id
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs import queries, service, workers
@@ -85,14 +86,14 @@ def test_a_model_is_kept_while_a_live_job_needs_it(session: Session) -> None:
     claim_one(session)
     service.request_cancel(session, job.id)
     with pytest.raises(Conflict) as refusal:
-        service.delete_model(session, job.model_id)
+        service.delete(session, MODELS, job.model_id)
     assert job.id in refusal.value.detail
 
 
 def test_a_job_that_has_ended_outlives_its_model(session: Session) -> None:
     job = add_job(session)
     service.request_cancel(session, job.id)
-    service.delete_model(session, job.model_id)
+    service.delete(session, MODELS, job.model_id)
     assert session.get(Model, job.model_id) is None
     assert queries.read(session, job.id).state == "cancelled"
 
@@ -105,11 +106,11 @@ def test_a_dataset_is_kept_while_a_live_job_needs_it(
     dataset = add_dataset(session, storage, samples.read_bytes())
     job = add_job(session, model=model.id, **{role: dataset.id})
     with pytest.raises(Conflict):
-        service.delete_dataset(session, dataset.id)
+        service.delete(session, DATASETS, dataset.id)
     service.request_cancel(session, job.id)
-    service.delete_dataset(session, dataset.id)
+    service.delete(session, DATASETS, dataset.id)
     with pytest.raises(NotFound):
-        service.delete_dataset(session, dataset.id)
+        service.delete(session, DATASETS, dataset.id)
 
 
 def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: sessionmaker[Session]) -> None:
@@ -128,7 +129,7 @@ def test_a_model_is_not_deleted_under_a_job_that_is_being_submitted(sessions: se
     def delete(model: str) -> None:
         barrier.wait()
         with sessions() as session, suppress(Conflict):
-            service.delete_model(session, model)
+            service.delete(session, MODELS, model)
 
     for model in models:
         threads = [threading.Thread(target=submit, args=[model]), threading.Thread(target=delete, args=[model])]
