@@ -15,7 +15,7 @@ from torch import nn
 
 from zeropoint.calibration.resume import Pass
 from zeropoint.files.checkpoints import Checkpoints
-from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer
 from zeropoint.layers.selection import Choice
 from zeropoint.observers.statistics import LONGEST_HISTORY, Collector
@@ -63,11 +63,11 @@ def measure(name: str, blocks: int, folder: Path) -> None:
     _say(name, f"a calibration of {len(collectors)} layers", milliseconds(lambda: left.keep(checkpoints)), folder)
     choices = [Choice(layer, WeightSettings(), None) for layer in source.layers]
     layers = [quantize_layer(choice, None) for choice in choices]
-    finished = FinishedLayers(AtTheEnd(folder, "key"), choices)
+    finished = finished_layers(AtTheEnd(folder, "key"), choices)
 
     def keep() -> None:
         for layer in layers:
-            finished.add(layer)
+            finished.add(layer.layer.name, layer)
         finished.close()
 
     _say(name, f"{len(layers)} finished layers", milliseconds(keep), folder)

@@ -36,7 +36,7 @@ class Pass:
         """Go on from the checkpoint, if there is one of the same layers and buffers; else begin."""
         self.source.reset()
         if checkpoints.load(NAME, self._take_over) is not None:
-            checkpoints.resumed.append("calibrating")
+            checkpoints.note_resumed("calibrating")
 
     def keep(self, checkpoints: Checkpoints) -> None:
         """Write the checkpoint."""

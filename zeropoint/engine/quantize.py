@@ -10,7 +10,7 @@ from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
-from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
@@ -98,13 +98,13 @@ def quantize_layers(
 ) -> list[QuantizedLayer]:
     """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
     choices = planned.choices
-    finished = FinishedLayers(checkpoints, choices)
-    done, layers = len(finished.found), []
+    finished = finished_layers(checkpoints, choices)
+    done, layers = len(finished.read()), []
     if done:
         step(done, len(choices))
     for number, choice in enumerate(choices):
         activation = activations.get(choice.layer.name)
-        layer = finished.take(choice.layer.name, activation)
+        layer = finished.take(choice.layer.name)
         if layer is None and choice.layer.name in planned.known:
             layer = replace(planned.known[choice.layer.name], activation=activation)
         if layer is None:
@@ -112,7 +112,8 @@ def quantize_layers(
             if choice.layer.stored is not None and scratch is not None:
                 layer = spill_to_disk(layer, scratch / f"{number}.safetensors")
             layer.release()
-            finished.add(layer)
+            if layer.qparams is not None:
+                finished.add(choice.layer.name, layer)
             done += 1
             step(done, len(choices))
         layers.append(layer)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from zeropoint.errors import InvalidModel
 from zeropoint.files.block_reader import StoredTensor
+from zeropoint.files.chunks import ChunkStore
 from zeropoint.files.stream_writer import TensorWriter
-from zeropoint.layers.checkpoints import KeptGrids
+from zeropoint.layers.checkpoints import is_searched
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import Choice
@@ -46,27 +47,35 @@ class Streamed(Quantized):
 
 
 def stream(
-    source: WeightsSource, choices: Mapping[str, Choice], writer: TensorWriter, grids: KeptGrids, step: ProgressCallback
+    source: WeightsSource,
+    choices: Mapping[str, Choice],
+    writer: TensorWriter,
+    searched: ChunkStore[QParams],
+    step: ProgressCallback,
 ) -> Iterator[QuantizedLayer]:
-    """Append every tensor; `choices` by the name of the weight. Gives each layer as it is done, without its values.
+    """Append every tensor; `choices` by the name of the weight. Yield each layer as it is done, without its values.
+
+    `searched`: the qparams that an earlier attempt found, and those of weights whose search takes long.
 
     Raises InvalidModel when a weight isn't finite.
     """
     for done, (name, stored) in enumerate(source.files.items(), start=1):
         if name in choices:
-            yield _stream_layer(choices[name], stored, writer, grids)
+            yield _stream_layer(choices[name], stored, writer, searched)
         else:
             writer.stream(name, stored.dtype, stored.shape, stored.blocks())
         step(done, len(source.files))
 
 
-def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, grids: KeptGrids) -> QuantizedLayer:
-    """Append a weight's numbers, then their scale and zero point."""
+def _stream_layer(
+    choice: Choice, stored: StoredTensor, writer: TensorWriter, searched: ChunkStore[QParams]
+) -> QuantizedLayer:
+    """Append a weight's quantized values, then their scale and zero point."""
     layer, settings, name = choice.layer, choice.weights, stored.name
     noise, parts = Noise(), list[QParams]()
 
     def numbers() -> Iterator[Tensor]:
-        for block, qparams in _blocks(choice, stored, grids.take(layer.name)):
+        for block, qparams in _blocks(choice, stored, searched.take(layer.name)):
             encoded = quantize_weight_with(qparams, block, settings)
             noise.add(block, dequantize_weight(encoded, qparams))
             parts.extend([] if qparams is None else [qparams])
@@ -81,7 +90,8 @@ def _stream_layer(choice: Choice, stored: StoredTensor, writer: TensorWriter, gr
     for part, tensor in to_tensors(name, settings, outline, qparams).items():
         if part != name:
             writer.add(part, tensor)
-    grids.add(layer.name, qparams)
+    if is_searched(settings):
+        searched.add(layer.name, qparams)
     scale, zero_point = qparams.scale.to("meta"), qparams.zero_point.to("meta")
     qparams = replace(qparams, scale=scale, zero_point=zero_point)
     return QuantizedLayer(layer, settings, outline, qparams, None, noise.db)

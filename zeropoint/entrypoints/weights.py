@@ -13,7 +13,7 @@ from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.files.safetensors import in_json
 from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.formats.safetensors import describe
-from zeropoint.layers.checkpoints import KeptGrids
+from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.selection import require_fit, select
 from zeropoint.loading.loadback import LoadbackClient, loadback_client
 from zeropoint.schema.formats import SAFETENSORS_FILE
@@ -62,7 +62,7 @@ def quantize_weights(
     """Every tensor, quantized or as it is, appended to the writer. Raises InvalidModel or InvalidRecipe."""
     choices, skipped = select(source.layers, recipe)
     clock.report("loading", 1, 1)
-    grids = KeptGrids(checkpoints, choices)
+    grids = searched_qparams(checkpoints, choices)
     by_weight = {str(choice.layer.weight_name): choice for choice in choices}
     layers = {
         layer.layer.name: layer

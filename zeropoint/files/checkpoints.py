@@ -62,6 +62,11 @@ class Checkpoints:
         """A phase begins."""
         self._began = self._last = monotonic()
 
+    def note_resumed(self, phase: ResumedPhase) -> None:
+        """Note that a phase went on from a checkpoint."""
+        if phase not in self.resumed:
+            self.resumed.append(phase)
+
     @property
     def due(self) -> bool:
         """Whether a checkpoint is due: enough time passed since the last one, or since the phase began."""

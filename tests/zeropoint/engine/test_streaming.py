@@ -17,7 +17,7 @@ from zeropoint.engine.streaming import stream
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.files.checkpoints import NO_CHECKPOINTS
 from zeropoint.files.stream_writer import TensorWriter
-from zeropoint.layers.checkpoints import KeptGrids
+from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import select
 from zeropoint.layers.weights import dequantize_weight, quantize_weight, to_tensors
@@ -34,7 +34,7 @@ def streamed(path: Path, recipe: dict[str, Any]) -> list[QuantizedLayer]:
     choices, _ = select(source.layers, Recipe.model_validate({"activations": None, **recipe}))
     with TensorWriter(path.parent) as writer:
         by_weight = {str(choice.layer.weight_name): choice for choice in choices}
-        layers = list(stream(source, by_weight, writer, KeptGrids(NO_CHECKPOINTS, choices), lambda *_: None))
+        layers = list(stream(source, by_weight, writer, searched_qparams(NO_CHECKPOINTS, choices), lambda *_: None))
         writer.finish(path.parent / OUT, {})
     return layers
 

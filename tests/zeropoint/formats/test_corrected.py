@@ -24,7 +24,7 @@ from zeropoint.entrypoints.validate import validate
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import write_formats
 from zeropoint.formats.safetensors import LAYER_KEY, write_safetensors
-from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.corrections import beside_weight
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
@@ -201,11 +201,11 @@ def test_weights_that_gptq_rounded_may_move_further(quantized: QuantizeExample) 
 def test_checkpoints_keep_all_of_it(quantized: QuantizeExample, tmp_path: Path) -> None:
     result = carried(corrected(quantized(prenorm())))
     choices, _ = select(result.source.layers, result.recipe)
-    finished = FinishedLayers(Checkpoints(tmp_path, "key", 0.0), choices)
+    finished = finished_layers(Checkpoints(tmp_path, "key", 0.0), choices)
     for layer in result.layers:
-        finished.add(replace(layer, rounding="gptq"))
+        finished.add(layer.layer.name, replace(layer, rounding="gptq"))
     finished.close()
-    found = FinishedLayers(Checkpoints(tmp_path, "key", 0.0), choices).found
+    found = finished_layers(Checkpoints(tmp_path, "key", 0.0), choices).read()
     assert len(found) == len(result.layers)
     for layer in result.layers:
         _require_same(found[layer.layer.name], replace(layer, rounding="gptq"))

@@ -14,7 +14,7 @@ from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
-from zeropoint.layers.checkpoints import FinishedLayers
+from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
@@ -95,53 +95,53 @@ def test_each_chunk_holds_the_layers_since_the_last(
     tmp_path: Path, choices: list[Choice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = [quantize_layer(choice, None) for choice in choices]
-    finished = FinishedLayers(Checkpoints(tmp_path, "key"), choices)
-    finished.add(layers[0])
+    finished = finished_layers(Checkpoints(tmp_path, "key"), choices)
+    finished.add(layers[0].layer.name, layers[0])
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "due", False)
-        finished.add(layers[1])
+        finished.add(layers[1].layer.name, layers[1])
         assert [path.name for path in tmp_path.glob("layers-*")] == ["layers-0001.safetensors"]
-    finished.add(layers[2])
+    finished.add(layers[2].layer.name, layers[2])
     finished.close()
     assert sorted(path.name for path in tmp_path.glob("layers-*")) == [
         "layers-0001.safetensors",
         "layers-0002.safetensors",
     ]
-    again = FinishedLayers(Checkpoints(tmp_path, "key"), choices)
-    assert list(again.found) == [layer.layer.name for layer in layers]
+    again = finished_layers(Checkpoints(tmp_path, "key"), choices)
+    assert list(again.read()) == [layer.layer.name for layer in layers]
 
 
 def test_a_chunk_that_is_lost_costs_its_layers_and_no_name_is_used_twice(tmp_path: Path, choices: list[Choice]) -> None:
     layers = [quantize_layer(choice, None) for choice in choices]
-    finished = FinishedLayers(Checkpoints(tmp_path, "key"), choices)
+    finished = finished_layers(Checkpoints(tmp_path, "key"), choices)
     for layer in layers[:2]:
-        finished.add(layer)
+        finished.add(layer.layer.name, layer)
     (tmp_path / "layers-0001.safetensors").write_bytes(b"lost")
-    again = FinishedLayers(Checkpoints(tmp_path, "key"), choices)
-    assert list(again.found) == [layers[1].layer.name]
-    again.add(layers[0])
+    again = finished_layers(Checkpoints(tmp_path, "key"), choices)
+    assert list(again.read()) == [layers[1].layer.name]
+    again.add(layers[0].layer.name, layers[0])
     assert sorted(path.name for path in tmp_path.glob("layers-*"))[-1] == "layers-0003.safetensors"
-    assert len(FinishedLayers(Checkpoints(tmp_path, "key"), choices).found) == 2
+    assert len(finished_layers(Checkpoints(tmp_path, "key"), choices).read()) == 2
 
 
 def test_a_chunk_of_other_weights_is_ignored(tmp_path: Path, choices: list[Choice]) -> None:
-    FinishedLayers(Checkpoints(tmp_path, "key"), choices).add(quantize_layer(choices[0], None))
+    finished_layers(Checkpoints(tmp_path, "key"), choices).add(choices[0].layer.name, quantize_layer(choices[0], None))
     other = replace(choices[1], layer=replace(choices[1].layer, name=choices[0].layer.name))
-    assert FinishedLayers(Checkpoints(tmp_path, "key"), [other]).found == {}
-    assert FinishedLayers(Checkpoints(tmp_path, "key"), choices[1:]).found == {}
+    assert finished_layers(Checkpoints(tmp_path, "key"), [other]).read() == {}
+    assert finished_layers(Checkpoints(tmp_path, "key"), choices[1:]).read() == {}
 
 
 @pytest.mark.parametrize("db", [None, 41.3, float("-inf"), float("nan")])
 def test_what_has_no_number_in_json_comes_back_too(tmp_path: Path, choices: list[Choice], db: float | None) -> None:
     layer: QuantizedLayer = replace(quantize_layer(choices[0], None), weight_sqnr_db=db)
-    FinishedLayers(Checkpoints(tmp_path, "key"), choices).add(layer)
-    found = FinishedLayers(Checkpoints(tmp_path, "key"), choices).take(layer.layer.name, None)
+    finished_layers(Checkpoints(tmp_path, "key"), choices).add(layer.layer.name, layer)
+    found = finished_layers(Checkpoints(tmp_path, "key"), choices).take(layer.layer.name)
     assert found is not None
     assert repr(found.weight_sqnr_db) == repr(db)
 
 
 def test_a_short_phase_leaves_nothing(tmp_path: Path, choices: list[Choice]) -> None:
-    finished = FinishedLayers(Checkpoints(tmp_path / "c", "key", 30.0), choices)
-    finished.add(quantize_layer(choices[0], None))
+    finished = finished_layers(Checkpoints(tmp_path / "c", "key", 30.0), choices)
+    finished.add(choices[0].layer.name, quantize_layer(choices[0], None))
     finished.close()
     assert not (tmp_path / "c").exists()
