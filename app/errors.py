@@ -10,7 +10,7 @@
     ├── Unavailable   not now
     └── StorageFull   no room to keep it
 
-A code is stable and has one title; docs/errors.md lists each with its cause and remedy.
+A code is stable and has one title; docs/reference/errors.md lists each with its cause and remedy.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 python -m benchmarks.accuracy [MODEL ...] [--presets NAME ...] [--peers NAME ...]
 
-Everyone gets the same calibration samples and is judged on the same others (docs/accuracy.md says how to read it).
+Everyone gets the same calibration samples and is judged on the same others; docs/explanation/accuracy.md says how to
+read it.
 Models and peers that are not installed are named and left out; benchmarks/requirements.txt has them.
 """
 

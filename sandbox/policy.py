@@ -1,7 +1,7 @@
 """What holds a child that touches an upload: limits, no privileges, few files, few system calls, no network.
 
 `confine` is step 1, done by the child itself before it imports anything of weight; `lock_down` is step 2, done before
-it opens the upload. docs/sandbox.md says what each layer holds and what not; `worker.self_test` tries them.
+it opens the upload. docs/explanation/sandbox.md says what each layer holds and what not; `worker.self_test` tries them.
 """
 
 import json

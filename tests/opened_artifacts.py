@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torch.ao.quantization.fx._decomposed  # what docs/quantization.md tells who loads model.pt2
+import torch.ao.quantization.fx._decomposed  # what docs/reference/artifacts.md tells who loads model.pt2
 import transformers
 from torch import Tensor
 

@@ -35,13 +35,12 @@ def _blocks(page: str, word: str) -> list[str]:
     return [block for block in BLOCK.findall((ROOT / page).read_text()) if word in block]
 
 
+ARTIFACTS = "docs/reference/artifacts.md"
+
 RECIPES = {
     "README": ("\n".join(_blocks("README.md", 'load("model.pt2")')), "model(*inputs)"),
-    "quantization": ("\n".join(_blocks("docs/quantization.md", 'load("model.pt2")')), "outputs.detach()"),
-    "compiled": (
-        "\n".join(_blocks("docs/quantization.md", 'load("model.pt2")') + _blocks("docs/quantization.md", "freezing")),
-        "outputs",
-    ),
+    "artifacts": ("\n".join(_blocks(ARTIFACTS, 'load("model.pt2")')), "outputs.detach()"),
+    "compiled": ("\n".join(_blocks(ARTIFACTS, 'load("model.pt2")') + _blocks(ARTIFACTS, "freezing")), "outputs"),
 }
 
 

@@ -49,7 +49,7 @@ def held_or_refuse(sandbox: Sandbox) -> dict[str, bool]:
         state = ", ".join(f"{layer} {'on' if holds else 'off'}" for layer, holds in found.items())
         raise SystemExit(
             f"This worker does not start: its sandbox lacks {', '.join(off)} ({state}). Jobs open files that strangers"
-            " made. See docs/sandbox.md for what each layer needs; ZEROPOINT_SANDBOX_REQUIRE names the required ones."
+            " made. docs/explanation/sandbox.md has what each needs; ZEROPOINT_SANDBOX_REQUIRE lists the required ones."
         )
     return found
 

@@ -258,7 +258,7 @@ class FaultBody(Body):
 
 
 class Problem(Body):
-    """RFC 9457. docs/errors.md lists the codes."""
+    """RFC 9457. docs/reference/errors.md lists the codes."""
 
     type: str
     title: str

@@ -23,7 +23,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
         raise Invalid(
             "recipe_does_not_fit",
             faults[0].detail,
-            "Change the recipe, or upload the model in another form (docs/formats.md has the table).",
+            "Change the recipe, or upload the model in another form (docs/reference/formats.md has the table).",
             faults,
         )
     faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]

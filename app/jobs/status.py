@@ -1,6 +1,6 @@
 """The states of a job and the moves between them: declared here, once, for the code, the docs and the tests.
 
-Every UPDATE of a state takes its sources and its target from a move; docs/jobs.md shows the same table.
+Every UPDATE of a state takes its sources and its target from a move; docs/explanation/jobs.md shows the same table.
 """
 
 from dataclasses import dataclass

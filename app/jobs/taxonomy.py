@@ -1,4 +1,4 @@
-"""Why jobs fail: every stable code and its class. docs/errors.md gives each its cause and remedy.
+"""Why jobs fail: every stable code and its class. docs/reference/errors.md gives each its cause and remedy.
 
 A job's own death is final at once; only the loss of what carries a job is tried again, which is the class `transient`.
 """

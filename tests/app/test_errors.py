@@ -6,9 +6,11 @@ from app.api.errors import STATUSES
 from app.errors import TITLES, Fault, Invalid, ServiceError
 from tests.servers import ROOT
 
+PAGE = ROOT / "docs" / "reference" / "errors.md"
+
 
 def documented() -> dict[str, int]:
-    rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", PAGE.read_text(), re.MULTILINE)
     return {code: int(status) for code, status in rows}
 
 

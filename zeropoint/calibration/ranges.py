@@ -18,7 +18,7 @@ from zeropoint.observers import observer_for
 from zeropoint.schema.recipe import ActivationSettings
 
 FEW_SAMPLES = 32
-"""Fewer lose over 1 dB on the digits network; both bounds are measured in docs/quantization.md."""
+"""Fewer lose over 1 dB on the digits network; both bounds are measured in docs/explanation/quantization.md."""
 LATE_GROWTH = 0.25
 """Share of a range that may come with the last quarter of the batches; more is worth a warning."""
 
@@ -49,7 +49,7 @@ def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
 
 
 def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
-    """Where the statistics of these layers may not be enough, in short stable words (docs/quantization.md)."""
+    """Return where these layers' statistics may not be enough, in stable words (docs/explanation/quantization.md)."""
     spots = []
     if profile.samples < FEW_SAMPLES:
         spots.append(f"few_samples: {profile.samples}; {FEW_SAMPLES} or more give steadier ranges.")

@@ -40,4 +40,4 @@ def _validated(fields: Mapping[str, object]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(["", *map(str, first["loc"])])
-        raise InvalidRecipe("recipe_invalid", f"{place}: {first['msg']}.", "See docs/quantization.md.") from error
+        raise InvalidRecipe("recipe_invalid", f"{place}: {first['msg']}.", "See docs/reference/recipe.md.") from error

@@ -4,7 +4,7 @@
     <layer>.input_scale   float32 []           <layer>.input_zero_point    int64 []
 
 Everything that stays in float keeps its name, dtype and shape. The header has one JSON object `zeropoint` for the file
-and one `zeropoint.layer.<name>` per quantized layer (docs/quantization.md). Two names of one tensor are stored once;
+and one `zeropoint.layer.<name>` for each layer (docs/reference/artifacts.md). Two names of one tensor are stored once;
 `tied` says which. Same result in, same bytes out.
 """
 
@@ -30,7 +30,7 @@ def write_safetensors(quantized: Quantized, path: Path) -> None:
 
 
 def describe(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
-    """The header's JSON objects by key: one for the file, one per quantized layer (docs/quantization.md)."""
+    """The header's JSON objects by key: one for the file, one per quantized layer (docs/reference/artifacts.md)."""
     layers = {LAYER_KEY + layer.layer.name: _layer_metadata(layer) for layer in quantized.layers}
     return {FILE_KEY: _file_metadata(quantized, tied), **layers}
 

@@ -16,7 +16,7 @@ from zeropoint.schema.algorithms import (
 from zeropoint.schema.recipe import ActivationSettings, Recipe, WeightSettings
 
 DEFAULT: tuple[AlgorithmSettings, ...] = (FoldNormalization(), MseClipping(), Smoothing(), BiasCorrection())
-"""Pieces that cost nothing when the model runs (docs/accuracy.md)."""
+"""Pieces that cost nothing when the model runs (docs/explanation/accuracy.md)."""
 
 ACCURATE: tuple[AlgorithmSettings, ...] = (
     FoldNormalization(),

@@ -14,7 +14,7 @@ from zeropoint.schema.target import AccuracyTarget
 
 DEFAULT_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_SAMPLES = 128
-"""Upper bound when a recipe names none: min-max ranges stop moving long before (docs/quantization.md)."""
+"""Upper bound when a recipe names none: min-max ranges stop moving long before (docs/explanation/quantization.md)."""
 
 DEFAULT_GROUP_SIZE = 32
 CASTS = ("float16", "bfloat16")
@@ -78,7 +78,7 @@ class WeightSettings(Frozen):
 
     @model_validator(mode="after")
     def _use_every_level(self) -> Self:
-        """int4 that names no scheme is asymmetric (docs/quantization.md); `defaults` can see that it named none."""
+        """Make int4 without a scheme asymmetric (docs/reference/recipe.md); `defaults` can see that none was named."""
         if self.dtype == "int4" and "scheme" not in self.model_fields_set:
             self.__dict__["scheme"] = "asymmetric"
         return self

@@ -23,7 +23,7 @@ from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, probe
 
 MARGIN_DB = 0.3
-"""What the gate must show above a wished SQNR: other samples of the same kind differ by so much (docs/accuracy.md)."""
+"""Margin in dB above a requested SQNR: other samples of one kind differ by as much (docs/explanation/accuracy.md)."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 e_l is what quantizing layer l alone changes in its output y_l on the float model's inputs, J_l the derivative of the
 outputs by y_l. One forward pass and one backward pass for each of `VECTORS` vectors, over a few samples. An error at a
 layer's output says little by itself of what reaches the end: on MiniLM its rank correlation with the truth is −0.4, the
-probe's 0.97 (docs/algorithms.md).
+probe's 0.97 (docs/explanation/algorithms.md).
 """
 
 import math

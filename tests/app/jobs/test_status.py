@@ -7,6 +7,8 @@ import pytest
 from app.jobs.status import HELD, LIVE, MOVES, TERMINAL, JobState
 from tests.servers import ROOT
 
+PAGE = ROOT / "docs" / "explanation" / "jobs.md"
+
 
 def targets(state: JobState) -> set[JobState]:
     return {move.target for move in MOVES.values() if state in move.sources}
@@ -26,13 +28,11 @@ def test_success_comes_from_held_work_alone() -> None:
 
 
 def test_the_docs_show_the_same_moves() -> None:
-    rows = re.findall(
-        r"^\| (\w+) \| ([\w, ]+) \| (\w+) \| (.+) \|$", (ROOT / "docs" / "jobs.md").read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (\w+) \| ([\w, ]+) \| (\w+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
     shown = {name: (set(sources.split(", ")), target, by) for name, sources, target, by in rows if name in MOVES}
     assert shown == {name: (set(move.sources), move.target, move.by) for name, move in MOVES.items()}
 
 
 @pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled"])
 def test_the_docs_name_the_ends(name: str) -> None:
-    assert f"`{name}`" in (ROOT / "docs" / "jobs.md").read_text()
+    assert f"`{name}`" in PAGE.read_text()

@@ -6,6 +6,8 @@ from app.jobs.taxonomy import CLASSES, FailureClass, is_transient
 from tests.servers import ROOT
 from zeropoint.schema.failures import FAILURES
 
+PAGE = ROOT / "docs" / "reference" / "errors.md"
+
 PYTHON_ONLY = {
     # refusals of the library that no job can meet: it takes modules in memory, saved folders and Python keywords
     *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit", "recipe_invalid"),
@@ -37,7 +39,7 @@ def test_what_no_job_can_meet_is_raised_all_the_same() -> None:
 
 
 def test_every_code_is_documented_with_its_class() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| .+ \| .+ \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| .+ \| .+ \|$", PAGE.read_text(), re.MULTILINE)
     assert {code: kind for code, kind in rows if not kind.isdigit()} == CLASSES
 
 

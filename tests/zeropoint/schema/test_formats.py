@@ -13,7 +13,7 @@ from zeropoint.schema.formats import SOURCES as SAID
 from zeropoint.schema.formats import SourceFormat, formats_of, unfit
 from zeropoint.schema.recipe import Recipe, WeightDtype
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "formats.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "formats.md").read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
