@@ -32,4 +32,4 @@ def _clipped(layer: QuantizedLayer, statistics: Statistics) -> Activation:
     assert layer.activation is not None
     settings = layer.activation.settings
     target = input_spec(layer.layer, settings)
-    return Activation.over(settings, target, *Mse().of_statistics(statistics, target))
+    return Activation.choose(settings, target, *Mse().of_statistics(statistics, target))

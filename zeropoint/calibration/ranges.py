@@ -79,4 +79,4 @@ def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *,
             f"The profile lacks statistics of the {place} that the recipe's observer needs.",
             CALIBRATE_AGAIN,
         )
-    return Activation.over(settings, target, *observer.of_statistics(statistics, target))
+    return Activation.choose(settings, target, *observer.of_statistics(statistics, target))

@@ -45,7 +45,7 @@ class ModelInputs(list[Tensor]):
 
     @property
     def names(self) -> list[str]:
-        """What an error calls each tensor: its keyword, or its position from 0."""
+        """The name of each tensor in errors: its keyword, or its position from 0."""
         first = len(self) - len(self.keywords)
         return [*(f"argument {position}" for position in range(first)), *self.keywords]
 
@@ -68,20 +68,21 @@ class Batches(Protocol):
 
     @property
     def count(self) -> int:
-        """Samples of all batches; of a stream, once it was read."""
+        """The number of samples in all batches; that of a stream is known once it was read."""
 
     @property
     def batch_size(self) -> int:
-        """Samples of a whole batch."""
+        """The number of samples in a whole batch."""
 
     def __len__(self) -> int:
-        """Number of batches; 0 while a stream doesn't know."""
+        """Return the number of batches; 0 while a stream doesn't know."""
 
     def __iter__(self) -> Iterator[Sequence[Tensor]]:
-        """Tensors in the order of the model's inputs. Raises InvalidSamples."""
+        """Yield the tensors of each batch in the order of the model's inputs. Raises InvalidSamples."""
 
 
 def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
+    """Raise InvalidSamples unless the tensors have the names of the inputs, optional ones aside."""
     expected = {spec.name for spec in inputs}
     for name in sorted({spec.name for spec in inputs if not spec.optional} - set(shapes)):
         raise InvalidSamples(
@@ -100,19 +101,19 @@ def _fits(expected: int | Dim, got: int) -> bool:
 
 
 def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raises InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
+    """Raise InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
     if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(_fits, spec.shape, shape)):
-        wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+        shape_taken = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
         expected, got = (str(kind).removeprefix("torch.") for kind in (spec.dtype, dtype))
         raise InvalidSamples(
             "dataset_does_not_fit",
-            f"Tensor {spec.name!r}: expected {expected} {wanted}, got {got} {list(shape)}.",
+            f"Tensor {spec.name!r}: expected {expected} {shape_taken}, got {got} {list(shape)}.",
             "Give each call as the model takes it: every item is one call, its batch dimension included.",
         )
 
 
 def require_finite(name: str, tensor: Tensor, first_row: int) -> None:
-    """Raises InvalidSamples naming the first value that is NaN or infinite; row 0 of `tensor` is sample `first_row`."""
+    """Raise InvalidSamples naming the first value that is NaN or infinite; row 0 of `tensor` is sample `first_row`."""
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
         return
     where = (~torch.isfinite(tensor)).nonzero()[0].tolist()

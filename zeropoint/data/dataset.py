@@ -1,4 +1,4 @@
-"""Samples: what a model takes, and the named tensors that serve it, read from disk batch by batch.
+"""A dataset on disk: named tensors that serve a model's inputs, read batch by batch.
 
 A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
 Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
@@ -40,7 +40,7 @@ class Dataset:
     stop: int
     batch_size: int
     smallest_batch: int
-    """A last batch with fewer rows than this is left out: the model doesn't take it."""
+    """A last batch with fewer rows than this is left out, because the model doesn't take it."""
     stacked: bool
     """Whether dimension 0 is the batch; if not, each row is one call and `batch_size` is 1."""
     truths: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def count(self) -> int:
-        """How many samples the batches hold together."""
+        """The number of samples in all batches."""
         rows = self.stop - self.start
         rest = rows % self.batch_size
         return rows if rest >= self.smallest_batch else rows - rest
@@ -57,15 +57,15 @@ class Dataset:
         return -(-self.count // self.batch_size)
 
     def between(self, start: int, stop: int) -> "Dataset":
-        """The same dataset, other rows."""
+        """Return the same dataset with other rows."""
         return replace(self, start=start, stop=stop)
 
     def after(self, batches: int) -> "Dataset":
-        """The same batches without the first so many."""
+        """Return the same dataset without the first `batches`."""
         return self.between(min(self.start + batches * self.batch_size, self.stop), self.stop)
 
     def __iter__(self) -> Iterator[ModelInputs]:
-        """Batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
+        """Yield batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
         names = [spec.name for spec in self.inputs]
         with safe_open(self.path, framework="pt") as file:
             slices = [file.get_slice(i.name) for i in self.inputs]
@@ -76,14 +76,14 @@ class Dataset:
                 yield ModelInputs(tensors if self.stacked else (t.squeeze(0) for t in tensors), names)
 
     def judged(self) -> Iterator[tuple[ModelInputs, Truth]]:
-        """Batches with what their outputs are compared with."""
+        """Yield batches with what their outputs are compared with."""
         with safe_open(self.path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in self.truths}
             for rows, call in zip(self._rows(), self, strict=True):
-                found = {name: s[rows] for name, s in slices.items()}
-                if REFERENCES in found:
-                    require_finite(REFERENCES, found[REFERENCES], rows.start)
-                yield call, Truth(found.get(LABELS), found.get(REFERENCES))
+                truths = {name: s[rows] for name, s in slices.items()}
+                if REFERENCES in truths:
+                    require_finite(REFERENCES, truths[REFERENCES], rows.start)
+                yield call, Truth(truths.get(LABELS), truths.get(REFERENCES))
 
     def _rows(self) -> Iterator[slice]:
         for first in range(self.start, self.start + self.count, self.batch_size):
@@ -91,14 +91,14 @@ class Dataset:
 
 
 def first_of(batches: Batches, count: int) -> Batches:
-    """The first so many samples, where they lie in a file; else all, to be left when that many are done."""
+    """Return the first `count` samples of a dataset on disk; other batches as they are: the caller stops early."""
     if not isinstance(batches, Dataset):
         return batches
     return batches.between(batches.start, min(batches.stop, batches.start + max(count, batches.smallest_batch)))
 
 
 def judged(batches: Batches) -> Iterator[tuple[Sequence[Tensor], Truth]]:
-    """Batches with what their outputs are compared with; calls in memory have nothing of that."""
+    """Yield batches with what their outputs are compared with; calls in memory have no such thing."""
     return batches.judged() if isinstance(batches, Dataset) else ((batch, Truth()) for batch in batches)
 
 
@@ -149,8 +149,8 @@ def open_dataset(path: Path, inputs: tuple[Input, ...], batch_size: int | None) 
 
 def _require_truths(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, torch.dtype]) -> None:
     for name, shape in shapes.items():
-        if found := misfit(name, str(dtypes.get(name, "a scalar")).removeprefix("torch."), shape):
-            raise InvalidSamples("dataset_does_not_fit", f"Tensor {found}", EXPORT_AGAIN)
+        if detail := misfit(name, str(dtypes.get(name, "a scalar")).removeprefix("torch."), shape):
+            raise InvalidSamples("dataset_does_not_fit", f"Tensor {detail}", EXPORT_AGAIN)
 
 
 def _is_stacked(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> bool:
@@ -159,30 +159,30 @@ def _is_stacked(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -
         return True
     if extra == {1}:
         return False
-    found = ", ".join(f"{i.name} {list(shapes[i.name])} for an input of rank {len(i.shape)}" for i in inputs)
-    raise InvalidSamples("dataset_does_not_fit", f"Ranks don't fit: {found}.", EXPORT_AGAIN)
+    ranks = ", ".join(f"{i.name} {list(shapes[i.name])} for an input of rank {len(i.shape)}" for i in inputs)
+    raise InvalidSamples("dataset_does_not_fit", f"Ranks don't fit: {ranks}.", EXPORT_AGAIN)
 
 
 def _require_shape(spec: Input, shape: tuple[int, ...], stacked: bool) -> None:
     pairs = list(zip(spec.shape, shape, strict=True))[1:] if stacked else list(zip(spec.shape, shape[1:], strict=True))
     for expected, got in pairs:
         if not _fits(expected, got):
-            wanted = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+            shape_taken = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
             raise InvalidSamples(
                 "dataset_does_not_fit",
-                f"Tensor {spec.name!r}: expected shape {wanted}, got {list(shape)}.",
+                f"Tensor {spec.name!r}: expected shape {shape_taken}, got {list(shape)}.",
                 EXPORT_AGAIN,
             )
 
 
-def _batch_sizes(inputs: tuple[Input, ...], wanted: int | None) -> tuple[int, int]:
-    """(batch size, smallest batch): a static batch dimension decides; a dynamic one bounds the wish."""
+def _batch_sizes(inputs: tuple[Input, ...], requested: int | None) -> tuple[int, int]:
+    """Return batch size and smallest batch: a static batch dimension decides, a dynamic one bounds `requested`."""
     dimensions = [spec.shape[0] for spec in inputs]
     static = [d for d in dimensions if isinstance(d, int)]
     if static:
         return static[0], static[0]
-    extents = [d for d in dimensions if isinstance(d, Dim)]
-    smallest = max(1, *(extent.minimum for extent in extents))
-    largest = min((extent.maximum for extent in extents if extent.maximum is not None), default=None)
-    size = max(wanted or DEFAULT_BATCH_SIZE, smallest)
+    dynamic = [d for d in dimensions if isinstance(d, Dim)]
+    smallest = max(1, *(dim.minimum for dim in dynamic))
+    largest = min((dim.maximum for dim in dynamic if dim.maximum is not None), default=None)
+    size = max(requested or DEFAULT_BATCH_SIZE, smallest)
     return (size if largest is None else min(size, largest)), smallest

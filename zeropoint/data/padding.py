@@ -1,6 +1,6 @@
-"""Padding: positions that the attention mask of a batch hides stay out of what is measured.
+"""Padding: positions that the attention mask of a batch hides are not measured.
 
-A mask is an input called attention_mask (or …_attention_mask), [N, T], 0 where a position is padding. It speaks of
+A mask is an input called attention_mask (or …_attention_mask), [N, T], 0 where a position is padding. It applies to
 values [N, T, …] and [N · T, …]; all other values are taken whole.
 """
 
@@ -14,7 +14,7 @@ MASK = "attention_mask"
 
 
 def mask_of(batch: Sequence[Tensor]) -> Tensor | None:
-    """bool [N, T] of a batch, True where a position counts; None when it has no mask, or nothing is masked."""
+    """Return the mask of a batch, bool [N, T], True where a position counts; None when nothing is masked."""
     if not isinstance(batch, ModelInputs):
         return None
     masks = [tensor for name, tensor in zip(batch.names, batch, strict=True) if name.endswith(MASK)]
@@ -25,7 +25,7 @@ def mask_of(batch: Sequence[Tensor]) -> Tensor | None:
 
 
 def visible(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The values at positions that count, [P, …]; all of them where the mask does not speak of their shape."""
+    """Return the values at positions that count, [P, …]; all of them where the mask does not apply to their shape."""
     if mask is None:
         return values
     if values.dim() >= 3 and values.shape[:2] == mask.shape:

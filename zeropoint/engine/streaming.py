@@ -1,6 +1,6 @@
-"""Quantizes a file of weights tensor by tensor, block by block, into a file that grows beside it.
+"""Quantize a file of weights tensor by tensor, block by block, into a file that grows beside it.
 
-Where every row has scales of its own, the grid of a block is the block's; else the whole tensor is looked at first.
+Where each row has scales of its own, a block is quantized by itself; else the whole tensor is read first.
 Neither the model nor a tensor of it is held, except for a percentile or mse range that spans all rows of a tensor.
 """
 
@@ -74,7 +74,7 @@ def _stream_layer(
     layer, settings, name = choice.layer, choice.weights, stored.name
     noise, parts = Noise(), list[QParams]()
 
-    def numbers() -> Iterator[Tensor]:
+    def quantized() -> Iterator[Tensor]:
         for block, qparams in _blocks(choice, stored, searched.take(layer.name)):
             encoded = quantize_weight_with(qparams, block, settings)
             noise.add(block, dequantize_weight(encoded, qparams))
@@ -83,7 +83,7 @@ def _stream_layer(
 
     outline = torch.empty(stored.shape, dtype=_dtype_of(settings), device="meta")
     packed = to_tensors(name, settings, outline, None)[name]
-    writer.stream(name, packed.dtype, tuple(packed.shape), numbers())
+    writer.stream(name, packed.dtype, tuple(packed.shape), quantized())
     if not parts:
         return QuantizedLayer(layer, settings, outline, None, None, noise.db)
     qparams = concatenate_rows(parts)

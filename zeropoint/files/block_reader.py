@@ -1,4 +1,4 @@
-"""A file of weights, read block by block: whatever it holds, one block is in memory.
+"""A file of weights that is read block by block: only one block is in memory.
 
 Plain reads, not the library's memory map: pages of a map stay resident while it is open, and all of its addresses count
 against the limit of a job's program.
@@ -19,10 +19,10 @@ from zeropoint.errors import InvalidModel
 from zeropoint.files.safetensors import CODES, TensorEntry
 
 BLOCK_VALUES = 2**18
-"""Of which a block has no more, unless a single row of its tensor has: some 10 MiB of work in float32 and float64."""
+"""The most values of a block, unless a single row has more: some 10 MiB of work in float32 and float64."""
 
 MAX_HEADER_BYTES = 100 * 10**6
-"""What the library reads too."""
+"""The limit of the safetensors library."""
 
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
 
@@ -35,14 +35,14 @@ class StoredTensor(TensorEntry):
     start: int
 
     def blocks(self) -> Iterator[Tensor]:
-        """Its values in pieces along the first dimension, one after another; a scalar in one piece."""
+        """Yield its values in pieces along the first dimension, one after another; a scalar in one piece."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             for first, last in spans(self.shape):
                 yield self._next(file, (last - first, *self.shape[1:]) if self.shape else ())
 
     def whole(self) -> Tensor:
-        """All of its values."""
+        """Return all of its values."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             return self._next(file, self.shape)
@@ -55,14 +55,14 @@ class StoredTensor(TensorEntry):
 
 
 def spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """First and last row of each block of a tensor of this shape."""
+    """Return first and last row (exclusive) of each block of a tensor of this shape."""
     rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
     step = max(1, BLOCK_VALUES // max(1, width))
     return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
 def open_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file in the order in which they lie there. Raises InvalidModel when its header isn't true."""
+    """Return the tensors of a file by name, in the order of their bytes. Raises InvalidModel for a wrong header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -71,13 +71,13 @@ def open_tensors(path: Path) -> dict[str, StoredTensor]:
         content = file.read(length)
     try:
         header: Mapping[str, Any] = json.loads(content)
-        found = [_stored(name, entry, path, 8 + length) for name, entry in header.items() if name != "__metadata__"]
+        tensors = [_stored(name, entry, path, 8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _invalid("The header of the file can't be read.") from error
-    for tensor in found:
+    for tensor in tensors:
         if tensor.start + tensor.bytes > size:
             raise _invalid(f"Tensor {tensor.name!r} lies outside of the file.")
-    return {tensor.name: tensor for tensor in sorted(found, key=lambda tensor: tensor.start)}
+    return {tensor.name: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.start)}
 
 
 def _stored(name: str, entry: Mapping[str, Any], path: Path, body: int) -> StoredTensor:

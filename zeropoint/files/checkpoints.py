@@ -1,4 +1,4 @@
-"""Checkpoints: what a long phase has done so far, kept in the job folder, so that the job can go on elsewhere.
+"""Checkpoints: the state of a long phase, kept in the job folder, so that the job can go on elsewhere.
 
     FOLDER/checkpoints/<name>.safetensors    tensors, and in the header one JSON object `zeropoint.checkpoint`:
                                              schema_version, key, name, sha256 of the rest, and `state`
@@ -47,10 +47,10 @@ class CheckpointHeader(BaseModel):
 
 
 class Checkpoints:
-    """The checkpoints of one job, and the clock that says when the next one is worth its while."""
+    """The checkpoints of one job, and the clock that says when the next one is due."""
 
     def __init__(self, folder: Path | None = None, key: str | None = None, seconds: float = 0.0) -> None:
-        """`key`: names all that decides the result; without it, or a folder, nothing is written or read."""
+        """Take a `key` that names all that decides the result; without it, or a folder, nothing is written or read."""
         self.resumed: list[ResumedPhase] = []
         """The phases that went on from a checkpoint."""
         self._folder = folder
@@ -59,7 +59,7 @@ class Checkpoints:
         self.begin()
 
     def begin(self) -> None:
-        """A phase begins."""
+        """Begin a phase: the clock starts."""
         self._began = self._last = monotonic()
 
     def note_resumed(self, phase: ResumedPhase) -> None:
@@ -82,7 +82,7 @@ class Checkpoints:
         return self._folder is not None and self._key is not None
 
     def save(self, name: str, state: State, tensors: Tensors) -> None:
-        """Keep a checkpoint, in place of one of the same name: whoever reads sees the old one or the new one, whole."""
+        """Write a checkpoint, in place of one of the same name: a reader sees the old one or the new one, whole."""
         if self._folder is None or self._key is None:
             return
         header = CheckpointHeader(
@@ -102,7 +102,7 @@ class Checkpoints:
         self._last = monotonic()
 
     def load(self, name: str, read: Callable[[State, Tensors], Read]) -> Read | None:
-        """What `read` makes of a checkpoint's state and tensors; None when there is none that serves.
+        """Return what `read` makes of a checkpoint's state and tensors; None when no checkpoint serves.
 
         `read` raises when it can't use them, and changes nothing then.
         """
@@ -115,7 +115,7 @@ class Checkpoints:
             return None
 
     def names(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`, in their order."""
+        """Return the names that begin with `prefix`, in their order."""
         if self._folder is None or self._key is None:
             return []
         return sorted(path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"{prefix}*{SUFFIX}"))
@@ -125,7 +125,7 @@ NO_CHECKPOINTS = Checkpoints()
 
 
 def _open(path: Path, key: str, name: str) -> tuple[State, Tensors]:
-    """Raises all that can be raised, when the file is not whole or not ours."""
+    """Return state and tensors of a checkpoint. Raises anything when the file is not whole or not ours."""
     with safe_open(path, framework="pt") as file:
         header = CheckpointHeader.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))
         tensors = {tensor: file.get_tensor(tensor) for tensor in list(file.keys())}
@@ -137,7 +137,7 @@ def _open(path: Path, key: str, name: str) -> tuple[State, Tensors]:
 
 
 def _sha256(state: State, tensors: Tensors) -> str:
-    """Over everything that a reader relies on: the format itself has no checksum."""
+    """Return the sum over everything that a reader relies on: the format itself has no checksum."""
     digest = Digest()
     digest.add_text(json.dumps(state, sort_keys=True, allow_nan=False))
     for name, tensor in sorted(tensors.items()):

@@ -1,7 +1,7 @@
-"""Memory given back after use: a large model stays on the disk, and memory holds what is computed with.
+"""Files in memory that are released after use: a large model stays on the disk until it is computed with.
 
 A file of tensors is mapped privately: its pages count as this process's memory once they were touched. Nothing here
-ever writes to one, so a page that is given back is read again when it is needed.
+ever writes to one, so a page that is released is read again when it is needed.
 """
 
 import ctypes
@@ -29,12 +29,12 @@ class MappedFile:
     tensors: Mapping[str, Tensor]
 
     def release(self) -> None:
-        """Give back its pages. All of them, because a system may bring in many more than were touched."""
+        """Release its pages: all of them, because a system may bring in many more than were touched."""
         _libc.madvise(self.storage.data_ptr(), self.storage.nbytes(), _DONTNEED)
 
 
 def map_file(path: Path) -> MappedFile:
-    """Map a file, but for its header. Raises RuntimeError when it can't be, InvalidModel when it is no such file."""
+    """Map a file's tensors. Raises RuntimeError when it can't be mapped, InvalidModel when it isn't safetensors."""
     storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, path.stat().st_size))
     tensors = {
         name: torch.asarray(storage[t.start : t.start + t.bytes], dtype=torch.uint8).view(t.dtype).reshape(t.shape)
@@ -46,19 +46,19 @@ def map_file(path: Path) -> MappedFile:
 
 
 def release_after_use(modules: Iterable[nn.Module], files: Mapping[int, MappedFile]) -> None:
-    """Let each module give its parameters back after every call; `files`: where they lie, by the parameter's id."""
+    """Release each module's parameters after every call; `files` has the file of a parameter by its id."""
     for module in modules:
-        own = {id(f): f for p in module._parameters.values() if (f := files.get(id(p))) is not None}
-        if own:
-            module.register_forward_hook(partial(_give_back, list(own.values())))
+        mapped = {id(f): f for p in module._parameters.values() if (f := files.get(id(p))) is not None}
+        if mapped:
+            module.register_forward_hook(partial(_release, list(mapped.values())))
 
 
-def _give_back(files: Iterable[MappedFile], *_: object) -> None:
+def _release(files: Iterable[MappedFile], *_: object) -> None:
     for file in files:
         file.release()
 
 
 def trim() -> None:
-    """Give back what was freed: glibc keeps it in its heap as long as one small block above it (a scale, say) stays."""
+    """Return freed memory to the system: glibc keeps it as long as one small block above it (a scale, say) stays."""
     if hasattr(_libc, "malloc_trim"):  # glibc has it
         _libc.malloc_trim(0)

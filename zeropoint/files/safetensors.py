@@ -28,7 +28,7 @@ CODES: Mapping[torch.dtype, str] = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor as a header tells it."""
+    """A tensor as a header describes it."""
 
     name: str
     dtype: torch.dtype
@@ -36,7 +36,7 @@ class TensorEntry:
 
     @property
     def bytes(self) -> int:
-        """How many bytes it takes."""
+        """The bytes of its values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -53,8 +53,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str]) -> bytes:
-    """What a file begins with, whose tensors lie one after another as they are given. Raises KeyError for a dtype that
-    the format doesn't have."""
+    """Return the header of a file whose tensors follow one another in this order.
+
+    Raises KeyError for a dtype that the format doesn't have.
+    """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     free = 0
     for entry in entries:
@@ -67,7 +69,7 @@ def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str]) -> by
 
 
 def in_json(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Each value as JSON in one fixed form. Raises ValueError for NaN and infinity."""
+    """Return each value as JSON in one fixed form. Raises ValueError for NaN and infinity."""
     return {
         key: json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         for key, value in metadata.items()
@@ -86,17 +88,17 @@ class Digest:
         self._sha256 = hashlib.sha256()
 
     def add_text(self, text: str) -> None:
-        """Take a line in."""
+        """Add a line of text."""
         self._sha256.update(f"{text}\n".encode())
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor of any dtype and shape in."""
+        """Add a tensor of any dtype and shape."""
         self.add_text(f"{name} {tensor.dtype} {list(tensor.shape)}")
         self._sha256.update(_bytes(tensor))
 
     @property
     def hex(self) -> str:
-        """Of everything so far."""
+        """The sum over everything added so far."""
         return self._sha256.hexdigest()
 
 

@@ -23,13 +23,13 @@ CHUNK_BYTES = 2**20
 
 
 class TensorWriter:
-    """One file. Scratch files lie in a folder within `folder`, and go with the block."""
+    """One file. Scratch files lie in a folder within `folder`, and are removed when the `with` block ends."""
 
     def __init__(self, folder: Path) -> None:
         self._scratch = TemporaryDirectory(dir=folder)
         self._entries: dict[str, TensorEntry] = {}
         self.bytes = 0
-        """Of all tensors so far."""
+        """The bytes of all tensors so far."""
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Append a tensor. Raises ValueError when there is one of that name, OSError when the disk is full."""
@@ -84,7 +84,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, max_shard_bytes: int, metadata: Mapping[str, str]) -> None:
-        """`metadata`: of every file."""
+        """Write `metadata` into every file."""
         self._folder = folder
         self._max_bytes = max_shard_bytes
         self._metadata = metadata
@@ -108,7 +108,7 @@ class ShardWriter:
         self._places[name] = self._shards
 
     def finish(self) -> None:
-        """Put the files into the folder under their names, which tell how many there are."""
+        """Move the files into the folder under their names, which contain how many there are."""
         self._end_shard()
         count = self._shards
         files = [WEIGHTS_FILE] if count == 1 else [shard_name(number + 1, count) for number in range(count)]

@@ -1,1 +1,1 @@
-"""Layers on their way to integers: which ones, with which settings, and what quantization made of them."""
+"""Layers and their quantization: which are quantized, with which settings, and the quantized layers."""

@@ -1,6 +1,6 @@
-"""What error compensation leaves beside a layer's numbers, computed: a factor for each input, and inputs kept in float.
+"""Corrections beside a quantized weight: a factor for each input channel, and input channels that stay in float.
 
-    y = layer(grid(x · scale), ŵ) + x[..., channels] · outlier_weightᵀ,  ŵ ≈ W / scale with those columns 0
+    y = layer(quantized(x · scale), ŵ) + x[..., channels] · outlier_weightᵀ,  ŵ ≈ W / scale with those columns 0
 
 Sources: SmoothQuant (Xiao et al., ICML 2023, eq. 3) for the factor, LLM.int8() (Dettmers et al., NeurIPS 2022, section
 3.2) for the inputs in float, here the same ones for every sample.
@@ -13,17 +13,17 @@ from torch.nn.functional import linear
 
 
 def scaled(values: Tensor, scale: Tensor, spatial: int) -> Tensor:
-    """x [..., in, *spatial] · scale [in], in the dtype of x. `spatial`: how many dimensions follow the channels."""
+    """Return x [..., in, *spatial] · scale [in] in the dtype of x; `spatial` dimensions follow the channels."""
     return (values * scale.to(values.device).reshape(-1, *[1] * spatial)).to(values.dtype)
 
 
 def outlier_product(values: Tensor, channels: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in], channels [k], weight [out, k] -> x[..., channels] · weightᵀ [..., out]."""
+    """Return x[..., channels] · weightᵀ [..., out] of x [..., in], channels [k] and weight [out, k]."""
     return linear(values.index_select(-1, channels), weight)
 
 
 def beside_weight(scale: Tensor, shape: Sequence[int], *, transposed: bool) -> Tensor:
-    """scale [in] shaped so that it broadcasts over a weight [out, in / groups, ...] ([in, out / groups, ...]).
+    """Return scale [in] in a shape that broadcasts over a weight [out, in / groups, ...] ([in, out / groups, ...]).
 
     Output o of a grouped convolution reads the inputs of its own group.
     """

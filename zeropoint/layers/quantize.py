@@ -1,4 +1,4 @@
-"""Laying layers on grids: a weight as numbers, an input's grid from its statistics, and both again after a change."""
+"""Quantization of one layer: its weight, the qparams of its input, and both again after a correction."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +19,21 @@ from zeropoint.schema.recipe import ActivationSettings
 
 
 def spill_to_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
-    """The layer with numbers, scales and zero points in a new file at `path`, which stays as long as they are needed.
+    """Move a layer's quantized values, scales and zero points to a new file at `path`, and return that layer.
 
-    Raises OSError.
+    The file must stay as long as the layer is used. Raises OSError.
     """
     qparams = layer.qparams
-    grids = {} if qparams is None else {"scale": qparams.scale, "zero_point": qparams.zero_point}
-    save_tensors({"numbers": layer.weight, **grids}, path, {})
+    params = {} if qparams is None else {"scale": qparams.scale, "zero_point": qparams.zero_point}
+    save_tensors({"weight": layer.weight, **params}, path, {})
     file = map_file(path)
-    if qparams is not None:  # in groups of 32, scales and zero points weigh nearly as much as the numbers
+    if qparams is not None:  # in groups of 32, scales and zero points weigh nearly as much as the values
         qparams = replace(qparams, scale=file.tensors["scale"], zero_point=file.tensors["zero_point"])
-    return replace(layer, weight=file.tensors["numbers"], qparams=qparams, file=file)
+    return replace(layer, weight=file.tensors["weight"], qparams=qparams, file=file)
 
 
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
-    """Weight [out, ...] -> numbers of the recipe's dtype, and what that cost."""
+    """Quantize the weight [out, ...] of a layer to the recipe's dtype, and measure its SQNR."""
     noise, stored = Noise(), choice.layer.stored
     axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
     values: list[Tensor] = []
@@ -51,30 +51,30 @@ def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLa
 def requantize_layer(
     layer: QuantizedLayer, statistics: Statistics | None, pre_quant_scale: Tensor | None, channels: Tensor | None
 ) -> QuantizedLayer:
-    """The layer with its input multiplied by `pre_quant_scale` [in], and these `channels` [k] in float.
+    """Return the layer with its input multiplied by `pre_quant_scale` [in], and these `channels` [k] in float.
 
-    The weight is laid again, rounded to nearest; the input's grid spans the channels that stay, from `statistics`.
+    The weight is quantized again, rounded to nearest; `statistics` give the range of the input channels that stay.
     """
     weight = layer.layer.weight.cpu()
     outliers = None if channels is None else Outliers(channels, weight[:, channels].contiguous())
     changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
     axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
-    numbers, qparams = quantize_weight(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
+    quantized, qparams = quantize_weight(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
     activation = layer.activation
     if activation is not None and statistics is not None:
         activation = _activation(layer.layer, activation.settings, statistics, pre_quant_scale, channels)
-    return with_quantized_values(replace(changed, qparams=qparams, activation=activation), numbers)
+    return with_quantized_values(replace(changed, qparams=qparams, activation=activation), quantized)
 
 
-def with_quantized_values(layer: QuantizedLayer, numbers: Tensor) -> QuantizedLayer:
-    """The layer with these numbers on its grid, and what they cost."""
-    changed, noise = replace(layer, weight=numbers, file=None), Noise()
+def with_quantized_values(layer: QuantizedLayer, quantized: Tensor) -> QuantizedLayer:
+    """Return the layer with these quantized values [out, ...] under its qparams, and measure its SQNR."""
+    changed, noise = replace(layer, weight=quantized, file=None), Noise()
     noise.add(layer.layer.weight.cpu(), changed.effective_weight)
     return replace(changed, weight_sqnr_db=noise.db)
 
 
 def column_abs_max(layer: Layer) -> Tensor:
-    """max|W| over all that reads an input channel, float32 [in]."""
+    """Return max|W| over the weights that multiply an input channel, float32 [in]."""
     weight = layer.weight.cpu().float().abs()
     if layer.kind in TRANSPOSED:
         return weight.flatten(1).amax(1)
@@ -90,7 +90,7 @@ def _activation(
     pre_quant_scale: Tensor | None,
     channels: Tensor | None,
 ) -> Activation:
-    """The grid over the range of single channels: exact, where a histogram of all would be of no use."""
+    """Return the input's qparams from the range of each channel: exact, where a histogram of all is of no use."""
     assert statistics.channels is not None, layer.name
     low, high = statistics.channels.minimum, statistics.channels.maximum
     if pre_quant_scale is not None:
@@ -99,4 +99,4 @@ def _activation(
         stays = torch.ones(len(low), dtype=torch.bool)
         stays[channels] = False
         low, high = low[stays], high[stays]
-    return Activation.over(settings, input_spec(layer, settings), low.min(), high.max())
+    return Activation.choose(settings, input_spec(layer, settings), low.min(), high.max())

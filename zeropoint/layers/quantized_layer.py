@@ -1,4 +1,4 @@
-"""What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
+"""A quantized layer: its quantized weight, the qparams of weight and input, its corrections, and its SQNR."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +16,7 @@ from zeropoint.schema.recipe import ActivationSettings, WeightSettings
 
 @dataclass(frozen=True)
 class Activation:
-    """The static grid of a layer's input, and the range it came from."""
+    """The static qparams of a layer's input or output, and the range they were chosen for."""
 
     settings: ActivationSettings
     qparams: QParams
@@ -24,37 +24,37 @@ class Activation:
     maximum: float
 
     @classmethod
-    def over(
-        cls, settings: ActivationSettings, target: QuantizationSpec, minimum: Tensor, maximum: Tensor
+    def choose(
+        cls, settings: ActivationSettings, spec: QuantizationSpec, minimum: Tensor, maximum: Tensor
     ) -> "Activation":
-        """The grid over a range, both ends []."""
-        return cls(settings, target.choose_qparams(minimum, maximum), float(minimum), float(maximum))
+        """Choose the qparams for a range, both ends []."""
+        return cls(settings, spec.choose_qparams(minimum, maximum), float(minimum), float(maximum))
 
 
 def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
-    """What the range of the layer's input, or of its outlet, will become."""
+    """Return how the layer's input, or its fused output, will be quantized."""
     return QuantizationSpec(quant_type_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
 
 
 Rounding = Literal["nearest", "gptq"]
-"""nearest: no number is further than half a step from its weight. gptq: each may be, to make up for those before it."""
+"""nearest: no value is further than half a step from its weight. gptq: some are, to make up for those before them."""
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """Input channels that stay in float: y += x[..., channels] · weightᵀ, of x as the float layer is given it."""
+    """Input channels that stay in float: y += x[..., channels] · weightᵀ, where x is the input of the float layer."""
 
     channels: Tensor
     """int64 [k]"""
     weight: Tensor
-    """[out, k] in the layer's own dtype; the same columns of the numbers mean 0."""
+    """[out, k] in the layer's own dtype; the same columns of the quantized weight are 0."""
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A layer with its weight [out, ...] as numbers of the recipe's dtype, on their grid (None for a cast).
+    """A layer with its weight [out, ...] quantized to the recipe's dtype, and the qparams (None for a cast).
 
-    y = layer(x̂, ŵ) + bias [+ outliers], x̂ = x · pre_quant_scale on the activation's grid.
+    y = layer(x̂, ŵ) + bias [+ outliers], where x̂ is x · pre_quant_scale, quantized with the activation's qparams.
     """
 
     layer: Layer
@@ -64,26 +64,26 @@ class QuantizedLayer:
     activation: Activation | None
     weight_sqnr_db: float | None
     output: Activation | None = None
-    """The grid at its outlet (`sources.fused_outputs`), for formats that write results as integers too."""
+    """The qparams of its fused output (`graph.fused_outputs`), for formats that write results as integers too."""
     file: MappedFile | None = None
-    """Where the numbers lie, if they lie in a file (`spilling`)."""
+    """The file that holds the quantized weight, if one does (`spill_to_disk`)."""
     bias: Tensor | None = None
-    """[out] in place of the layer's own bias, or where it has none; None leaves it."""
+    """[out] in place of the layer's own bias, if it has one; None leaves that as it is."""
     pre_quant_scale: Tensor | None = None
-    """float32 [in]: the input is multiplied by it before its grid, and the weight was divided by it."""
+    """float32 [in]: the input is multiplied by it before it is quantized, and the weight was divided by it."""
     scaled_by: str | None = None
-    """The normalization whose weight and bias carry `pre_quant_scale`, so that nothing multiplies; None: a product."""
+    """The normalization whose weight and bias hold `pre_quant_scale`; None: the input is multiplied at run time."""
     outliers: Outliers | None = None
     rounding: Rounding = "nearest"
 
     @property
     def dequantized_weight(self) -> Tensor:
-        """float32 [out, ...], what the quantized layer computes with."""
+        """The weight that the quantized layer computes with, float32 [out, ...]."""
         return dequantize_weight(self.weight, self.qparams)
 
     @property
     def effective_weight(self) -> Tensor:
-        """float32 [out, ...]: ŵ · pre_quant_scale with the outliers' columns, to be compared with the float weight."""
+        """ŵ · pre_quant_scale with the outliers' columns, float32 [out, ...], to be compared with the float weight."""
         weight = self.dequantized_weight
         if self.pre_quant_scale is not None:
             weight = weight * self._beside_weight(self.pre_quant_scale)
@@ -93,7 +93,7 @@ class QuantizedLayer:
 
     @property
     def target_weight(self) -> Tensor:
-        """[out, ...]: what was laid on the grid: the float weight / pre_quant_scale in float32, outlier columns 0."""
+        """The weight [out, ...] to quantize: the float weight / pre_quant_scale in float32, outlier columns 0."""
         weight = self.layer.weight.cpu()
         if self.pre_quant_scale is not None:
             weight = weight.float() / self._beside_weight(self.pre_quant_scale)
@@ -101,12 +101,12 @@ class QuantizedLayer:
 
     @property
     def bias_name(self) -> str:
-        """The stored name of the layer's bias, also where only quantization gives it one."""
+        """The name under which the bias is stored, also where only quantization gives the layer one."""
         return self.layer.bias_name or f"{self.layer.name}.bias"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is stored in place of the float weight, by name, and beside it (`corrections`)."""
+        """The tensors that are stored in place of the float weight, by name, corrections included."""
         stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.qparams)
         if self.activation is not None:
             stored[f"{self.layer.name}.input_scale"] = self.activation.qparams.scale
@@ -115,7 +115,7 @@ class QuantizedLayer:
 
     @property
     def corrections(self) -> dict[str, Tensor]:
-        """What error compensation stores beside the numbers, by name."""
+        """The tensors that error compensation stores beside the quantized weight, by name."""
         name, stored = self.layer.name, dict[str, Tensor]()
         if self.pre_quant_scale is not None:
             stored[f"{name}.pre_quant_scale"] = self.pre_quant_scale
@@ -128,7 +128,7 @@ class QuantizedLayer:
 
     @property
     def outlier_weight(self) -> Tensor | None:
-        """[out, k] of the inputs in float as the stored layer is given them: multiplied, where a normalization does."""
+        """[out, k] as it is stored: divided by `pre_quant_scale` where a normalization multiplies the inputs by it."""
         if self.outliers is None or self.pre_quant_scale is None or self.scaled_by is None:
             return None if self.outliers is None else self.outliers.weight
         weight = self.outliers.weight
@@ -136,30 +136,30 @@ class QuantizedLayer:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of what is stored in place of the float weight, by name; no number is read for it."""
+        """The bytes of each stored tensor, by name; no value is read for it."""
         outline = replace(self, weight=self.weight.to("meta"))
         return {name: tensor.nbytes for name, tensor in outline.tensors.items()}
 
     @property
     def bytes(self) -> int:
-        """Bytes of what is stored for this layer, the float bias included."""
-        own = 0 if self.layer.bias is None or self.bias is not None else self.layer.bias.nbytes
-        return sum(self.sizes.values()) + own
+        """The bytes that are stored for this layer, the float bias included."""
+        float_bias = 0 if self.layer.bias is None or self.bias is not None else self.layer.bias.nbytes
+        return sum(self.sizes.values()) + float_bias
 
     def scale_input(self, values: Tensor) -> Tensor:
-        """What the float layer is given [..., in, ...] -> what is laid on the grid of its input, in the same dtype."""
+        """Return an input [..., in, ...] of the float layer times `pre_quant_scale`, in the same dtype."""
         scale = self.pre_quant_scale
         return values if scale is None else scaled(values, scale, self.layer.weight.dim() - 2)
 
     def outlier_output(self, values: Tensor) -> Tensor | float:
-        """What the inputs that stay in float add to the output, of what the float layer is given [..., in]."""
+        """Return what the channels in float of an input [..., in] of the float layer add to the output."""
         return 0.0 if self.outliers is None else outlier_product(values, self.outliers.channels, self.outliers.weight)
 
     def _beside_weight(self, scale: Tensor) -> Tensor:
         return beside_weight(scale, self.weight.shape, transposed=self.layer.kind in TRANSPOSED)
 
     def release(self) -> None:
-        """Give back the memory of what lies in files, once it was read: it is read again when it is needed."""
+        """Release the memory of tensors that lie in files; it is read again when it is needed."""
         for file in (self.layer.file, self.file):
             if file is not None:
                 file.release()

@@ -1,4 +1,4 @@
-"""What quantization makes of a layer, and of a model: integers, the grids they live on, and what it cost."""
+"""A quantized model: its layers beside the float source, and how they were decided on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Decisions:
     algorithms: list[AlgorithmReport] = field(default_factory=list)
     acceptance_samples: int = 0
     acceptance_db: float | None = None
-    """SQNR there of the layers as they came out."""
+    """SQNR of the final layers on these samples."""
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     """By layer, the whole model's SQNR in dB if that layer alone were quantized."""
     target: TargetReport | None = None
@@ -40,12 +40,12 @@ class Quantized:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is stored, by name: what stays in float, and what stands for the quantized weights."""
+        """All stored tensors, by name: those that stay in float, and those in place of quantized weights."""
         return self.kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """What stays in float, by name: as uploaded, but for normalizations that carry a scale."""
+        """The tensors that stay in float, by name: as uploaded, except normalizations that hold a scale."""
         replaced = {layer.layer.weight_name for layer in self.layers}
         replaced |= {layer.bias_name for layer in self.layers if layer.bias is not None}
         kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
@@ -53,17 +53,17 @@ class Quantized:
 
     @cached_property
     def scaled_normalizations(self) -> dict[str, Tensor]:
-        """Weights and biases of the normalizations that carry the scale of the layers behind them, by name."""
+        """Weights and biases of the normalizations that hold the scale of the layers they feed, by name."""
         scales = {layer.scaled_by: layer.pre_quant_scale for layer in self.layers if layer.scaled_by is not None}
-        own = {f"{norm}.{part}": scale for norm, scale in scales.items() for part in ("weight", "bias")}
+        scale_of = {f"{norm}.{part}": scale for norm, scale in scales.items() for part in ("weight", "bias")}
         return {
             name: (tensor.detach().cpu() * scale).to(tensor.dtype)
             for name, tensor in self.source.tensors.items()
-            if (scale := own.get(name)) is not None
+            if (scale := scale_of.get(name)) is not None
         }
 
     @property
     def bytes(self) -> int:
-        """Bytes of everything that is stored, what several names share counted once."""
+        """The bytes of all stored tensors; memory that several names share counts once."""
         sizes = {name: size for layer in self.layers for name, size in layer.sizes.items()}
         return distinct_bytes(self.kept.values()) + sum(sizes.values())

@@ -1,4 +1,4 @@
-"""Rounding error of a weight: the largest distance between a value and what it became, in steps of its grid."""
+"""Rounding error of a weight: the largest distance between a value and its quantized value, in steps."""
 
 import math
 
@@ -20,21 +20,21 @@ def layer_rounding_error(layer: QuantizedLayer) -> float:
     return max(max_rounding_error(values, layer.weight[rows], qparams, settings) for rows, values, qparams in blocks)
 
 
-def max_rounding_error(weight: Tensor, numbers: Tensor, qparams: QParams | None, settings: WeightSettings) -> float:
-    """Largest |w − ŵ| of a float weight [out, ...], in steps of the grid at that place; 0 for a cast.
+def max_rounding_error(weight: Tensor, quantized: Tensor, qparams: QParams | None, settings: WeightSettings) -> float:
+    """Return the largest |w − ŵ| of a float weight [out, ...] in steps at that place; 0 for a cast.
 
-    Infinite when a scale or a number is not valid. What an observer clips on purpose does not count.
+    Infinite when a scale or a value is not valid. What an observer clips on purpose does not count.
     """
-    exact, dequantized = weight.float(), dequantize_weight(numbers, qparams)
+    exact, dequantized = weight.float(), dequantize_weight(quantized, qparams)
     if qparams is None:
         return 0.0 if bool(torch.isfinite(dequantized).all()) else math.inf
-    grid, on_grid = qparams.quant_type, numbers.float()
-    inside = bool(((on_grid >= grid.quant_min) & (on_grid <= grid.quant_max)).all())
+    quant_type, values = qparams.quant_type, quantized.float()
+    inside = bool(((values >= quant_type.quant_min) & (values <= quant_type.quant_max)).all())
     if not inside or not bool((torch.isfinite(qparams.scale) & (qparams.scale > 0)).all()):
         return math.inf
-    moved = (exact - dequantized).abs()
-    if settings.observer.kind != "minmax":  # the others clip on purpose: what lies beyond the grid's ends
-        beyond_top = (on_grid == grid.quant_max) & (exact > dequantized)
-        beyond_bottom = (on_grid == grid.quant_min) & (exact < dequantized)
-        moved = moved.masked_fill(beyond_top | beyond_bottom, 0)
-    return float((moved / step_size(numbers, qparams)).max())
+    error = (exact - dequantized).abs()
+    if settings.observer.kind != "minmax":  # the others clip on purpose: what lies beyond the ends of the range
+        beyond_top = (values == quant_type.quant_max) & (exact > dequantized)
+        beyond_bottom = (values == quant_type.quant_min) & (exact < dequantized)
+        error = error.masked_fill(beyond_top | beyond_bottom, 0)
+    return float((error / step_size(quantized, qparams)).max())

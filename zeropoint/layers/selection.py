@@ -58,7 +58,7 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
 
 
 def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
-    """Whether an algorithm of one of these kinds looks at the layer."""
+    """Return whether an algorithm of one of these kinds applies to the layer."""
     types = {layer.type, layer.kind}
     return any(
         algorithm.kind in kinds and types & set(getattr(algorithm, "layer_types", ())) for algorithm in algorithms
@@ -66,7 +66,7 @@ def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Co
 
 
 def require_fit(recipe: Recipe, source: SourceFormat) -> None:
-    """Raises InvalidRecipe when the recipe can't be done with such a source, or not written in a format it asks for."""
+    """Raise InvalidRecipe when the source, or a format that the recipe asks for, can't take the recipe."""
     for misfit in unfit(recipe, source):
         raise InvalidRecipe(
             "recipe_does_not_fit",
@@ -100,21 +100,21 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
 def _agree_on_shared(
     layers: Iterable[Layer], decisions: dict[str, Choice | SkipReason]
 ) -> dict[str, Choice | SkipReason]:
-    """Layers that share a weight are quantized alike or not at all: tied weights stay tied."""
+    """Skip layers that share a weight and would be quantized differently, so that tied weights stay tied."""
     sharing: dict[str, list[str]] = {}
     for layer in layers:
         if layer.weight_name is not None:
             sharing.setdefault(layer.weight_name, []).append(layer.name)
     for names in sharing.values():
-        wishes = {d.weights if isinstance(d, Choice) else None for d in (decisions[name] for name in names)}
-        if len(wishes) > 1:
+        settings = {d.weights if isinstance(d, Choice) else None for d in (decisions[name] for name in names)}
+        if len(settings) > 1:
             conflict: SkipReason = "shared_weight_conflict"
             decisions |= {name: conflict for name in names if isinstance(decisions[name], Choice)}
     return decisions
 
 
 def _misfit(layer: Layer, settings: WeightSettings) -> SkipReason | None:
-    """Why these settings can't be laid over this layer's weight; None when they can."""
+    """Return why this layer's weight can't be quantized with these settings; None when it can."""
     shape = layer.weight.shape
     if settings.granularity == "per_group":
         if len(shape) != 2:

@@ -1,8 +1,8 @@
-"""A weight and its code: float values become numbers of a dtype, are stored under names, and come back.
+"""A weight and its quantized values: float values are quantized, stored under names, and read back.
 
-integers, float8   numbers on a grid; scale beside them, zero_point too where the scheme is asymmetric
-int4               the same, two numbers a byte
-float16, bfloat16  a cast; no grid
+integers, float8   quantized values; scale beside them, zero_point too where the scheme is asymmetric
+int4               the same, two values a byte
+float16, bfloat16  a cast; no qparams
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from zeropoint.schema.recipe import CASTS, WeightSettings
 def quantize_weight(
     weight: Tensor, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, QParams | None]:
-    """Float [out, ...] -> numbers of the same shape and their grid (None for a cast).
+    """Return the quantized values of a float weight [out, ...] in its shape, and their qparams (None for a cast).
 
-    `axis`: where per_channel scales lie: [64, 3, 3, 3] with axis 0 -> scale [64]. Groups divide axis 1 of [out, in].
-    `scale_dtype`: what scales will be stored in.
+    `axis`: the dimension of per_channel scales: [64, 3, 3, 3] with axis 0 has scale [64]. Groups divide axis 1 of
+    [out, in]. `scale_dtype`: what scales will be stored in.
     """
     qparams = None
     if settings.dtype not in CASTS:
@@ -36,14 +36,14 @@ def quantize_weight(
 
 
 def quantize_weight_with(qparams: QParams | None, weight: Tensor, settings: WeightSettings) -> Tensor:
-    """Float [out, ...] -> numbers on a grid that is known; None for a cast."""
+    """Return the quantized values of a float weight [out, ...] with qparams that are known; None for a cast."""
     return weight.to(getattr(torch, settings.dtype)) if qparams is None else quantize(weight, qparams)
 
 
 def weight_ranges(
     weight: Tensor, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32
 ) -> Range:
-    """The range [n] of the values that share a scale, n = 1, C or out · groups, as the observer chooses it."""
+    """Return the range [n] of the values that share a scale, n = 1, C or out · groups, as the observer chooses it."""
     rows = _rows(weight, settings, axis)
     return observer_for(settings.observer).of_rows(rows, _spec(settings, scale_dtype))
 
@@ -51,20 +51,23 @@ def weight_ranges(
 def choose_weight_qparams(
     ranges: Range, out: int, settings: WeightSettings, axis: int, scale_dtype: torch.dtype = torch.float32
 ) -> QParams:
-    """The grid over `weight_ranges` a weight [out, ...]."""
+    """Choose the qparams of a weight [out, ...] whose `weight_ranges` are these."""
     spec, (low, high) = _spec(settings, scale_dtype), ranges
     if settings.granularity == "per_tensor":
         return spec.choose_qparams(low[0], high[0])
     if settings.granularity == "per_channel":
         return spec.choose_qparams(low, high, axis)
-    laid, shape = spec.choose_qparams(low, high), (out, -1)
-    return QParams(
-        laid.quant_type, laid.scale.reshape(shape), laid.zero_point.reshape(shape), group_size=settings.group_size
+    flat, shape = spec.choose_qparams(low, high), (out, -1)
+    return replace(
+        flat,
+        scale=flat.scale.reshape(shape),
+        zero_point=flat.zero_point.reshape(shape),
+        group_size=settings.group_size,
     )
 
 
 def has_qparams_per_row(settings: WeightSettings, axis: int) -> bool:
-    """Whether no scale serves two rows of a weight [out, ...], so that it can be quantized row by row."""
+    """Return whether no two rows of a weight [out, ...] share a scale, so that it can be quantized row by row."""
     return settings.granularity == "per_group" or (settings.granularity == "per_channel" and axis == 0)
 
 
@@ -100,14 +103,14 @@ def concatenate_rows(parts: Sequence[QParams]) -> QParams:
     return replace(parts[0], scale=scale, zero_point=zero_point)
 
 
-def dequantize_weight(numbers: Tensor, qparams: QParams | None) -> Tensor:
-    """Numbers -> float32, what the quantized layer computes with."""
-    return numbers.to(torch.float32) if qparams is None else dequantize(numbers, qparams)
+def dequantize_weight(quantized: Tensor, qparams: QParams | None) -> Tensor:
+    """Return quantized values as float32, as the quantized layer computes with them."""
+    return quantized.to(torch.float32) if qparams is None else dequantize(quantized, qparams)
 
 
-def to_tensors(name: str, settings: WeightSettings, numbers: Tensor, qparams: QParams | None) -> dict[str, Tensor]:
-    """What is stored: `name`, `name_scale`, and `name_zero_point` where the scheme has one."""
-    stored = {name: pack_int4(numbers) if settings.dtype == "int4" else numbers}
+def to_tensors(name: str, settings: WeightSettings, quantized: Tensor, qparams: QParams | None) -> dict[str, Tensor]:
+    """Return what is stored: `name`, `name_scale`, and `name_zero_point` where the scheme has one."""
+    stored = {name: pack_int4(quantized) if settings.dtype == "int4" else quantized}
     if qparams is not None:
         stored[f"{name}_scale"] = qparams.scale
         if settings.scheme == "asymmetric":
@@ -118,17 +121,17 @@ def to_tensors(name: str, settings: WeightSettings, numbers: Tensor, qparams: QP
 def from_tensors(
     name: str, settings: WeightSettings, axis: int | None, tensors: Mapping[str, Tensor]
 ) -> tuple[Tensor, QParams | None]:
-    """The inverse of `to_tensors`. Raises KeyError with the name of a tensor that is missing."""
+    """Return the values and qparams that `to_tensors` stored. Raises KeyError with a name that is missing."""
     stored = tensors[name]
-    numbers = unpack_int4(stored) if settings.dtype == "int4" else stored
+    quantized = unpack_int4(stored) if settings.dtype == "int4" else stored
     if settings.dtype in CASTS:
-        return numbers, None
-    grid, scale = quant_type_for(settings.dtype, settings.scheme), tensors[f"{name}_scale"]
+        return quantized, None
+    quant_type, scale = quant_type_for(settings.dtype, settings.scheme), tensors[f"{name}_scale"]
     if settings.scheme == "asymmetric":
         zero_point = tensors[f"{name}_zero_point"].to(torch.int64)
     else:
-        zero_point = torch.full_like(scale, grid.middle, dtype=torch.int64)
-    return numbers, QParams(grid, scale, zero_point, axis, settings.group_size)
+        zero_point = torch.full_like(scale, quant_type.middle, dtype=torch.int64)
+    return quantized, QParams(quant_type, scale, zero_point, axis, settings.group_size)
 
 
 def _spec(settings: WeightSettings, scale_dtype: torch.dtype) -> QuantizationSpec:
@@ -136,7 +139,7 @@ def _spec(settings: WeightSettings, scale_dtype: torch.dtype) -> QuantizationSpe
 
 
 def _rows(weight: Tensor, settings: WeightSettings, axis: int) -> Tensor:
-    """The values that share a scale, a row for each: [1, n], [C, n] or [out · groups, group_size]."""
+    """Return the values with a row for each scale: [1, n], [C, n] or [out · groups, group_size]."""
     if settings.granularity == "per_tensor":
         return weight.reshape(1, -1)
     if settings.granularity == "per_group":

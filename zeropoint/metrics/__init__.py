@@ -1,1 +1,1 @@
-"""How near two results are: SQNR, cosine, and the metrics of a task."""
+"""How close two results are: SQNR, cosine, and the metrics of a task."""

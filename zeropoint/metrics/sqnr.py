@@ -1,4 +1,4 @@
-"""How near two results are, as running sums over any count of tensors and batches.
+"""How close two results are, as running sums over any number of tensors and batches.
 
 SQNR = 10·log10(Σ float² / Σ (float − quantized)²) dB        cosine = Σ float·quantized / √(Σ float² · Σ quantized²)
 """
@@ -15,7 +15,7 @@ BLOCK = 2**20
 
 @dataclass
 class Noise:
-    """Running energies of signal and noise, in float64. One number for any count of tensors and batches."""
+    """Running energies of signal and noise, in float64. They sum over any number of tensors and batches."""
 
     signal: float = 0.0
     noise: float = 0.0
@@ -27,18 +27,18 @@ class Noise:
             self.noise += float((exact - other).square().sum())
 
     def join(self, other: "Noise") -> None:
-        """Add what another one counted."""
+        """Add the sums of another one."""
         self.signal += other.signal
         self.noise += other.noise
 
     @property
     def exact(self) -> bool:
-        """Whether the two never differed."""
+        """Whether no value differed."""
         return self.noise == 0.0
 
     @property
     def db(self) -> float | None:
-        """SQNR in dB; None when exact; −inf dB (all noise, no signal) and NaN are reported as they are."""
+        """The SQNR in dB; None when exact; −inf (all noise, no signal) and NaN are reported as they are."""
         if self.exact:
             return None
         if not math.isfinite(self.signal) or not math.isfinite(self.noise):
@@ -47,7 +47,7 @@ class Noise:
 
 
 def finite(value: float | None) -> float | None:
-    """The value where JSON has a word for it: NaN and infinity become None."""
+    """Return a value that JSON can hold: NaN and infinity become None."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -56,20 +56,20 @@ class Cosine:
     """Running sums of a cosine similarity, in float64: 1 means the same direction, whatever the length."""
 
     product: float = 0.0
-    left: float = 0.0
-    right: float = 0.0
+    reference_square: float = 0.0
+    approximation_square: float = 0.0
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
         """Add two tensors of one shape."""
         for exact, other in _in_blocks(reference, approximation):
             self.product += float(exact @ other)
-            self.left += float(exact @ exact)
-            self.right += float(other @ other)
+            self.reference_square += float(exact @ exact)
+            self.approximation_square += float(other @ other)
 
     @property
     def value(self) -> float | None:
-        """Between −1 and 1; None when a side is all zeros (it has no direction), empty or not finite."""
-        lengths = math.sqrt(self.left) * math.sqrt(self.right)
+        """The cosine, −1 to 1; None when a side is all zeros (it has no direction), empty or not finite."""
+        lengths = math.sqrt(self.reference_square) * math.sqrt(self.approximation_square)
         if not math.isfinite(lengths) or lengths == 0:
             return None
         return max(-1.0, min(1.0, self.product / lengths))
@@ -77,19 +77,19 @@ class Cosine:
 
 @dataclass
 class Share:
-    """How many of all values seen had a property."""
+    """The share of values that have a property."""
 
     count: int = 0
     total: int = 0
 
     @property
     def value(self) -> float | None:
-        """Between 0 and 1; None before the first value."""
+        """The share, 0 to 1; None before the first value."""
         return self.count / self.total if self.total else None
 
 
 def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape as float64 vectors, BLOCK elements at a time: logits of a vocabulary are large."""
+    """Yield tensors of one shape as float64 vectors, BLOCK elements at a time: logits of a vocabulary are large."""
     flat = [tensor.detach().flatten() for tensor in tensors]
     for start in range(0, flat[0].numel(), BLOCK):
         yield tuple(vector[start : start + BLOCK].to(torch.float64) for vector in flat)

@@ -1,10 +1,10 @@
-"""Metrics: what users count instead of noise, of the float model and of the quantized one on the same samples.
+"""Task metrics: the quality of the float and the quantized model's outputs on the same samples.
 
     top1, top5   share of samples whose label is among the one or five classes with the largest scores
     agreement    share of positions at which both models have the largest score in the same place
     cosine       mean over samples of cos(output, reference), each flattened
 
-All look at the first floating output, with classes along its last dimension; 1 is the best.
+All use the first floating output, with classes along its last dimension; 1 is the best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,20 +29,20 @@ TOP: Mapping[MetricName, int] = {"top1": 1, "top5": 5}
 
 @dataclass
 class Metric:
-    """Running sums of what the float model gets and what the quantized one does, over `count` samples or positions."""
+    """Running sums of the float and the quantized model's scores over `count` samples or positions."""
 
     float_total: float = 0.0
     total: float = 0.0
     count: int = 0
 
-    def add(self, expected: Tensor, found: Tensor) -> None:
-        """Add what each sample or position gets, [N]."""
-        self.float_total += float(expected.double().sum())
-        self.total += float(found.double().sum())
-        self.count += expected.numel()
+    def add(self, reference: Tensor, quantized: Tensor) -> None:
+        """Add the scores of both models, [N], one per sample or position."""
+        self.float_total += float(reference.double().sum())
+        self.total += float(quantized.double().sum())
+        self.count += reference.numel()
 
     def report(self, name: MetricName) -> MetricReport:
-        """The means. Outputs that are not finite have none."""
+        """Return the means; None where outputs are not finite."""
         expected, value = (finite(total / max(self.count, 1)) for total in (self.float_total, self.total))
         drop = None if expected is None or value is None else expected - value
         return MetricReport(name=name, float_value=expected, value=value, drop=drop)
@@ -52,37 +52,37 @@ class Metric:
 class Metrics:
     """Every metric that the samples allow; fed batch by batch with the first outputs of both models."""
 
-    found: dict[MetricName, Metric] = field(default_factory=dict)
+    by_name: dict[MetricName, Metric] = field(default_factory=dict)
 
-    def add(self, expected: Tensor, found: Tensor, truth: Truth) -> None:
-        """Add a batch: two tensors of one shape. Raises InvalidSamples when labels or references don't fit them."""
-        if _classes(expected) >= FEWEST_CLASSES:
-            same = expected.argmax(-1) == found.argmax(-1)
+    def add(self, reference: Tensor, quantized: Tensor, truth: Truth) -> None:
+        """Add the outputs of both models, of one shape. Raises InvalidSamples when labels or references don't fit."""
+        if _classes(reference) >= FEWEST_CLASSES:
+            same = reference.argmax(-1) == quantized.argmax(-1)
             self._metric("agreement").add(torch.ones_like(same), same)
         if truth.labels is not None:
-            labels = _labels(expected, truth.labels)
+            labels = _labels(reference, truth.labels)
             for name, count in TOP.items():
-                self._metric(name).add(*(_hits(output, labels, count) for output in (expected, found)))
+                self._metric(name).add(*(_hits(output, labels, count) for output in (reference, quantized)))
         if truth.references is not None:
-            references = _references(expected, truth.references)
-            self._metric("cosine").add(*(_cosines(output, references) for output in (expected, found)))
+            references = _references(reference, truth.references)
+            self._metric("cosine").add(*(_cosines(output, references) for output in (reference, quantized)))
 
     def reports(self) -> list[MetricReport]:
-        """What they come to."""
-        return [metric.report(name) for name, metric in self.found.items()]
+        """Return the report of each metric."""
+        return [metric.report(name) for name, metric in self.by_name.items()]
 
     def _metric(self, name: MetricName) -> Metric:
-        return self.found.setdefault(name, Metric())
+        return self.by_name.setdefault(name, Metric())
 
 
 def first_floating(outputs: Sequence[object]) -> Tensor | None:
-    """The output that metrics look at."""
+    """Return the output that metrics use, the first of a float dtype; None when there is none."""
     floating = (value for value in outputs if isinstance(value, Tensor) and value.is_floating_point())
     return next(floating, None)
 
 
 def require_truth_fits(source: Source, samples: Dataset) -> None:
-    """Run one batch in float, so that labels and references that don't fit are refused before the work.
+    """Run one batch in float, so that labels and references that don't fit are refused before the work begins.
 
     Raises InvalidSamples.
     """
@@ -103,13 +103,13 @@ def _classes(output: Tensor) -> int:
 
 
 def _labels(output: Tensor, labels: Tensor) -> Tensor:
-    """[N, k]: the right classes of each sample."""
+    """Return the right classes of each sample, [N, k]."""
     classes = _classes(output)
     if classes < FEWEST_CLASSES:
         raise _does_not_fit(LABELS, f"the first output {list(output.shape)} has no classes along its last dimension")
     if output.numel() != len(labels) * classes:
-        given = f"the first output {list(output.shape)} has not one row of classes for each of {len(labels)} samples"
-        raise _does_not_fit(LABELS, given)
+        reason = f"the first output {list(output.shape)} has not one row of classes for each of {len(labels)} samples"
+        raise _does_not_fit(LABELS, reason)
     if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
         worst = int(labels.max()) if int(labels.max()) >= classes else int(labels.min())
         raise _does_not_fit(LABELS, f"it holds {worst}, and the first output has classes 0 to {classes - 1}")
@@ -117,7 +117,7 @@ def _labels(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def _references(output: Tensor, references: Tensor) -> Tensor:
-    """[N, values] in float64."""
+    """Return the references as float64 [N, values]."""
     if output.shape not in (references.shape, references.shape[1:]):
         shapes = f"it is {list(references.shape)} where the first output is {list(output.shape)}"
         raise _does_not_fit(REFERENCES, shapes)
@@ -125,14 +125,14 @@ def _references(output: Tensor, references: Tensor) -> Tensor:
 
 
 def _hits(output: Tensor, labels: Tensor, count: int) -> Tensor:
-    """bool [N]: whether one of the right classes [N, k] is among the `count` largest scores."""
+    """Return whether one of the right classes [N, k] is among the `count` largest scores, bool [N]."""
     scores = output.reshape(len(labels), -1)
     best = scores.topk(min(count, scores.shape[-1])).indices
     return (best[:, :, None] == labels[:, None, :]).flatten(1).any(1)
 
 
 def _cosines(output: Tensor, references: Tensor) -> Tensor:
-    """[N]; 0 where a side is all zeros."""
+    """Return the cosine of each sample, [N]; 0 where a side is all zeros."""
     return cosine_similarity(output.double().reshape(len(references), -1), references, dim=1)
 
 

@@ -1,4 +1,4 @@
-"""What every source becomes: a module whose quantizable layers are real `nn` leaves under their own names."""
+"""A layer of a source: the `nn` module that runs, where its weight lies, and why it can't be quantized if so."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,25 +49,25 @@ class Layer:
     weight_name: str | None = None
     """The weight's name in the state dict, `encoder.0.weight`."""
     bias_name: str | None = None
-    """The bias's, where it has one."""
+    """The bias's name, where it has one."""
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""
     fused_output: nn.Module | None = None
-    """What the values of a convolution pass through as they leave it (see `fused_outputs`); programs alone have it."""
+    """The module that a convolution's output goes through first (see `fused_outputs`); programs alone have it."""
     stored: StoredTensor | None = None
     """Where the weight lies, if it lies in a file: it can be read block by block."""
     file: MappedFile | None = None
-    """That file, mapped: its pages can be given back."""
+    """That file, mapped: its pages can be released."""
 
     @property
     def output_axis(self) -> int:
-        """Which dimension of the weight counts outputs: transposed convolutions have [in, out / groups, ...]."""
+        """The dimension of the weight that counts outputs: transposed convolutions have [in, out / groups, ...]."""
         return 1 if self.kind in TRANSPOSED else 0
 
     @property
     def channel_axis(self) -> int | None:
-        """Which dimension of the input counts its channels, from the end; None where it holds indices."""
+        """The dimension of the input that counts its channels, from the end; None where the input holds indices."""
         return CHANNEL_AXES.get(self.kind) if self.kind is not None else None
 
     @property
@@ -83,6 +83,6 @@ class Layer:
 
 
 def distinct_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors, a storage that several of them share counted once."""
+    """Return the bytes of tensors; a storage that several of them share counts once."""
     sizes = {t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}
     return sum(sizes.values())

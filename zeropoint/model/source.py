@@ -27,10 +27,10 @@ class Source:
     fixed: bool = False
     """Whether layers keep their form in what is written: nothing gets a bias, factor or further tensor it has not."""
     libraries: tuple[str, ...] = ()
-    """Optional packages that had a part in it: their versions are kept with the result."""
+    """Optional packages that made it: their versions are kept with the result."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        """One forward pass of one batch, its tensors in the order of the model's inputs."""
+        """Run one forward pass of one batch, its tensors in the order of the model's inputs."""
         return list(self.module(*(tensor.to(self.device) for tensor in batch)))
 
     def reset(self) -> None:
@@ -38,7 +38,7 @@ class Source:
         self.put(self.changing)
 
     def put(self, buffers: Mapping[str, Tensor]) -> None:
-        """Give the buffers of `changing` these values."""
+        """Set the buffers of `changing` to these values."""
         for name, value in buffers.items():
             self.module.get_buffer(name).copy_(value)
 
@@ -60,8 +60,8 @@ class ProgramSource(Source):
 
 
 def floating_outputs(source: Source, batch: Sequence[Tensor]) -> list[Tensor]:
-    """The floating outputs of one pass from the uploaded state, on the CPU."""
+    """Return the floating outputs of one pass from the uploaded state, on the CPU."""
     source.reset()
     with torch.no_grad():
-        found = source.run(batch)
-    return [value.cpu() for value in found if isinstance(value, Tensor) and value.is_floating_point()]
+        outputs = source.run(batch)
+    return [value.cpu() for value in outputs if isinstance(value, Tensor) and value.is_floating_point()]

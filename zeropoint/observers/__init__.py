@@ -8,7 +8,7 @@ from zeropoint.schema.recipe import MinMaxObserver, MseObserver, ObserverSetting
 
 
 def observer_for(settings: ObserverSettings) -> Observer:
-    """The observer that a recipe asks for."""
+    """Return the observer that a recipe asks for."""
     match settings:
         case MinMaxObserver():
             return MinMax()

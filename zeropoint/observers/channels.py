@@ -1,4 +1,4 @@
-"""What single channels of a layer's input were like: the spread that smoothing levels and outlier splits cut off."""
+"""Statistics of each channel of a layer's input: smoothing and outlier splits act on how they differ."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Over `positions` values of each of C channels: float32 [C] each, on the CPU."""
+    """Statistics over `positions` values of each of C channels: float32 [C] each, on the CPU."""
 
     positions: int
     minimum: Tensor
@@ -18,24 +18,24 @@ class ChannelStatistics:
 
     @property
     def abs_max(self) -> Tensor:
-        """max|x| of each channel [C]."""
+        """The largest |x| of each channel [C]."""
         return torch.maximum(self.minimum.abs(), self.maximum.abs())
 
     @property
     def stacked(self) -> Tensor:
-        """All of it as one tensor [3, C], to keep."""
+        """Minimum, maximum and magnitude as one tensor [3, C], to be stored."""
         return torch.stack([self.minimum, self.maximum, self.magnitude])
 
     @classmethod
     def restored(cls, positions: int, stacked: Tensor) -> "ChannelStatistics":
-        """What was `stacked`. Raises ValueError when it is not [3, C]."""
+        """Return the statistics that were `stacked`. Raises ValueError when it is not [3, C]."""
         if stacked.dim() != 2 or len(stacked) != 3 or positions < 1:
             raise ValueError("no statistics of channels")
         return cls(positions, *stacked.unbind())
 
 
 def channel_statistics(values: Tensor, axis: int) -> ChannelStatistics:
-    """Of float `values` [..., C, ...] with the channels at `axis`, counted from the end."""
+    """Return the statistics of float `values` [..., C, ...] with the channels at `axis`, counted from the end."""
     if axis == -1:
         rows = values.reshape(-1, values.shape[-1])
         low, high = torch.aminmax(rows, dim=0)
@@ -48,8 +48,8 @@ def channel_statistics(values: Tensor, axis: int) -> ChannelStatistics:
     return ChannelStatistics(positions, low.float().cpu(), high.float().cpu(), magnitude.cpu())
 
 
-def combined(first: ChannelStatistics, second: ChannelStatistics) -> ChannelStatistics:
-    """Of both sets of values."""
+def merge_channels(first: ChannelStatistics, second: ChannelStatistics) -> ChannelStatistics:
+    """Merge the statistics of two sets of values."""
     positions = first.positions + second.positions
     share = second.positions / positions
     return ChannelStatistics(

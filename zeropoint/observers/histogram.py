@@ -15,14 +15,14 @@ from torch import Tensor
 BINS = 4096
 HALF = BINS // 2
 SMALLEST_EXPONENT = -100
-"""Narrower values are noise to a float32 grid; they share the two bins beside zero."""
+"""Narrower values are noise in float32; they share the two bins beside zero."""
 CHUNK = 2**20
 """Values counted at once: small enough for the processor's cache, large enough to hide the calls."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts` int64 [BINS]; `zeros` of them, in bin HALF, are exactly 0 (padding, ReLU), which every grid holds."""
+    """`counts` int64 [BINS]; `zeros` of them, in bin HALF, are exactly 0 (padding, ReLU), which is always exact."""
 
     exponent: int
     counts: Tensor
@@ -36,7 +36,7 @@ class Histogram:
 
 
 def count(values: Tensor, largest: float) -> Histogram:
-    """The histogram of finite float `values` of any shape, `largest` being their greatest magnitude."""
+    """Return the histogram of finite float `values` of any shape, `largest` being their greatest magnitude."""
     exponent = max(math.frexp(largest)[1], SMALLEST_EXPONENT) if largest else SMALLEST_EXPONENT
     scale = math.ldexp(1.0, 11 - exponent)
     counts = torch.zeros(BINS, dtype=torch.int64, device=values.device)
@@ -47,7 +47,7 @@ def count(values: Tensor, largest: float) -> Histogram:
 
 
 def widen(histogram: Histogram, exponent: int) -> Histogram:
-    """The same values over [−2^exponent, 2^exponent). Raises ValueError when that is narrower."""
+    """Return the same counts over [−2^exponent, 2^exponent). Raises ValueError when that is narrower."""
     if exponent < histogram.exponent:
         raise ValueError("a histogram can't become narrower")
     if exponent == histogram.exponent:
@@ -59,7 +59,7 @@ def widen(histogram: Histogram, exponent: int) -> Histogram:
 
 
 def merge(first: Histogram, second: Histogram) -> Histogram:
-    """The histogram of both sets of values."""
+    """Merge the histograms of two sets of values."""
     exponent = max(first.exponent, second.exponent)
     first, second = widen(first, exponent), widen(second, exponent)
     return Histogram(exponent, first.counts + second.counts, first.zeros + second.zeros)

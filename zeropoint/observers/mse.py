@@ -1,13 +1,13 @@
-"""MSE: the range whose grid loses least, Σ (x − x̂)², clipping weighed against rounding.
+"""MSE: the range with the smallest error Σ (x − x̂)², clipping weighed against rounding.
 
 Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), section 3.1. Values [C, n] are quantized as
-they are. In a histogram, values are taken to be spread evenly over their bin [a, b]; with a grid of step s from l to h
+they are. In a histogram, values are taken to be spread evenly over their bin [a, b]; with steps of s from l to h
 the error of the bin is count · (G(b) − G(a)) / (b − a), where
 
     G(x) = s³ · F(c / s) + (x − c)³ / 3,  c = clamp(x, l, h)        F(y) = n / 12 + (y − n)³ / 3,  n = round(y)
 
-is the antiderivative of (x − x̂)²: on the grid the error is the distance to the nearest step, beyond its ends the
-distance to them. Exact zeros are left out of the count: every grid holds zero.
+is the antiderivative of (x − x̂)²: from l to h the error is the distance to the nearest step, beyond them the
+distance to the end. Exact zeros are left out of the count: they are always exact.
 
 The range is searched as shares 2^−k of the extremes, one k for symmetric grids, one for each side of asymmetric ones:
 k from 0 to 5 by ones, then around the best down to steps of 1/32. Min-max is the first candidate.
@@ -47,8 +47,8 @@ class Mse:
         values = rows.to(torch.float32)
 
         def error(low: Tensor, high: Tensor) -> Tensor:
-            grid = spec.choose_qparams(low, high, 0)
-            return (values - dequantize(quantize(values, grid), grid)).square().sum(1)
+            qparams = spec.choose_qparams(low, high, 0)
+            return (values - dequantize(quantize(values, qparams), qparams)).square().sum(1)
 
         return search(error, *torch.aminmax(values, dim=1), spec)
 
@@ -56,31 +56,34 @@ class Mse:
 def search(
     error: Callable[[Tensor, Tensor], Tensor], minimum: Tensor, maximum: Tensor, spec: QuantizationSpec
 ) -> Range:
-    """The best range for each of [C] rows, given the `error` [C] of a range."""
+    """Return the best range for each of [C] rows, given the `error` [C] of a range."""
     shares = torch.zeros(2, len(minimum), device=minimum.device)
     least = error(minimum, maximum)
     for step, offsets in _stages(one_side=spec.scheme == "symmetric" or not bool((minimum < 0).any())):
         centre = shares
         for offset in offsets:
             trial = (centre + step * torch.tensor(offset, device=centre.device)[:, None]).clamp(max=0)
-            found = error(minimum * trial[0].exp2(), maximum * trial[1].exp2())
-            better = found < least
-            least, shares = torch.where(better, found, least), torch.where(better, trial, shares)
+            candidate = error(minimum * trial[0].exp2(), maximum * trial[1].exp2())
+            better = candidate < least
+            least, shares = torch.where(better, candidate, least), torch.where(better, trial, shares)
     return minimum * shares[0].exp2(), maximum * shares[1].exp2()
 
 
 def _stages(*, one_side: bool) -> list[tuple[float, list[tuple[int, int]]]]:
-    """Steps, and the moves (minimum, maximum) to try with each."""
+    """Return the steps, and the offsets (minimum, maximum) to try with each."""
 
-    def moves(steps: range) -> list[tuple[int, int]]:
+    def offsets(steps: range) -> list[tuple[int, int]]:
         pairs = zip(steps, steps, strict=True) if one_side else product(steps, steps)
         return [pair for pair in pairs if pair != (0, 0)]
 
-    return [(COARSE_STEP, moves(range(0, -COARSE_STEPS, -1))), *((step, moves(range(-1, 2))) for step in FINE_STEPS)]
+    return [
+        (COARSE_STEP, offsets(range(0, -COARSE_STEPS, -1))),
+        *((step, offsets(range(-1, 2))) for step in FINE_STEPS),
+    ]
 
 
 def histogram_error(histogram: Histogram, spec: QuantizationSpec) -> Callable[[Tensor, Tensor], Tensor]:
-    """The error [1] of a range ([1], [1]) on the values of a histogram."""
+    """Return the function from a range ([1], [1]) to its error [1] on the values of a histogram."""
     counts = histogram.counts.to(torch.float64)
     counts[HALF] -= histogram.zeros
     used = counts.nonzero().flatten()
@@ -89,9 +92,9 @@ def histogram_error(histogram: Histogram, spec: QuantizationSpec) -> Callable[[T
     density = counts[first:last] / (edges[1] - edges[0] if last else 1)
 
     def error(low: Tensor, high: Tensor) -> Tensor:
-        grid = spec.choose_qparams(low[0], high[0])
-        step, zero = float(grid.scale), int(grid.zero_point)
-        bottom, top = (grid.quant_type.quant_min - zero) * step, (grid.quant_type.quant_max - zero) * step
+        qparams = spec.choose_qparams(low[0], high[0])
+        step, zero = float(qparams.scale), int(qparams.zero_point)
+        bottom, top = (qparams.quant_type.quant_min - zero) * step, (qparams.quant_type.quant_max - zero) * step
         inside = edges.clamp(bottom, top)
         nearest = torch.round(inside / step)
         rounding = step**3 * (nearest / 12 + (inside / step - nearest) ** 3 / 3)

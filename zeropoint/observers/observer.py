@@ -1,4 +1,4 @@
-"""What an observer is: a choice of range, from statistics of what was seen or from the values themselves."""
+"""What an observer does: it chooses a range from collected statistics or from the values themselves."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -15,27 +15,27 @@ Range = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """What the range will become."""
+    """How the values of a range will be quantized."""
 
     quant_type: QuantType
     scheme: Literal["symmetric", "asymmetric"]
     scale_dtype: torch.dtype = torch.float32
-    """What the scale will be stored in; it is rounded to that before anything is laid on the grid."""
+    """What the scale will be stored in; it is rounded to that before any value is quantized."""
 
     def choose_qparams(self, minimum: Tensor, maximum: Tensor, axis: int | None = None) -> QParams:
-        """The grid over a range."""
+        """Choose the qparams for a range, both ends [C] or []."""
         choose = symmetric_qparams if self.scheme == "symmetric" else asymmetric_qparams
         return choose(minimum, maximum, self.quant_type, axis, self.scale_dtype)
 
 
 class Observer(Protocol):
-    """Decides; collecting is `statistics`' work. `qparams` alone makes a grid of the range."""
+    """Chooses ranges. `statistics` collects what it needs, and `QuantizationSpec` makes qparams of the range."""
 
     needs_histogram: ClassVar[bool]
     """Whether `of_statistics` reads `statistics.histogram`."""
 
     def of_statistics(self, statistics: Statistics, spec: QuantizationSpec) -> Range:
-        """The range [] of an activation."""
+        """Return the range [] of an activation."""
 
     def of_rows(self, rows: Tensor, spec: QuantizationSpec) -> Range:
-        """The range [C] of a weight, from its values [C, n]: a row for each channel, or one row for all."""
+        """Return the range [C] of a weight, from its values [C, n]: a row for each channel, or one row for all."""

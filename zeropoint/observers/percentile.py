@@ -38,7 +38,7 @@ class Percentile:
 
 
 def quantile(histogram: Histogram, share: float) -> Tensor:
-    """The value, float64 [], below which `share` of the values lie; right within the width of a bin."""
+    """Return the value, float64 [], below which `share` of the values lie; exact to the width of a bin."""
     below = histogram.counts.cumsum(0)
     rank = share * (int(below[-1]) - 1)
     ranks = torch.tensor([int(rank), min(int(rank) + 1, int(below[-1]) - 1)])
@@ -49,7 +49,7 @@ def quantile(histogram: Histogram, share: float) -> Tensor:
 
 
 def _between(ordered: Tensor, share: float) -> Tensor:
-    """The quantile [C] of sorted rows [C, n]."""
+    """Return the quantile [C] of sorted rows [C, n]."""
     rank = share * (ordered.shape[-1] - 1)
     first = int(rank)
     second = min(first + 1, ordered.shape[-1] - 1)

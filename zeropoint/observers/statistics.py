@@ -1,4 +1,4 @@
-"""Statistics of what a layer is given: collected batch by batch, for every observer at once; no tensor is kept."""
+"""Statistics of a layer's input, collected batch by batch for every observer at once; no tensor is kept."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.observers.channels import ChannelStatistics, channel_statistics, combined
+from zeropoint.observers.channels import ChannelStatistics, channel_statistics, merge_channels
 from zeropoint.observers.histogram import BINS, Histogram, count, merge
 
 LONGEST_HISTORY = 64
@@ -18,7 +18,7 @@ FEWEST_QUARTERS = 4
 
 @dataclass(frozen=True)
 class Statistics:
-    """`count` values lay in [`minimum`, `maximum`]. NaN or infinity, once seen, is in the range.
+    """`count` values lay in [`minimum`, `maximum`]. NaN or infinity, once seen, stays in the range.
 
     `early`: the range after three quarters of the batches; None when there were fewer than four.
     """
@@ -32,12 +32,12 @@ class Statistics:
 
     @property
     def finite(self) -> bool:
-        """Whether every value was a number."""
+        """Whether every value was finite."""
         return math.isfinite(self.minimum) and math.isfinite(self.maximum)
 
     @property
     def late_growth(self) -> float | None:
-        """Share of the range that came with the last quarter of the batches, 0 to 1; None when that is not known."""
+        """The share of the range that the last quarter of the batches added, 0 to 1; None when that is not known."""
         if self.early is None:
             return None
         width = self.maximum - self.minimum
@@ -64,11 +64,11 @@ class Collector:
 
     @property
     def wants(self) -> tuple[bool, int | None]:
-        """What it looks at beside the range."""
+        """What it collects beside the range."""
         return self.wants_histogram, self.channel_axis
 
     def observe(self, values: Tensor) -> None:
-        """Take a batch in. Empty tensors say nothing."""
+        """Add the values of a batch. Empty tensors add nothing."""
         if not values.numel():
             return
         low, high = batch = self._limits(values.detach())
@@ -81,7 +81,7 @@ class Collector:
             self._count_bins(values.detach(), *batch)
 
     def statistics(self) -> Statistics:
-        """What was seen so far. Raises ValueError when that is nothing."""
+        """Return the statistics so far. Raises ValueError when nothing was observed."""
         if self._range is None:
             raise ValueError("nothing was observed")
         early = None
@@ -91,46 +91,46 @@ class Collector:
         return Statistics(self.count, *self._range, early, histogram, self._channels)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
+        """Return everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
 
         `ranges`: float32 [1 + history, 2], the range and its history; `counts`: int64 [4096].
         """
-        numbers: dict[str, Any] = {"histogram": self.wants_histogram, "channel_axis": self.channel_axis}
-        numbers |= {"count": self.count, "calls": self._calls}
+        state: dict[str, Any] = {"histogram": self.wants_histogram, "channel_axis": self.channel_axis}
+        state |= {"count": self.count, "calls": self._calls}
         tensors: dict[str, Tensor] = {}
         if self._range is not None:
             tensors["ranges"] = torch.tensor([self._range, *self._history])
-            numbers["stride"] = self._stride
+            state["stride"] = self._stride
         if self._histogram is not None:
-            numbers |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
+            state |= {"exponent": self._histogram.exponent, "zeros": self._histogram.zeros}
             tensors["counts"] = self._histogram.counts.cpu()
         if self._channels is not None:
-            numbers["positions"] = self._channels.positions
+            state["positions"] = self._channels.positions
             tensors["channels"] = self._channels.stacked
-        return numbers, tensors
+        return state, tensors
 
     @classmethod
-    def restored(cls, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
-        """The collector whose `state` that was. Raises KeyError or ValueError when it is none."""
-        collector = cls(histogram=numbers["histogram"], channel_axis=numbers["channel_axis"])
-        collector.count, collector._calls = numbers["count"], numbers["calls"]
+    def restored(cls, state: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
+        """Return the collector whose `state` this was. Raises KeyError or ValueError when it was none."""
+        collector = cls(histogram=state["histogram"], channel_axis=state["channel_axis"])
+        collector.count, collector._calls = state["count"], state["calls"]
         if collector.count:
             first, *history = [(low, high) for low, high in tensors["ranges"].tolist()]
-            collector._range, collector._history, collector._stride = first, history, numbers["stride"]
+            collector._range, collector._history, collector._stride = first, history, state["stride"]
         if "counts" in tensors:
             if tensors["counts"].shape != (BINS,):
                 raise ValueError("counts of another number of bins")
-            collector._histogram = Histogram(numbers["exponent"], tensors["counts"].to(device), numbers["zeros"])
+            collector._histogram = Histogram(state["exponent"], tensors["counts"].to(device), state["zeros"])
         if "channels" in tensors:
-            collector._channels = ChannelStatistics.restored(numbers["positions"], tensors["channels"])
+            collector._channels = ChannelStatistics.restored(state["positions"], tensors["channels"])
         return collector
 
     def _limits(self, values: Tensor) -> tuple[float, float]:
-        """The range of a batch; of its channels too, where they are watched."""
+        """Return the range of a batch; add that of its channels where they are watched."""
         if self.channel_axis is None:
             return _numbers(torch.aminmax(values))
         batch = channel_statistics(values, self.channel_axis)
-        self._channels = batch if self._channels is None else combined(self._channels, batch)
+        self._channels = batch if self._channels is None else merge_channels(self._channels, batch)
         return _numbers((batch.minimum.min(), batch.maximum.max()))
 
     def _remember(self, low: float, high: float) -> None:
@@ -149,12 +149,12 @@ class Collector:
             self._histogram = batch if self._histogram is None else merge(self._histogram, batch)
 
 
-def _least(left: float, right: float) -> float:
-    """The smaller one; NaN if either is."""
-    return left if math.isnan(left) or left < right else right
+def _least(first: float, second: float) -> float:
+    """Return the smaller one; NaN if either is."""
+    return first if math.isnan(first) or first < second else second
 
 
 def _numbers(limits: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """As float32, which is what grids are made of, and in one transfer from the device."""
+    """Return both ends as float32, which qparams are made of, in one transfer from the device."""
     low, high = torch.stack(limits).to(torch.float32).tolist()
     return low, high

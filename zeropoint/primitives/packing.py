@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def pack_int4(integers: Tensor) -> Tensor:
-    """int8 [out, in] within −8 … 7, `in` even -> uint8 [out, in / 2]."""
+    """Pack int8 [out, in] within −8 … 7, `in` even, into uint8 [out, in / 2]."""
     nibbles = (integers + 8).to(torch.uint8)
     return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
-    """uint8 [out, in / 2] -> int8 [out, in]."""
+    """Unpack uint8 [out, in / 2] into int8 [out, in]."""
     nibbles = torch.stack((packed & 15, packed >> 4), dim=-1)
     return (nibbles.to(torch.int8) - 8).flatten(1)

@@ -1,4 +1,4 @@
-"""The affine grid: a range becomes a scale and a zero point, a float becomes an integer and back.
+"""Affine quantization: a range becomes a scale and a zero point, a float becomes an integer and back.
 
     q = clamp(round(x · (1 / scale)) + zero_point, quant_min, quant_max)        x̂ = (q − zero_point) · scale
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 SMALLEST_SCALE = 2.0**-100
-"""A narrower grid would make 1 / scale overflow in float32 products; such a range holds nothing but noise."""
+"""A smaller one would make 1 / scale overflow in float32 products; such a range holds nothing but noise."""
 
 
 @dataclass(frozen=True)
 class QuantType:
-    """The numbers of a quantized dtype that may be used; `middle` is the zero point of symmetric schemes."""
+    """The values of a dtype that quantization uses; `middle` is the zero point of symmetric schemes."""
 
     dtype: torch.dtype
     quant_min: int
@@ -30,7 +30,7 @@ class QuantType:
 
 
 QINT8 = QuantType(torch.int8, -127, 127)
-"""Narrow range: −128 is left out so that the grid is symmetric and w and −w round alike."""
+"""Narrow range: −128 is left out so that w and −w round alike."""
 QUINT8 = QuantType(torch.uint8, 0, 255)
 FLOAT8 = QuantType(torch.float8_e4m3fn, -448, 448)
 """Not evenly spaced: dividing by the scale only moves the range to where float8 has its 448 at the ends."""
@@ -47,13 +47,13 @@ _QUANT_TYPES = {
 
 
 def quant_type_for(dtype: str, scheme: str) -> QuantType:
-    """The grid of a dtype under a scheme, in the recipe's words. int4 numbers are held in int8 until packed."""
+    """Return the quantized type of a dtype and a scheme of the recipe. int4 values are held in int8 until packed."""
     return _QUANT_TYPES[dtype, scheme]
 
 
 @dataclass(frozen=True)
 class QParams:
-    """A grid laid over the real numbers: `scale` float32 and `zero_point` int64 of one shape.
+    """How floats and quantized values correspond: `scale` float32 and `zero_point` int64 of one shape.
 
     [] for the whole tensor; [C] with `axis`; [out, in / group_size] with `group_size`, for values [out, in].
     """
@@ -71,34 +71,42 @@ class QParams:
 
 
 def symmetric_qparams(
-    minimum: Tensor, maximum: Tensor, grid: QuantType, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+    minimum: Tensor,
+    maximum: Tensor,
+    quant_type: QuantType,
+    axis: int | None = None,
+    scale_dtype: torch.dtype = torch.float32,
 ) -> QParams:
-    """Zero in the middle of the grid: scale = max(|minimum|, |maximum|) / (quant_max − middle), zero_point = middle.
+    """Put zero in the middle: scale = max(|minimum|, |maximum|) / (quant_max − middle), zero_point = middle.
 
     `minimum`, `maximum`: float [C] or []. A range of nothing but zeros gets scale 1, which keeps it exact.
     """
     abs_max = torch.maximum(minimum.abs(), maximum.abs()).to(torch.float32)
-    scale = _rounded_up(_valid_scale(abs_max / (grid.quant_max - grid.middle)), scale_dtype)
-    return QParams(grid, scale, torch.full_like(scale, grid.middle, dtype=torch.int64), axis)
+    scale = _rounded_up(_valid_scale(abs_max / (quant_type.quant_max - quant_type.middle)), scale_dtype)
+    return QParams(quant_type, scale, torch.full_like(scale, quant_type.middle, dtype=torch.int64), axis)
 
 
 def asymmetric_qparams(
-    minimum: Tensor, maximum: Tensor, grid: QuantType, axis: int | None = None, scale_dtype: torch.dtype = torch.float32
+    minimum: Tensor,
+    maximum: Tensor,
+    quant_type: QuantType,
+    axis: int | None = None,
+    scale_dtype: torch.dtype = torch.float32,
 ) -> QParams:
-    """Use the whole grid: scale = (maximum − minimum) / (quant_max − quant_min), zero_point = quant_min − min / scale.
+    """Use the whole range: scale = (maximum − minimum) / (quant_max − quant_min), zero_point = quant_min − min / scale.
 
     `minimum`, `maximum`: float [C] or []. The range is widened to hold zero, so that padding and ReLU stay exact.
     """
     low = minimum.to(torch.float32).clamp(max=0)
     high = maximum.to(torch.float32).clamp(min=0)
-    steps = grid.quant_max - grid.quant_min
+    steps = quant_type.quant_max - quant_type.quant_min
     scale = _rounded_up(_valid_scale(high / steps - low / steps), scale_dtype)
-    zero_point = (grid.quant_min - torch.round(low / scale)).clamp(grid.quant_min, grid.quant_max)
-    return QParams(grid, scale, zero_point.to(torch.int64), axis)
+    zero_point = (quant_type.quant_min - torch.round(low / scale)).clamp(quant_type.quant_min, quant_type.quant_max)
+    return QParams(quant_type, scale, zero_point.to(torch.int64), axis)
 
 
 def quantize(values: Tensor, qparams: QParams) -> Tensor:
-    """Float `values` [..., C, ...] -> numbers of the grid's dtype, same shape."""
+    """Return float `values` [..., C, ...] quantized, in the quantized dtype and the same shape."""
     scale, zero_point = _spread(values, qparams)
     scaled = values.to(torch.float32) * (1.0 / scale)
     if not qparams.quant_type.dtype.is_floating_point:
@@ -106,21 +114,21 @@ def quantize(values: Tensor, qparams: QParams) -> Tensor:
     return scaled.clamp(qparams.quant_type.quant_min, qparams.quant_type.quant_max).to(qparams.quant_type.dtype)
 
 
-def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
-    """Numbers of the grid -> float32 x̂ = (q − zero_point) · scale, same shape."""
-    scale, zero_point = _spread(integers, qparams)
-    return (integers.to(torch.float32) - zero_point) * scale
+def dequantize(quantized: Tensor, qparams: QParams) -> Tensor:
+    """Return x̂ = (q − zero_point) · scale of quantized values q, float32 in the same shape."""
+    scale, zero_point = _spread(quantized, qparams)
+    return (quantized.to(torch.float32) - zero_point) * scale
 
 
-def step_size(numbers: Tensor, qparams: QParams) -> Tensor:
-    """The distance to the next number of the grid at each of `numbers`, in a shape that broadcasts to theirs.
+def step_size(quantized: Tensor, qparams: QParams) -> Tensor:
+    """Return the distance from each quantized value to the next one, in a shape that broadcasts to theirs.
 
     Integers are `scale` apart; float8_e4m3 has three bits of mantissa: 2^(exponent − 3), at least 2^−9, times `scale`.
     """
-    scale, _ = _spread(numbers, qparams)
+    scale, _ = _spread(quantized, qparams)
     if not qparams.quant_type.dtype.is_floating_point:
         return scale
-    exponent = torch.frexp(numbers.to(torch.float32).abs()).exponent - 1  # 0.5 ≤ mantissa < 1 in frexp
+    exponent = torch.frexp(quantized.to(torch.float32).abs()).exponent - 1  # 0.5 ≤ mantissa < 1 in frexp
     return torch.exp2((exponent - 3).clamp(min=-9).to(torch.float32)) * scale
 
 
@@ -138,7 +146,7 @@ def _spread(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
 
 
 def _rounded_up(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The scale as float32, rounded to `dtype` so that it gets no smaller: the range stays within the grid."""
+    """Return the scale as float32, rounded up to a value of `dtype`, so that the range still fits."""
     scale = scale.clamp(min=torch.finfo(dtype).tiny)
     rounded, above = scale.to(dtype), (scale * (1 + torch.finfo(dtype).eps)).to(dtype)
     return torch.where(rounded.to(torch.float32) < scale, above, rounded).to(torch.float32)

@@ -64,7 +64,7 @@ class Evaluator:
 
     def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
         """Infinite where outputs are not finite. Raises InvalidSamples when the samples don't allow the metric."""
-        found = self.measure(layers.values()).metrics.found.get(metric)
+        found = self.measure(layers.values()).metrics.by_name.get(metric)
         if found is None:
             raise InvalidSamples(
                 "dataset_does_not_fit",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zeropoint.observers.channels import ChannelStatistics, channel_statistics, combined
+from zeropoint.observers.channels import ChannelStatistics, channel_statistics, merge_channels
 from zeropoint.observers.statistics import Collector
 
 
@@ -22,7 +22,7 @@ def test_they_are_those_of_each_channel(shape: tuple[int, ...], axis: int) -> No
 def test_batches_add_up() -> None:
     values = torch.randn(9, 4)
     whole, parts = channel_statistics(values, -1), [channel_statistics(values[i : i + 3], -1) for i in (0, 3, 6)]
-    found = combined(combined(*parts[:2]), parts[2])
+    found = merge_channels(merge_channels(*parts[:2]), parts[2])
     assert (found.positions, torch.equal(found.minimum, whole.minimum)) == (9, True)
     assert torch.equal(found.maximum, whole.maximum)
     torch.testing.assert_close(found.magnitude, whole.magnitude)
