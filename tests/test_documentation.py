@@ -44,6 +44,7 @@ NOT_RUN = {
     "README.md": ["sets up an environment and takes minutes; CI runs it by itself"],
     "CONTRIBUTING.md": ["the tests would run themselves"],
     "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
+    "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],
     "docs/tutorials/hugging-face.md": ["needs the Hugging Face hub"],
     "docs/tutorials/run-for-a-team.md": ["needs docker", "needs PostgreSQL and Redis servers"],

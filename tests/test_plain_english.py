@@ -16,7 +16,13 @@ from tests.servers import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODE = ("app", "worker", "sandbox", "zeropoint")
-REWRITTEN: tuple[str, ...] = ()
+REWRITTEN = (
+    *("app/catalog", "app/cli", "app/storage", "app/database.py", "app/errors.py", "app/main.py", "app/settings.py"),
+    *("sandbox/confinement", "sandbox/child.py", "sandbox/probe.py", "sandbox/programs.py"),
+    *("worker/outputs", "worker/failures.py", "worker/heartbeat.py", "worker/main.py", "worker/supervisor.py"),
+    *("zeropoint/data", "zeropoint/graph", "zeropoint/metrics", "zeropoint/model", "zeropoint/validation"),
+    *("zeropoint/__init__.py", "zeropoint/__main__.py", "zeropoint/errors.py"),
+)
 """Packages, or modules, whose docstrings and comments hold the rules."""
 
 BANNED = {
@@ -101,6 +107,7 @@ def _begins_with_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 @pytest.mark.parametrize("package", REWRITTEN)
 def test_code_is_in_plain_english(package: str) -> None:
     found = {str(path.relative_to(ROOT)): list(complaints(path)) for path in _modules(package)}
+    assert found
     assert not {path: words for path, words in found.items() if words}
 
 
