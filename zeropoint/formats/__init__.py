@@ -1,4 +1,4 @@
-"""Formats: one writer per artifact format. To add one, see CONTRIBUTING.md."""
+"""Formats: one writer per artifact format (CONTRIBUTING.md says how to add one)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ TORCH_CHECKPOINT_FILE = "model.pt"
 
 
 class Write(Protocol):
-    """Writes a result at a path. Raises OSError when the disk doesn't take it."""
+    """Write a result at a path. Raises OSError when the disk can't take it."""
 
     def __call__(self, quantized: Quantized, path: Path) -> None: ...
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A format's file in the folder, or "." for a format of several files, and what writes it."""
+    """One format: its file name in the folder ("." for a format of several files), and the function that writes it."""
 
     file: str
     write: Write
     require: Callable[[Source], None] = lambda _: None
-    """Raises Unsupported, before any work, when it can't write this model, or not here."""
+    """Raise Unsupported, before any work, when this model can't be written, or not on this machine."""
 
 
 WRITERS: Mapping[str, Writer] = {
@@ -40,30 +40,30 @@ WRITERS: Mapping[str, Writer] = {
     "huggingface": Writer(".", write_folder),
     "checkpoint": Writer(TORCH_CHECKPOINT_FILE, write_torch_checkpoint),
 }
-"""By the names of `artifacts.FORMATS`; a checkpoint is what the library alone writes, for a module in memory."""
+"""Writers by the names in `schema.formats.FORMATS`; only the library writes "checkpoint", for a module in memory."""
 
 VALIDATED: Mapping[str, tuple[str, ...]] = {"pt2": ("safetensors", "pt2")}
-"""By source: what is written whether it is asked for or not, because validation runs the one and compares the other."""
+"""Formats written for a source even if not requested: validation runs one and compares it with the other."""
 MODULE_FORMATS = ("safetensors", "checkpoint")
 
 
 def require_writers(source: Source, names: Iterable[str]) -> None:
-    """Raises Unsupported when one of these formats can't be written of this model, or not here."""
+    """Raise Unsupported when one of these formats can't be written for this model, or not on this machine."""
     for name in names:
         WRITERS[name].require(source)
 
 
 def write_formats(quantized: Quantized, folder: Path, names: Iterable[str]) -> Iterator[str]:
-    """Write these formats, and give each name as it is done."""
+    """Write these formats, and yield each name once its file is written."""
     for name in names:
         writer = WRITERS[name]
         writer.write(quantized, folder / writer.file)
         yield name
 
 
-def drop_unwanted(folder: Path, written: Iterable[str], wanted: Iterable[str]) -> None:
-    """Remove the files of formats that were written to be validated, and that nobody asked for."""
-    for name in set(written) - set(wanted):
+def drop_unwanted(folder: Path, written: Iterable[str], requested: Iterable[str]) -> None:
+    """Remove files that were written only for validation."""
+    for name in set(written) - set(requested):
         for path in folder.iterdir():
             if any(names.fullmatch(path.name) for names in FORMATS[name].kinds.values()):  # type: ignore[index]
                 path.unlink()

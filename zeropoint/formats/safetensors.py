@@ -1,11 +1,11 @@
-"""`model.safetensors`: integers, scales and zero points under the layer's own names, and a header that explains them.
+"""`model.safetensors`: quantized integers, scales and zero points under the layer's own names, described by the header.
 
     <layer>.weight        int8 [out, ...]      <layer>.weight_scale        float32 [out] or [], symmetric
     <layer>.input_scale   float32 []           <layer>.input_zero_point    int64 []
 
-Everything that stays in float keeps its name, dtype and shape. The header has one JSON object `zeropoint` for the file
-and one `zeropoint.layer.<name>` for each layer (docs/reference/artifacts.md). Two names of one tensor are stored once;
-`tied` says which. Same result in, same bytes out.
+Every tensor that stays in float keeps its name, dtype and shape. The header has one JSON object `zeropoint` for the
+file and one `zeropoint.layer.<name>` per quantized layer (docs/reference/artifacts.md). A tensor with two names is
+stored once; `tied` maps the other name to the stored one. The same result always gives the same bytes.
 """
 
 from collections.abc import Mapping
@@ -24,29 +24,29 @@ LAYER_KEY = "zeropoint.layer."
 
 
 def write_safetensors(quantized: Quantized, path: Path) -> None:
-    """Write the file. Raises OSError when the disk doesn't take it."""
+    """Write the file. Raises OSError when the disk can't take it."""
     kept, tied = _without_aliases(quantized.tensors)
     save_tensors(kept, path, describe(quantized, tied))
 
 
 def describe(quantized: Quantized, tied: Mapping[str, str]) -> dict[str, object]:
-    """The header's JSON objects by key: one for the file, one per quantized layer (docs/reference/artifacts.md)."""
+    """Return the header's JSON objects by key: for the file and each layer (docs/reference/artifacts.md)."""
     layers = {LAYER_KEY + layer.layer.name: _layer_metadata(layer) for layer in quantized.layers}
     return {FILE_KEY: _file_metadata(quantized, tied), **layers}
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by first name, and alias -> first name."""
-    first: dict[tuple[object, ...], str] = {}
+    """Return the tensors by first name, and the aliases: alias -> first name."""
+    first_names: dict[tuple[object, ...], str] = {}
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     for name in sorted(tensors):
         tensor = tensors[name]
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in first:
-            tied[name] = first[place]
+        memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and memory in first_names:
+            tied[name] = first_names[memory]
             continue
-        first[place] = name
+        first_names[memory] = name
         kept[name] = tensor
     return kept, tied
 
@@ -91,21 +91,21 @@ def _layer_metadata(layer: QuantizedLayer) -> dict[str, object]:
 
 
 def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
-    """Where what error compensation made is stored (`zeropoint.layers.corrections` computes it); only what there is."""
-    own = {f"{layer.layer.name}.{part}": part for part in ("pre_quant_scale", "outlier_channels", "outlier_weight")}
-    about: dict[str, object] = {own.get(name, "bias"): name for name in layer.corrections}
-    return about if layer.scaled_by is None else about | {"scaled_by": layer.scaled_by}
+    """Return the names of the stored correction tensors (see `zeropoint.layers.corrections`) that the layer has."""
+    parts = {f"{layer.layer.name}.{part}": part for part in ("pre_quant_scale", "outlier_channels", "outlier_weight")}
+    stored: dict[str, object] = {parts.get(name, "bias"): name for name in layer.corrections}
+    return stored if layer.scaled_by is None else stored | {"scaled_by": layer.scaled_by}
 
 
 def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
-    """Settings, where the parts are stored, and the grid; a cast has neither scale nor grid."""
+    """Return settings, tensor names, axis and integer range of a weight; a cast has no scale and no range."""
     name, qparams = layer.layer.weight_name, layer.qparams
-    about: dict[str, object] = layer.settings.model_dump(mode="json")
-    about |= {"tensor": name, "shape": list(layer.weight.shape)}
+    metadata: dict[str, object] = layer.settings.model_dump(mode="json")
+    metadata |= {"tensor": name, "shape": list(layer.weight.shape)}
     if qparams is None:
-        return about
+        return metadata
     stored_zero_point = layer.settings.scheme == "asymmetric"
-    return about | {
+    return metadata | {
         **({} if layer.rounding == "nearest" else {"rounding": layer.rounding}),
         "axis": qparams.axis,
         "scale": f"{name}_scale",

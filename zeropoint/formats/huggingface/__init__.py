@@ -1,1 +1,1 @@
-"""A Hugging Face folder in the compressed-tensors format."""
+"""Hugging Face folders in the compressed-tensors format."""

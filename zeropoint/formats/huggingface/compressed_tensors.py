@@ -1,4 +1,4 @@
-"""The compressed-tensors format: which tensors stand for a quantized Linear, and the config that explains them.
+"""The compressed-tensors format: the tensors stored for a quantized Linear, and the config that describes them.
 
     int-quantized     weight int8 [out, in], with static int8 activations
     float-quantized   weight float8_e4m3 [out, in], with static float8 activations
@@ -6,8 +6,8 @@
     pack-quantized    weight_packed int32 [out, in · bits / 32] of int8 or int4, weight_shape int64 [2]
 
 Scales keep the layer's own dtype: weight_scale [out, 1], [1] or [out, groups], input_scale [1]. Integers are signed:
-uint8 numbers and zero points are moved down by 128, which is the same grid. Source: the project compressed-tensors 0.19
-to 0.20, and checkpoints that llm-compressor wrote (tests/zeropoint/formats/llmcompressor/).
+uint8 values and zero points are both shifted down by 128, so they represent the same numbers. Source: the project
+compressed-tensors 0.19 to 0.20, and checkpoints that llm-compressor wrote (tests/zeropoint/formats/llmcompressor/).
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,18 +28,18 @@ _OBSERVERS = {"minmax": "minmax", "mse": "mse"}
 
 
 def format_of(weights: WeightSettings, activations: ActivationSettings | None) -> str:
-    """Which of the formats holds such a layer."""
+    """Return the name of the format that holds layers with these settings."""
     if weights.dtype == "float8_e4m3":
         return "naive-quantized" if activations is None else "float-quantized"
     return "pack-quantized" if activations is None else "int-quantized"
 
 
 def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
-    """What is stored in place of the weight of a Linear [out, in], by its name within the layer."""
+    """Return the tensors that replace the weight of a Linear [out, in], by their names within the layer."""
     qparams = layer.qparams
     assert qparams is not None
     packed = format_of(layer.settings, _activations(layer)) == "pack-quantized"
-    parts = {"weight_scale": _laid_out(qparams.scale).to(layer.layer.scale_dtype)}
+    parts = {"weight_scale": _as_columns(qparams.scale).to(layer.layer.scale_dtype)}
     if packed:
         bits = _bits(layer.settings)
         parts["weight_packed"] = pack(_signed(layer.weight), bits)
@@ -47,41 +47,42 @@ def compressed(layer: QuantizedLayer) -> dict[str, Tensor]:
     else:
         parts["weight"] = _signed(layer.weight)
     if layer.settings.scheme == "asymmetric":
-        zero_point = _laid_out(_moved_down(qparams.zero_point, qparams))
+        zero_point = _as_columns(_signed_zero_point(qparams.zero_point, qparams))
         in_rows = packed and qparams.scale.dim() > 0
         parts["weight_zero_point"] = pack(zero_point.T, _bits(layer.settings)).T if in_rows else zero_point
     return {part: tensor.contiguous() for part, tensor in (parts | _input_parts(layer)).items()}
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
-    """int8 [rows, n] of 4 or 8 bits -> int32 [rows, ⌈n · bits / 32⌉], the first in the lowest bits.
+    """Pack int8 [rows, n] of 4 or 8 bits into int32 [rows, ⌈n · bits / 32⌉], the first value in the lowest bits.
 
-    Each number is moved up by 2^(bits − 1), so that it has no sign; what fills a row up is zero after that.
+    Each value is shifted up by 2^(bits − 1) to make it unsigned; after the shift, rows are padded with zeros.
     """
     lowest = -(2 ** (bits - 1))
-    whole = pad(integers, (0, -integers.shape[1] % (32 // bits)), value=lowest)
-    data = pack_int4(whole) if bits == 4 else (whole.to(torch.int16) - lowest).to(torch.uint8)
+    padded = pad(integers, (0, -integers.shape[1] % (32 // bits)), value=lowest)
+    data = pack_int4(padded) if bits == 4 else (padded.to(torch.int16) - lowest).to(torch.uint8)
     return data.flatten().view(torch.int32).reshape(integers.shape[0], -1)
 
 
 def quantization_config(layers: Sequence[QuantizedLayer], linears: Iterable[str]) -> dict[str, Any]:
-    """`quantization_config` of config.json. `linears`: the names of every Linear of the network.
+    """Return `quantization_config` of config.json. `linears`: the names of every Linear of the network.
 
-    Layers of one scheme are its every Linear but those in `ignore`; where there are several, each names its own.
+    If all layers share one scheme, its target is every Linear except those in `ignore`; otherwise each scheme names its
+    layers.
     """
-    groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    schemes: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for layer in layers:
         scheme = _scheme(layer)
-        groups.setdefault(str(scheme), (scheme, []))[1].append(layer.layer.name)
-    formats = sorted({scheme["format"] for scheme, _ in groups.values()})
+        schemes.setdefault(str(scheme), (scheme, []))[1].append(layer.layer.name)
+    formats = sorted({scheme["format"] for scheme, _ in schemes.values()})
     quantized = {layer.layer.name for layer in layers}
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
         "format": formats[0] if len(formats) == 1 else "mixed-precision",
         "config_groups": {
-            f"group_{number}": scheme | {"targets": [TARGET] if len(groups) == 1 else names}
-            for number, (scheme, names) in enumerate(groups.values())
+            f"group_{number}": scheme | {"targets": [TARGET] if len(schemes) == 1 else names}
+            for number, (scheme, names) in enumerate(schemes.values())
         },
         "ignore": [name for name in linears if name not in quantized],
         "global_compression_ratio": None,
@@ -136,19 +137,19 @@ def _input_parts(layer: QuantizedLayer) -> dict[str, Tensor]:
     qparams = layer.activation.qparams
     parts = {"input_scale": qparams.scale.reshape(1).to(layer.layer.scale_dtype)}
     if layer.activation.settings.scheme == "asymmetric":
-        parts["input_zero_point"] = _moved_down(qparams.zero_point, qparams).reshape(1)
+        parts["input_zero_point"] = _signed_zero_point(qparams.zero_point, qparams).reshape(1)
     return parts
 
 
-def _laid_out(values: Tensor) -> Tensor:
-    """[] -> [1], [out] -> [out, 1]; groups stay [out, groups]."""
+def _as_columns(values: Tensor) -> Tensor:
+    """Reshape [] -> [1] and [out] -> [out, 1]; groups stay [out, groups]."""
     return values.reshape(1) if values.dim() == 0 else values.reshape(values.shape[0], -1)
 
 
-def _signed(numbers: Tensor) -> Tensor:
-    """uint8 -> int8, moved down by 128; other numbers as they are."""
-    return (numbers.to(torch.int16) - 128).to(torch.int8) if numbers.dtype == torch.uint8 else numbers
+def _signed(integers: Tensor) -> Tensor:
+    """Shift uint8 down by 128 to int8; return other dtypes unchanged."""
+    return (integers.to(torch.int16) - 128).to(torch.int8) if integers.dtype == torch.uint8 else integers
 
 
-def _moved_down(zero_point: Tensor, qparams: QParams) -> Tensor:
+def _signed_zero_point(zero_point: Tensor, qparams: QParams) -> Tensor:
     return (zero_point - (128 if qparams.quant_type.dtype == torch.uint8 else 0)).to(torch.int8)

@@ -1,7 +1,7 @@
-"""A quantized program as the bytes of an ONNX model. It needs the extra, and `onnx` imports it when that is there.
+"""Convert a quantized program to the bytes of an ONNX model. Needs the extra `onnx`; only `writer` imports it.
 
-torch translates operator by operator; constants are folded but for what begins at a stored weight, which would become
-float again. Whatever tells of the user's files leaves: metadata, comments, the names of classes and functions.
+torch translates operator by operator. Constants are folded, except after a stored weight: folding there would turn it
+back into float. Everything that reveals the user's files is removed: metadata, comments, class and function names.
 """
 
 import logging
@@ -19,32 +19,32 @@ from onnxscript import opset21
 from onnxscript.optimizer import optimize_ir
 from torch.export import ExportedProgram
 
-from zeropoint.formats.onnx.layers import fit_biases, fold_normalizations, halve_bytes
+from zeropoint.formats.onnx.layers import fold_normalizations, prevent_bias_overflow, store_int4_as_uint4
 from zeropoint.formats.program.qdq import ops
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.layers.result import Quantized
 
 OPSET = 21
-"""The first whose DequantizeLinear knows groups and int4."""
+"""The first opset whose DequantizeLinear supports groups and int4."""
 MAX_BYTES = 2**31 - 2**16
-"""What protobuf can hold in one file."""
+"""The most that protobuf can hold in one file."""
 
-_LOUD = ("torch.onnx", "onnxscript", "onnx_ir")
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 class Untranslatable(Exception):
-    """There is no ONNX file of this program. The text is for a user."""
+    """Raised when a program has no ONNX form; the text is for a user."""
 
 
 def onnx_bytes(quantized: Quantized) -> bytes:
-    """The file, as ONNX's own checker takes it. Raises Untranslatable."""
+    """Return the file's bytes, checked by ONNX's own checker. Raises Untranslatable."""
     program = quantized_program(quantized, outputs=True)
     with _quiet():
         model = _translated(program)
-        halve_bytes(model, quantized.layers)
+        store_int4_as_uint4(model, quantized.layers)
         _optimize(model, {str(layer.layer.weight_name) for layer in quantized.layers})
         fold_normalizations(model)
-        fit_biases(model)
+        prevent_bias_overflow(model)
         _name_inputs(model, program)
         Sequential(RemoveUnusedNodesPass(), ClearMetadataAndDocStringPass())(model)
     if sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value) > MAX_BYTES:
@@ -55,7 +55,7 @@ def onnx_bytes(quantized: Quantized) -> bytes:
 
 
 def _translated(program: ExportedProgram) -> ir.Model:
-    """What torch makes of it, operator by operator."""
+    """Translate the program with torch, operator by operator. Raises Untranslatable."""
     try:
         exported = torch.onnx.export(
             program,
@@ -73,7 +73,7 @@ def _translated(program: ExportedProgram) -> ir.Model:
 
 
 def _optimize(model: ir.Model, weights: set[str]) -> None:
-    """Fold constants, but for what begins at one of these."""
+    """Fold constants, except those computed from these weights."""
 
     def may_fold(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
@@ -82,12 +82,12 @@ def _optimize(model: ir.Model, weights: set[str]) -> None:
 
 
 def _name_inputs(model: ir.Model, program: ExportedProgram) -> None:
-    """An input that is an output too keeps its name, and the output gets another."""
-    taken = {value.name: value for value in model.graph.outputs}
-    given = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    for value, name in zip(model.graph.inputs, given, strict=True):
-        if value.name != name and name in taken:
-            taken[name].name = f"{name}_output"
+    """Name the model's inputs like the program's; an output of the same name gets the suffix `_output`."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        if value.name != name and name in outputs:
+            outputs[name].name = f"{name}_output"
         value.name = name
 
 
@@ -101,15 +101,15 @@ def _dequantize_groups(  # noqa: PLR0917 - the operator's own arguments
     group_size: int = 128,
     output_dtype: int = 1,  # noqa: ARG001
 ) -> Any:
-    """numbers [out, in], scales and zero points [out, in / group_size] -> float32 [out, in]."""
+    """Dequantize integers [out, in] with scales and zero points [out, in / group_size] to float32 [out, in]."""
     zero_points = opset21.Cast(zero_points, to=dtype)
     return opset21.DequantizeLinear(input, scales, zero_points, axis=1, block_size=group_size)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Libraries say on the console what concerns nobody: which package they miss, what they could not fold."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
+    """Silence the exporters' log and standard output, which report missing packages and unfolded nodes."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

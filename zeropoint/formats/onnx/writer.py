@@ -1,11 +1,11 @@
-"""`model.onnx`: the quantized program in the form that ONNX runtimes read.
+"""`model.onnx`: the quantized program for ONNX runtimes.
 
     x ── QuantizeLinear ── DequantizeLinear ──┐
     weight int8 ── DequantizeLinear ──────────┴── Gemm / MatMul / Conv ── …
 
-torch translates the program; what belongs to the layers is then laid so that onnxruntime runs it on integers (see
-`onnx_layers`). Inputs and outputs have the names of the program, dynamic dimensions stay. It holds no float weight of a
-quantized layer, no samples, and nothing of the user's source but these names and those of its parameters.
+torch translates the program; `layers` then rewrites the quantized layers so that onnxruntime runs them on integers.
+Inputs and outputs keep the program's names, and dynamic dimensions stay dynamic. The file holds no float weight of a
+quantized layer, no samples, and nothing of the user's source but the names of inputs, outputs and parameters.
 """
 
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ PACKAGES = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 
 def write_onnx(quantized: Quantized, path: Path) -> None:
-    """Write the file. Raises what `require_onnx` raises, and OSError when the disk doesn't take it."""
+    """Write the file. Raises what `require_onnx` raises, and OSError when the disk can't take it."""
     require_onnx(quantized.source)
     from zeropoint.formats.onnx.export import Untranslatable, onnx_bytes  # noqa: PLC0415 - it needs the extra
 
@@ -33,10 +33,10 @@ def write_onnx(quantized: Quantized, path: Path) -> None:
 
 
 def require_onnx(source: Source) -> None:
-    """Ask before any work whether a model can become an ONNX file here.
+    """Check, before any work, that a model can be written as an ONNX file on this machine.
 
-    Raises Unsupported when it can't, or the packages that write it are not installed; TypeError when the source is no
-    exported program.
+    Raises Unsupported when it can't, or when the packages that write it are not installed; TypeError when the source is
+    not an exported program.
     """
     if not isinstance(source, ProgramSource):
         raise TypeError("only an exported program can be written as ONNX")
@@ -52,16 +52,16 @@ def require_onnx(source: Source) -> None:
 
 
 def _obstacle(source: ProgramSource) -> str | None:
-    """What ONNX, or the runtime that reads it, does not know of a model."""
+    """Return what ONNX or onnxruntime does not support in this model; None if nothing."""
     if source.changing:
         return f"The model changes its buffer {min(source.changing)!r} as it runs, and an ONNX model keeps no state."
     for spec in source.program.graph_signature.output_specs:
         returns_tensor = isinstance(spec.arg, TensorArgument) or getattr(spec.arg, "value", spec.arg) is None
         if spec.kind is OutputKind.USER_OUTPUT and not returns_tensor:
-            return "The model returns numbers beside its tensors."
-    halves = [name for name, tensor in source.tensors.items() if tensor.dtype == torch.bfloat16]
-    if halves:
-        return f"The model computes in bfloat16 ({min(halves)!r}), which onnxruntime can't on a CPU."
+            return "The model returns values other than tensors."
+    bfloat16 = [name for name, tensor in source.tensors.items() if tensor.dtype == torch.bfloat16]
+    if bfloat16:
+        return f"The model computes in bfloat16 ({min(bfloat16)!r}), which onnxruntime can't run on a CPU."
     return None
 
 

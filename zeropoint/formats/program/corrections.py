@@ -1,4 +1,4 @@
-"""What error compensation leaves in a graph: a product before Q/DQ, a small product beside the operator, a bias.
+"""Insert the corrections of error compensation into a graph: an input scale, a float product for outliers, a bias.
 
     x ─┬─ · pre_quant_scale ── Q/DQ ── linear / conv (+ bias) ──┐
        └─ index_select(outlier_channels) ── linear ─────────────┴─ + ── …
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from zeropoint.formats.program.qdq import add_node
-from zeropoint.formats.program.qdq_sharing import name_modules, what_follows
+from zeropoint.formats.program.qdq_sharing import first_node_after, name_modules
 from zeropoint.graph.calls import LayerCall
 from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
@@ -24,15 +24,17 @@ Calls = Mapping[str, list[LayerCall]]
 
 
 def correct(graph: Graph, editor: ProgramEditor, calls: Calls, layers: Sequence[QuantizedLayer]) -> Calls:
-    """Put what these layers have around their calls. Returns the calls by layer as they are now."""
+    """Insert the corrections of these layers around their calls; return the updated calls by layer."""
     corrections = _Corrections(graph, editor)
     corrected = dict(calls)
     for layer in layers:
-        places = calls[layer.layer.name]
+        layer_calls = calls[layer.layer.name]
         if layer.bias is not None:
-            corrected[layer.layer.name] = places = [corrections.put_bias(call, layer, layer.bias) for call in places]
+            corrected[layer.layer.name] = layer_calls = [
+                corrections.put_bias(call, layer, layer.bias) for call in layer_calls
+            ]
         if layer.outliers is not None:
-            for call in places:
+            for call in layer_calls:
                 corrections.add_outliers(call, layer, layer.outliers)
     for layer in layers:  # once all results have their last name
         if layer.pre_quant_scale is not None and layer.scaled_by is None:
@@ -42,16 +44,16 @@ def correct(graph: Graph, editor: ProgramEditor, calls: Calls, layers: Sequence[
 
 
 class _Corrections:
-    """Those of one graph; what several calls need is there once."""
+    """Inserts the corrections of one graph; nodes that several calls need are inserted once."""
 
     def __init__(self, graph: Graph, editor: ProgramEditor) -> None:
         self._graph = graph
         self._editor = editor
         self._buffers: dict[str, Node] = {}
-        self._behind: dict[tuple[Node, str, bytes], Node] = {}
+        self._inserted: dict[tuple[Node, str, bytes], Node] = {}
 
     def put_bias(self, call: LayerCall, layer: QuantizedLayer, bias: Tensor) -> LayerCall:
-        """Other values for the bias, or a bias for a call without one: `mm` becomes `addmm`."""
+        """Replace the bias, or add one to a call without a bias (`mm` becomes `addmm`); return the updated call."""
         if call.bias is not None:
             self._editor.change(layer.bias_name, bias)
             return call
@@ -64,19 +66,19 @@ class _Corrections:
         return replace(call, bias=buffer)
 
     def add_outliers(self, call: LayerCall, layer: QuantizedLayer, outliers: Outliers) -> None:
-        """The product of the inputs that stay in float is added to the operator's result, under that one's name."""
+        """Add the float product of the outlier channels to the operator's result; the sum takes over its name."""
         node, name, values = call.node, call.node.name, call.input
 
-        def choose() -> Node:
+        def select() -> Node:
             buffer = self._buffer(call, f"{layer.layer.name}.outlier_channels", outliers.channels)
             return add_node(self._graph, aten.index_select.default, values, -1, buffer)
 
         weight = self._buffer(
             call, f"{layer.layer.name}.outlier_weight", layer.corrections[f"{layer.layer.name}.outlier_weight"]
         )
-        chosen = self._once(values, "outliers", outliers.channels, choose)
+        selected = self._once(values, "outliers", outliers.channels, select)
         with self._graph.inserting_before(node):
-            product = add_node(self._graph, aten.linear.default, chosen, weight)
+            product = add_node(self._graph, aten.linear.default, selected, weight)
         with self._graph.inserting_after(node):
             total = self._graph.call_function(aten.add.Tensor, (node, product))
         node.replace_all_uses_with(total, delete_user_cb=lambda reader: reader is not total)
@@ -86,7 +88,7 @@ class _Corrections:
         total.name = name
 
     def scale_input(self, call: LayerCall, layer: QuantizedLayer, scale: Tensor) -> None:
-        """x · pre_quant_scale, directly behind x and in its dtype."""
+        """Multiply the input by `pre_quant_scale`, directly after the node of x and in the dtype of x."""
         values, spatial = call.input, call.weight.meta["val"].dim() - 2
         dtype = values.meta["val"].dtype
 
@@ -100,14 +102,14 @@ class _Corrections:
 
         call.node.update_arg(call.input_index, self._once(values, "scaled", scale, multiply))
 
-    def _once(self, values: Node, what: str, by: Tensor, make: Callable[[], Node]) -> Node:
-        """What is made of these values, directly behind them; calls that need the same share it."""
-        key = (values, what, by.numpy().tobytes())
-        if key not in self._behind:
-            with self._graph.inserting_before(what_follows(self._graph, values)):
-                self._behind[key] = make()
-            name_modules(self._behind[key], values, values.meta.get("nn_module_stack", {}))
-        return self._behind[key]
+    def _once(self, values: Node, purpose: str, factors: Tensor, insert: Callable[[], Node]) -> Node:
+        """Insert nodes that compute from `values` directly after them; calls that need the same nodes share them."""
+        key = (values, purpose, factors.numpy().tobytes())
+        if key not in self._inserted:
+            with self._graph.inserting_before(first_node_after(self._graph, values)):
+                self._inserted[key] = insert()
+            name_modules(self._inserted[key], values, values.meta.get("nn_module_stack", {}))
+        return self._inserted[key]
 
     def _buffer(self, call: LayerCall, name: str, tensor: Tensor) -> Node:
         if name not in self._buffers:

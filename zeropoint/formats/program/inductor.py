@@ -1,9 +1,9 @@
-"""Which quantized layers Inductor runs in int8, and what such a layer must look like in the graph.
+"""Decide which quantized layers Inductor can run in int8, and give them the form that its patterns recognize.
 
-The patterns of torch 2.13 (torch/_inductor/fx_passes/quantization.py) go by operators alone. An int8 kernel multiplies
-int8 weights whose zero point is 0, one scale an output, with uint8 inputs (a linear takes int8 too), and adds in
-float32 or bfloat16; the patterns look at none of that, and compute something else where it is otherwise. So a layer
-has either exactly their form, or one that they don't recognize.
+The patterns of torch 2.13 (torch/_inductor/fx_passes/quantization.py) match operators only. Their int8 kernels multiply
+int8 weights whose zero point is 0 and that have one scale per output with uint8 inputs (a linear takes int8 too), and
+accumulate in float32 or bfloat16. The patterns check none of that, and compute wrong values where it does not hold. So
+each layer has either exactly the kernel's form, or a form that no pattern recognizes.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.primitives.qparams import QParams, QuantType
 
 Form = Literal["kernel", "pt2e", "plain"]
-"""kernel: what an int8 kernel computes. pt2e: the ecosystem's operators, as they are. plain: arithmetic that no
-pattern recognizes, and that freezing turns into a float weight."""
+"""kernel: what an int8 kernel computes. pt2e: the operators that PT2E writes, unchanged. plain: arithmetic that no
+pattern recognizes, and that freezing folds into a float weight."""
 
 _RANKS = {"Linear": 0, "Conv1d": 1, "Conv2d": 2}
 _HALF = 128
 
 
 def weight_form(layer: QuantizedLayer, call: LayerCall) -> Form:
-    """How the layer's weight is made float for this call."""
+    """Return the form in which the layer's weight is dequantized for this call."""
     if not _has_integer_input(layer) or layer.qparams is None or layer.qparams.group_size is not None:
         return "pt2e"
     if call.kind in _RANKS and _is_centred(layer) and _dtype(call) in (torch.float32, torch.bfloat16):
@@ -37,10 +37,10 @@ def weight_form(layer: QuantizedLayer, call: LayerCall) -> Form:
 
 
 def buffers(layer: QuantizedLayer, form: Form) -> dict[str, Tensor]:
-    """What a weight is made float from, by what follows its name: numbers, scales, zero points, in this order.
+    """Return the tensors that dequantize a weight, by name suffix, in this order: integers, scales, zero points.
 
-    Of a whole tensor, scale and zero point are literals; but a kernel wants one for each output, and zero points as
-    int64 also where all are 0.
+    Scale and zero point of a whole tensor are literals in the graph; a kernel, however, needs one scale per output, and
+    zero points as int64 even if all are 0.
     """
     qparams, tensors = layer.qparams, {"": layer.tensors[str(layer.layer.weight_name)]}
     if form == "kernel" and qparams is not None:
@@ -53,53 +53,55 @@ def buffers(layer: QuantizedLayer, form: Form) -> dict[str, Tensor]:
     return tensors if qparams.quant_type.dtype.is_floating_point else {**tensors, "_zero_point": qparams.zero_point}
 
 
-def input_grid(qparams: QParams, call: LayerCall) -> QParams:
-    """The grid of a call's input: a convolution's int8 becomes uint8, 128 higher, and means the same numbers.
+def input_qparams(qparams: QParams, call: LayerCall) -> QParams:
+    """Return the qparams of a call's input; for a convolution, int8 is shifted up by 128 to uint8.
 
-    Its kernel takes nothing else; with int8 it stops at run time.
+    The shifted qparams represent the same numbers. The convolution kernel takes only uint8: with int8 it fails at run
+    time.
     """
-    grid = qparams.quant_type
-    if grid.dtype != torch.int8 or call.kind not in ("Conv1d", "Conv2d"):
+    quant_type = qparams.quant_type
+    if quant_type.dtype != torch.int8 or call.kind not in ("Conv1d", "Conv2d"):
         return qparams
-    higher = QuantType(torch.uint8, grid.quant_min + _HALF, grid.quant_max + _HALF)
-    return QParams(higher, qparams.scale, qparams.zero_point + _HALF)
+    shifted = QuantType(torch.uint8, quant_type.quant_min + _HALF, quant_type.quant_max + _HALF)
+    return QParams(shifted, qparams.scale, qparams.zero_point + _HALF)
 
 
 def lacks_batch(call: LayerCall) -> bool:
-    """Whether the call sees one sample without a batch dimension: torch adds one behind Q/DQ, which parts the two."""
+    """Return whether the input has no batch dimension: torch would insert one between Q/DQ and the operator."""
     return bool(call.input.meta["val"].dim() == _RANKS[call.kind] + 1)
 
 
-def lies_crosswise(call: LayerCall) -> bool:
-    """Whether a linear's input [a, b, ..., in] is not contiguous: torch would copy it or the weight, behind Q/DQ."""
+def is_noncontiguous(call: LayerCall) -> bool:
+    """Return whether a linear's input [a, b, ..., in] is not contiguous: torch would insert a copy after Q/DQ."""
     value = call.input.meta["val"]
     return value.dim() > 2 and not is_contiguous_or_false(value)
 
 
 @dataclass(frozen=True)
-class Window:
-    """How a convolution moves, a number for each spatial dimension; its far end may be padded by `more` beforehand."""
+class ConvOptions:
+    """A convolution's options, one number per spatial dimension. `extra` pads the far end by that much beforehand."""
 
     stride: list[int]
     padding: list[int]
     dilation: list[int]
     groups: int
-    more: list[int]
+    extra: list[int]
 
-    def flat(self) -> "Window":
-        """The same over [N, C, 1, T] in place of [N, C, T]."""
-        return Window([1, *self.stride], [0, *self.padding], [1, *self.dilation], self.groups, [0, *self.more])
+    def as_2d(self) -> "ConvOptions":
+        """Return the options for [N, C, 1, T] in place of [N, C, T]."""
+        return ConvOptions([1, *self.stride], [0, *self.padding], [1, *self.dilation], self.groups, [0, *self.extra])
 
 
-def window(call: LayerCall) -> Window:
-    """A convolution's options in numbers. With `same`, an odd sum pads the far end by one more, which takes a copy."""
+def conv_options(call: LayerCall) -> ConvOptions:
+    """Return a convolution's options as numbers. `same` with an odd total pads the far end by one more element."""
     rank, options = _RANKS[call.kind], call.options
-    stride, dilation = (_spread(options.get(name, 1), rank) for name in ("stride", "dilation"))
-    padding, more = options.get("padding", 0), [0] * rank
+    stride, dilation = (_per_dimension(options.get(name, 1), rank) for name in ("stride", "dilation"))
+    padding, extra = options.get("padding", 0), [0] * rank
     if padding == "same":
         totals = [d * (size - 1) for d, size in zip(dilation, call.weight.meta["val"].shape[2:], strict=True)]
-        padding, more = [total // 2 for total in totals], [total % 2 for total in totals]
-    return Window(stride, _spread(0 if padding == "valid" else padding, rank), dilation, options.get("groups", 1), more)
+        padding, extra = [total // 2 for total in totals], [total % 2 for total in totals]
+    padding = _per_dimension(0 if padding == "valid" else padding, rank)
+    return ConvOptions(stride, padding, dilation, options.get("groups", 1), extra)
 
 
 def _has_integer_input(layer: QuantizedLayer) -> bool:
@@ -107,7 +109,7 @@ def _has_integer_input(layer: QuantizedLayer) -> bool:
 
 
 def _is_centred(layer: QuantizedLayer) -> bool:
-    """Whether the weight's zero points are the middle of its grid, and its scales, if there are several, of outputs."""
+    """Return whether the weight is symmetric, with one scale or one per output."""
     return layer.settings.scheme == "symmetric" and layer.qparams is not None and layer.qparams.axis in (None, 0)
 
 
@@ -116,6 +118,6 @@ def _dtype(call: LayerCall) -> torch.dtype:
     return dtype
 
 
-def _spread(value: int | Sequence[int], rank: int) -> list[int]:
+def _per_dimension(value: int | Sequence[int], rank: int) -> list[int]:
     values = [value] if isinstance(value, int) else [*value]
     return values * (rank // len(values))

@@ -1,7 +1,7 @@
-"""The input of a layer on its grid: Q/DQ behind the values, and nothing between the pair and the operator.
+"""Insert Q/DQ for a layer's input so that nothing stands between the pair and the operator.
 
-What torch itself would put there (a copy, the odd end of a padding, a batch dimension) comes before the pair. That
-changes no number: zero lies on every grid, and the rest only moves values.
+Nodes that torch itself would insert there (a copy, uneven padding, a batch dimension) are inserted before the pair.
+That changes no value: zero is representable in every quantized type, and the other nodes only move values.
 """
 
 from dataclasses import replace
@@ -9,82 +9,85 @@ from dataclasses import replace
 import torch
 from torch.fx import Graph, Node
 
-from zeropoint.formats.program.inductor import Form, input_grid, lacks_batch, lies_crosswise, window
+from zeropoint.formats.program.inductor import Form, conv_options, input_qparams, is_noncontiguous, lacks_batch
 from zeropoint.formats.program.qdq import add_node
-from zeropoint.formats.program.qdq_sharing import Pairs, what_follows
+from zeropoint.formats.program.qdq_sharing import QdqPairs, first_node_after
 from zeropoint.graph.calls import LayerCall
 from zeropoint.layers.quantized_layer import Activation
 
 aten = torch.ops.aten
-FITTING = "zeropoint_fitting"
-"""Node metadata while a graph is written: what is put before Q/DQ stands directly behind its values."""
+KERNEL_INPUT = "zeropoint_kernel_input"
+"""Node metadata while a graph is written: marks nodes that prepare values for a kernel, before Q/DQ."""
 
 
-def quantize_input(graph: Graph, pairs: Pairs, call: LayerCall, activation: Activation, form: Form) -> None:
-    """Put Q/DQ in front of a call whose weight has this form."""
+def quantize_input(graph: Graph, qdq_pairs: QdqPairs, call: LayerCall, activation: Activation, form: Form) -> None:
+    """Insert Q/DQ before a call whose weight has this form."""
     values = call.input
     if form == "kernel":
-        values = _fitting(graph, call)
-        activation = replace(activation, qparams=input_grid(activation.qparams, call))
-    call.node.update_arg(call.input_index, pairs.behind(values, activation))
+        values = _kernel_input(graph, call)
+        activation = replace(activation, qparams=input_qparams(activation.qparams, call))
+    call.node.update_arg(call.input_index, qdq_pairs.insert(values, activation))
 
 
-def _fitting(graph: Graph, call: LayerCall) -> Node:
-    """The call's input as a kernel reads it; the operator is changed so that it gives the same."""
+def _kernel_input(graph: Graph, call: LayerCall) -> Node:
+    """Return the call's input in the shape that a kernel reads; change the operator so that its result stays equal."""
     if call.kind != "Linear":
         return _as_convolution_2d(graph, call)
-    if lies_crosswise(call):
-        return _behind(graph, call.input, aten.clone.default, memory_format=torch.contiguous_format)
+    if is_noncontiguous(call):
+        return _apply(graph, call.input, aten.clone.default, memory_format=torch.contiguous_format)
     if lacks_batch(call):
         _drop_dimensions(graph, call.node, [0])
-        return _behind(graph, call.input, aten.unsqueeze.default, 0)
+        return _apply(graph, call.input, aten.unsqueeze.default, 0)
     return call.input
 
 
 def _as_convolution_2d(graph: Graph, call: LayerCall) -> Node:
-    """A batch of pictures with the same padding at both ends.
+    """Turn the call into a conv2d over a batch, with equal padding at both ends; return its input.
 
-    A sequence is a picture of one row: torch 2.13 gets the length of a quantized conv1d's output wrong.
+    A sequence becomes an image of one row: torch 2.13 computes a wrong output length for a quantized conv1d.
     """
-    values, moves, flat = call.input, window(call), call.kind == "Conv1d"
-    added = [0] * lacks_batch(call) + [2] * flat
-    if not added and not any(moves.more):
+    values, options, is_1d = call.input, conv_options(call), call.kind == "Conv1d"
+    added = [0] * lacks_batch(call) + [2] * is_1d
+    if not added and not any(options.extra):
         return values
-    if any(moves.more):
-        ends = [end for size in reversed(moves.more) for end in (0, size)]
-        values = _behind(graph, values, aten.constant_pad_nd.default, ends)
+    if any(options.extra):
+        ends = [end for size in reversed(options.extra) for end in (0, size)]
+        values = _apply(graph, values, aten.constant_pad_nd.default, ends)
     for dimension in added:
-        values = _behind(graph, values, aten.unsqueeze.default, dimension)
-    moves, node = moves.flat() if flat else moves, call.node
+        values = _apply(graph, values, aten.unsqueeze.default, dimension)
+    options, node = options.as_2d() if is_1d else options, call.node
     node.target = aten.conv2d.default
-    node.args = (call.input, call.weight, call.bias, moves.stride, moves.padding, moves.dilation, moves.groups)
+    node.args = (
+        *(call.input, call.weight, call.bias),
+        *(options.stride, options.padding, options.dilation, options.groups),
+    )
     node.kwargs = {}
     _drop_dimensions(graph, node, added)
     return values
 
 
-def _behind(graph: Graph, values: Node, target: object, *arguments: object, **options: object) -> Node:
-    """This operator on the values; calls of the same values (query, key, value) share one."""
-    made = (user for user in values.users if user.meta.get(FITTING) and user.target is target)
-    node = next((user for user in made if user.args[1:] == arguments), None)
+def _apply(graph: Graph, values: Node, target: object, *arguments: object, **options: object) -> Node:
+    """Apply this operator to the values; calls that read the same values (query, key, value) share one node."""
+    existing = (user for user in values.users if user.meta.get(KERNEL_INPUT) and user.target is target)
+    node = next((user for user in existing if user.args[1:] == arguments), None)
     if node is None:
-        with graph.inserting_before(what_follows(graph, values)):
+        with graph.inserting_before(first_node_after(graph, values)):
             node = add_node(graph, target, values, *arguments, **options)
-        node.meta |= {FITTING: True, "nn_module_stack": values.meta.get("nn_module_stack", {})}
+        node.meta |= {KERNEL_INPUT: True, "nn_module_stack": values.meta.get("nn_module_stack", {})}
     return node
 
 
 def _drop_dimensions(graph: Graph, node: Node, added: list[int]) -> None:
-    """The operator gives these dimensions of size 1 too; what follows it reads a value without, under its name."""
+    """Squeeze these added dimensions of size 1 after the operator; the squeezed value takes over its name."""
     if not added:
         return
     value, name = node.meta["val"], node.name
     with graph.inserting_after(node):
-        without = graph.call_function(aten.squeeze.dims, (node, added))
-    node.replace_all_uses_with(without, delete_user_cb=lambda reader: reader is not without)
-    without.meta = dict(node.meta)
+        squeezed = graph.call_function(aten.squeeze.dims, (node, added))
+    node.replace_all_uses_with(squeezed, delete_user_cb=lambda reader: reader is not squeezed)
+    squeezed.meta = dict(node.meta)
     with value.fake_mode:
         for dimension in added:
             node.meta["val"] = node.meta["val"].unsqueeze(dimension)
     node.name = f"{name}_whole"
-    without.name = name
+    squeezed.name = name

@@ -1,8 +1,8 @@
-"""Q/DQ in a graph: nodes that lay values on a static grid, and nodes that make a stored weight float again.
+"""Q/DQ in a graph: nodes that quantize and dequantize activations, and nodes that dequantize a stored weight.
 
 Integers use the ecosystem's `quantized_decomposed` operators, which Inductor lowers to int8 kernels. Casts, float8 and
-the unpacking of int4 have no such operator and are written with plain aten ones (`kernels` tells what else is). All
-give, bit for bit, what `qparams` and `packing` compute.
+the unpacking of int4 have no such operator and use plain aten ones, as do the weights for which `inductor` says so.
+Every result is bit-identical to what `primitives.qparams` and `primitives.packing` compute.
 """
 
 from collections.abc import Sequence
@@ -22,68 +22,79 @@ aten = torch.ops.aten
 ops = torch.ops.quantized_decomposed
 
 
-def lay_on_grid(graph: Graph, values: Node, qparams: QParams) -> Node:
-    """x -> x̂ on a per-tensor grid, in the dtype of x."""
-    grid, scale = qparams.quant_type, float(qparams.scale)
-    if grid.dtype.is_floating_point:
+def insert_qdq(graph: Graph, values: Node, qparams: QParams) -> Node:
+    """Insert Q/DQ with per-tensor qparams: x -> x̂ in the dtype of x."""
+    quant_type, scale = qparams.quant_type, float(qparams.scale)
+    limits = (quant_type.quant_min, quant_type.quant_max)
+    if quant_type.dtype.is_floating_point:
         scaled = add_node(graph, aten.mul.Tensor, _to(graph, values, torch.float32), float(1.0 / qparams.scale))
-        clamped = add_node(graph, aten.clamp.default, scaled, float(grid.quant_min), float(grid.quant_max))
-        numbers = _to(graph, _to(graph, clamped, grid.dtype), torch.float32)
-        return _to(graph, add_node(graph, aten.mul.Tensor, numbers, scale), values.meta["val"].dtype)
-    arguments = (scale, int(qparams.zero_point), grid.quant_min, grid.quant_max, grid.dtype)
-    numbers = _to(graph, values, torch.float32)  # Inductor's quantize takes nothing else
-    integers = add_node(graph, ops.quantize_per_tensor.default, numbers, *arguments)
+        clamped = add_node(graph, aten.clamp.default, scaled, *map(float, limits))
+        rounded = _to(graph, _to(graph, clamped, quant_type.dtype), torch.float32)
+        return _to(graph, add_node(graph, aten.mul.Tensor, rounded, scale), values.meta["val"].dtype)
+    arguments = (scale, int(qparams.zero_point), *limits, quant_type.dtype)
+    float32 = _to(graph, values, torch.float32)  # Inductor's quantize takes nothing else
+    integers = add_node(graph, ops.quantize_per_tensor.default, float32, *arguments)
     floats = add_node(graph, ops.dequantize_per_tensor.default, integers, *arguments)
     return _to(graph, floats, values.meta["val"].dtype)
 
 
-def make_float(graph: Graph, layer: QuantizedLayer, form: Form, stored: Sequence[Node], dtype: torch.dtype) -> Node:
-    """A weight's stored tensors (numbers, scale and zero point where there are buffers of them) -> ŵ in `dtype`."""
-    numbers, *rest = stored
+def insert_dequantize(
+    graph: Graph, layer: QuantizedLayer, form: Form, stored: Sequence[Node], dtype: torch.dtype
+) -> Node:
+    """Dequantize a weight to ŵ in `dtype`.
+
+    `stored`: the nodes of its integers, and of scale and zero point where these are buffers.
+    """
+    quantized_values, *rest = stored
     qparams = layer.qparams
     if qparams is None:
-        return _to(graph, numbers, dtype)
+        return _to(graph, quantized_values, dtype)
     if form == "kernel":
-        return _to(graph, _centred(graph, qparams.quant_type, numbers, *rest), dtype)
-    grid = qparams.quant_type
-    limits = (grid.quant_min, grid.quant_max, grid.dtype)
+        return _to(graph, _dequantize_centred(graph, qparams.quant_type, quantized_values, *rest), dtype)
+    quant_type = qparams.quant_type
+    limits = (quant_type.quant_min, quant_type.quant_max, quant_type.dtype)
     if qparams.group_size is not None:
-        integers = _unpack(graph, numbers) if layer.settings.dtype == "int4" else numbers
+        integers = _unpack(graph, quantized_values) if layer.settings.dtype == "int4" else quantized_values
         operator = ops.dequantize_per_channel_group.default
         floats = add_node(graph, operator, integers, *rest, *limits, qparams.group_size, torch.float32)
-    elif grid.dtype.is_floating_point or form == "plain":
-        floats = _plain(graph, qparams, numbers, *rest)
+    elif quant_type.dtype.is_floating_point or form == "plain":
+        floats = _dequantize_plainly(graph, qparams, quantized_values, *rest)
     elif qparams.axis is None:
         single = (float(qparams.scale), int(qparams.zero_point), *limits)
-        floats = add_node(graph, ops.dequantize_per_tensor.default, numbers, *single)
+        floats = add_node(graph, ops.dequantize_per_tensor.default, quantized_values, *single)
     else:
-        floats = add_node(graph, ops.dequantize_per_channel.default, numbers, *rest, qparams.axis, *limits)
+        floats = add_node(graph, ops.dequantize_per_channel.default, quantized_values, *rest, qparams.axis, *limits)
     return _to(graph, floats, dtype)
 
 
-def _centred(graph: Graph, grid: QuantType, numbers: Node, scale: Node, zero_point: Node) -> Node:
-    """int8 around 0 with a scale [out], also where uint8 around 128 is stored; of a conv1d as conv2d takes it."""
-    if grid.dtype == torch.uint8:
-        lower = add_node(graph, aten.sub.Tensor, _to(graph, numbers, torch.int16), grid.middle)
-        numbers = _to(graph, lower, torch.int8)
-    if numbers.meta["val"].dim() == 3:
-        numbers = add_node(graph, aten.unsqueeze.default, numbers, 2)
-    limits = (grid.quant_min - grid.middle, grid.quant_max - grid.middle, torch.int8)
-    return add_node(graph, ops.dequantize_per_channel.default, numbers, scale, zero_point, 0, *limits)
+def _dequantize_centred(
+    graph: Graph, quant_type: QuantType, quantized_values: Node, scale: Node, zero_point: Node
+) -> Node:
+    """Dequantize int8 around 0 with a scale [out].
+
+    uint8 around 128 is shifted down to int8; the weight of a conv1d gets the shape of a conv2d's.
+    """
+    if quant_type.dtype == torch.uint8:
+        shifted = add_node(graph, aten.sub.Tensor, _to(graph, quantized_values, torch.int16), quant_type.middle)
+        quantized_values = _to(graph, shifted, torch.int8)
+    if quantized_values.meta["val"].dim() == 3:
+        quantized_values = add_node(graph, aten.unsqueeze.default, quantized_values, 2)
+    limits = (quant_type.quant_min - quant_type.middle, quant_type.quant_max - quant_type.middle, torch.int8)
+    return add_node(graph, ops.dequantize_per_channel.default, quantized_values, scale, zero_point, 0, *limits)
 
 
-def _plain(graph: Graph, qparams: QParams, numbers: Node, *rest: Node) -> Node:
-    """(q − zero_point) · scale in plain operators, per channel or tensor."""
-    shape = [-1 if axis == qparams.axis else 1 for axis in range(numbers.meta["val"].dim())]
-    spread = [add_node(graph, aten.reshape.default, node, shape) for node in rest]
-    floats = _to(graph, numbers, torch.float32)
-    if len(spread) > 1:
-        floats = add_node(graph, aten.sub.Tensor, floats, spread[1])
-    return add_node(graph, aten.mul.Tensor, floats, spread[0] if spread else float(qparams.scale))
+def _dequantize_plainly(graph: Graph, qparams: QParams, quantized_values: Node, *rest: Node) -> Node:
+    """Compute (q − zero_point) · scale in plain operators, per channel or per tensor."""
+    shape = [-1 if axis == qparams.axis else 1 for axis in range(quantized_values.meta["val"].dim())]
+    broadcast = [add_node(graph, aten.reshape.default, node, shape) for node in rest]
+    floats = _to(graph, quantized_values, torch.float32)
+    if len(broadcast) > 1:
+        floats = add_node(graph, aten.sub.Tensor, floats, broadcast[1])
+    return add_node(graph, aten.mul.Tensor, floats, broadcast[0] if broadcast else float(qparams.scale))
 
 
 def _unpack(graph: Graph, packed: Node) -> Node:
-    """uint8 [out, in / 2] -> int8 [out, in], as `packing.unpack_int4`."""
+    """Unpack uint8 [out, in / 2] to int8 [out, in], as `packing.unpack_int4` does."""
     low = add_node(graph, aten.bitwise_and.Scalar, packed, 15)
     high = add_node(graph, aten.bitwise_right_shift.Tensor_Scalar, packed, 4)
     pairs = add_node(graph, aten.stack.default, [low, high], -1)
@@ -96,7 +107,7 @@ def _to(graph: Graph, values: Node, dtype: torch.dtype) -> Node:
 
 
 def add_node(graph: Graph, target: Any, *arguments: object, **options: object) -> Node:
-    """A node whose value is known, as export wants it."""
+    """Insert a call of `target` with its fake value in `meta["val"]`, which export requires."""
     node = graph.call_function(target, cast(Any, arguments), cast(Any, options))
     fakes = torch.fx.node.map_arg(cast(Any, arguments), lambda argument: argument.meta["val"])
     values = [argument.meta["val"] for argument in node.all_input_nodes]

@@ -3,7 +3,7 @@
     x ── quantize_per_tensor ── dequantize_per_tensor ──┐
     weight int8 ── dequantize_per_channel ──────────────┴── linear / conv ── …
 
-The graph is edited, not exported again: symbolic shapes, tied weights and module paths stay what they were. It holds
+The graph is edited, not exported again: symbolic shapes, tied weights and module paths are preserved. The file holds
 neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
 """
 
@@ -19,9 +19,9 @@ from torch.fx import Graph, Node
 
 from zeropoint.formats.program.corrections import correct
 from zeropoint.formats.program.inductor import Form, buffers, weight_form
-from zeropoint.formats.program.input_qdq import FITTING, quantize_input
-from zeropoint.formats.program.qdq import make_float
-from zeropoint.formats.program.qdq_sharing import Pairs, name_modules
+from zeropoint.formats.program.input_qdq import KERNEL_INPUT, quantize_input
+from zeropoint.formats.program.qdq import insert_dequantize
+from zeropoint.formats.program.qdq_sharing import QdqPairs, name_modules
 from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
 from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.graph.pruning import copy_graph, rebuild
@@ -29,20 +29,20 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource
 
-PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", FITTING)
-"""Node metadata that tells of the user's files or of our work, and is not needed to run."""
+PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", KERNEL_INPUT)
+"""Node metadata that reveals the user's files or serves only this writer; running needs none of it."""
 
 
 def write_program(quantized: Quantized, path: Path) -> None:
-    """Write the file. Raises OSError when the disk doesn't take it."""
+    """Write the file. Raises OSError when the disk can't take it."""
     torch.export.save(quantized_program(quantized), path)
 
 
 def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:
-    """The source's program with Q/DQ around its quantized layers; the source stays as it is.
+    """Return a copy of the source's program with Q/DQ around its quantized layers.
 
-    `outputs`: at outlets too, where layers have a grid for it, and no layer in a form that only Inductor asks for.
-    Raises TypeError when the source is no exported program.
+    `outputs`: insert Q/DQ at fused outputs too, where layers have qparams for them, and use no form that only Inductor
+    needs. Raises TypeError when the source is not an exported program.
     """
     if not isinstance(quantized.source, ProgramSource):
         raise TypeError("only an exported program can be written as one")
@@ -50,18 +50,18 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
     graph = copy_graph(program.graph)
     editor = ProgramEditor(program, graph, quantized.scaled_normalizations)
     calls = correct(graph, editor, layer_calls(graph, stored_names(program)), quantized.layers)
-    pairs = Pairs(graph)
-    form_of = weight_form if not outputs else _as_it_is
+    qdq_pairs = QdqPairs(graph)
+    form_of = weight_form if not outputs else _pt2e_form
     uses = _uses(quantized.layers, calls, form_of)
     for layer in quantized.layers:
         for call in calls[layer.layer.name]:
             if layer.activation is not None:
-                quantize_input(graph, pairs, call, layer.activation, form_of(layer, call))
+                quantize_input(graph, qdq_pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
         _quantize_weight(graph, editor, weight, readers)
     if outputs:
-        grids = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
-        pairs.keep_integers([(place, grid) for name, grid in grids.items() for place in calls[name]])
+        activations = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
+        qdq_pairs.insert_at_outputs([(call, output) for name, output in activations.items() for call in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
             node.meta.pop(key, None)
@@ -70,41 +70,41 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
 
 
 @dataclass(frozen=True)
-class Use:
-    """A node that reads a layer's weight, an operator or a view that transposes, and the form that it reads."""
+class WeightUse:
+    """A node that reads a layer's weight (an operator or a transposing view), and the form that it reads."""
 
     layer: QuantizedLayer
     form: Form
     reader: Node
 
 
-def _quantize_weight(graph: Graph, editor: ProgramEditor, weight: Node, uses: list[Use]) -> None:
-    """Replace the float parameter by buffers, the first of its name, made float before each use.
+def _quantize_weight(graph: Graph, editor: ProgramEditor, weight: Node, uses: list[WeightUse]) -> None:
+    """Replace the float parameter by buffers, the first under the parameter's name, dequantized before each use.
 
-    A kernel's use has zero points of its own: Inductor merges equal operators, and recognizes what is read once.
+    Each use by a kernel has its own zero points: Inductor merges equal operators, but recognizes only those read once.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
-    own = [_buffers(use, name, number) for number, use in enumerate(uses)]
-    tensors = {key: tensor for part in own for key, tensor in part.items()}
+    use_buffers = [_buffers(use, name, number) for number, use in enumerate(uses)]
+    tensors = {key: tensor for buffers_of_use in use_buffers for key, tensor in buffers_of_use.items()}
     nodes = {name: editor.put(weight, name, tensors.pop(name))}
     for key, tensor in tensors.items():
         nodes[key] = editor.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
-    for use, names in zip(uses, own, strict=True):
+    for use, names in zip(uses, use_buffers, strict=True):
         with graph.inserting_before(use.reader):
-            floats = make_float(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
+            floats = insert_dequantize(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
         name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
         use.reader.replace_input_with(weight, floats)
 
 
-def _buffers(use: Use, name: str, number: int) -> dict[str, Tensor]:
-    """What this use reads, by its name in the state dict: the weight's numbers, scales, zero points."""
+def _buffers(use: WeightUse, name: str, number: int) -> dict[str, Tensor]:
+    """Return the buffers that this use reads, by name in the state dict: integers, scales, zero points."""
     tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
     if use.form == "kernel" and number:
         tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
     return tensors
 
 
-def _as_it_is(layer: QuantizedLayer, call: LayerCall) -> Form:  # noqa: ARG001 - in place of `weight_form`
+def _pt2e_form(layer: QuantizedLayer, call: LayerCall) -> Form:  # noqa: ARG001 - in place of `weight_form`
     return "pt2e"
 
 
@@ -112,12 +112,12 @@ def _uses(
     layers: Iterable[QuantizedLayer],
     calls: Mapping[str, list[LayerCall]],
     form_of: Callable[[QuantizedLayer, LayerCall], Form],
-) -> dict[Node, list[Use]]:
-    """Weight -> what reads it: layers may share one, and call theirs more than once."""
-    uses: dict[Node, dict[Node, Use]] = {}
+) -> dict[Node, list[WeightUse]]:
+    """Return each weight's uses: layers may share a weight, and may be called more than once."""
+    uses: dict[Node, dict[Node, WeightUse]] = {}
     for layer in layers:
         for call in calls[layer.layer.name]:
-            use = Use(layer, form_of(layer, call), _reader(call))
+            use = WeightUse(layer, form_of(layer, call), _reader(call))
             uses.setdefault(call.weight, {}).setdefault(use.reader, use)
     return {weight: list(readers.values()) for weight, readers in uses.items()}
 

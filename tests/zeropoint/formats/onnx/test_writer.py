@@ -310,7 +310,7 @@ class Numbers(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "dtype", "reason"),
-    [(Halves(), torch.bfloat16, r"bfloat16 \('linear.bias'\)"), (Numbers(), torch.float32, "numbers beside")],
+    [(Halves(), torch.bfloat16, r"bfloat16 \('linear.bias'\)"), (Numbers(), torch.float32, "other than tensors")],
 )
 def test_what_onnx_or_its_runtime_does_not_know_is_refused(
     module: torch.nn.Module, dtype: torch.dtype, reason: str

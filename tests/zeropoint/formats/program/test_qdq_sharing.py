@@ -1,4 +1,4 @@
-"""Pairs at outlets: where integers can stay integers, and nowhere else."""
+"""Q/DQ pairs at fused outputs: inserted where integers can stay integers, and nowhere else."""
 
 import pytest
 import torch
