@@ -1,1 +1,1 @@
-"""Exported graphs: where layers are, what may be folded, pruned or scaled, and how a graph is edited."""
+"""Exported graphs: find layers, fold, prune and scale them, and edit the program."""

@@ -1,8 +1,8 @@
-"""Layers in an exported graph: where a weight meets its input, under which name of the user's source.
+"""Find layers in an exported graph: the operators that read a weight, and their names in the user's source.
 
 An export flattens modules into operators, but each node remembers its modules (`nn_module_stack`: path and class), and
-the signature remembers the name of every parameter. A layer is the module that owns a parameter; it can be quantized
-where the parameter is the weight of a linear, convolution or embedding operator, also in a decomposed graph (addmm).
+the signature remembers the name of every parameter. A layer is the module that owns a parameter; it can be quantized if
+the parameter is the weight of a linear, convolution or embedding operator, also in a decomposed graph (addmm).
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ _CONVOLUTIONS: dict[object, LayerKind | None] = {
     aten.conv_transpose1d.default: "ConvTranspose1d",
     aten.conv_transpose2d.input: "ConvTranspose2d",
     aten.conv_transpose3d.input: "ConvTranspose3d",
-    aten.convolution.default: None,  # the weight's rank and an argument tell
+    aten.convolution.default: None,  # decided by the weight's rank and an argument
 }
 _BY_RANK: dict[tuple[int, bool], LayerKind] = {
     (3, False): "Conv1d",
@@ -44,12 +44,12 @@ _CONVOLUTION_OPTIONS = ("stride", "padding", "output_padding", "dilation", "grou
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One operator that multiplies an input with a layer's weight. All nodes are of the program's own graph."""
+    """One operator that multiplies an input with a layer's weight. All nodes belong to the program's graph."""
 
     node: Node
     kind: LayerKind
     input_index: int
-    """Which positional argument of `node` is the input."""
+    """The position of the input among the arguments of `node`."""
     weight: Node
     bias: Node | None
     options: dict[str, Any] = field(default_factory=dict)
@@ -60,9 +60,9 @@ class LayerCall:
 
 
 def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[LayerCall]]:
-    """Every linear, convolution and embedding whose weight (and bias) is stored with the program, by layer name.
+    """Return every linear, convolution and embedding whose weight (and bias) is stored with the program, by layer name.
 
-    `names`: what `stored_names` says of the program.
+    `names`: the result of `stored_names` for the program.
     """
     calls: dict[str, list[LayerCall]] = {}
     for node in graph.nodes:
@@ -74,26 +74,26 @@ def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[LayerCall
 
 
 def is_read_elsewhere(weight: Node, calls: Iterable[LayerCall]) -> bool:
-    """Whether anything but these calls reads the weight."""
-    own = {call.node for call in calls}
-    readers = {user for user in weight.users if user not in own}
-    return not all(reader.target in _TRANSPOSES and set(reader.users) <= own for reader in readers)
+    """Return whether anything but these calls reads the weight."""
+    call_nodes = {call.node for call in calls}
+    readers = {user for user in weight.users if user not in call_nodes}
+    return not all(reader.target in _TRANSPOSES and set(reader.users) <= call_nodes for reader in readers)
 
 
 def _name(call: LayerCall, parameter: str) -> str:
-    """The layer that calls: its own path, also where it reads another layer's weight; else the parameter's owner."""
+    """Return the name of the calling layer, which may read another layer's weight; else the parameter's owner."""
     innermost = [*module_types(call.node)][-1:]
     return next((path for path, kind in innermost if kind == call.kind), layer_name(parameter))
 
 
 def stored_names(program: ExportedProgram) -> dict[str, str]:
-    """Placeholder name -> name in the state dict, for parameters and buffers."""
+    """Return placeholder name -> name in the state dict, for parameters and buffers."""
     signature = program.graph_signature
     return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
 
 def module_types(node: Node) -> Iterator[tuple[str, str]]:
-    """(path, class name) of the modules that a node ran in, outermost first: ("encoder.0", "Linear")."""
+    """Yield (path, class name) of the modules that a node ran in, outermost first: ("encoder.0", "Linear")."""
     for path, kind in (node.meta.get("nn_module_stack") or {}).values():
         name = kind if isinstance(kind, str) else kind.__qualname__
         yield path.partition("@")[0], name.rpartition(".")[2]
@@ -130,7 +130,7 @@ def _call(
 
 
 def _named_arguments(node: Node) -> dict[str, Any]:
-    """Arguments by the schema's names; those left at their default are absent."""
+    """Return the arguments by the schema's names; those left at their default are absent."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return dict(node.kwargs)
@@ -139,7 +139,7 @@ def _named_arguments(node: Node) -> dict[str, Any]:
 
 
 def _transposed(node: Any) -> Any:
-    """The weight [out, in] behind a transposing view [in, out]; anything else is no match."""
+    """Return the weight [out, in] of a transposing view [in, out]; None for anything else."""
     if not isinstance(node, Node) or node.target not in _TRANSPOSES:
         return None
     weight = cast(Node, node.args[0])

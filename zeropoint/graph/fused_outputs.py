@@ -1,9 +1,9 @@
-"""Outlets: where a convolution's values leave it, behind the normalization and the activation that runtimes fuse.
+"""Fused outputs: a convolution's values after the normalization and the activation that runtimes fuse into it.
 
-    convolution ── batch norm ── ReLU ──▶ outlet
+    convolution ── batch norm ── ReLU ──▶ fused output
 
-Each link is taken only where nothing else reads the value before it. A runtime with an int8 convolution writes its
-result as integers, so it needs the range of the value at the outlet, and of none in between.
+A step is included only if nothing else reads the value before it. A runtime with an int8 convolution writes its result
+as integers, so it needs the range of the values at the fused output, and of none in between.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 CONVOLUTIONS: tuple[LayerKind, ...] = ("Conv1d", "Conv2d", "Conv3d")
 FUSED_OUTPUTS = "zeropoint_outlets"
-"""Prefix of the outlets inside the graph module, beside that of the leaves."""
+"""Prefix of the fused outputs inside the graph module; the leaves have another."""
 
 _SEVERAL = (aten._native_batch_norm_legit_no_training.default, aten.native_batch_norm.default)
 _NORMALIZATIONS = (aten.batch_norm.default, *_SEVERAL)
@@ -27,7 +27,7 @@ _ACTIVATIONS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default, at
 
 
 def fused_output(call: LayerCall) -> Node | None:
-    """The node that gives the value; None when the call is no convolution."""
+    """Return the node of the fused output; None when the call is not a convolution."""
     if call.kind not in CONVOLUTIONS:
         return None
     end = normalized(call) or call.node
@@ -35,19 +35,19 @@ def fused_output(call: LayerCall) -> Node | None:
 
 
 def normalized(call: LayerCall) -> Node | None:
-    """The node that gives a convolution's result normalized, when nothing else reads the result."""
+    """Return the node of a convolution's normalized result; None if something else reads the result."""
     return _only_reader(call.node, _NORMALIZATIONS)
 
 
 def is_rectified(end: Node) -> bool:
-    """Whether an activation cuts the value at the outlet."""
+    """Return whether the fused output ends with an activation that clips its values."""
     return end.target in _ACTIVATIONS
 
 
 def insert_fused_outputs(module: GraphModule, calls: Mapping[str, Sequence[LayerCall]]) -> dict[str, nn.Module]:
-    """Pass each outlet's value through an `nn.Identity` of the runnable `module`, to be watched. Returns them by layer.
+    """Insert an `nn.Identity` at each fused output of the runnable `module`, for hooks; return them by layer.
 
-    `calls` speak of the exported graph; the runnable graph has the same nodes under the same names.
+    `calls` refer to the exported graph; the runnable graph has the same nodes under the same names.
     """
     nodes = {node.name: node for node in module.graph.nodes}
     fused_outputs: dict[str, nn.Module] = {}
@@ -69,7 +69,7 @@ def _pass_through(module: GraphModule, values: Node, target: str, identity: nn.M
 
 
 def _only_reader(values: Node, targets: Collection[object]) -> Node | None:
-    """The one node that reads `values`, as its first argument, when it calls one of `targets`."""
+    """Return the one node that reads `values`, as its first argument, if it calls one of `targets`."""
     readers = list(values.users)
     if len(readers) != 1 or readers[0].target not in targets or readers[0].args[0] is not values:
         return None
@@ -77,6 +77,6 @@ def _only_reader(values: Node, targets: Collection[object]) -> Node | None:
 
 
 def _first_of(several: Node) -> Node | None:
-    """The first of a node's several results, when nothing reads the others."""
+    """Return the first of a node's several results if nothing reads the others."""
     items = list(several.users)
     return items[0] if [item.args[1:] for item in items] == [(0,)] else None

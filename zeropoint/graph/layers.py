@@ -1,4 +1,4 @@
-"""Which layers a program has: names and types of the user's source, and what keeps one from being quantized."""
+"""List a program's layers: their names and types in the user's source, and why one can't be quantized."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
@@ -13,7 +13,7 @@ from zeropoint.schema.report import SkipReason
 
 
 def layer_types(program: ExportedProgram) -> dict[str, str]:
-    """Layer name -> class of the module that holds its parameters, from the nodes that read them."""
+    """Return layer name -> class of the module that holds its parameters, from the nodes that read them."""
     types: dict[str, str] = {}
     stored = stored_names(program)
     for node in program.graph.nodes:
@@ -25,12 +25,12 @@ def layer_types(program: ExportedProgram) -> dict[str, str]:
     return types
 
 
-def obstacle(places: list[LayerCall], everything: Mapping[str, list[LayerCall]]) -> SkipReason | None:
-    """Why a layer that the graph shows as linear, convolution or embedding can't be one leaf; None when it can."""
-    if is_read_elsewhere(places[0].weight, chain.from_iterable(everything.values())):
+def obstacle(calls: list[LayerCall], all_calls: Mapping[str, list[LayerCall]]) -> SkipReason | None:
+    """Return why a linear, convolution or embedding can't become one leaf; None when it can."""
+    if is_read_elsewhere(calls[0].weight, chain.from_iterable(all_calls.values())):
         return "shared_weight_conflict"
-    first = places[0]
-    alike = all((c.weight, c.options, c.bias) == (first.weight, first.options, first.bias) for c in places)
+    first = (calls[0].weight, calls[0].options, calls[0].bias)
+    alike = all((call.weight, call.options, call.bias) == first for call in calls)
     return None if alike else "unsupported"
 
 
@@ -44,20 +44,20 @@ def list_layers(
     fused_outputs: Mapping[str, nn.Module],
     folded: Collection[str] = (),
 ) -> Iterator[Layer]:
-    """Every module that owns parameters, in the order of the state dict; dead and `folded` ones are listed as such."""
+    """Yield every module that owns parameters, in state dict order; dead and folded ones are marked as such."""
     names = stored_names(program)
     live = {tensor.untyped_storage().data_ptr() for tensor in program.state_dict.values()}
-    for name, own in _parameters(original, calls, names).items():
+    for name, parameters in _parameters(original, calls, names).items():
         places, leaf = calls.get(name), leaves.get(name)
-        alive = places is not None or any(parameter in program.state_dict for parameter in own)
-        if not alive and all(tensor.untyped_storage().data_ptr() in live for tensor in own.values()):
-            continue  # another name of a tensor that is alive: an export reads tied weights under one name
+        alive = places is not None or any(parameter in program.state_dict for parameter in parameters)
+        if not alive and all(tensor.untyped_storage().data_ptr() in live for tensor in parameters.values()):
+            continue  # another name of a live tensor: an export reads tied weights under one name
         weight_name = names[places[0].weight.name] if places else ""
         bias = places[0].bias if places and leaf else None
         yield Layer(
             name=name,
             type=types.get(name, places[0].kind if places and name != layer_name(weight_name) else "Module"),
-            bytes=distinct_bytes(own.values()),
+            bytes=distinct_bytes(parameters.values()),
             kind=places[0].kind if places and leaf else None,
             module=leaf,
             fused_output=fused_outputs.get(name),
@@ -67,15 +67,15 @@ def list_layers(
         )
 
 
-def _reason(places: list[LayerCall] | None, everything: Mapping[str, list[LayerCall]]) -> SkipReason | None:
-    """Why a layer that is alive can't be quantized; None when it can."""
-    return "unsupported" if places is None else obstacle(places, everything)
+def _reason(places: list[LayerCall] | None, all_calls: Mapping[str, list[LayerCall]]) -> SkipReason | None:
+    """Return why a live layer can't be quantized; None when it can."""
+    return "unsupported" if places is None else obstacle(places, all_calls)
 
 
 def _parameters(
     original: Mapping[str, Tensor], calls: Mapping[str, list[LayerCall]], names: Mapping[str, str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Layer name -> its parameters; a layer whose weight is another's has that one."""
+    """Return layer name -> its parameters; a layer that reads another layer's weight lists that one."""
     parameters: dict[str, dict[str, Tensor]] = {}
     for name, tensor in original.items():
         if isinstance(tensor, nn.Parameter) or layer_name(name) in calls:

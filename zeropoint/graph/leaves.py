@@ -1,4 +1,4 @@
-"""Operators become `nn` leaves: `aten.linear(x, w, b)` turns into a call of an `nn.Linear` that holds w and b."""
+"""Replace operators by `nn` leaves: `aten.linear(x, w, b)` becomes a call of an `nn.Linear` that holds w and b."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from zeropoint.graph.calls import LayerCall, stored_names
 from zeropoint.model.layer import TRANSPOSED
 
 LEAVES = "zeropoint_leaves"
-"""Prefix of the leaves inside the graph module: apart from the user's own names, which may nest in any way."""
+"""Prefix of the leaves inside the graph module, which keeps them apart from the user's own names."""
 
 
 def insert_leaves(
     module: GraphModule, program: ExportedProgram, calls: dict[str, list[LayerCall]]
 ) -> dict[str, nn.Module]:
-    """Replace each call of a layer in the runnable `module` by a call of one leaf. Returns the leaves by layer name.
+    """Replace each call of a layer in the runnable `module` by a call of one leaf; return the leaves by layer name.
 
-    `calls` speak of the exported graph; the runnable graph has the same operator nodes under the same names.
+    `calls` refer to the exported graph; the runnable graph has the same operator nodes under the same names.
     """
     nodes = {node.name: node for node in module.graph.nodes}
     leaves: dict[str, nn.Module] = {}
@@ -52,7 +52,10 @@ def _leaf(program: ExportedProgram, call: LayerCall) -> nn.Module:
 
 
 def _empty(call: LayerCall, weight: Tensor) -> nn.Module:
-    """A module of the call's kind and options. Weights: [out, in / groups, ...]; transposed [in, out / groups, ...]."""
+    """Return a module of the call's kind and options.
+
+    Weights are [out, in / groups, ...], those of transposed convolutions [in, out / groups, ...].
+    """
     rows, columns = weight.shape[:2]
     if call.kind == "Linear":
         return nn.Linear(columns, rows, bias=False)

@@ -1,9 +1,9 @@
-"""Which normalization can carry the factors of the layers behind it, so that nothing has to multiply by them.
+"""Map layers to the normalization before them that can absorb their input scales, so that no product is needed.
 
     norm(x) · s = norm with weight · s and bias · s
 
-That is exact where layers are all that reads the normalization, as in a transformer block that normalizes first. BERT
-normalizes sums that go on into the next sum, where another scale would be another value.
+That is exact if only these layers read the normalization, as in a transformer block that normalizes first. BERT adds
+the normalized values to a later sum, which another scale would change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,20 +20,20 @@ _NORMALIZATIONS: Mapping[object, tuple[int, int | None]] = {
     aten.native_layer_norm.default: (2, 3),
     aten.rms_norm.default: (2, None),
 }
-"""Which argument is the weight, and which the bias."""
+"""The positions of the weight and the bias among the arguments."""
 _VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default)
 
 
 def norm_mappings(source: ProgramSource) -> dict[str, str]:
-    """Layer name -> name of the normalization whose weight (and bias) can carry its factors.
+    """Return layer name -> name of the normalization whose weight (and bias) can absorb its input scale.
 
-    Layers of one normalization read the same values: it carries what is the same for all of them, or nothing.
+    Layers after one normalization read the same values, so it can absorb only a scale that is the same for all of them.
     """
     graph, names = source.program.graph, stored_names(source.program)
     linear = {layer.name for layer in source.layers if layer.kind == "Linear"}
     calls = layer_calls(graph, names)
     layer_of = {call.node: layer for layer, places in calls.items() if layer in linear for call in places}
-    found: dict[str, str] = {}
+    mappings: dict[str, str] = {}
     for node in graph.nodes:
         name = _name(node, names)
         readers = None if name is None else _readers(node)
@@ -41,12 +41,12 @@ def norm_mappings(source: ProgramSource) -> dict[str, str]:
             continue
         layers = {layer_of[reader] for reader in readers}
         if all(_reads(call, readers) for layer in layers for call in calls[layer]):
-            found |= dict.fromkeys(layers, name)
-    return found
+            mappings |= dict.fromkeys(layers, name)
+    return mappings
 
 
 def _name(node: Node, names: Mapping[str, str]) -> str | None:
-    """The name of a normalization over the last dimension, when its own tensors are read by it alone."""
+    """Return the name of a normalization over the last dimension if it alone reads its tensors; else None."""
     if node.target in _NORMALIZATIONS:
         positions = [position for position in _NORMALIZATIONS[node.target] if position is not None]
         tensors = [node.args[position] for position in positions if position < len(node.args)]
@@ -54,17 +54,17 @@ def _name(node: Node, names: Mapping[str, str]) -> str | None:
         tensors = [argument for argument in node.args if isinstance(argument, Node) and argument.name in names]
     else:
         return None
-    own = [tensor for tensor in tensors if isinstance(tensor, Node)]
-    stored = [names.get(tensor.name, "") for tensor in own]
-    name = stored[0].removesuffix(".weight") if stored else ""
-    private = all(len(tensor.users) == 1 and tensor.meta["val"].dim() == 1 for tensor in own)
-    expected = [f"{name}.{part}" for part in ("weight", "bias")][: len(stored)]
-    whole = len(stored) == 2 or f"{name}.bias" not in names.values()
-    return name if stored and stored == expected and private and whole else None
+    parameters = [tensor for tensor in tensors if isinstance(tensor, Node)]
+    stored_names = [names.get(tensor.name, "") for tensor in parameters]
+    name = stored_names[0].removesuffix(".weight") if stored_names else ""
+    private = all(len(tensor.users) == 1 and tensor.meta["val"].dim() == 1 for tensor in parameters)
+    expected = [f"{name}.{part}" for part in ("weight", "bias")][: len(stored_names)]
+    is_complete = len(stored_names) == 2 or f"{name}.bias" not in names.values()
+    return name if stored_names and stored_names == expected and private and is_complete else None
 
 
 def _readers(node: Node) -> dict[Node, Node]:
-    """Whatever computes with the values, behind views that keep the last dimension -> what it reads of them."""
+    """Return the nodes that compute with the values, after views that keep the last dimension -> what each reads."""
     return dict(_followed(_first_of(node) or node))
 
 
@@ -77,7 +77,7 @@ def _followed(values: Node) -> Iterator[tuple[Node, Node]]:
 
 
 def _first_of(node: Node) -> Node | None:
-    """Of a normalization that also gives its statistics: its values, when nothing reads the others."""
+    """Return the values of a normalization that also returns its statistics, if nothing reads those."""
     items = list(node.users)
     values = [item for item in items if item.args[1:] == (0,)]
     return values[0] if node.target is aten.native_layer_norm.default and len(items) == len(values) == 1 else None

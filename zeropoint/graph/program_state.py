@@ -1,4 +1,4 @@
-"""The tensors that a program holds, while it is edited: the graph's inputs for them, their specs, their values."""
+"""Edit the tensors that a program holds: the graph's inputs for them, their specs and their values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from torch.fx import Graph, Node
 
 
 class ProgramEditor:
-    """Of one program, whose graph is being edited: tensors join it, and take the place of others."""
+    """Adds tensors to a program whose graph is being edited, and replaces others."""
 
     def __init__(self, program: ExportedProgram, graph: Graph, changed: Mapping[str, Tensor] | None = None) -> None:
-        """`changed`: what parameters become, by name, in the same shape and dtype."""
+        """Start editing `graph`. `changed`: new values of parameters by name, in the same shape and dtype."""
         self._graph = graph
         self._specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         self._device = next(iter(program.state_dict.values()), torch.empty(0)).device
@@ -24,17 +24,17 @@ class ProgramEditor:
 
     @property
     def specs(self) -> list[InputSpec]:
-        """One for each input of the graph, in their order."""
+        """Return one spec per input of the graph, in order."""
         return [self._specs[node.name] for node in self._graph.nodes if node.op == "placeholder"]
 
     def change(self, name: str, tensor: Tensor) -> None:
-        """Give a parameter or buffer other values."""
+        """Replace the values of a parameter or buffer."""
         values = tensor.to(self._device)
         is_parameter = isinstance(self.state[name], nn.Parameter)
         self.state[name] = nn.Parameter(values, requires_grad=False) if is_parameter else values
 
     def put(self, node: Node, name: str, tensor: Tensor) -> Node:
-        """Let an input of the graph read a buffer of this name from now on, or a parameter where it is one."""
+        """Make a graph input read a tensor of this name from now on: a parameter if it is one, else a buffer."""
         self.state[name] = tensor if tensor.device == self._device else tensor.to(self._device)
         node.meta["val"] = self._fake_mode().from_tensor(self.state[name], static_shapes=True)
         argument = TensorArgument(node.name)
@@ -45,9 +45,9 @@ class ProgramEditor:
         )
         return node
 
-    def add(self, behind: Node, label: str, name: str, tensor: Tensor) -> Node:
-        """A new input, behind another one, that reads a tensor of this name."""
-        with self._graph.inserting_after(behind):
+    def add(self, after: Node, label: str, name: str, tensor: Tensor) -> Node:
+        """Insert a graph input, after another one, that reads a tensor of this name."""
+        with self._graph.inserting_after(after):
             return self.put(self._graph.placeholder(label), name, tensor)
 
     def _fake_mode(self) -> Any:

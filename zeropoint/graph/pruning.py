@@ -1,4 +1,4 @@
-"""Before anything else: writes in place and dead code leave the graph (a BERT carries a pooler that nobody reads)."""
+"""Remove in-place writes and dead code from a graph before any other step (BERT exports an unused pooler)."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,16 +12,16 @@ _STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
-    """The same program without operators that write in place, where it has any; buffers that change become outputs.
+    """Return the program without in-place operators, if it has any; mutated buffers become outputs.
 
-    Q/DQ around a value is only sound when nobody changes the value between its making and its reading.
+    Q/DQ is valid only if nothing changes a value between the node that computes it and the node that reads it.
     """
     writes = any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes)
     return program.run_decompositions({}) if writes else program
 
 
 def copy_graph(graph: Graph) -> Graph:
-    """A graph to edit, every node under its old name: copying renames what Python has a word for (`input`)."""
+    """Return a copy to edit, with the original node names: copying renames Python's reserved names (`input`)."""
     copied = deepcopy(graph)
     for node, original in zip(copied.nodes, graph.nodes, strict=True):
         node.name = original.name
@@ -29,7 +29,7 @@ def copy_graph(graph: Graph) -> Graph:
 
 
 def prune(program: ExportedProgram) -> ExportedProgram:
-    """The same function of its inputs without operators and tensors that no output needs."""
+    """Return the program without operators and tensors that no output needs."""
     graph = copy_graph(program.graph)
     graph.eliminate_dead_code()
     mutated = set(program.graph_signature.buffers_to_mutate.values())
@@ -48,7 +48,7 @@ def prune(program: ExportedProgram) -> ExportedProgram:
 def rebuild(
     program: ExportedProgram, graph: Graph, inputs: list[InputSpec], state: Mapping[str, Tensor]
 ) -> ExportedProgram:
-    """`program` with another graph, these inputs, and of `state` what they name.
+    """Return `program` with another graph, these inputs, and the tensors of `state` that they name.
 
     Example inputs are dropped: they are the user's calibration data.
     """

@@ -1,4 +1,4 @@
-"""Sources: an upload becomes a module with real leaves. One file per format; the engine knows none of them."""
+"""Sources: an upload becomes a module whose layers are real `nn` modules. One file per format."""
 
 from pathlib import Path
 

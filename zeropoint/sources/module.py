@@ -1,7 +1,7 @@
-"""An `nn.Module` in memory becomes a source: its layers are leaves already.
+"""An `nn.Module` in memory becomes a source; its layers are `nn` modules already.
 
-The source is a copy of the module's structure and buffers that shares the parameters: the user's module keeps its mode,
-its hooks and its buffers, and no weight is in memory twice.
+The source copies the module's structure and buffers and shares its parameters: the user's module keeps its mode, its
+hooks and its buffers, and no weight is in memory twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,21 +34,21 @@ KINDS: dict[type[nn.Module], LayerKind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleSource(Source):
-    """A module; its calls may name their tensors, its outputs may nest."""
+    """A module in memory; batches may name their tensors, and outputs may be nested."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        """One forward pass. Raises Unsupported when no tensor comes out; what the module raises goes through."""
+        """Run one forward pass. Raises Unsupported when it returns no tensor, and whatever the module raises."""
         return call_module(self.module, batch, self.device)
 
     def put(self, buffers: Mapping[str, Tensor]) -> None:
-        """A module may have put others in their place, of other shapes."""
+        """Replace these buffers; a forward pass may have assigned others, of other shapes."""
         for name, value in buffers.items():
             owner, _, leaf = name.rpartition(".")
             self.module.get_submodule(owner)._buffers[leaf] = value.clone()
 
 
 def module_source(model: nn.Module) -> ModuleSource:
-    """Find the layers of a module. Raises InvalidModel on weights that are not finite, Unsupported on lone leaves."""
+    """Return a module's source. Raises InvalidModel on NaN or infinity in weights, Unsupported on a single layer."""
     if type(model) in KINDS:
         raise Unsupported(
             "unsupported_module",
@@ -75,7 +75,7 @@ def module_source(model: nn.Module) -> ModuleSource:
 
 
 def copy_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
-    """A copy in evaluation mode whose tensors are those given by the id of the original; what is tied stays tied.
+    """Copy a module in evaluation mode, replacing tensors by the id of the original; tied tensors stay tied.
 
     Raises Unsupported when Python can't copy the module.
     """
@@ -91,7 +91,7 @@ def copy_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
 
 
 def call_module(module: nn.Module, batch: Sequence[Tensor], device: str) -> list[object]:
-    """The module's outputs as a flat list. Raises Unsupported when it holds no tensor."""
+    """Return the module's outputs as a flat list. Raises Unsupported when they hold no tensor."""
     keywords = batch.keywords if isinstance(batch, ModelInputs) else ()
     tensors = [tensor.to(device) for tensor in batch]
     first = len(tensors) - len(keywords)
@@ -100,14 +100,14 @@ def call_module(module: nn.Module, batch: Sequence[Tensor], device: str) -> list
     if not any(isinstance(value, Tensor) for value in flat):
         raise Unsupported(
             "unsupported_output",
-            f"The model gives {type(output).__name__} without a tensor in it.",
+            f"The model returns {type(output).__name__} without a tensor in it.",
             "Return a tensor, or a tuple, list, dict or dataclass of tensors.",
         )
     return flat
 
 
 def _flat(output: object) -> Iterator[object]:
-    """Leaves in their order, of tuples, lists, dicts and dataclasses."""
+    """Yield the leaves of tuples, lists, dicts and dataclasses in order."""
     if isinstance(output, Mapping):
         parts: Sequence[object] = list(output.values())
     elif isinstance(output, tuple | list):
@@ -122,20 +122,20 @@ def _flat(output: object) -> Iterator[object]:
 
 
 def list_layers(module: nn.Module) -> Iterator[Layer]:
-    """Every layer that owns parameters; a module that is used under two names is one layer, under the first."""
+    """Yield every layer that owns parameters; a module used under two names is one layer, under the first."""
     first_names = {id(parameter): name for name, parameter in module.named_parameters()}
     conflicts = _conflicts(module)
     for prefix, owner in module.named_modules():
-        own: dict[str, dict[str, Tensor]] = {}
+        layer_parameters: dict[str, dict[str, Tensor]] = {}
         for leaf, parameter in owner._parameters.items():
             if parameter is not None:
                 name = f"{prefix}.{leaf}".lstrip(".")
-                own.setdefault(layer_name(name), {})[name] = parameter
+                layer_parameters.setdefault(layer_name(name), {})[name] = parameter
         reason: SkipReason | None = None if _is_leaf(owner) else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
         bias = owner._parameters.get("bias")
-        for name, parameters in own.items():
+        for name, parameters in layer_parameters.items():
             yield Layer(
                 name=name,
                 type=type(owner).__name__,
@@ -149,7 +149,7 @@ def list_layers(module: nn.Module) -> Iterator[Layer]:
 
 
 def _conflicts(module: nn.Module) -> set[int]:
-    """Ids of parameters that something else than leaves reads too: quantizing them would change what that computes."""
+    """Return ids of parameters that other code also reads: quantizing them would change its results."""
     readers: dict[int, set[bool]] = {}
     for owner in module.modules():
         for leaf, parameter in owner._parameters.items():
@@ -158,24 +158,24 @@ def _conflicts(module: nn.Module) -> set[int]:
 
 
 def _kind(owner: nn.Module) -> LayerKind | None:
-    """What the module computes; a subclass with a forward of its own computes something else."""
+    """Return what the module computes; None if a subclass overrides `forward`."""
     return next((kind for type_, kind in KINDS.items() if type(owner).forward is type_.forward), None)
 
 
 def _is_leaf(owner: nn.Module) -> bool:
-    """Whether the module is nothing but its operator on its weight, and so can be replaced."""
+    """Return whether the module only applies its operator to its weight, and so can be replaced."""
     weight = owner._parameters.get("weight")
-    # attention reads its output projection's weight by itself; hooks and parametrizations compute a weight anew
+    # attention reads the weight of its output projection directly; hooks and parametrizations recompute a weight
     if _kind(owner) is None or weight is None or isinstance(owner, NonDynamicallyQuantizableLinear):
         return False
     return weight.is_floating_point() and not owner._forward_pre_hooks and not owner._forward_hooks
 
 
 def _aliases(module: nn.Module, layers: Sequence[Layer]) -> Iterator[str]:
-    """Further names of the tensors of layers that can be quantized: what is stored has one name."""
-    own = {id(layer.module): layer for layer in layers if layer.module is not None}
+    """Yield further names of the tensors of quantizable layers: files store each tensor under one name."""
+    quantizable = {id(layer.module): layer for layer in layers if layer.module is not None}
     for name, owner in module.named_modules(remove_duplicate=False):
-        layer = own.get(id(owner))
+        layer = quantizable.get(id(owner))
         if layer is not None:
             names = {f"{name}.{leaf}" for leaf in owner._parameters}
             yield from names - ({layer.weight_name, f"{name}.bias"} if layer.name == name else set())

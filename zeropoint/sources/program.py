@@ -1,6 +1,6 @@
-"""A `.pt2` (torch.export archive) becomes a source: prune, find the layers, put real leaves in.
+"""A `.pt2` (torch.export archive) becomes a source: prune the graph, find the layers, make them real `nn` modules.
 
-Nothing of the user's Python is needed: the graph holds the operators, the signature the parameters' names.
+The user's Python code is not needed: the graph holds the operators, the signature the parameters' names.
 """
 
 from pathlib import Path
@@ -32,9 +32,11 @@ EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export
 
 
 def open_uploaded_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
-    """Load, prune and dissect a program. Raises InvalidModel if it does not load, Unsupported if it can not be fed.
+    """Load and prune a program, and find its layers.
 
-    `fold`: normalizations behind convolutions go into these (`folding`).
+    `fold`: fold batch normalizations into the convolutions before them (`graph.batch_norm_folding`). Raises
+    InvalidModel if the file can't be loaded, Unsupported if the program takes something other than tensors and
+    constants.
     """
     try:
         uploaded = torch.export.load(path)
@@ -46,7 +48,7 @@ def open_uploaded_program(path: Path, device: str, *, fold: bool = False) -> Pro
 
 
 def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool = False) -> ProgramSource:
-    """Dissect a program. Raises InvalidModel on weights that are not finite."""
+    """Return the source of a loaded program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
     require_finite(uploaded.state_dict)
     types = layer_types(uploaded)
@@ -58,9 +60,9 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
         program = move_to_device_pass(program, device)
     calls = layer_calls(program.graph, stored_names(program))
     module = _flat(program.module(check_guards=False))
-    sound = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
-    fused_outputs = insert_fused_outputs(module, sound)
-    leaves = insert_leaves(module, program, sound)
+    quantizable = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
+    fused_outputs = insert_fused_outputs(module, quantizable)
+    leaves = insert_leaves(module, program, quantizable)
     inputs, constants = _inputs(program)
     return ProgramSource(
         module=module,
@@ -77,18 +79,18 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
 
 
 def _flat(module: GraphModule) -> GraphModule:
-    """The same graph, called with flat inputs, giving flat outputs, without the check of the user's call signature."""
+    """Return the same graph with flat inputs and outputs, without the check of the user's call signature."""
     module.graph.set_codegen(CodeGen())
     return GraphModule(module, module.graph)
 
 
 def _inputs(program: ExportedProgram) -> tuple[tuple[Input, ...], dict[int, object]]:
-    """The tensors to feed, and the inputs that the export fixed, by position."""
+    """Return the input tensors, and by position the constants of the export. Raises Unsupported on other inputs."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    user = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    arguments = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     tensors: list[Input] = []
     constants: dict[int, object] = {}
-    for position, argument in enumerate(user):
+    for position, argument in enumerate(arguments):
         if isinstance(argument, TensorArgument):
             value = cast(Tensor, values[argument.name])
             shape = tuple(_dimension(program, size) for size in value.shape)
@@ -114,10 +116,10 @@ def _dimension(program: ExportedProgram, size: int | torch.SymInt) -> int | Dim:
 
 
 def _detach_mutated(program: ExportedProgram, module: nn.Module) -> dict[str, Tensor]:
-    """Give the runnable module its own copy of buffers that it writes, so that the program keeps the uploaded ones."""
-    state: dict[str, Tensor] = {}
+    """Copy the buffers that the runnable module writes; return the uploaded ones, which the program keeps."""
+    uploaded: dict[str, Tensor] = {}
     for name in set(program.graph_signature.buffers_to_mutate.values()):
         owner, _, leaf = name.rpartition(".")
-        state[name] = module.get_buffer(name)
-        setattr(module.get_submodule(owner), leaf, state[name].clone())
-    return state
+        uploaded[name] = module.get_buffer(name)
+        setattr(module.get_submodule(owner), leaf, uploaded[name].clone())
+    return uploaded

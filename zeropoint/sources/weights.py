@@ -1,6 +1,6 @@
-"""A file of weights becomes a source without a graph: layers that names and shapes suggest, and nothing to run.
+"""A weights file becomes a source without a graph: layers guessed from names and shapes, and nothing to run.
 
-Of its tensors there are shapes and dtypes alone, as meta tensors: values are read from the file when their turn comes.
+Its tensors are meta tensors, which have only shape and dtype: values are read from the file layer by layer.
 """
 
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ from zeropoint.model.source import Source
 from zeropoint.schema.weight_layers import BY_RANK, NamedLayer, layers_in
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-"""What can be quantized; other tensors stay as they are."""
+"""Dtypes that can be quantized; other tensors stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource(Source):
-    """A file of weights; `tensors` have no values."""
+    """A weights file; `tensors` have no values."""
 
     files: Mapping[str, StoredTensor]
-    """Every tensor by name, in the order in which they lie in the file."""
+    """Every tensor by name, in file order."""
 
 
-class Outline(nn.Module):
-    """The weight, and the bias if there is one, of a layer whose values stay in the file."""
+class MetaLayer(nn.Module):
+    """Holds the meta tensors of a layer, weight and bias if any, whose values stay in the file."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Outline(nn.Module):
 
 
 def open_weights(path: Path) -> WeightsSource:
-    """Read the header. Raises InvalidModel when it isn't true, or there is no tensor."""
+    """Read the header. Raises InvalidModel when the header is wrong or lists no tensor."""
     files = open_tensors(path)
     if not files:
         raise InvalidModel("weights_invalid", "The file holds 0 tensors.", "Save the weights with safetensors.")
@@ -57,22 +57,22 @@ def open_weights(path: Path) -> WeightsSource:
 
 def _layer(named: NamedLayer, tensors: Mapping[str, Tensor]) -> Layer:
     if named.weight is None or not _can_be_quantized(named, tensors):
-        own = sum(tensors[name].nbytes for name in named.tensors)
-        return Layer(name=named.name, type=named.type, bytes=own, reason="unsupported")
+        size = sum(tensors[name].nbytes for name in named.tensors)
+        return Layer(name=named.name, type=named.type, bytes=size, reason="unsupported")
     bias = f"{named.name}.bias"
-    outline = Outline(tensors[named.weight], tensors[bias] if bias in named.tensors else None)
+    module = MetaLayer(tensors[named.weight], tensors[bias] if bias in named.tensors else None)
     return Layer(
         name=named.name,
         type=named.type,
-        bytes=sum(parameter.nbytes for parameter in outline.parameters()),
+        bytes=sum(parameter.nbytes for parameter in module.parameters()),
         kind=cast(LayerKind, named.type),
-        module=outline,
+        module=module,
         weight_name=named.weight,
     )
 
 
 def _can_be_quantized(named: NamedLayer, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether it is of a known type, in floats, not empty, and its scale and zero point get names of their own."""
+    """Return whether the type is known, the weight float and not empty, and no tensor has its scale's name."""
     assert named.weight is not None
     weight = tensors[named.weight]
     taken = any(f"{named.weight}_{part}" in tensors for part in ("scale", "zero_point"))

@@ -59,7 +59,7 @@ MISFITS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     "another shape": (
         lambda tensors: tensors.update({QUERY: torch.ones(32, 31)}),
-        f"Tensor '{QUERY}' has shape [32, 31], config.json makes [32, 32].",
+        f"Tensor '{QUERY}' has shape [32, 31]; config.json implies [32, 32].",
     ),
 }
 

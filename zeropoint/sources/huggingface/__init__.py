@@ -1,1 +1,1 @@
-"""Hugging Face folders as a source: the network from its config, its tensors left in their files."""
+"""Hugging Face folders as sources: the network is built from its config, its tensors stay in their files."""

@@ -1,6 +1,6 @@
-"""A Hugging Face folder on disk: the tar that the gate wrote, unpacked, and which tensor lies in which file.
+"""A Hugging Face folder on disk: the unpacked tar that the gate wrote, and which file holds each tensor.
 
-Nothing is read but headers; a tensor is mapped when it is asked for.
+Only headers are read here; a file is mapped when one of its tensors is needed.
 """
 
 import json
@@ -26,7 +26,7 @@ PACK_AGAIN = "Save the network with save_pretrained, and upload that folder."
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Config, and where each tensor lies."""
+    """The config, and where each tensor is stored."""
 
     path: Path
     config: Mapping[str, Any]
@@ -34,51 +34,51 @@ class ModelFolder:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor."""
+        """Return the shape of each tensor."""
         return {name: tensor.shape for name, tensor in self.stored.items()}
 
     @property
     def carried(self) -> list[Path]:
-        """Files that go out as they came in."""
+        """Return the files that are copied unchanged."""
         return sorted(path for path in self.path.iterdir() if kind_of(path.name) in CARRIED)
 
     def mapped(self) -> dict[str, MappedFile]:
-        """Tensor name -> its file, mapped; a file is mapped once."""
+        """Return tensor name -> mapped file; each file is mapped once."""
         files = {path: map_file(path) for path in sorted({tensor.path for tensor in self.stored.values()})}
         return {name: files[tensor.path] for name, tensor in self.stored.items()}
 
     def require_finite(self) -> None:
-        """Raises InvalidModel, naming the tensor, when a value is NaN or infinite. One block is in memory at a time."""
+        """Raise InvalidModel, naming the tensor, if a value is NaN or infinite. One block is in memory at a time."""
         for name, tensor in self.stored.items():
             if tensor.dtype.is_floating_point:
                 for block in tensor.blocks():
                     require_finite({name: nn.Parameter(block, requires_grad=False)})
 
     def dtype(self) -> torch.dtype:
-        """What the network computes in: what config.json says, else the dtype of its first floating weight."""
-        said = self.config.get("dtype")
-        if said is not None:
-            found: torch.dtype = getattr(torch, said)
-            return found
+        """Return the network's dtype: the one in config.json, else that of its first floating tensor."""
+        configured = self.config.get("dtype")
+        if configured is not None:
+            dtype: torch.dtype = getattr(torch, configured)
+            return dtype
         return next((t.dtype for t in self.stored.values() if t.dtype.is_floating_point), torch.float32)
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Open a folder, or unpack the tar of one beside it. Raises InvalidModel."""
+    """Open a folder, or unpack a tar into a folder next to it. Raises InvalidModel."""
     folder = path if path.is_dir() else _unpacked(path)
     stored: dict[str, StoredTensor] = {}
-    with _understood():
+    with _unreadable_as_invalid():
         config = json.loads((folder / CONFIG_FILE).read_bytes())
         for file in sorted(path for path in folder.iterdir() if KINDS["weights"].fullmatch(path.name)):
             stored |= open_tensors(file)
     return ModelFolder(folder, config, stored)
 
 
-def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """The config in a tar, and the shape of each tensor by name; nothing is unpacked. Raises InvalidModel."""
+def read_tar_headers(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Return the config in a tar, and the shape of each tensor by name, without unpacking. Raises InvalidModel."""
     config: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    with _understood(), tarfile.open(path, "r:") as archive:
+    with _unreadable_as_invalid(), tarfile.open(path, "r:") as archive:
         for member in archive:
             content = archive.extractfile(member)
             if content is not None and member.name == CONFIG_FILE:
@@ -89,7 +89,8 @@ def look_into(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def _unreadable_as_invalid() -> Iterator[None]:
+    """Raise InvalidModel in place of the errors that unreadable files raise."""
     try:
         yield
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
@@ -97,16 +98,16 @@ def _understood() -> Iterator[None]:
 
 
 def _shapes(file: IO[bytes]) -> dict[str, tuple[int, ...]]:
-    """What the header of a safetensors file says, which begins here."""
+    """Return the shape of each tensor from the safetensors header that starts at the file's position."""
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _unpacked(path: Path) -> Path:
-    """Copy each file of the tar out, under a name of a checkpoint, into a folder beside it."""
+    """Copy the tar's files into a folder next to it. Raises InvalidModel on a name that no checkpoint has."""
     folder = path.with_suffix(".folder")
     folder.mkdir(exist_ok=True)
-    with _understood(), tarfile.open(path, "r:") as archive:
+    with _unreadable_as_invalid(), tarfile.open(path, "r:") as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isreg() else None
             if content is None or kind_of(member.name) is None:

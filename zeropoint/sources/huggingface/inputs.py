@@ -1,4 +1,4 @@
-"""What a network of transformers takes: its main input, and those that it can go without."""
+"""The inputs of a transformers network: its main input, and its optional ones."""
 
 import inspect
 from typing import Any
@@ -11,31 +11,31 @@ ANY = Dim(1, None)
 
 
 def inputs_of(network: Any) -> tuple[Input, ...]:
-    """The inputs of a network, in the order in which a dataset's tensors are read."""
+    """Return the inputs of a network, in the order in which a dataset's tensors are read."""
     if network.main_input_name == "pixel_values":
         return (_pixels(network.config),)
-    taken = inspect.signature(network.forward).parameters
+    parameters = inspect.signature(network.forward).parameters
     shape = _tokens(network)
     inputs = [Input("input_ids", torch.int64, shape), Input("attention_mask", torch.int64, shape, optional=True)]
-    if "token_type_ids" in taken:
+    if "token_type_ids" in parameters:
         inputs.append(Input("token_type_ids", torch.int64, shape, optional=True))
-    if "decoder_input_ids" in taken:
-        # Bart shifts the encoder's tokens by itself when there are none
-        made_by_itself = network.config.model_type == "bart"
-        inputs.append(Input("decoder_input_ids", torch.int64, shape, optional=made_by_itself))
+    if "decoder_input_ids" in parameters:
+        # Bart computes these from the encoder's tokens when they are missing
+        is_optional = network.config.model_type == "bart"
+        inputs.append(Input("decoder_input_ids", torch.int64, shape, optional=is_optional))
         inputs.append(Input("decoder_attention_mask", torch.int64, shape, optional=True))
     return tuple(inputs)
 
 
 def _tokens(network: Any) -> tuple[int | Dim, ...]:
-    """[batch, tokens], or [batch, choices, tokens] where one of several texts is chosen."""
+    """Return [batch, tokens], or [batch, choices, tokens] for networks that choose one of several texts."""
     length = Dim(1, _longest(network.config))
     choices = type(network).__name__.endswith(("ForMultipleChoice", "DoubleHeadsModel"))
     return (ANY, ANY, length) if choices else (ANY, length)
 
 
 def _longest(config: Any) -> int | None:
-    """As many tokens as have a position; None where positions are computed from their distance."""
+    """Return the number of positions; None if the network has no table of positions."""
     longest = getattr(config, "max_position_embeddings", None)
     if not isinstance(longest, int):
         return None

@@ -1,7 +1,7 @@
-"""A network of transformers, built from its config without a weight: never `from_pretrained`, never an Auto class.
+"""Build a transformers network from its config without weights: never `from_pretrained`, never an Auto class.
 
-The class is taken by its exact name. Parameters are made on the meta device, so a config that claims a huge network
-costs nothing until its names and shapes were compared with the tensors that are there.
+The class is looked up by its exact name. Parameters are created on the meta device, so a config that claims a huge
+network allocates nothing before its names and shapes are compared with the stored tensors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,18 @@ from torch import nn
 from zeropoint.errors import InvalidModel, Unsupported
 
 ATTENTION = ("sdpa", "eager")
-"""Implementations by preference; a class that lacks the first has the second. Never a name from an upload."""
+"""Implementations in order of preference; every class has the second. Never a name from an upload."""
 _BUILT_APART = ("architectures", "model_type", "dtype")
 
 
 def build_empty(config: Mapping[str, Any]) -> Any:
-    """The network on the meta device, buffers too. Raises Unsupported, or InvalidModel when the config builds none."""
+    """Build the network on the meta device, buffers too. Raises Unsupported, or InvalidModel on a bad config."""
     with torch.device("meta"):
         return _build(config)
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """The network with real buffers and parameters on the meta device. Raises what `build_empty` raises."""
+    """Build the network with real buffers and parameters on the meta device. Raises what `build_empty` raises."""
     with _parameters_on_meta():
         return _build(config).eval()
 
@@ -43,7 +43,7 @@ def _build(config: Mapping[str, Any]) -> Any:
                 raise InvalidModel(
                     "checkpoint_invalid",
                     f"{network.__name__} can't be built from config.json.",
-                    "Check that config.json is the one that save_pretrained wrote beside these weights.",
+                    "Check that config.json is the one that save_pretrained wrote with these weights.",
                 ) from error
     raise AssertionError
 
@@ -64,7 +64,7 @@ def _class_of(config: Mapping[str, Any]) -> Any:
     if not known or network.config_class.model_type != config["model_type"]:
         raise Unsupported(
             "architecture_unsupported",
-            f"{name} with model_type {config['model_type']} is no network of the transformers that is installed here.",
+            f"The installed transformers has no network {name} with model_type {config['model_type']}.",
             "Export the model as a .pt2 program: torch.export takes any network.",
         )
     return network
@@ -72,7 +72,7 @@ def _class_of(config: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Every parameter that a module registers goes to the meta device; those that are tied stay one."""
+    """Move every parameter that a module registers to the meta device; tied parameters stay tied."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -12,7 +12,7 @@ from zeropoint.data.batches import Input, ModelInputs
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile, release_after_use, trim
 from zeropoint.model.layer import Layer, distinct_bytes
-from zeropoint.sources.huggingface.folder import ModelFolder, look_into, open_folder
+from zeropoint.sources.huggingface.folder import ModelFolder, open_folder, read_tar_headers
 from zeropoint.sources.huggingface.inputs import inputs_of
 from zeropoint.sources.huggingface.network import build, build_empty
 from zeropoint.sources.huggingface.tensor_names import match, tied_names
@@ -21,18 +21,18 @@ from zeropoint.sources.module import ModuleSource, call_module, list_layers
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceSource(ModuleSource):
-    """A network of transformers; its inputs go by name."""
+    """A transformers network; its inputs are passed by name."""
 
     inputs: tuple[Input, ...]
     folder: ModelFolder
     dtype: torch.dtype
     files: Mapping[str, StoredTensor]
-    """Where tensors lie that stay in the folder's files, by their name in the network."""
+    """Tensors that stay in the folder's files, by their name in the network."""
     stored_names: Mapping[str, str]
     """Name in the network -> name in the folder's files."""
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        """One forward pass; floating inputs in the dtype that the network computes in."""
+        """Run one forward pass, with floating inputs cast to the network's dtype."""
         assert isinstance(batch, ModelInputs)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
         outputs = call_module(self.module, ModelInputs(cast, batch.keywords), self.device)
@@ -41,7 +41,7 @@ class HuggingFaceSource(ModuleSource):
 
 
 def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
-    """Open a folder, or the tar of one. Raises InvalidModel or Unsupported."""
+    """Open a folder, or a tar of one. Raises InvalidModel or Unsupported."""
     folder = open_folder(path)
     names = match(build_empty(folder.config), folder.shapes)
     network = build(folder.config)
@@ -77,15 +77,15 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
 
 
 def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, Tensor]]:
-    """Inputs, layers and empty parameters of a folder in a tar that is only looked at."""
-    config, shapes = look_into(path)
+    """Return inputs, layers and meta parameters of a folder in a tar, without unpacking it."""
+    config, shapes = read_tar_headers(path)
     network = build_empty(config)
     match(network, shapes)
     return inputs_of(network), _layers(network, {}, {}), dict(network.named_parameters(remove_duplicate=False))
 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put each tensor in its place, under all its names."""
+    """Assign each tensor to its parameter or buffer, under all its names."""
     parameters = dict(network.named_parameters())
     for first, names in tied_names(network).items():
         value: Any = tensors[first]
@@ -93,25 +93,25 @@ def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             value = nn.Parameter(value, requires_grad=False)
         for name in names:
             owner, _, leaf = name.rpartition(".")
-            place = network.get_submodule(owner)
-            (place._parameters if first in parameters else place._buffers)[leaf] = value
+            module = network.get_submodule(owner)
+            (module._parameters if first in parameters else module._buffers)[leaf] = value
 
 
 def _layers(network: nn.Module, stored: Mapping[str, StoredTensor], files: Mapping[str, MappedFile]) -> Iterator[Layer]:
-    """Layers as of any module; what compressed-tensors has no words for, and what is tied to that, stays in float."""
-    found = list(list_layers(network))
-    elsewhere = {
+    """Yield the network's layers; only Linear layers whose weight no other layer shares can be quantized."""
+    layers = list(list_layers(network))
+    not_linear = {
         id(parameter)
         for module in network.modules()
         for parameter in module._parameters.values()
         if type(module) is not nn.Linear
     }
-    for layer in found:
+    for layer in layers:
         if layer.module is None:
             yield layer
         elif layer.type != "Linear":
             yield replace(layer, module=None, weight_name=None, reason="format_unsupported")
-        elif id(layer.module._parameters["weight"]) in elsewhere:
+        elif id(layer.module._parameters["weight"]) in not_linear:
             yield replace(layer, module=None, weight_name=None, reason="shared_weight_conflict")
         else:
             name = str(layer.weight_name)
