@@ -1,1 +1,1 @@
-"""Saved results, opened again: by this process, by a second one, and by the software each format is for."""
+"""Open saved results: in this process, in a second one, and with the software that each format is for."""

@@ -1,4 +1,4 @@
-"""What was saved, opened again in this process: for whole modules, whose class no second process could know."""
+"""Reopen the saved files of a whole module in this process: a second process could not import the module's class."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReopenedModule:
-    """Answers as the second process does: what goes wrong is logged, and the answer is no."""
+    """A `SavedModel` in this process: errors are logged, and answered by False or None as in the second process."""
 
     def __init__(self, model: nn.Module, device: str) -> None:
         self._model = model
@@ -27,10 +27,10 @@ class ReopenedModule:
         self._module: nn.Module | None = None
         self._outputs: dict[int, Tensor] | None = None
         self.loaded: list[Loaded] = []
-        self.beside: dict[str, dict[int, Tensor]] = {}
+        self.further_outputs: dict[str, dict[int, Tensor]] = {}
 
     def open(self, folder: Path) -> bool:
-        """Whether both files open, agree bit for bit, and fit the float module."""
+        """Return whether both files open, agree bit for bit, and fit the float module."""
         try:
             stored = read_torch_checkpoint(folder / TORCH_CHECKPOINT_FILE)
             require_same(stored, read_safetensors(folder / SAFETENSORS_FILE))
@@ -45,7 +45,7 @@ class ReopenedModule:
         return True
 
     def start(self, batch: Sequence[Tensor]) -> None:
-        """Run a batch."""
+        """Run a batch; `finish` returns its outputs."""
         self._outputs = None
         if self._module is None:
             return
@@ -57,12 +57,12 @@ class ReopenedModule:
             logger.exception("The quantized module doesn't run.")
 
     def finish(self) -> dict[int, Tensor] | None:
-        """The tensors that came out, by position; None when it failed."""
+        """Return the output tensors by position; None when the run failed."""
         return self._outputs
 
 
 def require_same(left: Stored, right: Stored) -> None:
-    """Raises ValueError, naming the tensor, unless two files hold the same ones bit for bit."""
+    """Raise ValueError, naming the tensor, unless two files hold the same tensors bit for bit."""
     for name in sorted(set(left.tensors) | set(right.tensors)):
         first, second = left.tensors.get(name), right.tensors.get(name)
         if first is None or second is None or first.dtype != second.dtype or not torch.equal(first, second):

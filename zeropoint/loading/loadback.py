@@ -1,17 +1,17 @@
-"""The second process: a stranger's view of the saved files, which needs torch alone.
+"""Open and run saved files in a second process, as another user would, with the format's own software alone.
 
-It starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
+The process starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
 
-    {"folder": F}                               open what lies in F (see `readback`)    -> {"ok": true, "loaded": […]}
-    {"inputs": I, "names": […], "outputs": O}   run it on the tensors "0", "1", … of file I, which go by these names,
-                                                and write those that come out to file O -> {"ok": true}
-    {"compare": name, "uploaded": U}            compare a tensor of the file U with what was saved of it
+    {"folder": F}                               open the artifacts in F (see `readers`) -> {"ok": true, "loaded": […]}
+    {"inputs": I, "names": […], "outputs": O}   run on the tensors "0", "1", … of file I, which are the inputs of these
+                                                names, and write the output tensors to file O -> {"ok": true}
+    {"compare": name, "uploaded": U}            compare a tensor of file U with its saved form
                                                                                        -> {"ok": true, "compared": {…}}
 
-Further artifacts of the folder (`open_further_artifacts`) run on the same tensors; what they give goes to file O as
-"<file>:0", …
+Further artifacts of the folder (`open_further_artifacts`) run on the same tensors; their outputs are written to file O
+as "<file>:0", …
 
-What goes wrong is told on standard error, for operators; the answer is {"ok": false}.
+Errors are written to standard error, for operators; the answer is then {"ok": false}.
 """
 
 import json
@@ -39,46 +39,46 @@ COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
 class LoadbackClient:
-    """The parent's end: asks one question at a time. False or None means that the files don't serve a stranger."""
+    """The parent's end, which asks one question at a time; the answer False or None means unusable files."""
 
     def __init__(self, process: Popen[bytes], scratch: Path) -> None:
         self._process = process
         self._scratch = scratch
         self.loaded: list[Loaded] = []
-        """What opened which file."""
-        self.beside: dict[str, dict[int, Tensor]] = {}
-        """What further artifacts gave of the last batch, by file name."""
+        """The opened files, and the software that opened each."""
+        self.further_outputs: dict[str, dict[int, Tensor]] = {}
+        """The outputs of further artifacts for the last batch, by file name."""
 
     def open(self, folder: Path) -> bool:
-        """Whether the saved files open and agree with each other."""
+        """Return whether the saved files open and agree with each other."""
         self._ask({"folder": str(folder)})
         answer = self._answer()
         self.loaded = [Loaded.model_validate(entry) for entry in answer.get("loaded", ())]
         return answer["ok"] is True
 
     def compare(self, name: str, uploaded: Path) -> dict[str, float | None] | None:
-        """What the saved file makes of a tensor (see `readback.weights`); None when the two don't agree."""
+        """Return how a saved tensor differs from the uploaded one (see `readers.weights`); None on a mismatch."""
         self._ask({"compare": name, "uploaded": str(uploaded)})
         answer = self._answer()
         compared: dict[str, float | None] = answer.get("compared", {})
         return compared if answer["ok"] else None
 
     def start(self, batch: Sequence[Tensor]) -> None:
-        """Send a batch; the program runs on it while the caller goes on."""
+        """Send a batch; the program runs on it while the caller continues."""
         inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
         names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
         save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, inputs)
         self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
 
     def finish(self) -> dict[int, Tensor] | None:
-        """The tensors that came out, by position."""
+        """Return the output tensors by position; None when the run failed."""
         if not self._answer()["ok"]:
             return None
         outputs: dict[str, dict[int, Tensor]] = {"": {}}
         for key, tensor in load_file(self._scratch / "outputs.safetensors").items():
             file, _, position = key.rpartition(":")
             outputs.setdefault(file, {})[int(position)] = tensor
-        self.beside = {file: tensors for file, tensors in outputs.items() if file}
+        self.further_outputs = {file: tensors for file, tensors in outputs.items() if file}
         return outputs[""]
 
     def _ask(self, question: Mapping[str, object]) -> None:
@@ -86,7 +86,7 @@ class LoadbackClient:
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
         except BrokenPipeError:
-            return  # it died: the answer says so
+            return  # the process died: `_answer` then reads no line
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -97,14 +97,14 @@ class LoadbackClient:
 
 @contextmanager
 def second_process(folder: Path) -> Iterator[LoadbackClient]:
-    """Start the process and ask it; it ends with the block, and what was exchanged in `folder` goes with it."""
-    with loadback_process() as process, loadback_client(folder, process) as reader:
-        yield reader
+    """Start the process and connect to it; both the process and the files exchanged in `folder` end with the block."""
+    with loadback_process() as process, loadback_client(folder, process) as client:
+        yield client
 
 
 @contextmanager
 def loadback_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
-    """Start the process alone, before anyone knows what it will read; it ends with the block."""
+    """Start the process alone, before its files are known; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
     with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
         try:
@@ -114,7 +114,7 @@ def loadback_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, in which our packages are found: a notebook may have them on `sys.path` alone."""
+    """Return this process's environment with our packages on PYTHONPATH; a notebook may have only `sys.path`."""
     inherited = dict(os.environ)  # noqa: TID251 - no setting is read
     paths = [str(Path(zeropoint.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
     return inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -122,7 +122,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def loadback_client(folder: Path, process: Popen[bytes]) -> Iterator[LoadbackClient]:
-    """Ask a process that was started; what was exchanged in `folder` goes with the block."""
+    """Connect to a started process; the files exchanged in `folder` are removed with the block."""
     with TemporaryDirectory(dir=folder) as scratch:
         yield LoadbackClient(process, Path(scratch))
 
@@ -133,22 +133,22 @@ def main(lock_down: Callable[[], None]) -> int:
     answers = sys.stdout
     sys.stdout = sys.stderr
     opened: Opened | None = None
-    beside: Mapping[str, Opened] = {}
+    further: Mapping[str, Opened] = {}
     for line in sys.stdin:
         question = json.loads(line)
         try:
             answer: dict[str, Any] = {"ok": True}
             if "folder" in question:
                 folder = Path(question["folder"])
-                opened, beside = open_artifact(folder), open_further_artifacts(folder)
-                found = [entry for one in (opened, *beside.values()) for entry in one.loaded]
-                answer["loaded"] = [entry.model_dump() for entry in found]
+                opened, further = open_artifact(folder), open_further_artifacts(folder)
+                loaded = [entry for artifact in (opened, *further.values()) for entry in artifact.loaded]
+                answer["loaded"] = [entry.model_dump() for entry in loaded]
             elif opened is None:
                 answer["ok"] = False
             elif "compare" in question:
                 answer["compared"] = _compare(opened, question["compare"], Path(question["uploaded"]))
             else:
-                _run(opened, beside, question)
+                _run(opened, further, question)
         except Exception:
             print_exc()
             answer = {"ok": False}
@@ -162,13 +162,13 @@ def _compare(opened: Opened, name: str, uploaded: Path) -> dict[str, float | Non
     return opened.compare(name, uploaded)
 
 
-def _run(opened: Opened, beside: Mapping[str, Opened], question: Mapping[str, Any]) -> None:
-    """Raises ValueError when a further artifact gives another number of tensors than the first."""
+def _run(opened: Opened, further: Mapping[str, Opened], question: Mapping[str, Any]) -> None:
+    """Run the artifacts and write their outputs. Raises ValueError when a further one has fewer or more outputs."""
     tensors = load_file(question["inputs"])
     batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
     with torch.no_grad():
         result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
-        others = {file: zip(result, one.run(batch), strict=True) for file, one in beside.items()}
+        others = {file: zip(result, artifact.run(batch), strict=True) for file, artifact in further.items()}
     outputs = {str(i): value for i, value in result.items()}
     outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
     save_file({key: value.contiguous() for key, value in outputs.items()}, question["outputs"])

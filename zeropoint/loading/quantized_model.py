@@ -27,18 +27,18 @@ class QuantizedModel:
 
     report: Report
     module: Callable[..., Any]
-    """Takes and gives what the float model does; a torch.nn.Module that needs torch alone to run."""
+    """Has the inputs and outputs of the float model; a torch.nn.Module that needs only torch."""
     folder: Path
-    """Where the validated files lie; for a result of `quantize` only as long as it lives."""
+    """The validated files; the folder of a result of `quantize` is removed together with this object."""
 
     def save(self, path: str | Path) -> None:
-        """Write the validated files into the folder `path`, made if need be. Raises OSError."""
+        """Write the validated files into the folder `path`, which is created if needed. Raises OSError."""
         target = Path(path)
         target.mkdir(parents=True, exist_ok=True)
         if target.resolve() == self.folder.resolve():
             return
         for name in FILES:
-            (target / name).unlink(missing_ok=True)  # another model's file of that name would be read for ours
+            (target / name).unlink(missing_ok=True)  # an older file of that name would be taken for this model's
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, target / name)
 
@@ -47,15 +47,15 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
     """Open a folder that `QuantizedModel.save` or a job wrote: the same input gives bit-identical output.
 
     `model`: for a folder of a whole module, the float module, of the class and arguments that were quantized (its
-    weights are not read); for a folder of a program, None. Raises InvalidModel or Unsupported when the folder is not
-    whole, is from another version, or doesn't fit the module.
+    weights are not read); for a folder of a program, None. Raises InvalidModel or Unsupported when the folder is
+    incomplete, was written by another version, or doesn't fit the module.
     """
     folder = Path(path)
     return QuantizedModel(_report(folder), open_module(folder, model), folder)
 
 
 def open_module(folder: Path, model: nn.Module | None) -> nn.Module:
-    """The module in a saved folder; see `load`."""
+    """Return the module in a saved folder; see `load`."""
     if model is None:
         return _program(folder)
     if (folder / TORCH_CHECKPOINT_FILE).exists():
@@ -76,8 +76,8 @@ def _program(folder: Path) -> nn.Module:
     if (folder / TORCH_CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
         raise InvalidModel(
             "float_module_required",
-            "The folder holds tensors, and no file holds the module that they belong to.",
-            "Give the float module too: load(path, model=YourModule()).",
+            "The folder holds tensors, but no program that computes with them.",
+            "Pass the float module too: load(path, model=YourModule()).",
         )
     raise _missing(f"no {PROGRAM_FILE}")
 
@@ -97,5 +97,5 @@ def _report(folder: Path) -> Report:
 
 def _missing(what: str) -> InvalidModel:
     return InvalidModel(
-        "saved_model_missing", f"The folder has {what}.", "Give the folder that QuantizedModel.save or a job wrote."
+        "saved_model_missing", f"The folder has {what}.", "Pass the folder that QuantizedModel.save or a job wrote."
     )

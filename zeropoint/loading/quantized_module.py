@@ -1,8 +1,8 @@
-"""The quantized module: the user's own module with small leaves in place of its quantized layers.
+"""The quantized module: the user's own module with its quantized layers replaced by leaves that hold integers.
 
-A leaf holds integers and scales under the names that the files use, so the module's state dict is what the files hold.
-It computes what evaluation compares: the input laid on its static grid, the weight made float on the way, the float
-layer's own operator, and what error compensation puts around it. It needs torch alone, on any device.
+A leaf's integers and scales have the names that the files use, so the module's state dict equals the files' tensors. It
+computes the same as evaluation: the input is quantized with static qparams, the weight dequantized on the fly, then the
+float layer's operator and the corrections of error compensation are applied. It needs only torch, on any device.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,17 @@ from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantiz
 from zeropoint.sources.module import copy_module
 
 PARTS = ("", "_scale", "_zero_point")
-"""What may be stored of a weight, by the suffix of its name."""
+"""Suffixes of the tensors stored for a weight."""
 CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
-"""What may be stored beside it, by its name within the layer."""
+"""Names within the layer of the tensors that error compensation may store."""
 
 
 class QuantizedLeaf(nn.Module):
-    """A layer whose `weight` is numbers of a quantized dtype, with `weight_scale` and `weight_zero_point` where it has
-    them, `input_scale` and `input_zero_point` [] where its input is static, and `CORRECTIONS` where it has any."""
+    """A quantized layer: `weight` holds values of a quantized dtype.
+
+    It has `weight_scale` and `weight_zero_point` if its dtype needs them, `input_scale` and `input_zero_point` [] if
+    its input is quantized, and those of `CORRECTIONS` that were stored.
+    """
 
     bias: Tensor | None
     input_scale: Tensor
@@ -37,7 +40,7 @@ class QuantizedLeaf(nn.Module):
     outlier_weight: Tensor | None
 
     def __init__(self, shell: nn.Module, stored: Stored, name: str) -> None:
-        """`shell`: the float layer `name`, whose weight is not read."""
+        """Replace the float layer `shell`, named `name`, whose weight is not read."""
         super().__init__()
         self._shell = (shell,)  # in a tuple it is no submodule: its parameters are not this module's
         self._settings, self._axis = stored.settings(name), stored.axis(name)
@@ -47,46 +50,46 @@ class QuantizedLeaf(nn.Module):
         for key in self._stored:
             self.register_buffer(key, tensors[key])
         bias = shell._parameters.get("bias")
-        if bias is None and (given := stored.correction(name, "bias")) is not None:
-            bias = nn.Parameter(given, requires_grad=False)
+        if bias is None and (correction := stored.correction(name, "bias")) is not None:
+            bias = nn.Parameter(correction, requires_grad=False)
         self.register_parameter("bias", bias)
         for part in CORRECTIONS:
             self.register_buffer(part, stored.correction(name, part))
         self._multiplies = stored.scaled_by(name) is None
-        values = stored.input(name)
-        self._input_grid: QuantType | None = None if values is None else values.quant_type
-        if values is not None:
-            self.register_buffer("input_scale", values.scale)
-            self.register_buffer("input_zero_point", values.zero_point)
-        # a hook keeps torch's fused transformer layer away, which would read `weight` past this forward
-        self.register_forward_pre_hook(_stay_visible)
+        qparams = stored.input(name)
+        self._input_type: QuantType | None = None if qparams is None else qparams.quant_type
+        if qparams is not None:
+            self.register_buffer("input_scale", qparams.scale)
+            self.register_buffer("input_zero_point", qparams.zero_point)
+        # any hook disables torch's fused transformer layer, which would read `weight` without calling this forward
+        self.register_forward_pre_hook(_no_change)
 
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
-        """What the float layer gives on the weight that its numbers mean, in the same dtype."""
+        """Return the float layer's output with the dequantized weight, in the float layer's dtype."""
         stored = {key: self.get_buffer(key) for key in self._stored}
         weight = dequantize_weight(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
-        output = functional_call(self._shell[0], tensors, (self._laid(input), *arguments), options)
+        output = functional_call(self._shell[0], tensors, (self._fake_quantize(input), *arguments), options)
         if self.outlier_channels is None or self.outlier_weight is None:
             return output
         return output + outlier_product(input, self.outlier_channels, self.outlier_weight)
 
-    def _laid(self, values: Tensor) -> Tensor:
-        """x -> x̂ on the static grid, in the dtype of x."""
+    def _fake_quantize(self, values: Tensor) -> Tensor:
+        """Scale x, quantize and dequantize it with the static qparams; return x̂ in the dtype of x."""
         if self.pre_quant_scale is not None and self._multiplies:
             values = scaled(values, self.pre_quant_scale, self._shell[0].get_parameter("weight").dim() - 2)
-        if self._input_grid is None:
+        if self._input_type is None:
             return values
-        grid = QParams(self._input_grid, self.input_scale, self.input_zero_point)
-        return dequantize(quantize(values, grid), grid).to(values.dtype)
+        qparams = QParams(self._input_type, self.input_scale, self.input_zero_point)
+        return dequantize(quantize(values, qparams), qparams).to(values.dtype)
 
     def extra_repr(self) -> str:
-        """What `print(module)` shows of the leaf."""
+        """Return what `print(module)` shows of the leaf."""
         return f"{type(self._shell[0]).__name__}({self._shell[0].extra_repr()}), weight={self._settings.dtype}"
 
 
 def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
-    """A copy of the float `model` that computes with what was saved; tensors lie on the devices of the model's own.
+    """Return a copy of the float `model` that computes with the saved tensors, on the model's own devices.
 
     Raises InvalidModel, naming the layer or tensor, when the model and the file don't fit each other.
     """
@@ -115,37 +118,37 @@ def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
     return module.eval()
 
 
-def _stay_visible(leaf: nn.Module, arguments: object) -> None:
-    """Changes nothing."""
+def _no_change(leaf: nn.Module, arguments: object) -> None:
+    """Do nothing."""
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer once, under its first name."""
+    """Return every parameter and persistent buffer once, under its first name."""
     state = model.state_dict()
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: tensor for name, tensor in tensors.items() if name in state}
 
 
 def _device(tensor: Tensor) -> torch.device:
-    """Where the quantized module's tensor goes; a model on the meta device has no place of its own."""
+    """Return the device for the quantized module's tensor: the CPU for a model on the meta device."""
     return torch.device("cpu") if tensor.is_meta else tensor.device
 
 
 def _require_layers(model: nn.Module, stored: Stored) -> None:
     modules = dict(model.named_modules())
-    for name, about in stored.layers.items():
-        found = type(modules[name]).__name__ if name in modules else "no module"
-        if found != about["type"]:
-            raise _misfit(f"Layer {name!r} was saved as {about['type']}; the model has {found} there.")
+    for name, metadata in stored.layers.items():
+        model_type = type(modules[name]).__name__ if name in modules else "no module"
+        if model_type != metadata["type"]:
+            raise _misfit(f"Layer {name!r} was saved as {metadata['type']}; the model has {model_type} of that name.")
 
 
 def _require_same_tensors(
-    own: Mapping[str, Tensor], state: Mapping[str, object], stored: Stored, quantized: Mapping[str, str]
+    tensors: Mapping[str, Tensor], state: Mapping[str, object], stored: Stored, quantized: Mapping[str, str]
 ) -> None:
-    grids = {f"{name}{part}" for name in quantized for part in PARTS}
-    beside = ("input_scale", "input_zero_point", "bias", *CORRECTIONS)
-    grids |= {f"{name}.{part}" for name in stored.layers for part in beside}
-    for name, tensor in own.items():
+    layer_parts = ("input_scale", "input_zero_point", "bias", *CORRECTIONS)
+    added = {f"{name}{part}" for name in quantized for part in PARTS}
+    added |= {f"{name}.{part}" for name in stored.layers for part in layer_parts}
+    for name, tensor in tensors.items():
         if name not in stored.tensors:
             raise _misfit(f"Tensor {name!r} of the model is not in the file.")
         saved = stored.weight(quantized[name])[0] if name in quantized else stored.tensors[name]
@@ -154,11 +157,13 @@ def _require_same_tensors(
                 f"Tensor {name!r}: saved as {saved.dtype} {list(saved.shape)}, "
                 f"the model has {tensor.dtype} {list(tensor.shape)}."
             )
-    for name in sorted(set(stored.tensors) - set(state) - grids):
+    for name in sorted(set(stored.tensors) - set(state) - added):
         raise _misfit(f"Tensor {name!r} of the file has no place in the model.")
 
 
 def _misfit(detail: str) -> InvalidModel:
     return InvalidModel(
-        "module_does_not_fit", detail, "Make the float model as it was quantized: same class, arguments and dtype."
+        "module_does_not_fit",
+        detail,
+        "Build the float model that was quantized: same class, arguments and dtype.",
     )

@@ -1,4 +1,4 @@
-"""A saved file and the float source it came from, put together again as the engine's result."""
+"""Restore the engine's result from a saved file and the float source that it came from."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,34 +17,36 @@ from zeropoint.schema.report import NOT_CALIBRATED, SkippedLayer, SkipReason
 
 
 def restore(source: Source, stored: Stored) -> Quantized:
-    """What `quantize_source` gave. Raises InvalidModel, naming the layer, when the source is of another model.
+    """Return the result of `quantize_source`. Raises InvalidModel, naming the layer, when the source is another model.
 
-    What calibration saw is not in the file: its report is empty.
+    The file does not hold what calibration measured, so its report is empty.
     """
     recipe = Recipe.model_validate(stored.about["recipe"])
-    own = {layer.name: layer for layer in source.layers if layer.module is not None}
+    float_layers = {layer.name: layer for layer in source.layers if layer.module is not None}
     for name in stored.layers:
-        if name not in own or own[name].weight.shape != stored.weight(name)[0].shape:
+        if name not in float_layers or float_layers[name].weight.shape != stored.weight(name)[0].shape:
             raise InvalidModel(
                 "module_does_not_fit",
-                f"Layer {name!r} of the saved file has no equal in the float model.",
-                "Give the float model that was quantized.",
+                f"The float model has no layer {name!r} of the saved weight's shape.",
+                "Pass the float model that was quantized.",
             )
     choices, skipped = select(source.layers, recipe)
-    idle = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
+    unquantized = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
     reason: SkipReason = "mixed_precision" if recipe.searches else "never_ran"
-    skipped += [SkippedLayer(name=layer.name, type=layer.type, reason=reason) for layer in idle]
-    layers = [_layer(layer, stored, stored.layers[name]) for name, layer in own.items() if name in stored.layers]
+    skipped += [SkippedLayer(name=layer.name, type=layer.type, reason=reason) for layer in unquantized]
+    layers = [
+        _layer(layer, stored, stored.layers[name]) for name, layer in float_layers.items() if name in stored.layers
+    ]
     return Quantized(source, recipe, layers, skipped, NOT_CALIBRATED, dict(stored.about["versions"]))
 
 
 def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
-    numbers, qparams = stored.weight(layer.name)
+    quantized_values, qparams = stored.weight(layer.name)
     channels = stored.correction(layer.name, "outlier_channels")
     restored = QuantizedLayer(
         layer,
         stored.settings(layer.name),
-        numbers,
+        quantized_values,
         qparams,
         _activation(layer, stored, about),
         weight_sqnr_db=None,
@@ -60,9 +62,9 @@ def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedL
 
 
 def _activation(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> Activation | None:
-    values, said = stored.input(layer.name), about["activation"]
-    if values is None:
+    qparams, metadata = stored.input(layer.name), about["activation"]
+    if qparams is None:
         return None
-    fields = {key: value for key, value in said.items() if key in ActivationSettings.model_fields}
+    fields = {key: value for key, value in metadata.items() if key in ActivationSettings.model_fields}
     settings = ActivationSettings.model_validate(fields)
-    return Activation(settings, values, said["minimum"], said["maximum"])
+    return Activation(settings, qparams, metadata["minimum"], metadata["maximum"])

@@ -1,4 +1,4 @@
-"""Reading back: what `model.safetensors` or `model.pt` says of itself, and the integers and grids in it."""
+"""Read `model.safetensors` or `model.pt` back: its metadata, the integers and their qparams."""
 
 import json
 from collections.abc import Mapping
@@ -18,63 +18,68 @@ from zeropoint.model.layer import TRANSPOSED
 from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.recipe import CASTS, WeightSettings
 
-SAVE_AGAIN = "Save the quantized model again, or take the folder that was saved whole."
+SAVE_AGAIN = "Save the quantized model again, or pass the complete folder that was saved."
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A saved file: the JSON object of the file, one per quantized layer by name, and every tensor by name."""
+    """A saved file: its JSON object, one JSON object per quantized layer by name, and every tensor by name."""
 
     about: Mapping[str, Any]
     layers: Mapping[str, Mapping[str, Any]]
     tensors: Mapping[str, Tensor]
 
     def settings(self, layer: str) -> WeightSettings:
-        """How the layer's weight was quantized."""
+        """Return how the layer's weight was quantized."""
         about = self._about(layer, "weight")
         return WeightSettings.model_validate({k: v for k, v in about.items() if k in WeightSettings.model_fields})
 
     def axis(self, layer: str) -> int | None:
-        """Where per_channel scales lie; None for other granularities."""
+        """Return the axis of per_channel scales; None for other granularities."""
         settings = self.settings(layer)
         if settings.granularity != "per_channel" or settings.dtype in CASTS:
             return None
         return settings.axis if settings.axis is not None else int(self.layers[layer]["operator"] in TRANSPOSED)
 
     def weight_name(self, layer: str) -> str:
-        """The weight's name; its scale and zero point are named after it."""
+        """Return the weight's name; the names of its scale and zero point begin with it."""
         return str(self._about(layer, "weight")["tensor"])
 
     def weight(self, layer: str) -> tuple[Tensor, QParams | None]:
-        """The weight as numbers [out, ...] and their grid, None for a cast. Raises InvalidModel without its tensors."""
+        """Return the weight's quantized values [out, ...] and their qparams, which a cast lacks.
+
+        Raises InvalidModel when one of its tensors is missing.
+        """
         try:
             return from_tensors(self.weight_name(layer), self.settings(layer), self.axis(layer), self.tensors)
         except KeyError as error:
             raise _invalid(f"Layer {layer!r} needs tensor {error}, which is not stored.") from error
 
     def input(self, layer: str) -> QParams | None:
-        """The static grid of the layer's input, per tensor; None when it stays in float. Raises InvalidModel."""
-        about = self._about(layer, "activation")
-        if about is None:
+        """Return the per-tensor qparams of the layer's input; None when it stays in float. Raises InvalidModel."""
+        metadata = self._about(layer, "activation")
+        if metadata is None:
             return None
-        grid = quant_type_for(about["dtype"], about["scheme"])
+        quant_type = quant_type_for(metadata["dtype"], metadata["scheme"])
         scale, zero_point = (self._tensor(layer, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
-        return QParams(grid, scale, zero_point)
+        return QParams(quant_type, scale, zero_point)
 
     def correction(self, layer: str, part: str) -> Tensor | None:
-        """What error compensation stored: `bias`, `pre_quant_scale`, `outlier_channels` or `outlier_weight`; None
-        where it did not. Raises InvalidModel without its tensor."""
+        """Return a correction of error compensation, None where the layer has none; `part` is one of:
+
+        `bias`, `pre_quant_scale`, `outlier_channels`, `outlier_weight`. Raises InvalidModel when its tensor is missing.
+        """
         name = self.layers[layer].get(part)
         return None if name is None else self._tensor(layer, name)
 
     def scaled_by(self, layer: str) -> str | None:
-        """The normalization that carries the layer's `pre_quant_scale`; None: the layer multiplies."""
+        """Return the normalization that absorbed `pre_quant_scale`; None when the layer multiplies itself."""
         name: str | None = self.layers[layer].get("scaled_by")
         return name
 
     def _about(self, layer: str, part: str) -> Any:
         if layer not in self.layers or part not in self.layers[layer]:
-            raise _invalid(f"Layer {layer!r} has no metadata of its {part}.")
+            raise _invalid(f"Layer {layer!r} has no metadata for its {part}.")
         return self.layers[layer][part]
 
     def _tensor(self, layer: str, name: str) -> Tensor:
@@ -84,7 +89,7 @@ class Stored:
 
 
 def read_safetensors(path: Path) -> Stored:
-    """Read the file whole. Raises InvalidModel when it is not one of ours, Unsupported when it is from another age."""
+    """Read the whole file. Raises InvalidModel unless Zeropoint wrote it, Unsupported if another version did."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -99,14 +104,14 @@ def read_torch_checkpoint(path: Path) -> Stored:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         metadata, tensors = content[METADATA], content[TENSORS]
-    except Exception as error:  # a pickle fails in any way
+    except Exception as error:  # a pickle may raise any exception
         raise _invalid(f"{path.name} is not a readable checkpoint.") from error
     return _stored(path.name, metadata, tensors)
 
 
 def _stored(file_name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Stored:
     if FILE_KEY not in metadata:
-        raise _invalid(f"{file_name} has no metadata of Zeropoint's own layout.")
+        raise _invalid(f"{file_name} has no metadata that Zeropoint wrote.")
     about = json.loads(metadata[FILE_KEY])
     if about.get("schema_version") != SCHEMA_VERSION:
         raise Unsupported(

@@ -47,7 +47,7 @@ class SavedModel(Protocol):
     """The saved files, opened again; asked for one batch at a time."""
 
     @property
-    def beside(self) -> Mapping[str, Mapping[int, Tensor]]:
+    def further_outputs(self) -> Mapping[str, Mapping[int, Tensor]]:
         """What further artifacts gave of the last batch, by file name, as `finish` gives it."""
 
     def start(self, batch: Sequence[Tensor]) -> None:
@@ -95,7 +95,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
             if (
                 got is None
                 or not _add(result, expected, got, truth)
-                or not _add_beside(result, expected, reader.beside)
+                or not _add_beside(result, expected, reader.further_outputs)
             ):
                 result.ran = False
                 break

@@ -1,4 +1,4 @@
-"""Readback: what was saved, opened as a stranger would, by the software that the format is for. One file per format."""
+"""Readers: open saved files with the software that each format is for. One file per format."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,23 +20,23 @@ class Opened(Protocol):
 
     @property
     def loaded(self) -> Sequence[Loaded]:
-        """What opened which file."""
+        """Return the opened files, and the software that opened each."""
 
     def run(self, batch: Mapping[str, Tensor]) -> Sequence[object]:
-        """The outputs, flat, of a batch: its tensors by name, or by position as "0", "1", …"""
+        """Return the outputs for a batch as a flat list; its tensors go by name, or by position as "0", "1", …"""
 
 
 def open_artifact(folder: Path) -> Opened:
-    """Open what lies in the folder. Raises whatever keeps it from opening."""
+    """Open the folder's main artifact. Raises whatever its reader raises, ValueError when there is none."""
     if (folder / PROGRAM_FILE).exists():
         return open_saved_program(folder)
     if (folder / CONFIG_FILE).exists():
         return open_network(folder)
     if (folder / SAFETENSORS_FILE).exists():
         return OpenedWeights(folder / SAFETENSORS_FILE)
-    raise ValueError("the folder holds nothing that is known here")
+    raise ValueError("the folder holds no known artifact")
 
 
 def open_further_artifacts(folder: Path) -> Mapping[str, Opened]:
-    """Further artifacts of the same result, by file name: each is run on its own. Raises likewise."""
+    """Open further artifacts of the same result, by file name. Raises whatever their readers raise."""
     return {ONNX_FILE: open_onnx(folder)} if (folder / ONNX_FILE).exists() else {}

@@ -1,6 +1,7 @@
-"""A Hugging Face folder, opened by the software that it is for: transformers with compressed-tensors.
+"""Open a Hugging Face folder with transformers and compressed-tensors, the software that it is for.
 
-The class is the one that config.json names; the config is our own. Nothing is fetched, no code of a folder runs.
+The class is the one that config.json names, and Zeropoint wrote that config. Nothing is downloaded, and no code from
+the folder runs.
 """
 
 import json
@@ -24,13 +25,13 @@ _WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 @dataclass(frozen=True)
 class OpenedNetwork:
-    """A network of transformers, and what opened it."""
+    """A transformers network, and what opened it."""
 
     network: Any
     loaded: tuple[Loaded, ...]
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
-        """The network's outputs as a flat list, of its inputs by name."""
+        """Return the network's outputs as a flat list; inputs go by name."""
         values = [t.to(self.network.dtype) if t.is_floating_point() else t for t in batch.values()]
         return call_module(self.network, ModelInputs(values, list(batch)), "cpu")
 
@@ -42,28 +43,28 @@ def open_network(folder: Path) -> OpenedNetwork:
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     kind = getattr(transformers, config["architectures"][0])
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    told_how = ""
-    if _opens_in_float_alone(config):
+    arguments = ""
+    if _must_dequantize(config):
         options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
-        told_how = "(quantization_config=CompressedTensorsConfig(dequantize=True))"
+        arguments = "(quantization_config=CompressedTensorsConfig(dequantize=True))"
     with torch.no_grad():
-        network, told = kind.from_pretrained(folder, **options)
-    wrong = {key: sorted(map(str, told[key])) for key in _WRONG if told.get(key)}
+        network, loading_info = kind.from_pretrained(folder, **options)
+    wrong = {key: sorted(map(str, loading_info[key])) for key in _WRONG if loading_info.get(key)}
     if wrong:
-        raise ValueError(f"transformers does not find the folder whole: {wrong}")
+        raise ValueError(f"tensors in the folder don't match the network: {wrong}")
     for part in network.modules():
         if hasattr(part, "config"):  # a decoder may keep a copy of its own
             part.config.use_cache = False
     versions = f"{version('transformers')}, compressed-tensors {version('compressed-tensors')}"
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name))
-    loader = f"transformers.{kind.__name__}.from_pretrained{told_how}"
+    loader = f"transformers.{kind.__name__}.from_pretrained{arguments}"
     return OpenedNetwork(network.eval(), tuple(Loaded(name=name, loader=loader, version=versions) for name in files))
 
 
-def _opens_in_float_alone(config: Mapping[str, Any]) -> bool:
-    """Whether transformers 5.17 with compressed-tensors 0.20 needs to be told to make float weights while it loads.
+def _must_dequantize(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers 5.17 (compressed-tensors 0.20) can load the folder only by dequantizing it.
 
-    Modules with packed weights have no place for zero points; and T5 looks for `weight` in modules that lack it then.
+    Modules with packed weights have no zero points, and T5 then reads `weight` from modules that lack it.
     """
     groups = config["quantization_config"]["config_groups"].values()
     packed = [group for group in groups if group["format"] == "pack-quantized"]

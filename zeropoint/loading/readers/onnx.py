@@ -1,4 +1,4 @@
-"""`model.onnx`, checked by onnx and opened with onnxruntime on the CPU."""
+"""Open `model.onnx`: checked by onnx, loaded by onnxruntime on the CPU."""
 
 import os
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ ERRORS_ALONE = 3
 
 @dataclass(frozen=True)
 class OpenedOnnx:
-    """A session, and what opened it."""
+    """An onnxruntime session, and what opened it."""
 
     session: Any
     loaded: tuple[Loaded, ...]
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
-        """The model's outputs, of its inputs in their order."""
+        """Return the model's outputs; inputs go by position."""
         names = [value.name for value in self.session.get_inputs()]
-        given = {name: tensor.contiguous().numpy() for name, tensor in zip(names, batch.values(), strict=True)}
-        return [torch.from_numpy(array) for array in self.session.run(None, given)]
+        inputs = {name: tensor.contiguous().numpy() for name, tensor in zip(names, batch.values(), strict=True)}
+        return [torch.from_numpy(array) for array in self.session.run(None, inputs)]
 
 
 def open_onnx(folder: Path) -> OpenedOnnx:
@@ -44,7 +44,7 @@ def open_onnx(folder: Path) -> OpenedOnnx:
 
 
 def load_runtime() -> Any:
-    """The module onnxruntime, which as its makers ship it reports home about what it is used for: not from here."""
+    """Import onnxruntime with telemetry disabled: its published builds report usage to their maker."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - no setting is read, and it must be before the import
     runtime = import_module("onnxruntime")  # an extra
     runtime.set_default_logger_severity(ERRORS_ALONE)

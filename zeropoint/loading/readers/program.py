@@ -1,4 +1,4 @@
-"""`model.pt2`, opened with plain torch, beside `model.safetensors`; every tensor that both hold must be the same."""
+"""Open `model.pt2` with plain torch, and require that its tensors equal those of `model.safetensors`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class OpenedProgram:
     loaded: tuple[Loaded, ...]
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
-        """The program's outputs as a flat list, of its inputs in their order."""
-        given = iter(batch.values())
-        user = [s.arg for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-        flat = [argument.value if isinstance(argument, ConstantArgument) else next(given) for argument in user]
+        """Return the program's outputs as a flat list; inputs go by position."""
+        tensors = iter(batch.values())
+        inputs = [s.arg for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+        flat = [argument.value if isinstance(argument, ConstantArgument) else next(tensors) for argument in inputs]
         arguments, options = cast(tuple[Any, Any], pytree.tree_unflatten(flat, self.program.call_spec.in_spec))
         return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
 
@@ -49,7 +49,7 @@ def open_saved_program(folder: Path) -> OpenedProgram:
 
 
 def same(left: Tensor, right: Tensor) -> bool:
-    """Bit for bit; zero points may be kept in integers of another width."""
+    """Return whether two tensors are bit-identical; those of different dtypes (zero points) compare by value."""
     if left.dtype != right.dtype:
         return left.shape == right.shape and bool((left == right).all())
     return left.shape == right.shape and torch.equal(

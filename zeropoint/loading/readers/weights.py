@@ -1,6 +1,6 @@
-"""`model.safetensors` by itself, opened with plain safetensors, and compared tensor by tensor with the file it is of.
+"""Open `model.safetensors` alone with plain safetensors, and compare it tensor by tensor with the uploaded file.
 
-There is no graph, so nothing is run: what a weight is worth is what its numbers, decoded as the header says, are worth.
+There is no graph to run: each quantized weight is dequantized as the header says, and its error measured.
 """
 
 import json
@@ -23,14 +23,14 @@ from zeropoint.schema.recipe import CASTS, WeightSettings
 from zeropoint.schema.report import Loaded
 
 MAPPED_BYTES = 32 * 2**20
-"""Pages of a memory map stay resident while it is open: after so many bytes the file is opened anew."""
+"""Pages of a memory map stay resident while it is open, so the file is reopened after this many bytes."""
 
 LAYER_KEY = "zeropoint.layer."
-"""As it is documented: what reads here is no part of what writes."""
+"""Repeated from the documentation, not imported: the reader must not depend on the writer."""
 
 
 class Slices:
-    """A file of which parts are read; little but what was read last is resident."""
+    """A file read in parts; little more than the last part is resident."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,15 +38,15 @@ class Slices:
         self._bytes = 0
 
     def metadata(self) -> Mapping[str, str]:
-        """The words in the header."""
+        """Return the header's metadata."""
         return self._file.metadata() or {}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, from the header."""
+        """Return a tensor's shape, from the header."""
         return tuple(self._file.get_slice(name).get_shape())
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
-        """Rows of a tensor; a scalar is one row."""
+        """Return rows of a tensor; a scalar is one row."""
         if self._bytes > MAPPED_BYTES:
             self._file, self._bytes = safe_open(self._path, framework="pt"), 0
         values: Tensor = self._file.get_slice(name)[first:last] if self.shape(name) else self._file.get_tensor(name)
@@ -59,30 +59,31 @@ class Slices:
             yield self.rows(name, first, last)
 
     def all(self, name: str) -> Tensor:
-        """A whole tensor."""
+        """Return a whole tensor."""
         return self.rows(name, 0, sys.maxsize)
 
 
 class OpenedWeights:
-    """A saved file, and what its header says of each quantized weight, by the tensor's name."""
+    """A saved file, and the header's description of each quantized weight, by the tensor's name."""
 
     def __init__(self, path: Path) -> None:
         self._saved = Slices(path)
         layers = [json.loads(v) for k, v in self._saved.metadata().items() if k.startswith(LAYER_KEY)]
         self._about: Mapping[str, Mapping[str, Any]] = {layer["weight"]["tensor"]: layer["weight"] for layer in layers}
         for name in self._about:
-            self._saved.shape(name)  # is there
+            self._saved.shape(name)  # raises when the tensor is missing
         self._uploaded: Slices | None = None
         self.loaded = (Loaded(name=SAFETENSORS_FILE, loader="safetensors.safe_open", version=version("safetensors")),)
 
     def run(self, batch: Mapping[str, Tensor]) -> Sequence[object]:
-        """Raises ValueError."""
+        """Raise ValueError: there is no graph."""
         raise ValueError(f"weights alone have no graph to run {len(batch)} inputs through")
 
     def compare(self, name: str, path: Path) -> dict[str, float | None]:
-        """What became of a tensor of the file at `path`: a weight's `move` in steps and `sqnr_db`, else nothing.
+        """Compare a tensor of the file at `path` with its saved form.
 
-        Raises ValueError when one that was kept is not the same bit for bit, or a shape is another.
+        Returns a quantized weight's `move` (its largest rounding error in steps) and `sqnr_db`, and nothing for a kept
+        tensor. Raises ValueError when a kept tensor is not bit-identical, or a shape differs.
         """
         uploaded = self._uploaded = self._uploaded or Slices(path)
         shape, about = uploaded.shape(name), self._about.get(name)
@@ -96,21 +97,21 @@ class OpenedWeights:
         noise, move = Noise(), 0.0
         for rows, weight, _ in weight_blocks(uploaded.blocks(name)):
             stored = self._rows(name, settings, axis, rows.start, rows.stop)
-            numbers, qparams = from_tensors(name, settings, axis, stored)
-            noise.add(weight, dequantize_weight(numbers, qparams))
-            move = max(move, max_rounding_error(weight, numbers, qparams, settings))
+            quantized_values, qparams = from_tensors(name, settings, axis, stored)
+            noise.add(weight, dequantize_weight(quantized_values, qparams))
+            move = max(move, max_rounding_error(weight, quantized_values, qparams, settings))
         return {"move": move, "sqnr_db": noise.db}
 
     def _require_same(self, name: str, shape: tuple[int, ...], uploaded: Slices) -> None:
         if self._saved.shape(name) != shape:
             raise ValueError(f"{name} has another shape")
         if not all(map(same, uploaded.blocks(name), self._saved.blocks(name))):
-            raise ValueError(f"{name} is not what was uploaded")
+            raise ValueError(f"{name} differs from the uploaded tensor")
 
     def _rows(
         self, name: str, settings: WeightSettings, axis: int | None, first: int, last: int
     ) -> Mapping[str, Tensor]:
-        """The numbers of some rows, and the scales and zero points that they need."""
+        """Return the quantized values of some rows, and the scales and zero points that they need."""
         stored = {name: self._saved.rows(name, first, last)}
         if settings.dtype in CASTS:
             return stored

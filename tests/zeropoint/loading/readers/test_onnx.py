@@ -72,8 +72,8 @@ def test_outputs_keep_the_positions_of_the_program(quantized: QuantizeExample, t
         reader.start([torch.randn(3, 4), torch.ones(3, 3)])
         outputs = reader.finish()
     assert outputs is not None
-    assert sorted(outputs) == sorted(reader.beside[ONNX_FILE]) == [0, 1, 3]
-    beside = reader.beside[ONNX_FILE]
+    assert sorted(outputs) == sorted(reader.further_outputs[ONNX_FILE]) == [0, 1, 3]
+    beside = reader.further_outputs[ONNX_FILE]
     assert {at: found.shape for at, found in beside.items()} == {at: value.shape for at, value in outputs.items()}
     if not EXACT_ONNXRUNTIME:
         pytest.skip("no VNNI, onnxruntime's optimized int8 kernels saturate: compared positions and shapes")
