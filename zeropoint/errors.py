@@ -1,20 +1,20 @@
-"""What the library refuses, and why.
+"""The errors that the library raises for a user.
 
     QuantizationError
-    ├── InvalidModel        the upload is not a program that can be quantized
-    ├── InvalidSamples      calibration or evaluation samples do not serve the model
-    ├── InvalidProfile      the statistics to reuse belong to something else
-    ├── InvalidRecipe       the recipe asks for something this model does not have
-    ├── Unsupported         a sound wish that this version cannot fulfil
-    └── ValidationFailed    the result is there, and a check says no
+    ├── InvalidModel        the upload is not a model that can be quantized
+    ├── InvalidSamples      the calibration or evaluation samples don't fit the model
+    ├── InvalidProfile      the statistics to reuse belong to another model or dataset
+    ├── InvalidRecipe       the recipe asks for something that this model does not have
+    ├── Unsupported         a valid request that this version can't fulfil
+    └── ValidationFailed    the result was written, but a check failed
 
-Every error carries a stable `code`, a `detail` that says what was wrong and where, and a `remedy` that says what to
-do. Texts are written here for the reader of an API answer: never a path, never another library's words.
+Every error has a stable `code`, a `detail` that says what was wrong and where, and a `remedy` that says what to do.
+Users read these texts in API answers: they never contain a path or another library's message.
 """
 
 
 class QuantizationError(Exception):
-    """A refusal that a user can act on."""
+    """Base of every error that a user can act on."""
 
     title = "The model could not be quantized"
 
@@ -26,37 +26,37 @@ class QuantizationError(Exception):
 
 
 class InvalidModel(QuantizationError):
-    """The upload is not a program that can be quantized."""
+    """The upload is not a model that can be quantized."""
 
     title = "The model can't be used"
 
 
 class InvalidSamples(QuantizationError):
-    """Calibration or evaluation samples do not serve the model."""
+    """The calibration or evaluation samples don't fit the model."""
 
     title = "The samples can't be used"
 
 
 class InvalidProfile(QuantizationError):
-    """The statistics to reuse belong to something else."""
+    """The statistics to reuse belong to another model or dataset."""
 
     title = "The profile can't be used"
 
 
 class InvalidRecipe(QuantizationError):
-    """The recipe asks for something this model does not have."""
+    """The recipe asks for something that this model does not have."""
 
     title = "The recipe doesn't fit the model"
 
 
 class Unsupported(QuantizationError):
-    """A sound wish that this version cannot fulfil."""
+    """A valid request that this version can't fulfil."""
 
     title = "Not supported"
 
 
 class ValidationFailed(QuantizationError):
-    """The result is there, and a check says no."""
+    """The result was written, but a check failed."""
 
     title = "Validation failed"
     report: object = None

@@ -13,7 +13,7 @@ from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.layer_names import matches
 from zeropoint.schema.layer_patterns import mismatches
-from zeropoint.schema.recipe import ActivationSettings, Pair, Recipe, WeightSettings
+from zeropoint.schema.recipe import ActivationSettings, LayerSettings, Recipe, WeightSettings
 from zeropoint.schema.report import SkippedLayer, SkipReason
 
 
@@ -89,7 +89,7 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
         return "not_included"
     if layer.reason is not None:
         return layer.reason
-    pair: Pair = next((o for o in recipe.overrides if matches(layer.name, o.names)), recipe)
+    pair: LayerSettings = next((o for o in recipe.overrides if matches(layer.name, o.names)), recipe)
     if pair.weights is None:
         return "override"
     # an Embedding's input is indices: there is nothing to quantize

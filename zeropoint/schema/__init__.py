@@ -1,1 +1,1 @@
-"""The vocabulary as data: recipes, reports, the job folder. Torch-free: it is all that the service may know."""
+"""The vocabulary as data: recipes, reports, the job folder. Torch-free, so that the service may import it."""

@@ -1,6 +1,6 @@
-"""What a recipe says of algorithms: which pieces to try, in which order. Torch-free; `algorithms` does them.
+"""Algorithms in a recipe: which to try, and in which order. Torch-free; `zeropoint.algorithms` implements them.
 
-`layer_types` of a piece: the layers that it looks at, by the type of the source or by what they compute.
+`layer_types` limits an algorithm to these layers, by their class in the source or by the operator they compute.
 """
 
 from typing import Annotated, Literal
@@ -14,20 +14,20 @@ TypeNames = Annotated[tuple[TypeName, ...], Field(min_length=1, max_length=100)]
 
 
 class FoldNormalization(Frozen):
-    """A batch normalization behind a convolution goes into its weight and bias."""
+    """Fold a batch normalization after a convolution into its weight and bias."""
 
     kind: Literal["fold_normalization"] = "fold_normalization"
 
 
 class MseClipping(Frozen):
-    """Activation ranges with the least quantization error in place of the recipe's observer."""
+    """Choose activation ranges with the least quantization error, in place of the recipe's observer."""
 
     kind: Literal["mse_clipping"] = "mse_clipping"
     layer_types: TypeNames = ("Conv1d", "Conv2d", "Conv3d")
 
 
 class Smoothing(Frozen):
-    """Moves the spread of input channels into the weight: `alpha` 0 none of it, 1 all."""
+    """Move the spread of input channels into the weight: `alpha` 0 moves none of it, 1 all."""
 
     kind: Literal["smoothing"] = "smoothing"
     alpha: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.8
@@ -35,7 +35,7 @@ class Smoothing(Frozen):
 
 
 class OutlierSplit(Frozen):
-    """The `channels` input channels with the largest range go through a small product in float."""
+    """Compute the `channels` input channels with the largest range in float."""
 
     kind: Literal["outlier_split"] = "outlier_split"
     channels: Annotated[int, Field(ge=1, le=256)] = 4
@@ -43,7 +43,7 @@ class OutlierSplit(Frozen):
 
 
 class Gptq(Frozen):
-    """Rounds a weight column by column, each error made up for by the columns that follow."""
+    """Round a weight column by column, compensating each error in the columns that follow."""
 
     kind: Literal["gptq"] = "gptq"
     damping: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.01
@@ -51,22 +51,24 @@ class Gptq(Frozen):
 
 
 class Awq(Frozen):
-    """Scales weight columns that meet large inputs up before they are rounded; for weight-only recipes."""
+    """Scale weight columns with large inputs up before rounding; for weight-only recipes."""
 
     kind: Literal["awq"] = "awq"
     layer_types: TypeNames = ("Linear",)
 
 
 class BiasCorrection(Frozen):
-    """Takes the mean error of each output out of the layer's bias, layer after layer in one pass."""
+    """Subtract the mean error of each output from the layer's bias, layer after layer in one pass."""
 
     kind: Literal["bias_correction"] = "bias_correction"
 
 
 class MixedPrecision(Frozen):
-    """Leaves in float what makes over `min_ratio` times more noise than work (shares of the model's noise and of its
-    multiply-accumulates), at most `max_share` of the work and of the weights, until the model is predicted to reach
-    `until_db`."""
+    """Leave the noisiest layers in float until the model is predicted to reach `until_db`.
+
+    A layer qualifies if its share of the model's noise is over `min_ratio` times its share of the multiply-accumulates;
+    at most `max_share` of the multiply-accumulates, and of the weights, stay in float.
+    """
 
     kind: Literal["mixed_precision"] = "mixed_precision"
     min_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1.5
@@ -80,6 +82,6 @@ AlgorithmSettings = Annotated[
 ]
 
 NEEDS_SAMPLES = ("mse_clipping", "smoothing", "outlier_split", "gptq", "awq", "bias_correction", "mixed_precision")
-"""All but those that change nothing but the form of the float model."""
+"""Algorithms that run on samples: all except those that only rewrite the float model."""
 NEEDS_HISTOGRAMS = ("mse_clipping",)
 NEEDS_CHANNELS = ("smoothing", "outlier_split", "awq")

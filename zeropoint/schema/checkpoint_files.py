@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder, by name: what may come in, what goes out. Standard library only."""
+"""The files of a Hugging Face folder by name, uploaded and written. Standard library only."""
 
 import re
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ KINDS: Mapping[str, re.Pattern[str]] = {
     ),
 }
 CARRIED = ("generation_config", "tokenizer")
-"""Kinds that go out as they came in: nothing here reads them."""
+"""Kinds that are copied unchanged, and never read."""
 
 
 def kind_of(name: str) -> str | None:
-    """What a file of the folder is; None when no checkpoint has such a file."""
+    """Return the kind of a file by its name; None when no checkpoint has such a file."""
     return next((kind for kind, names in KINDS.items() if names.fullmatch(name)), None)
 
 
 def shard_name(number: int, count: int) -> str:
-    """The name of one of several files of weights, numbered from 1."""
+    """Return the name of one of several weight files, numbered from 1."""
     return f"model-{number:05}-of-{count:05}.safetensors"

@@ -1,7 +1,7 @@
 """The failures that end a job from outside: title, detail and remedy of each code, in words for the API's user.
 
-The job's program reports what the system denied it, the worker reports what the program could not say itself; both
-take their words from here.
+The job's program reports a resource that the system refused; the worker reports a program that could not report itself.
+Both take their texts from here.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE, DEFAULT_CALIBRATION_SAMP
 
 
 class Words(NamedTuple):
-    """What a user reads; `{when}` is the phase, `{smaller_batch}` and the like are the functions of that name below."""
+    """The texts that a user reads; `{when}` is the phase, `{smaller_batch}` and the like are the functions below."""
 
     title: str
     detail: str
@@ -79,9 +79,9 @@ FAILURES: Mapping[str, Words] = {
 def describe_failure(
     code: str, phase: Phase | None = None, recipe: Recipe | None = None, **facts: str | int
 ) -> Failure:
-    """Return the failure of a code of `FAILURES`; `facts` are what its detail names beside the phase.
+    """Return the failure of a code of `FAILURES`; `facts` fill the other placeholders of its detail.
 
-    Without a recipe, remedies speak of the default one. Raises KeyError for a code or fact that is missing.
+    Without a recipe, remedies assume the default one. Raises KeyError when the code or a fact is missing.
     """
     words, recipe = FAILURES[code], recipe or Recipe()
     when = f"while {phase}" if phase else "before it began"
@@ -96,7 +96,7 @@ def describe_failure(
 
 
 def smaller_batch(recipe: Recipe) -> str:
-    """Suggest a quarter of the batch, for what takes too much memory; with one sample in it, the formats."""
+    """Return the remedy for too much memory: a quarter of the batch size, or fewer formats if it is 1."""
     size = recipe.calibration.batch_size or DEFAULT_BATCH_SIZE
     if size == 1:
         return less_on_disk(recipe)
@@ -104,13 +104,13 @@ def smaller_batch(recipe: Recipe) -> str:
 
 
 def fewer_samples(recipe: Recipe) -> str:
-    """Suggest half of the samples, for what takes too long."""
+    """Return the remedy for too much time: half of the samples."""
     samples = recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES
     return f'Set "calibration": {{"samples": {max(1, samples // 2)}}} in the recipe'
 
 
 def less_on_disk(recipe: Recipe) -> str:
-    """Suggest the smallest choice of formats, for what takes too much room; else less of what goes in."""
+    """Return the remedy for too much disk space: only the smallest format, or fewer samples."""
     if recipe.formats != ("safetensors",):
         return 'Set "formats": ["safetensors"] in the recipe'
     return "Upload fewer samples"

@@ -1,7 +1,7 @@
-"""Artifacts: which files a job produces, from which source, under which recipe. Torch-free.
+"""Artifact formats: which files a job produces, from which source, under which recipe. Torch-free.
 
-The API refuses by this table, the engine writes by it, the worker expects by it. To add a format: its name in
-`recipe.FormatName`, its line here, its writer in `zeropoint/formats/`.
+The API checks requests against this table, the engine writes by it, and the worker expects its files. To add a format:
+its name in `recipe.FormatName`, its line here, its writer in `zeropoint/formats/`.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Literal
 
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS, WEIGHTS_FILE
 from zeropoint.schema.layer_patterns import Mismatch
-from zeropoint.schema.recipe import CASTS, FormatName, Pair, Recipe
+from zeropoint.schema.recipe import CASTS, FormatName, LayerSettings, Recipe
 
 SourceFormat = Literal["pt2", "huggingface", "safetensors"]
 
@@ -24,15 +24,15 @@ SOURCES: Mapping[str, str] = {
     "huggingface": "a Hugging Face folder",
     "safetensors": "a file of weights (.safetensors)",
 }
-"""What an upload is called in messages."""
+"""Names of the sources in messages."""
 
-WhyNot = Callable[[Pair], str | None]
-"""Why settings can't be written in a format, in words that follow "…: "; None when they can."""
+WhyNot = Callable[[LayerSettings], str | None]
+"""Return why a format can't store these settings, in words that follow "…: "; None when it can."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write a result. `kinds`: file name pattern -> artifact kind; `required`: names that are always there."""
+    """An artifact format. `kinds`: artifact kind -> file name pattern; `required`: files that are always written."""
 
     sources: tuple[SourceFormat, ...]
     by_default: bool
@@ -45,13 +45,16 @@ def _one(kind: str, name: str) -> dict[str, re.Pattern[str]]:
     return {kind: re.compile(re.escape(name))}
 
 
-def _not_in_a_folder(pair: Pair) -> str | None:
-    """compressed-tensors describes a weight by its output channels, and knows no single layer that is merely cast."""
-    if pair.weights is None:
+def _not_in_a_folder(settings: LayerSettings) -> str | None:
+    """Return why compressed-tensors can't store these settings; None when it can.
+
+    It has scales along the output channels only, and no entry for a layer that is merely cast.
+    """
+    if settings.weights is None:
         return None
-    if pair.weights.dtype in CASTS:
-        return f"{pair.weights.dtype} is a cast, which AutoModel.from_pretrained(..., dtype=...) does by itself"
-    if pair.weights.axis not in (None, 0):
+    if settings.weights.dtype in CASTS:
+        return f"{settings.weights.dtype} is a cast, which AutoModel.from_pretrained(..., dtype=...) does by itself"
+    if settings.weights.axis not in (None, 0):
         return "scales lie along the output channels alone: leave axis out"
     return None
 
@@ -71,21 +74,21 @@ FORMATS: Mapping[FormatName, Format] = {
 
 
 def kind_in(entry: Format, name: str) -> str | None:
-    """What kind of artifact a file of this name is in the format; None when the format has no such file."""
+    """Return the artifact kind of a file name in the format; None when the format has no such file."""
     return next((kind for kind, names in entry.kinds.items() if names.fullmatch(name)), None)
 
 
 def formats_of(recipe: Recipe, source: SourceFormat) -> tuple[FormatName, ...]:
-    """The formats that the recipe asks for, in the table's order; those that a source always has are among them."""
+    """Return the formats to write, in the table's order, including those that a source always gets."""
     if recipe.mode == "recommend":
         return ()
-    wanted = recipe.formats or [name for name, known in FORMATS.items() if known.by_default]
+    requested = recipe.formats or [name for name, known in FORMATS.items() if known.by_default]
     always = {"pt2": "safetensors"}.get(source)
-    return tuple(n for n, known in FORMATS.items() if source in known.sources and (n in wanted or n == always))
+    return tuple(n for n, known in FORMATS.items() if source in known.sources and (n in requested or n == always))
 
 
 def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
-    """What of the recipe can't be done with such an upload."""
+    """Yield the parts of the recipe that can't be done with this source."""
     for position, name in enumerate(recipe.formats or ()):
         if source not in FORMATS[name].sources:
             known = ", ".join(n for n, entry in FORMATS.items() if source in entry.sources)
@@ -95,26 +98,26 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
     if source == "safetensors" and recipe.validation.min_sqnr_db is not None:
         detail = "a file of weights has no outputs to measure SQNR on; the report has that of each weight."
         yield Mismatch("/validation/min_sqnr_db", detail)
-    pairs: list[tuple[str, Pair]] = [("", recipe)]
-    pairs += [(f"/overrides/{i}", override) for i, override in enumerate(recipe.overrides)]
-    for pointer, pair in pairs:
-        if source == "safetensors" and pair.weights is not None and pair.activations is not None:
+    all_settings: list[tuple[str, LayerSettings]] = [("", recipe)]
+    all_settings += [(f"/overrides/{i}", override) for i, override in enumerate(recipe.overrides)]
+    for pointer, settings in all_settings:
+        if source == "safetensors" and settings.weights is not None and settings.activations is not None:
             detail = "a file of weights has no graph to calibrate: set activations to null (preset int8-weight-only)."
             yield Mismatch(f"{pointer}/activations", detail)
         for name in formats_of(recipe, source):
-            if why := FORMATS[name].why_not(pair):
+            if why := FORMATS[name].why_not(settings):
                 yield Mismatch(f"{pointer}/weights", f"{name}: {why}.")
 
 
 def _unrunnable(recipe: Recipe) -> Iterator[Mismatch]:
-    """What of the recipe runs the model, which a file of weights can't."""
+    """Yield the parts of the recipe that run the model, which a weights file can't do."""
     detail = "a file of weights has no graph to run: give the model as a program (.pt2), or leave this out."
-    for field, asked in (
+    for field, requested in (
         ("algorithms", recipe.algorithms),
         ("target", recipe.target),
         ("sensitivity", recipe.sensitivity),
     ):
-        if asked:
+        if requested:
             yield Mismatch(f"/{field}", detail)
     if recipe.mode == "recommend":
         yield Mismatch("/mode", detail)

@@ -1,4 +1,4 @@
-"""What settings are made of: immutable data that refuses keys it doesn't know."""
+"""The base of all settings: immutable data that refuses unknown keys."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
@@ -9,5 +9,5 @@ class Frozen(BaseModel):
 
 
 def refusal(reason: str) -> PydanticCustomError:
-    """A combination that makes no sense, in words that may reach the user."""
+    """Return the error for a combination of settings that is not allowed, in words for the API's user."""
     return PydanticCustomError("combination", "{reason}", {"reason": reason})

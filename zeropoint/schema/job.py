@@ -1,16 +1,16 @@
-"""The job folder: what the child program reads and writes. Torch-free; the worker writes the one, reads the other.
+"""The job folder, through which the worker and the job's program exchange files. Torch-free.
 
     FOLDER/job.json                  JobSpec
     FOLDER/<spec.model>              the model file, <spec.dataset>, <spec.evaluation_dataset> likewise
     FOLDER/<spec.profile>            statistics to reuse in place of a calibration pass, if named
-    FOLDER/profile.safetensors       statistics to keep, when `keep_profile` asks for them
-    FOLDER/checkpoints/<name>        what long phases have done so far, when `checkpoint_key` asks for it; found there
-                                     when the program starts, it goes on from it (see `checkpoints`)
-    FOLDER/out/<name>                every artifact, and report.json; of a sweep sweep.json alone
+    FOLDER/profile.safetensors       statistics to keep, if `keep_profile` is set
+    FOLDER/checkpoints/<name>        results of long phases, if `checkpoint_key` is set; the program resumes from those
+                                     that exist when it starts (see `layers.checkpoints`)
+    FOLDER/out/<name>                every artifact, and report.json; for a sweep only sweep.json
     FOLDER/out/error.json            Failure, when the program ends with EXIT_FAILED
 
-On standard output the program writes one Progress as JSON a line, and nothing else; what libraries say goes to
-standard error.
+On standard output the program writes only Progress, as one JSON object per line; messages of libraries go to standard
+error.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ PhaseCallback = Callable[[Phase, int, int], object]
 """Called with (phase, done, total) at every step."""
 
 GO = b"go\n"
-"""What a job's program waits for on standard input: its folder holds the job, and keeps its path from now on."""
+"""The line that a job's program waits for on standard input: its folder is complete and will not move."""
 
 JOB_FILE = "job.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -44,11 +44,11 @@ PROFILE_FILE = "profile.safetensors"
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-"""The program itself says why, in error.json. Any other code is a crash."""
+"""The program gives the reason in error.json. Any other code is a crash."""
 
 
 class JobSpec(Frozen):
-    """What to do, with file names relative to the folder."""
+    """The job, with file names relative to the folder."""
 
     model: str
     format: SourceFormat = "pt2"
@@ -59,17 +59,17 @@ class JobSpec(Frozen):
     device: Literal["cpu", "cuda"] = "cpu"
     recipe: Recipe = Recipe()
     sweep: tuple[SweepEntry, ...] = ()
-    """Recipes to compare: then no model is written, and `recipe` says nothing."""
+    """Recipes to compare; no model is written then, and `recipe` is ignored."""
     latency: bool = False
-    """Whether a sweep measures how long a call takes."""
+    """Whether a sweep measures the latency of a call."""
     checkpoint_key: str | None = None
-    """Names all that decides the result: inputs, recipe, device, versions. None: no checkpoint is written or read."""
+    """Identifies all that decides the result: inputs, recipe, device, versions. None: no checkpoints are used."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How much work may be lost: a long phase leaves a checkpoint this often, a shorter one none."""
+    """Seconds between the checkpoints of a phase, so the most work that can be lost; a shorter phase writes none."""
 
 
 class Progress(Frozen):
-    """One step of one phase: `done` of `total` (total 0: not known)."""
+    """A step of a phase: `done` of `total`; a total of 0 is not known."""
 
     phase: Phase
     done: int = Field(default=0, ge=0)
@@ -77,7 +77,7 @@ class Progress(Frozen):
 
 
 class Failure(Frozen):
-    """Why the job could not be done, in words for the API's user."""
+    """The reason why a job failed, in words for the API's user."""
 
     code: str
     title: str
@@ -87,5 +87,5 @@ class Failure(Frozen):
 
 
 def read_spec(folder: Path) -> JobSpec:
-    """Read FOLDER/job.json. Raises pydantic.ValidationError or OSError: the caller made the folder."""
+    """Read FOLDER/job.json. Raises pydantic.ValidationError or OSError."""
     return JobSpec.model_validate_json((folder / JOB_FILE).read_bytes())

@@ -1,4 +1,4 @@
-"""Names of layers: how a parameter's name gives the layer's, and how a pattern finds it. Standard library only."""
+"""Layer names: derive them from parameter names, and match them with patterns. Standard library only."""
 
 import re
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ _RECURRENT = re.compile(r"(?:weight|bias)_((?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)"
 
 
 def layer_name(parameter: str) -> str:
-    """The layer that owns a parameter: `encoder.0.weight` -> `encoder.0`.
+    """Return the name of the layer that owns a parameter: `encoder.0.weight` -> `encoder.0`.
 
-    A projection inside a larger module has a name of its own: `attn.in_proj_weight` -> `attn.in_proj`,
-    `lstm.weight_ih_l0` -> `lstm.ih_l0`.
+    A projection inside a larger module has its own name: `attn.in_proj_weight` -> `attn.in_proj`, `lstm.weight_ih_l0`
+    -> `lstm.ih_l0`.
     """
     owner, _, leaf = parameter.rpartition(".")
     recurrent = _RECURRENT.fullmatch(leaf)
@@ -20,5 +20,5 @@ def layer_name(parameter: str) -> str:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether an exact name or a glob (`encoder.*`, `*.fc?`) matches a layer name, case-sensitively."""
+    """Return whether an exact name or a glob (`encoder.*`, `*.fc?`) matches a layer name, case-sensitively."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,7 @@
-"""What a recipe names and a model lacks, with near names. Torch-free: asked at submit and by the engine."""
+"""Check the layer names and types of a recipe against a model, suggesting similar names.
+
+Torch-free: used when a job is submitted and by the engine.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,36 +16,36 @@ KNOWN_TYPES = {f"{kind}{rank}d" for kind in BY_RANK for rank in (1, 2, 3)} | {
     *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"),
     *("LayerNorm", "RMSNorm", "GroupNorm"),
 }
-"""torch's own layers with parameters: a recipe for many models may name one that this model happens not to have."""
+"""torch's own layers with parameters: a recipe for many models may name a type that this model lacks."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """`pointer`: JSON pointer into the recipe; `detail`: what is wrong there, for a reader."""
+    """`pointer`: JSON pointer into the recipe; `detail`: what is wrong there, for the API's user."""
 
     pointer: str
     detail: str
 
 
 def mismatches(recipe: Recipe, names: Iterable[str], types: Iterable[str]) -> list[Mismatch]:
-    """Patterns that match no layer name, and types that neither a layer of the model nor torch has."""
+    """Return patterns that match no layer name, and types that neither a layer of the model nor torch has."""
     known_names, known_types = list(names), sorted({*types, *KNOWN_TYPES})
     lists = [("/include", recipe.include), ("/exclude", recipe.exclude)]
     lists += [(f"/overrides/{i}/names", override.names) for i, override in enumerate(recipe.overrides)]
-    found = [
-        Mismatch(place, f"{pattern!r} matches no layer{nearest(pattern, known_names)}.")
-        for place, pattern in _entries(lists)
+    unmatched_names = [
+        Mismatch(pointer, f"{pattern!r} matches no layer{nearest(pattern, known_names)}.")
+        for pointer, pattern in _entries(lists)
         if pattern != "*" and not any(matches(name, [pattern]) for name in known_names)
     ]
-    return found + [
-        Mismatch(place, f"{name!r} is no layer type{nearest(name, known_types)}.")
-        for place, name in _entries([("/layer_types", recipe.layer_types), ("/skip_layers", recipe.skip_layers)])
+    return unmatched_names + [
+        Mismatch(pointer, f"{name!r} is no layer type{nearest(name, known_types)}.")
+        for pointer, name in _entries([("/layer_types", recipe.layer_types), ("/skip_layers", recipe.skip_layers)])
         if name not in known_types
     ]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """` (near: encoder.0, encoder.1)`, or nothing when no name is near."""
+    """Return ` (near: encoder.0, encoder.1)`, or "" when no name is similar."""
     near = get_close_matches(name, list(names), n=3)
     return f" (near: {', '.join(near)})" if near else ""
 

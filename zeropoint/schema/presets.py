@@ -1,4 +1,4 @@
-"""Presets: recipes with a name. To add one, add an entry; the API lists it by itself."""
+"""Presets: named recipes. The API lists every entry."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from zeropoint.schema.algorithms import (
 from zeropoint.schema.recipe import ActivationSettings, Recipe, WeightSettings
 
 DEFAULT: tuple[AlgorithmSettings, ...] = (FoldNormalization(), MseClipping(), Smoothing(), BiasCorrection())
-"""Pieces that cost nothing when the model runs (docs/explanation/accuracy.md)."""
+"""Algorithms that cost nothing when the model runs (docs/explanation/accuracy.md)."""
 
 ACCURATE: tuple[AlgorithmSettings, ...] = (
     FoldNormalization(),
@@ -30,12 +30,12 @@ ACCURATE: tuple[AlgorithmSettings, ...] = (
     MixedPrecision(),
     BiasCorrection(),
 )
-"""Everything that raises SQNR, in an order in which each piece can still tell what it is worth."""
+"""Every algorithm that raises SQNR, ordered so that each one's gain can be measured."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named recipe, what it does and what it needs."""
+    """A named recipe, and what it does and needs."""
 
     name: str
     description: str
@@ -54,18 +54,18 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "int8",
             "int8-static with what improves it and costs nothing when the model runs: MSE clipping for convolutions, "
-            "smoothing for linears, bias correction; each only where samples kept out of calibration gain by it.",
+            "smoothing for linears, bias correction; each is kept only if it improves accuracy on held-out samples.",
             Recipe(algorithms=DEFAULT),
         ),
         Preset(
             "int8-accurate",
-            "int8 with all that raises accuracy: outlier channels and the layers that make most noise stay in float, "
-            "linears are rounded by GPTQ; slower to make and to run than int8.",
+            "int8 with every algorithm that raises accuracy: outlier channels and the noisiest layers stay in float, "
+            "linears are rounded by GPTQ; slower to quantize and to run than int8.",
             Recipe(algorithms=ACCURATE),
         ),
         Preset(
             "int8-weight-only",
-            "Weights int8 symmetric per channel, activations stay in float; samples only evaluate.",
+            "Weights int8 symmetric per channel, activations stay in float; samples are used only for evaluation.",
             Recipe(activations=None),
         ),
         Preset(
@@ -88,7 +88,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "float16",
-            "Weights cast to float16, computed with in the model's own dtype; no samples are needed.",
+            "Weights cast to float16 and computed in the model's own dtype; no samples are needed.",
             Recipe(weights=WeightSettings(dtype="float16"), activations=None),
         ),
     )
@@ -96,8 +96,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def algorithms_of(recipe: Recipe) -> tuple[AlgorithmSettings, ...]:
-    """The algorithms to try: with a target those of the accurate preset, if the recipe names none, and no other choice
-    of layers to leave in float than the target's own."""
+    """Return the algorithms to try.
+
+    With a target, these are the recipe's or else the accurate preset's, without mixed_precision: the target itself
+    decides which layers stay in float.
+    """
     if recipe.target is None:
         return recipe.algorithms
     return tuple(algorithm for algorithm in recipe.algorithms or ACCURATE if algorithm.kind != "mixed_precision")

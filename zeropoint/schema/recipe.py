@@ -1,7 +1,7 @@
-"""A recipe: the whole request as data. Torch-free, so that the API validates it and the database stores it.
+"""A recipe: the whole request as data. Torch-free, so that the API can validate it and the database store it.
 
-Values are the words of the field and of the HTTP API (qint8, per_channel, minmax); what this version does not do is
-not in the types, so a recipe that validates is a recipe that runs. Unknown keys are refused.
+Values are the field's words and those of the HTTP API (qint8, per_channel, minmax). The types admit only what this
+version does, so a valid recipe can run. Unknown keys are refused.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +14,7 @@ from zeropoint.schema.target import AccuracyTarget
 
 DEFAULT_BATCH_SIZE = 32
 DEFAULT_CALIBRATION_SAMPLES = 128
-"""Upper bound when a recipe names none: min-max ranges stop moving long before (docs/explanation/quantization.md)."""
+"""Upper bound when a recipe names none: min-max ranges converge long before (docs/explanation/quantization.md)."""
 
 DEFAULT_GROUP_SIZE = 32
 CASTS = ("float16", "bfloat16")
@@ -35,7 +35,7 @@ class MinMaxObserver(Frozen):
 
 
 class PercentileObserver(Frozen):
-    """Range = all but the outermost 100 − `percentile` percent of the values at each end."""
+    """Range = all values except the outermost 100 − `percentile` percent at each end."""
 
     kind: Literal["percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100, allow_inf_nan=False)] = 99.999
@@ -51,10 +51,10 @@ ObserverSettings = Annotated[MinMaxObserver | PercentileObserver | MseObserver, 
 
 
 class WeightSettings(Frozen):
-    """How weights are stored. What is left out follows from the dtype (see `_fill`).
+    """How weights are stored; omitted fields follow from the dtype (see `_fill`).
 
-    qint8, quint8, int4: integers with scales. float8_e4m3: float8 with scales. float16, bfloat16: a cast.
-    `axis` null: the layer's output channels. `group_size`: neighbours along the input that share a scale (per_group).
+    qint8, quint8, int4: integers with scales. float8_e4m3: float8 with scales. float16, bfloat16: a cast. `axis` null:
+    the layer's output channels. `group_size`: neighbours along the input that share a scale (per_group).
     """
 
     dtype: WeightDtype = "qint8"
@@ -67,7 +67,7 @@ class WeightSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        """int4 comes in groups; groups come with a size."""
+        """Set per_group for int4, and the default group size for per_group."""
         if not isinstance(data, dict):
             return data
         if data.get("dtype") == "int4":
@@ -78,7 +78,7 @@ class WeightSettings(Frozen):
 
     @model_validator(mode="after")
     def _use_every_level(self) -> Self:
-        """Make int4 without a scheme asymmetric (docs/reference/recipe.md); `defaults` can see that none was named."""
+        """Make int4 asymmetric by default (docs/reference/recipe.md); `scheme` stays unset for `defaults`."""
         if self.dtype == "int4" and "scheme" not in self.model_fields_set:
             self.__dict__["scheme"] = "asymmetric"
         return self
@@ -110,7 +110,7 @@ class ActivationSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        """float8 has no zero point to choose."""
+        """Make float8 symmetric: it has no zero point."""
         if isinstance(data, dict) and data.get("dtype") == "float8_e4m3":
             return {"scheme": "symmetric", **data}
         return data
@@ -120,12 +120,12 @@ class ActivationSettings(Frozen):
         if self.dtype == "float8_e4m3" and self.scheme != "symmetric":
             raise refusal("float8_e4m3 activations are symmetric")
         if self.dtype == "float8_e4m3" and self.observer.kind == "mse":
-            raise refusal("the mse observer needs evenly spaced numbers, and float8_e4m3 has none")
+            raise refusal("the mse observer needs evenly spaced values, which float8_e4m3 does not have")
         return self
 
 
-class Pair(Frozen):
-    """Weights and activations that go together; activations left out follow the weights' dtype."""
+class LayerSettings(Frozen):
+    """Settings of weights and activations; omitted activations follow the weights' dtype."""
 
     weights: WeightSettings | None = WeightSettings()
     activations: ActivationSettings | None = ActivationSettings()
@@ -149,18 +149,18 @@ class Pair(Frozen):
         if dtype in WEIGHT_ONLY:
             raise refusal(f"{dtype} weights are weight-only: set activations to null")
         if (dtype == "float8_e4m3") != (self.activations.dtype == "float8_e4m3"):
-            raise refusal("float8_e4m3 goes with float8_e4m3 or null, integers with integers or null")
+            raise refusal("float8_e4m3 weights need float8_e4m3 activations or null, integers need integers or null")
         return self
 
 
-class Override(Pair):
-    """Other settings for the layers that `names` match; `weights: null` leaves them in float. First match wins."""
+class Override(LayerSettings):
+    """Other settings for the layers that `names` match; `weights: null` leaves them in float. The first match wins."""
 
     names: Annotated[Names, Field(min_length=1)]
 
 
 class CalibrationSettings(Frozen):
-    """How many samples to calibrate with, and how many go through the model at once; null: decided by the engine."""
+    """How many samples to calibrate with, and how many per batch; null: the engine decides."""
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -174,7 +174,7 @@ class ValidationSettings(Frozen):
     max_size_ratio: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
 
 
-class Recipe(Pair):
+class Recipe(LayerSettings):
     """What to quantize, to which dtype, scheme and granularity, by which observer, with which checks."""
 
     weights: WeightSettings = WeightSettings()
@@ -184,12 +184,12 @@ class Recipe(Pair):
     exclude: Names = ()
     overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
     algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
-    """Tried in their order; one stays only where the SQNR on samples kept out of calibration rises."""
+    """Tried in order; an algorithm is kept only if it raises the SQNR on held-out samples."""
     target: AccuracyTarget | None = None
     sensitivity: bool = False
-    """Whether the report says how much of the whole model's noise each layer makes."""
+    """Whether the report lists how much noise each layer adds to the whole model."""
     mode: Literal["quantize", "recommend"] = "quantize"
-    """recommend: decide everything, write no model, and give the plan as a recipe."""
+    """recommend: decide everything, write no model, and return the plan as a recipe."""
     calibration: CalibrationSettings = CalibrationSettings()
     validation: ValidationSettings = ValidationSettings()
     formats: tuple[FormatName, ...] | None = None
@@ -197,23 +197,23 @@ class Recipe(Pair):
 
     @property
     def folds(self) -> bool:
-        """Whether normalizations go into the convolutions before them, as the model is opened."""
+        """Return whether normalizations are folded into the convolutions before them when the model is opened."""
         searched = self.target is not None and not self.algorithms
         return searched or any(algorithm.kind == "fold_normalization" for algorithm in self.algorithms)
 
     @property
     def needs_outputs(self) -> bool:
-        """Whether a format writes what convolutions give as integers too, so that calibration looks at it."""
+        """Return whether a format also quantizes the outputs of convolutions, so that calibration must observe them."""
         return "onnx" in (self.formats or ())
 
     @property
     def needs_dataset(self) -> bool:
-        """Activation ranges and what algorithms know come from samples; weight ranges come from the weights."""
+        """Return whether samples are needed: for activation ranges or for algorithms; weight ranges need none."""
         return self.searches or any(
-            pair.weights is not None and pair.activations is not None for pair in (self, *self.overrides)
+            settings.weights is not None and settings.activations is not None for settings in (self, *self.overrides)
         )
 
     @property
     def searches(self) -> bool:
-        """Whether anything is decided by running the quantized model on samples."""
+        """Return whether anything is decided by running the quantized model on samples."""
         return self.sensitivity or self.target is not None or any(a.kind in NEEDS_SAMPLES for a in self.algorithms)

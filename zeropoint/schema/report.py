@@ -39,23 +39,23 @@ class Part(BaseModel):
 
 
 class Summary(Part):
-    """The whole model in one line. Sizes are bytes of tensors: every one that was uploaded, and every one stored."""
+    """The whole model. Sizes are the bytes of all uploaded, and of all stored tensors."""
 
     sqnr_db: float | None
     exact: bool
     cosine: float | None = None
-    """Cosine similarity of all floating outputs, float model against saved model: 1 is the same direction."""
+    """Cosine similarity of all floating outputs of the float and the saved model: 1 is the same direction."""
     original_bytes: int
     quantized_bytes: int
     compression_ratio: float
     dead_bytes: int
-    """Bytes of uploaded tensors that no output depends on; they are part of `original_bytes` and leave."""
+    """Bytes of uploaded tensors that no output depends on; counted in `original_bytes`, and not stored."""
     layers_quantized: int
     layers_skipped: int
 
 
 class Check(Part):
-    """One question that validation asks: `value` and `bound` in its own unit, `detail` says what was found."""
+    """One validation check: `value` and `bound` in its own unit; `detail` describes the finding."""
 
     name: Literal["sqnr", "size", "load_and_run", "weight_range"]
     passed: bool
@@ -95,15 +95,15 @@ class LayerReport(Part):
     weight_sqnr_db: float | None
     output_sqnr_db: float | None
     saturation: float | None = None
-    """Share of input values, on the evaluation samples, that lie outside the static range and are clamped to it."""
+    """Share of input values on the evaluation samples that are outside the static range, and so are clamped."""
     sensitivity_db: float | None = None
-    """The whole model's SQNR if this layer alone were quantized, as the probe predicts it, where the recipe asks."""
+    """Predicted SQNR of the whole model if only this layer were quantized; set if the recipe asks for it."""
     original_bytes: int
     quantized_bytes: int
 
 
 class SkippedLayer(Part):
-    """A layer that stays in float, and why."""
+    """A layer that stays in float, and the reason."""
 
     name: str
     type: str
@@ -111,7 +111,7 @@ class SkippedLayer(Part):
 
 
 class CalibrationReport(Part):
-    """What the activation ranges rest on. `reused`: a profile, no forward pass; `warnings`: where it is thin."""
+    """The basis of the activation ranges. `reused`: a profile, no forward pass; `warnings`: weak statistics."""
 
     samples: int
     batches: int
@@ -125,20 +125,19 @@ NOT_CALIBRATED = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0,
 
 
 class EvaluationReport(Part):
-    """Which samples SQNR was measured on."""
+    """The samples on which SQNR was measured."""
 
     source: Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
     samples: int
 
 
 class AlgorithmReport(Part):
-    """One algorithm that was tried, and what the gate said: SQNR of the whole model on samples kept out of calibration,
-    before and after it."""
+    """An algorithm that was tried, with the whole model's SQNR on held-out samples before and after it."""
 
     algorithm: str
     settings: dict[str, JsonValue]
     layers: int
-    """How many it changed; 0: none that it is meant for."""
+    """How many layers it changed; 0: none that it applies to."""
     before_db: float | None
     after_db: float | None
     kept: bool
@@ -146,27 +145,27 @@ class AlgorithmReport(Part):
 
 
 class TargetReport(Part):
-    """What a target asked for, and what came of it. `value` is in the target's own unit: dB, a drop or bytes."""
+    """A target and its outcome. `value` is in the target's own unit: dB, a drop or bytes."""
 
     asked: AccuracyTarget
     met: bool
     value: float | None
     layers_in_float: int
-    """Layers that could be quantized, and stay in float for the target's sake."""
+    """Layers that could be quantized but stay in float to meet the target."""
     macs_in_float: float | None
     """Their share of the multiply-accumulates of all layers that could be quantized; None: not known."""
     detail: str
 
 
 class AcceptanceReport(Part):
-    """Samples that were kept out of calibration to decide on: `sqnr_db` is what the result reaches there."""
+    """The held-out samples on which algorithms were accepted; `sqnr_db` is the result's SQNR on them."""
 
     samples: int
     sqnr_db: float | None
 
 
 class MetricReport(Part):
-    """A metric of both models on the evaluation samples, 1 the best; `drop`: how much lower the quantized one's is."""
+    """A metric of both models on the evaluation samples, where 1 is best; `drop` = float value − quantized value."""
 
     name: MetricName
     float_value: float | None
@@ -175,13 +174,13 @@ class MetricReport(Part):
 
 
 class Loaded(Part):
-    """A saved file that the load-back check opened, in a fresh process, and the software that opened it."""
+    """A saved file that the load-back check opened in a fresh process, and the software that opened it."""
 
     name: str
     loader: str
     version: str
     sqnr_db: float | None = None
-    """Its own, of a file that was run beside the one that `summary.sqnr_db` speaks of."""
+    """The file's own SQNR, if it was run in addition to the file that `summary.sqnr_db` describes."""
 
 
 class Report(Part):
@@ -198,12 +197,12 @@ class Report(Part):
     algorithms: list[AlgorithmReport] = []
     target: TargetReport | None = None
     recommendation: Recipe | None = None
-    """What was decided, as a recipe to edit and run; where the recipe's mode asks for no more, it is all there is."""
+    """The decisions as a recipe to edit and run; in mode "recommend" it is the only result."""
     metrics: list[MetricReport] = []
     timings: dict[str, float]
     peak_memory_bytes: int
     loaded: list[Loaded] = []
     resumed: list[ResumedPhase] = []
-    """Phases that went on from a checkpoint of an earlier attempt; `timings` are those of the last attempt alone."""
+    """Phases resumed from a checkpoint of an earlier attempt; `timings` cover only the last attempt."""
     recipe: Recipe
     versions: dict[str, str]

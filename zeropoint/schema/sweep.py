@@ -1,7 +1,7 @@
-"""The table of a sweep: several recipes on one model and one calibration, side by side. Torch-free.
+"""A sweep's table: several recipes on one model and one calibration, side by side. Torch-free.
 
-A row is beaten by another that is at least as good in all that was measured (SQNR, bytes, latency where it was asked
-for) and better in one; the rows that none beats are the Pareto front.
+A row is dominated by another that is at least as good in everything measured (SQNR, bytes, latency if requested) and
+better in one; the rows that none dominates form the Pareto front.
 """
 
 import math
@@ -18,7 +18,7 @@ FEWEST_RECIPES, MOST_RECIPES = 2, 32
 
 
 class SweepEntry(Frozen):
-    """A recipe of a sweep, and what the user calls it."""
+    """A recipe of a sweep, and the user's name for it."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     preset: str | None = None
@@ -26,7 +26,7 @@ class SweepEntry(Frozen):
 
 
 class SweepError(Part):
-    """Why a recipe gave no result; the others went on."""
+    """Why a recipe gave no result; the others still ran."""
 
     code: str
     title: str
@@ -35,10 +35,10 @@ class SweepError(Part):
 
 
 class SweepRow(Part):
-    """What one recipe comes to. All but what was asked for is null where `error` says why."""
+    """The result of one recipe. If `error` is set, everything except the request is null."""
 
     position: int
-    """In the request, from 0."""
+    """Position in the request, from 0."""
     name: str
     preset: str | None
     recipe: Recipe
@@ -46,14 +46,14 @@ class SweepRow(Part):
     exact: bool = False
     metrics: tuple[MetricReport, ...] = ()
     bytes: int | None = None
-    """Of stored tensors, as `summary.quantized_bytes` of a job's report."""
+    """Bytes of stored tensors, as `summary.quantized_bytes` of a job's report."""
     compression_ratio: float | None = None
     layers_quantized: int | None = None
     latency_ms: float | None = None
     float_latency_ms: float | None = None
-    """The float program's, measured in turns with this row's."""
+    """The float program's latency, measured alternately with this row's."""
     seconds: float | None = None
-    """What the row took; near 0 where another row's settings are the same."""
+    """Time that the row took; near 0 where another row has the same settings."""
     error: SweepError | None = None
 
 
@@ -62,27 +62,27 @@ class SweepReport(Part):
 
     rows: list[SweepRow]
     pareto: list[int]
-    """Positions of the rows that no other row beats."""
+    """Positions of the rows that no other row dominates."""
     calibration: CalibrationReport
     evaluation: EvaluationReport
     timings: dict[str, float]
     peak_memory_bytes: int
     versions: dict[str, str]
     resumed: tuple[ResumedPhase, ...] = ()
-    """Phases that went on from a checkpoint of an earlier attempt."""
+    """Phases resumed from a checkpoint of an earlier attempt."""
 
 
 def pareto(rows: Sequence[SweepRow]) -> list[int]:
-    """Positions of the rows that no other row beats; rows without a result have none."""
+    """Return the positions of the rows that no other row dominates; rows without a result are left out."""
     costs = {row.position: _costs(row) for row in rows if row.error is None}
-    return [place for place, own in costs.items() if not any(_beats(other, own) for other in costs.values())]
+    return [place for place, cost in costs.items() if not any(_dominates(other, cost) for other in costs.values())]
 
 
 def _costs(row: SweepRow) -> tuple[float, ...]:
-    """Less is better in each."""
+    """Return what to compare: less is better in each entry."""
     accuracy = math.inf if row.exact else -math.inf if row.sqnr_db is None else row.sqnr_db
     return (-accuracy, row.bytes or 0, row.latency_ms or 0.0)
 
 
-def _beats(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
-    return left != right and all(one <= other for one, other in zip(left, right, strict=True))
+def _dominates(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+    return left != right and all(a <= b for a, b in zip(left, right, strict=True))

@@ -1,4 +1,4 @@
-"""A target in place of settings: what the result must reach, and the engine chooses how. Torch-free."""
+"""An accuracy target in place of settings: the engine chooses how to reach it. Torch-free."""
 
 from typing import Annotated, Literal, Self
 
@@ -7,19 +7,19 @@ from pydantic import Field, model_validator
 from zeropoint.schema.frozen import Frozen, refusal
 
 MetricName = Literal["top1", "top5", "agreement", "cosine"]
-"""All are shares or similarities: 1 is the best. top1 and top5 need `labels` in the evaluation dataset, cosine
+"""Shares or similarities, where 1 is best. top1 and top5 need `labels` in the evaluation dataset, cosine needs
 `references`, agreement neither."""
 
 
 class MaxDrop(Frozen):
-    """How much lower than the float model's a metric may be, as a difference: 0.01 is one percentage point."""
+    """How far a metric may fall below the float model's, as a difference: 0.01 is one percentage point."""
 
     metric: MetricName
     value: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class AccuracyTarget(Frozen):
-    """One of: at least so many dB; at most such a drop; the most accurate within so many bytes of stored tensors."""
+    """One of three: at least this SQNR in dB; at most this drop; the most accurate result of at most this size."""
 
     min_sqnr_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] | None = None
     max_drop: MaxDrop | None = None

@@ -1,4 +1,4 @@
-"""Which software made a result: written into every report and artifact."""
+"""The versions of the software that made a result, for reports and artifacts."""
 
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -7,7 +7,7 @@ import zeropoint
 
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Return name -> version of the packages that decide the numbers in an artifact, and of `more` packages.
+    """Return package name -> version for every package that affects an artifact's values, and for `more`.
 
     Zeropoint's own is what the code says: a checkout on `sys.path` was never installed.
     """

@@ -1,6 +1,6 @@
-"""Layers of a file of weights, which has no graph: a guess from names and shapes. Standard library only.
+"""Guess the layers of a weights file, which has no graph, from names and shapes. Standard library only.
 
-The gate lists by it, the engine chooses by it. What the guess gets wrong, `include` and `exclude` put right.
+The gate lists these layers, and the engine quantizes them; `include` and `exclude` correct a wrong guess.
 """
 
 import re
@@ -18,12 +18,12 @@ _EMBEDDING = re.compile(
     r"(?:\w+_)?(?:embed|embeds|embedding|embeddings|emb)(?:_(?:tokens|positions|in))?"
     r"|wte|wpe|shared|relative_attention_bias"
 )
-"""What modules that look rows up are called, by the last part of their name."""
+"""The last part of the names that embedding modules have."""
 
 
 @dataclass(frozen=True)
 class NamedLayer:
-    """Tensors whose names say that they belong together; `weight` is the one that could be quantized."""
+    """Tensors that belong together by name; `weight` is the one that could be quantized."""
 
     name: str
     type: str
@@ -32,10 +32,10 @@ class NamedLayer:
 
 
 def layers_in(shapes: Mapping[str, Shape]) -> list[NamedLayer]:
-    """The layers of a file whose tensors have these shapes, in the order of their first tensors.
+    """Return the layers of a file whose tensors have these shapes, in the order of their first tensors.
 
-    `a.weight` of rank 2 is the weight of a Linear `a`, or of an Embedding when `a` is called like one; of rank 3, 4 or
-    5, of a convolution. All else is a Module.
+    `a.weight` of rank 2 is the weight of a Linear `a`, or of an Embedding when `a` is named like one; of rank 3, 4 or 5
+    it is a convolution's. Anything else is a Module.
     """
     owned: dict[str, list[str]] = {}
     for name in shapes:
@@ -52,6 +52,6 @@ def _layer(name: str, tensors: list[str], shapes: Mapping[str, Shape]) -> NamedL
 
 
 def _is_weight(tensor: str) -> bool:
-    """`a.weight`, and what a projection inside a larger module has: `attn.in_proj_weight`, `lstm.weight_ih_l0`."""
+    """Return whether it is `a.weight` or a projection's weight: `attn.in_proj_weight`, `lstm.weight_ih_l0`."""
     owner, _, leaf = tensor.rpartition(".")
     return leaf == "weight" or ("weight" in leaf.split("_") and layer_name(tensor) != owner)

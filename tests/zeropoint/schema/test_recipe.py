@@ -46,7 +46,7 @@ NONSENSE = {
         {"weights": {"dtype": "float8_e4m3"}, "activations": {"dtype": "float8_e4m3", "observer": {"kind": "mse"}}},
         "evenly spaced",
     ),
-    "float8 and integers don't mix": ({"activations": {"dtype": "float8_e4m3"}}, "float8_e4m3 goes with"),
+    "float8 and integers don't mix": ({"activations": {"dtype": "float8_e4m3"}}, "float8_e4m3 weights need"),
     "int4 needs groups": ({"weights": {"dtype": "int4", "granularity": "per_channel"}}, "sixteen levels"),
     "int4 has no static activations": ({"weights": {"dtype": "int4"}, "activations": {}}, "weight-only"),
     "a channel has no group": ({"weights": {"group_size": 32}}, "group_size"),
