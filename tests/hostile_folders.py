@@ -115,18 +115,18 @@ INVALID, UNSUPPORTED = "checkpoint_invalid", "model_format_unsupported"
 HUGE = {"hidden_size": 2**18, "intermediate_size": 2**18, "vocab_size": 2**20, "num_hidden_layers": 512}
 
 FOLDER_ATTACKS: dict[str, FolderAttack] = {
-    "code of its own": FolderAttack(config(auto_map={"AutoModel": "modeling.Evil"}), INVALID, "auto_map asks for code"),
+    "code of its own": FolderAttack(config(auto_map={"AutoModel": "modeling.Evil"}), INVALID, "auto_map would load code"),
     "code of its own beside it": FolderAttack(
         both(config(auto_map={"AutoModel": "modeling.Evil"}), added("modeling.py")), UNSUPPORTED, "modeling.py may hold"
     ),
-    "code of the hub": FolderAttack(config(auto_map={"AutoModel": "owner/repo--m.Evil"}), INVALID, "asks for code"),
+    "code of the hub": FolderAttack(config(auto_map={"AutoModel": "owner/repo--m.Evil"}), INVALID, "would load code"),
     "pickled weights": FolderAttack(pickled("pytorch_model.bin"), UNSUPPORTED, "pytorch_model.bin may hold code"),
     "pickled arguments": FolderAttack(pickled("training_args.bin"), UNSUPPORTED, "training_args.bin may hold code"),
     "a pickle called safetensors": FolderAttack(pickled(WEIGHTS), "weights_invalid", "not safetensors"),
     "an adapter of another model": FolderAttack(added("adapter_config.json"), UNSUPPORTED, "adapter_config.json"),
     "a link for weights": FolderAttack(added(WEIGHTS, Path("/etc/passwd")), INVALID, "model.safetensors is a link"),
     "a link for a config": FolderAttack(added(CONFIG, Path("../config.json")), INVALID, "config.json is a link"),
-    "an index that leaves": FolderAttack(sharded(b="../victim/model.safetensors"), INVALID, "weight_map leads"),
+    "an index that leaves": FolderAttack(sharded(b="../victim/model.safetensors"), INVALID, "weight_map may map"),
     "an index to a pickle": FolderAttack(
         both(sharded(b="pytorch_model.bin"), pickled("pytorch_model.bin")), UNSUPPORTED, "pytorch_model.bin"
     ),
@@ -146,16 +146,16 @@ FOLDER_ATTACKS: dict[str, FolderAttack] = {
     ),
     "a deep config": FolderAttack(added(CONFIG, b'{"a":' * 100_000), INVALID, "nested deeper"),
     "another quantizer": FolderAttack(
-        config(quantization_config={"quant_method": "gptq", "bits": 4}), INVALID, "quantization_config asks for code"
+        config(quantization_config={"quant_method": "gptq", "bits": 4}), INVALID, "quantization_config would load code"
     ),
-    "a kernel of the hub": FolderAttack(config(attn_implementation="owner/repo"), INVALID, "asks for code"),
-    "kernels": FolderAttack(config(use_kernels=True), INVALID, "use_kernels asks for code"),
-    "weights elsewhere": FolderAttack(config(transformers_weights="../victim"), INVALID, "asks for code or files"),
-    "a backbone of the hub": FolderAttack(config(backbone="owner/repo"), INVALID, "backbone asks for code"),
+    "a kernel of the hub": FolderAttack(config(attn_implementation="owner/repo"), INVALID, "would load code"),
+    "kernels": FolderAttack(config(use_kernels=True), INVALID, "use_kernels would load code"),
+    "weights elsewhere": FolderAttack(config(transformers_weights="../victim"), INVALID, "would load code or files"),
+    "a backbone of the hub": FolderAttack(config(backbone="owner/repo"), INVALID, "backbone would load code"),
     "a name of Python": FolderAttack(config(hidden_act="PAYLOAD"), INVALID, "hidden_act must be one of"),
-    "a network of its own": FolderAttack(config(model_type="custom"), "architecture_unsupported", "name no network"),
+    "a network of its own": FolderAttack(config(model_type="custom"), "architecture_unsupported", "name no supported network"),
     "a class of another module": FolderAttack(
-        config(architectures=["os.system"]), "architecture_unsupported", "name no network"
+        config(architectures=["os.system"]), "architecture_unsupported", "name no supported network"
     ),
     "not a number": FolderAttack(
         added(WEIGHTS, save({"a": torch.tensor([float("nan")])})), "non_finite_weights", "'a' holds NaN or infinity"

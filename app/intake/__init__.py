@@ -1,1 +1,1 @@
-"""What may come in. Reads uploads with the standard library alone: nothing is unpickled, evaluated or imported."""
+"""The intake: reads uploads with the standard library only; nothing is unpickled, evaluated or imported."""

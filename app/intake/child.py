@@ -1,8 +1,8 @@
-"""The gate's program (`gate` in sandbox.programs): it reads one upload and writes a fresh file of what it understood.
+"""The gate's program (`gate` in sandbox.programs): it reads one upload and writes a fresh file of checked values.
 
-On standard output: one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after facts the
-bytes of the fresh file. It lives for one upload, under limits on memory and processor time that it sets before it
-looks, and may write no file but those that it unpacks an archive of a folder into, where it stands.
+It writes to standard output one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after
+facts the bytes of the fresh file. The process serves one upload. It first limits its own memory and processor time, and
+may write only the files that it unpacks from a folder's archive, in its working directory.
 """
 
 import json
@@ -18,12 +18,12 @@ from app.intake.huggingface.rewrite import is_folder, read_folder
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
 from app.intake.tensors.read import name_for, plan_samples
-from app.intake.tensors.safetensors import begins_one
+from app.intake.tensors.safetensors import begins_safetensors
 from app.intake.tensors.weights import read_weights
 
 
 class Checked(Protocol):
-    """An upload that was understood: what it is, and the bytes that stand for it from now on."""
+    """A checked upload: the facts about it, and the bytes that replace it from now on."""
 
     @property
     def facts(self) -> Any: ...
@@ -39,10 +39,10 @@ def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
 
 
 def read_model(path: Path, limits: Limits) -> Checked:
-    """Check a model in the form that its first bytes tell. Raises Invalid."""
+    """Check a model whose format its first bytes decide. Raises Invalid."""
     with path.open("rb") as file:
         head = file.read(16)
-    if begins_one(head):
+    if begins_safetensors(head):
         return read_weights(path)
     return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
 
@@ -68,26 +68,26 @@ def main(lock_down: Callable[[], None], kind: str, path: str, limits_text: str, 
 
 
 def too_demanding(limits: Limits) -> dict[str, str]:
-    """The refusal of a file that can't be read within the limits."""
+    """Return the refusal of a file that can't be read within the limits."""
     return {
         "code": "upload_too_demanding",
         "detail": f"Reading the file takes more than {limits.memory_bytes} bytes of memory or {limits.seconds} s.",
-        "remedy": "Upload a smaller program, or ask the operator to raise ZEROPOINT_GATE_MEMORY_BYTES or _SECONDS.",
+        "remedy": "Upload a smaller file, or ask the operator to raise ZEROPOINT_GATE_MEMORY_BYTES or _SECONDS.",
     }
 
 
 def most_to_write(kind: str, limits: Limits) -> int:
-    """How large a file may be that the program writes: a dataset is read where it lies."""
+    """Return how large a file the program may write: none for a dataset, which is read where it is."""
     return limits.folder_bytes if kind == "model" else 0
 
 
 def confine(kind: str, limits: Limits) -> None:
-    """Memory, processor time, open files, files to write: for this process and for good."""
-    for what, most in (
+    """Limit memory, processor time, open files and written files of this process, irrevocably."""
+    for what, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CPU, limits.seconds),
         (resource.RLIMIT_FSIZE, most_to_write(kind, limits)),
         (resource.RLIMIT_NOFILE, 32),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (most, most))
+        resource.setrlimit(what, (limit, limit))

@@ -1,4 +1,4 @@
-"""A short-lived process in the sandbox that jobs have: it looks at one file, answers with a line and perhaps bytes."""
+"""Run a short-lived process in the jobs' sandbox: it reads one file and answers with a line, and perhaps bytes."""
 
 import json
 import subprocess
@@ -26,10 +26,10 @@ def ask(
     *,
     write: Callable[[bytes], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Start a program of `sandbox.programs` in a folder of its own beside the upload, where there is room for another.
+    """Run a program of `sandbox.programs` in a temporary folder next to the upload, where the disk has room for a copy.
 
-    Passes on the bytes after the program's first line, and returns the facts that the line tells. Raises Invalid with
-    the refusal that it tells instead; RuntimeError when the program breaks.
+    Passes the bytes after the program's first line to `write`, and returns the facts in that line. Raises Invalid when
+    the line holds a refusal instead, or a limit is exceeded; RuntimeError when the program fails.
     """
     with (
         TemporaryDirectory(dir=upload.parent) as folder,
@@ -38,7 +38,7 @@ def ask(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=folder,
-            # nothing of ours: no credential, no setting
+            # none of the service's variables: they may hold credentials
             env={"LANG": "C.UTF-8", "PYTHONPATH": import_path(), "HOME": folder, "HF_HUB_OFFLINE": "1"},
             start_new_session=True,
         ) as process,
@@ -55,7 +55,7 @@ def ask(
     if process.returncode < 0:
         raise _refusal(too_demanding(limits))
     if process.returncode > 0 or head is None:
-        raise RuntimeError(f"{program} ended with {process.returncode}; its own words are on standard error")
+        raise RuntimeError(f"{program} ended with {process.returncode}; see its standard error")
     if "refusal" in head:
         raise _refusal(head["refusal"])
     facts: dict[str, Any] = head["facts"]
@@ -67,7 +67,7 @@ def _refusal(words: Mapping[str, str]) -> Invalid:
 
 
 def _receive(process: "subprocess.Popen[bytes]", write: Callable[[bytes], None]) -> dict[str, Any] | None:
-    """Read the line, pass the rest on, and wait for the end."""
+    """Read the line, pass on the remaining bytes, and wait for the process to end."""
     assert process.stdout is not None
     line = process.stdout.readline(MAX_HEAD_BYTES)
     while chunk := process.stdout.read(CHUNK_BYTES):

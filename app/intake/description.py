@@ -1,6 +1,6 @@
-"""What a Hugging Face folder is: asked of the library that builds networks, in a process of its own.
+"""Describe a Hugging Face folder by building its network with transformers, in a separate process.
 
-The gate took the folder apart and wrote it anew without that library; only what it wrote is looked at here.
+The gate has already checked and rewritten the folder without that library; only its fresh file is read here.
 """
 
 from collections.abc import Iterable
@@ -14,23 +14,23 @@ from app.intake.limits import Limits
 from sandbox.policy import Sandbox
 
 MEMORY_BYTES = 8 * 2**30
-"""Of addresses, of which the library reserves far more than it uses."""
+"""Limit on address space, of which the library reserves far more than it uses."""
 NEEDED = ("torch", "transformers")
 
 
 def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) -> dict[str, Any]:
-    """Inputs, layers and parameters of the folder that the gate wrote at `path`. Raises Invalid, or RuntimeError."""
+    """Return inputs, layers and parameters of the folder that the gate wrote. Raises Invalid or RuntimeError."""
     if not all(map(find_spec, needed)):
         raise Invalid(
             "transformers_missing",
-            "Hugging Face folders are built with the library transformers, which is not installed here.",
+            "Hugging Face folders need the library transformers, which is not installed here.",
             "Ask the operator to install zeropoint[service,transformers], or export the model as a .pt2 program.",
         )
     sandbox = Sandbox(
         memory_bytes=max(MEMORY_BYTES, limits.memory_bytes),
-        disk_bytes=2**20,  # what it says on standard error may go to a file
+        disk_bytes=2**20,  # standard error may go to a file
         cpu_seconds=limits.seconds,
-        required=(),  # as for the gate, which looked at every value before
+        required=(),  # as for the gate, which has already checked every value
         reads=(str(path.resolve()),),
     )
     return ask("describe", path.resolve(), [str(path.resolve())], sandbox, limits)

@@ -1,4 +1,4 @@
-"""What is known about an upload: the same words in the API, the database and the checks."""
+"""Facts about an upload, in the same words in the API, the database and the checks."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,19 +14,19 @@ class Dim:
     max: int | None
 
     def admits(self, size: int) -> bool:
-        """Whether the dimension can have this size."""
+        """Return whether the dimension can have this size."""
         return self.min <= size and (self.max is None or size <= self.max)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that a program takes or a dataset holds, by name."""
+    """A named tensor that a program takes or a dataset holds."""
 
     name: str
     dtype: str
     shape: tuple[int | Dim, ...]
     optional: bool = False
-    """Whether a network runs without it."""
+    """Whether the network runs without it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data; a dynamic dimension becomes {"min", "max"}."""
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """A network: the form it came in, what it takes, and which layers own its parameters."""
+    """A network: its upload format, its inputs, and the layers that own its parameters."""
 
     format: Format
     inputs: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""The gate: an upload goes through a short-lived process that reads it, and only what comes out is kept."""
+"""The gate: a short-lived process reads each upload, and only the file that it writes is kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,16 @@ from sandbox import policy
 from sandbox.policy import Sandbox
 
 LAYERS = tuple(layer for layer in policy.LAYERS if layer != "network_namespace")
-"""All but one: seccomp refuses every socket too, and to make a namespace costs each upload some milliseconds."""
+"""All but one: seccomp already refuses every socket, and creating a namespace costs each upload some milliseconds."""
 
 
 def pass_gate(
     kind: str, path: Path, limits: Limits, write: Callable[[bytes], None], filename: str = ""
 ) -> dict[str, Any]:
-    """Check the upload at `path`, give the fresh file to `write` piece by piece, and return the facts about it.
+    """Check the upload at `path`, pass the fresh file to `write` in chunks, and return the facts about it.
 
-    `kind`: "model" or "dataset"; `filename`: what the client calls the file. Raises Invalid with where, what and what
-    to do; RuntimeError when the gate itself breaks. Memory here stays flat whatever the upload holds.
+    `kind`: "model" or "dataset"; `filename`: the client's name of the file. Raises Invalid with what is wrong, where,
+    and what to do; RuntimeError when the gate itself fails. Memory use here does not depend on the upload.
     """
     upload = path.resolve()
     arguments = [kind, str(upload), limits.as_json(), filename]
@@ -28,12 +28,12 @@ def pass_gate(
 
 
 def sandbox_for(kind: str, upload: str, limits: Limits) -> Sandbox:
-    """Return what the program gets: our code, the upload, and room to unpack a folder."""
+    """Return the program's sandbox: it can read our code and the upload, and has room to unpack a folder."""
     return Sandbox(
         memory_bytes=limits.memory_bytes,
         disk_bytes=most_to_write(kind, limits),
         cpu_seconds=limits.seconds,
-        required=(),  # strict reading is what holds here; the sandbox is there for what the interpreter may lack
+        required=(),  # strict reading protects us; the sandbox guards against flaws of the interpreter
         layers=LAYERS,
         reads=(upload,),
     )

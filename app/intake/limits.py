@@ -1,15 +1,15 @@
-"""How much an upload may be: every bound of the gate that an operator can set, and how the child is told."""
+"""Bounds on uploads that an operator can set, and how they are passed to the child process."""
 
 import json
 from dataclasses import asdict, dataclass
 
 CHUNK_BYTES = 2**18
-"""Fits a processor's cache; a multiple of every element's size, so that no element is cut."""
+"""Fits a processor's cache; a multiple of every element size, so that no element is split."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`memory_bytes`, `seconds`: of the gate's process. The others: of what is in an upload."""
+    """`memory_bytes` and `seconds` limit the gate's process, the others the contents of an upload."""
 
     memory_bytes: int = 2 * 2**30
     seconds: int = 300
@@ -19,9 +19,9 @@ class Limits:
     tensor_bytes: int = 64 * 2**30
     """The largest intermediate tensor that a program may declare."""
     dataset_bytes: int = 16 * 2**30
-    """The most that an archive of arrays may unpack to."""
+    """The most bytes that an archive of arrays may unpack to."""
     folder_bytes: int = 16 * 2**30
-    """The most that an archive of a Hugging Face folder may unpack to."""
+    """The most bytes that an archive of a Hugging Face folder may unpack to."""
 
     def as_json(self) -> str:
         """Return text that `from_json` reads."""

@@ -1,1 +1,1 @@
-"""Zip and tar, read as streams within caps, and a zip writer."""
+"""Zip and tar, read as streams within limits, and a zip writer."""

@@ -1,4 +1,4 @@
-"""Reads a zip archive whose members are stored, not compressed: every byte that is promised must be there."""
+"""Read a zip archive whose members are stored, not compressed; every claimed byte must exist."""
 
 import re
 import struct
@@ -35,7 +35,7 @@ def refused(detail: str) -> Invalid:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a member's bytes lie in the file, and their checksum."""
+    """The position of a member's bytes in the file, and their checksum."""
 
     start: int
     size: int
@@ -43,7 +43,7 @@ class Place:
 
 
 class Archive:
-    """A zip that was opened; `check_members` comes before the first read."""
+    """An opened zip; call `check_members` before the first read."""
 
     def __init__(self, path: Path) -> None:
         self.sizes: dict[str, int] = {}
@@ -62,11 +62,11 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """The members' names below their root folder, before any check."""
+        """Return the members' names below their root folder, before any check."""
         return [member.filename.partition("/")[2] for member in self._zip.infolist()]
 
     def check_members(self) -> None:
-        """Raise Invalid unless all members are stored, under one root, no name twice, no byte shared or spare."""
+        """Raise Invalid unless all members are stored under one root, with distinct names, no overlap and no gap."""
         members = sorted(self._zip.infolist(), key=lambda member: member.header_offset)
         if not members:
             raise refused("The archive is empty.")
@@ -78,14 +78,14 @@ class Archive:
             if root != self._root or not name:
                 raise refused("Every member must be in one root folder.")
             if name.lower() in seen:
-                raise refused(f"{name} is there twice.")
+                raise refused(f"{name} is in the archive twice.")
             seen.add(name.lower())
             self.sizes[name], self._places[name] = member.file_size, place
         if free != self._directory_start:
             raise refused("There are bytes between the last member and the directory.")
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """Return a member's bytes, by its name below the root folder."""
+        """Return a member's bytes, by its name below the root folder. Raises Invalid."""
         if name not in self.sizes:
             raise refused(f"{name} is missing.")
         if self.sizes[name] > max_bytes:
@@ -93,17 +93,17 @@ class Archive:
         return b"".join(self.chunks(name))
 
     def place(self, name: str) -> Place:
-        """Return where a member lies, by its name below the root folder."""
+        """Return the position of a member, by its name below the root folder."""
         return self._places[name]
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Give a member's bytes piece by piece; the checksum is right once the last one is given. Raises Invalid."""
+        """Yield a member's bytes in chunks. Raises Invalid after the last chunk if the checksum is wrong."""
         place, crc = self._places[name], 0
         for start in range(0, place.size, CHUNK_BYTES):
             self._file.seek(place.start + start)
-            piece = self._file.read(min(CHUNK_BYTES, place.size - start))
-            crc = zlib.crc32(piece, crc)
-            yield piece
+            chunk = self._file.read(min(CHUNK_BYTES, place.size - start))
+            crc = zlib.crc32(chunk, crc)
+            yield chunk
         if crc != place.crc:
             raise refused(f"{name} was damaged: its checksum differs.")
 
@@ -118,7 +118,7 @@ class Archive:
 
 
 def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
-    """Check one member, which must begin at `free`, the first byte that no earlier one uses. Returns the next such."""
+    """Check one member, which must begin at `free`, the first unused byte; return its place and the next one."""
     name = member.orig_filename
     if not NAME.fullmatch(name) or ".." in name.split("/"):
         raise refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
@@ -132,14 +132,14 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int
     start = member.header_offset + LOCAL.size + local[9] + local[10]
     end = start + member.file_size
     if end > limit:
-        raise refused(f"{name} promises more bytes than the file has.")
+        raise refused(f"{name} claims more bytes than the file has.")
     if not _agrees(file, member, local):
-        raise refused(f"{name}: its own header says something else than the directory.")
+        raise refused(f"{name}: its own header differs from the directory.")
     return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, end)
 
 
 def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
-    """Whether a local header tells of the same member; torch leaves its numbers to a descriptor behind the bytes."""
+    """Return whether a local header describes the member; torch writes sizes to a descriptor after the bytes."""
     file.seek(member.header_offset + LOCAL.size)
     numbers = ((member.CRC, member.compress_size, member.file_size), (member.CRC, _IN_EXTRA, _IN_EXTRA))
     deferred = member.flag_bits & _DESCRIPTOR and tuple(local[6:9]) in ((0, 0, 0), (0, _IN_EXTRA, _IN_EXTRA))
@@ -148,11 +148,11 @@ def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> 
 
 
 def _descriptor_bytes(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
-    """The length of the descriptor behind a member's bytes, if its flags say that there is one. Raises Invalid."""
+    """Return the length of the descriptor after a member's bytes, 0 when its flags announce none. Raises Invalid."""
     if not member.flag_bits & _DESCRIPTOR:
         return 0
-    wanted = (b"PK\7\x08", member.CRC, member.compress_size, member.file_size)
+    expected = (b"PK\7\x08", member.CRC, member.compress_size, member.file_size)
     for layout in (_DESCRIPTOR32, _DESCRIPTOR64):
-        if record_at(file, end, layout) == wanted:
+        if record_at(file, end, layout) == expected:
             return layout.size
-    raise refused(f"{member.orig_filename}: what follows its bytes doesn't fit the directory.")
+    raise refused(f"{member.orig_filename}: the bytes after it don't match the directory.")

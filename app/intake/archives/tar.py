@@ -1,6 +1,7 @@
-"""Reads a tar from a stream, one header of 512 bytes at a time: memory stays constant whatever a header claims.
+"""Read a tar from a stream, one header of 512 bytes at a time; memory stays constant whatever a header claims.
 
-Read are ustar and what today's tars add to it: long names (GNU) and extended headers (pax), each under a cap.
+Supported are ustar and the extensions that today's tars write: long names (GNU) and extended headers (pax), each within
+a size limit.
 """
 
 import gzip
@@ -24,7 +25,7 @@ _RECORD = re.compile(rb"\d{1,6} ([^=\n]{1,256})=([^\n]*)\n")
 
 
 class Readable(Protocol):
-    """What a tar is read from."""
+    """A stream that a tar is read from."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, fewer only at the end."""
@@ -32,7 +33,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A member that is no folder. Its `chunks` are read to their end before the next entry is asked for."""
+    """A member that is not a folder. Read its `chunks` to the end before asking for the next entry."""
 
     name: str
     regular: bool
@@ -40,7 +41,7 @@ class TarEntry:
 
 
 def read_tar(source: Readable, max_headers: int, refuse: Refuse) -> Iterator[TarEntry]:
-    """Read the members one after another. `refuse` makes the error to raise."""
+    """Yield the members one after another. `refuse` creates the error to raise."""
     extended: dict[str, str] = {}
     for _ in range(max_headers + 1):
         header = _exactly(source, BLOCK_BYTES, refuse)
@@ -57,7 +58,7 @@ def read_tar(source: Readable, max_headers: int, refuse: Refuse) -> Iterator[Tar
             continue
         size = _size(extended["size"], refuse) if "size" in extended else size
         if kind == _FOLDER and size:
-            raise refuse("A folder in the archive has bytes of its own.")
+            raise refuse("A folder in the archive has contents of its own.")
         if kind != _FOLDER:
             name = extended.get("path") or _name(header, refuse)
             yield TarEntry(name, kind in _REGULAR, _chunks(source, size, refuse))
@@ -88,21 +89,21 @@ def _extended(source: Readable, size: int, refuse: Refuse) -> bytes:
 
 
 def _records(data: bytes, refuse: Refuse) -> dict[str, str]:
-    """Return the records of an extended header that say where or how long a file is."""
-    found = {}
-    place = 0
-    while match := _RECORD.match(data, place):
-        if int(data[place : data.index(b" ", place)]) != match.end() - place:
+    """Return the path and size records of an extended header."""
+    records = {}
+    position = 0
+    while match := _RECORD.match(data, position):
+        if int(data[position : data.index(b" ", position)]) != match.end() - position:
             break
-        found[match[1]] = match[2]
-        place = match.end()
-    if place != len(data) or any(key.startswith(b"GNU.sparse") for key in found):
-        raise refuse("The archive has an extended header that is not read here.")
-    return {key: _text(found[key.encode()], refuse) for key in ("path", "size") if key.encode() in found}
+        records[match[1]] = match[2]
+        position = match.end()
+    if position != len(data) or any(key.startswith(b"GNU.sparse") for key in records):
+        raise refuse("The archive has an extended header that is not supported.")
+    return {key: _text(records[key.encode()], refuse) for key in ("path", "size") if key.encode() in records}
 
 
 def _checked_size(header: bytes, refuse: Refuse) -> int:
-    """Return the size that a header tells, its own checksum being right."""
+    """Return the size in a header, after checking the header's checksum."""
     blank = header[:148] + b" " * 8 + header[156:]
     if header[257:265] not in _MAGICS or _octal(header[148:156], refuse) != sum(blank):
         raise refuse("The archive is not a tar, or damaged: a header's checksum differs.")
@@ -138,12 +139,12 @@ def _text(data: bytes, refuse: Refuse) -> str:
 
 
 def _check_padding(source: Readable, refuse: Refuse) -> None:
-    """Read to the end, where gzip keeps its checksum; nothing but zeros may follow the last member."""
-    left = MAX_PADDING_BYTES
+    """Read to the end, where gzip keeps its checksum; only zeros may follow the last member."""
+    remaining = MAX_PADDING_BYTES
     try:
-        while data := source.read(min(CHUNK_BYTES, left + 1)):
-            left -= len(data)
-            if any(data) or left < 0:
+        while data := source.read(min(CHUNK_BYTES, remaining + 1)):
+            remaining -= len(data)
+            if any(data) or remaining < 0:
                 raise refuse("Something follows the last member of the archive.")
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise refuse("The archive is damaged: it can't be unpacked.") from None

@@ -1,7 +1,7 @@
-"""Reads a zip whose members may be deflated, as streams: memory stays constant whatever a member unpacks to.
+"""Read a zip whose members may be deflated, as streams; memory stays constant whatever a member unpacks to.
 
-What a member claims is checked before it is read, and held against it while it is read. Archives of torch.export,
-whose members are stored, have a stricter reader (archive.py).
+A member's claims are checked before it is read, and compared with its contents while it is read. Archives of
+torch.export, whose members are stored, have a stricter reader (`stored_zip`).
 """
 
 import stat
@@ -25,7 +25,7 @@ _INPUT_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Member:
-    """A member as the directory tells it. `mode` is the file's type and rights, 0 where the writer left it out."""
+    """A member as the directory describes it. `mode` is the file's type and permissions, 0 if the writer omitted it."""
 
     name: str
     bytes: int
@@ -37,12 +37,12 @@ class Member:
 
     @property
     def regular(self) -> bool:
-        """Whether it is neither a link nor a device."""
+        """Return whether it is neither a link nor a device."""
         return stat.S_IFMT(self.mode) in (0, stat.S_IFREG)
 
 
 def read_members(path: Path, max_members: int, refuse: Refuse) -> tuple[Member, ...]:
-    """Read the directory; folders are left out. `refuse` makes the error to raise."""
+    """Return the directory's members without folders. `refuse` creates the error to raise."""
     with path.open("rb") as file:
         limit = directory_start(file, max_members, max_members * 512, refuse)
         try:
@@ -63,30 +63,30 @@ def read_members(path: Path, max_members: int, refuse: Refuse) -> tuple[Member, 
 
 
 def stream_member(path: Path, member: Member, refuse: Refuse) -> Iterator[bytes]:
-    """Stream a member, CHUNK_BYTES at a time, to exactly the size and checksum that it claims."""
-    left, checksum = member.bytes, 0
+    """Yield a member, CHUNK_BYTES at a time, and check its claimed size and checksum."""
+    remaining, checksum = member.bytes, 0
     with path.open("rb") as file:
         file.seek(member.start)
         for chunk in even(_inflated(file, member, refuse) if member.deflated else _stored(file, member)):
-            left -= len(chunk)
-            if left < 0:
+            remaining -= len(chunk)
+            if remaining < 0:
                 raise refuse("A member of the archive unpacks to more bytes than it claims.")
             checksum = zlib.crc32(chunk, checksum)
             yield chunk
-    if left or checksum != member.checksum:
+    if remaining or checksum != member.checksum:
         raise refuse("A member of the archive was damaged: its size or checksum differs.")
 
 
 def even(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut a stream of pieces anew so that each but the last has CHUNK_BYTES."""
-    waiting = bytearray()
+    """Split a stream into chunks of CHUNK_BYTES each; the last may be shorter."""
+    buffer = bytearray()
     for piece in pieces:
-        waiting += piece
-        while len(waiting) >= CHUNK_BYTES:
-            yield bytes(waiting[:CHUNK_BYTES])
-            del waiting[:CHUNK_BYTES]
-    if waiting:
-        yield bytes(waiting)
+        buffer += piece
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
 
 
 def _member(file: BinaryIO, entry: zipfile.ZipInfo, refuse: Refuse) -> Member:
@@ -104,25 +104,25 @@ def _member(file: BinaryIO, entry: zipfile.ZipInfo, refuse: Refuse) -> Member:
 
 
 def _stored(file: BinaryIO, member: Member) -> Iterator[bytes]:
-    left = member.packed_bytes
-    while left and (data := file.read(min(CHUNK_BYTES, left))):
-        left -= len(data)
+    remaining = member.packed_bytes
+    while remaining and (data := file.read(min(CHUNK_BYTES, remaining))):
+        remaining -= len(data)
         yield data
 
 
 def _inflated(file: BinaryIO, member: Member, refuse: Refuse) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    left = member.packed_bytes
+    remaining = member.packed_bytes
     try:
         while not inflater.eof:
-            data = inflater.unconsumed_tail or file.read(min(_INPUT_BYTES, left))
+            data = inflater.unconsumed_tail or file.read(min(_INPUT_BYTES, remaining))
             if not inflater.unconsumed_tail:
-                left -= len(data)
-            piece = inflater.decompress(data, CHUNK_BYTES)
-            if not data and not piece:
+                remaining -= len(data)
+            inflated = inflater.decompress(data, CHUNK_BYTES)
+            if not data and not inflated:
                 raise refuse("A member of the archive is cut off.")
-            yield piece
+            yield inflated
     except zlib.error:
         raise refuse("A member of the archive is damaged: it can't be unpacked.") from None
-    if left or inflater.unused_data:
+    if remaining or inflater.unused_data:
         raise refuse("A member of the archive has bytes after its end.")

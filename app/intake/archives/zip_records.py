@@ -1,4 +1,4 @@
-"""The fixed records of a zip file, and where its end record says that the directory starts."""
+"""The fixed records of a zip file, and the end record, which gives the position of the directory."""
 
 import os
 import struct
@@ -13,7 +13,7 @@ END = struct.Struct("<4s4H2LH")
 
 
 def record_at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
-    """The record at an offset that an upload claims; None when it doesn't lie within the file."""
+    """Return the record at an offset that an upload claims; None when it is not inside the file."""
     if not 0 <= offset <= os.fstat(file.fileno()).st_size - layout.size:
         return None
     file.seek(offset)
@@ -21,9 +21,9 @@ def record_at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, 
 
 
 def directory_start(file: BinaryIO, max_members: int, max_directory_bytes: int, refuse: Refuse) -> int:
-    """Check the end record before anything is allocated from it; return where the directory starts.
+    """Check the end record before allocating anything by it; return the position of the directory.
 
-    `refuse` makes the error to raise.
+    `refuse` creates the error to raise.
     """
     end = file.seek(0, 2) - END.size
     record = record_at(file, end, END)

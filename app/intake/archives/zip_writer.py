@@ -1,7 +1,7 @@
-"""Writes a fresh archive: stored members, one root folder, a fixed time; the same members in give the same bytes.
+"""Write a fresh zip: stored members, one root folder, a fixed time; the same members always give the same bytes.
 
-It is written front to back without going back, so that it can go down a pipe, and in the 64-bit form throughout, so
-that no size is a special case. Data begins at a multiple of 64 bytes, as torch wants to map it.
+The archive is written in one forward pass, so that it can go through a pipe, and always in the 64-bit form, so that no
+size is a special case. Data begins at a multiple of 64 bytes, as torch's memory mapping requires.
 """
 
 import struct
@@ -23,7 +23,7 @@ Chunks = Callable[[], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Member:
-    """A member by its name below the root folder: how many bytes, their checksum, and where they come from."""
+    """A member: its name below the root folder, its size and checksum, and the source of its bytes."""
 
     name: str
     size: int
@@ -32,23 +32,23 @@ class Member:
 
 
 def member_of(name: str, content: bytes) -> Member:
-    """A member that is in memory."""
+    """Return a member whose bytes are in memory."""
     return Member(name, len(content), zlib.crc32(content), lambda: [content])
 
 
 def archive_of(members: Iterable[Member]) -> Iterator[bytes]:
-    """Give the bytes of the archive. Raises ValueError when a member is not as long as it said."""
+    """Yield the bytes of the archive. Raises ValueError when a member does not have its declared size."""
     offset, directory = 0, b""
     count = 0
     for member in members:
         header = _header(member, offset)
         yield header
-        given = 0
+        written = 0
         for chunk in member.chunks():
-            given += len(chunk)
+            written += len(chunk)
             yield chunk
-        if given != member.size:
-            raise ValueError(f"{member.name} has {given} bytes instead of {member.size}")
+        if written != member.size:
+            raise ValueError(f"{member.name} has {written} bytes instead of {member.size}")
         directory += _entry(member, offset)
         offset += len(header) + member.size
         count += 1

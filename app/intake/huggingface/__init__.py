@@ -1,1 +1,1 @@
-"""Folders of Hugging Face: unpacked, checked file by file, and written afresh as one tar."""
+"""Hugging Face folders: unpacked, checked file by file, and rewritten as one tar."""

@@ -1,4 +1,4 @@
-"""The Hugging Face networks that are taken: classes of transformers by `model_type`. Nothing here imports them."""
+"""The supported Hugging Face networks: classes of transformers by `model_type`. Nothing here imports them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Reads config.json of a Hugging Face folder. The result is built from checked values; the input is not edited."""
+"""Read config.json of a Hugging Face folder. The result is built from checked values, not edited from the input."""
 
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _REMOVE = "Remove the key from config.json if the network does not need it; else
 
 @dataclass(frozen=True)
 class Config:
-    """Which network it is, and the values that it is built with."""
+    """The network's class, and the values that it is built with."""
 
     model_type: str
     architecture: str
@@ -30,7 +30,7 @@ class Config:
 
 
 def read_config(data: bytes) -> Config:
-    """Read config.json. Raises Invalid with the key and what it must be."""
+    """Read config.json. Raises Invalid with the key and its allowed values."""
     document = read_json(data, lambda detail: refused(f"config.json {detail}."), MAX_CONFIG_VALUES)
     if not isinstance(document, dict):
         raise refused("config.json is not an object.")
@@ -38,7 +38,7 @@ def read_config(data: bytes) -> Config:
     values = {}
     for key, value in sorted(document.items()):
         if key in RULES:
-            _check(key, RULES[key].fits(value), RULES[key].told)
+            _check(key, RULES[key].fits(value), RULES[key].expected)
             values[key] = value
         else:
             _check_dropped(key, value)
@@ -52,41 +52,41 @@ def _architecture(document: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(model_type, str) or not isinstance(name, str) or name not in known:
         raise Invalid(
             "architecture_unsupported",
-            "config.json: model_type and architectures[0] name no network that is built here; "
-            f"known are {', '.join(sorted(known or ARCHITECTURES))}.",
+            "config.json: model_type and architectures[0] name no supported network; "
+            f"supported are {', '.join(sorted(known or ARCHITECTURES))}.",
             "Export the model as a .pt2 program: torch.export takes any network.",
         )
     return model_type, name
 
 
 def _check_dropped(key: str, value: object) -> None:
-    """Raise Invalid unless a key that is left out changes nothing."""
+    """Raise Invalid unless a key can be dropped without effect on the network."""
     if key in NEUTRAL:
-        return _check(key, NEUTRAL[key].fits(value), NEUTRAL[key].told)
+        return _check(key, NEUTRAL[key].fits(value), NEUTRAL[key].expected)
     if key in _NAMES or key in DROPPED or key.startswith("_") or value is None:
         return
     if CODE.fullmatch(key):
-        raise refused(f"config.json: {_shown(key)} asks for code or files of someone else.", _REMOVE)
-    raise refused(f"config.json: {_shown(key)} is not known here.", _REMOVE)
+        raise refused(f"config.json: {_shown(key)} would load code or files from elsewhere.", _REMOVE)
+    raise refused(f"config.json: {_shown(key)} is not a supported key.", _REMOVE)
 
 
 def _dtype(document: dict[str, Any]) -> dict[str, Any]:
-    found = document.get("dtype", document.get("torch_dtype"))
-    if found is None:
+    dtype = document.get("dtype", document.get("torch_dtype"))
+    if dtype is None:
         return {}
-    _check("dtype", isinstance(found, str) and found in _DTYPES, f"one of {', '.join(_DTYPES)}")
-    return {"dtype": _DTYPES[found]}
+    _check("dtype", isinstance(dtype, str) and dtype in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    return {"dtype": _DTYPES[dtype]}
 
 
 def _labels(document: dict[str, Any]) -> dict[str, Any]:
-    """Return id2label, and label2id made from it; num_labels, if it is there too, must be their number."""
+    """Return id2label, and label2id derived from it; num_labels, if present too, must be their number."""
     count, names = document.get("num_labels"), document.get("id2label")
-    told = f"a whole number from 1 to {MAX_LABELS}, the number of labels in id2label"
+    expected = f"a whole number from 1 to {MAX_LABELS}, the number of labels in id2label"
     if names is None:
-        _check("num_labels", count is None or (type(count) is int and 1 <= count <= MAX_LABELS), told)
+        _check("num_labels", count is None or (type(count) is int and 1 <= count <= MAX_LABELS), expected)
         return {} if count is None else {"num_labels": count}
     ordered = _ordered_labels(names)
-    _check("num_labels", count is None or count == len(ordered), told)
+    _check("num_labels", count is None or count == len(ordered), expected)
     return {
         "id2label": {str(number): label for number, label in enumerate(ordered)},
         "label2id": {label: number for number, label in enumerate(ordered)},
@@ -94,16 +94,16 @@ def _labels(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ordered_labels(names: Any) -> list[str]:
-    told = f"an object from 0, 1, 2 … to at most {MAX_LABELS} labels of plain text"
-    _check("id2label", isinstance(names, dict) and 1 <= len(names) <= MAX_LABELS, told)
+    expected = f"an object from 0, 1, 2 … to at most {MAX_LABELS} labels of plain text"
+    _check("id2label", isinstance(names, dict) and 1 <= len(names) <= MAX_LABELS, expected)
     ordered = [names.get(str(number)) for number in range(len(names))]
-    _check("id2label", all(isinstance(label, str) and _LABEL.fullmatch(label) for label in ordered), told)
+    _check("id2label", all(isinstance(label, str) and _LABEL.fullmatch(label) for label in ordered), expected)
     return ordered
 
 
-def _check(key: str, fits: bool, told: str) -> None:
+def _check(key: str, fits: bool, expected: str) -> None:
     if not fits:
-        raise refused(f"config.json: {key} must be {told}.", "Correct config.json; it is what save_pretrained wrote.")
+        raise refused(f"config.json: {key} must be {expected}.", "Use the config.json that save_pretrained wrote.")
 
 
 def _shown(key: str) -> str:

@@ -1,6 +1,6 @@
-"""What each key of a config.json may say: its type and its range. A value that fits none of this goes nowhere.
+"""The allowed type and range of each key of config.json; other values are never passed on.
 
-Ranges are what real networks use and a machine can build, so that no key makes a process allocate or loop for ever.
+Ranges cover what real networks use and a machine can build, so that no key makes a process allocate or loop for ever.
 """
 
 import math
@@ -18,19 +18,19 @@ MAX_LABELS = 100_000
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a value fits, and what to say when it does not ("must be ...")."""
+    """A test for a value, and the words for a failed one ("must be ...")."""
 
     fits: Callable[[Any], bool]
-    told: str
+    expected: str
 
 
 def whole(low: int, high: int) -> Rule:
-    """A whole number in a range."""
+    """Return a rule for a whole number in a range."""
     return Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}")
 
 
 def number(low: float, high: float) -> Rule:
-    """A finite number in a range."""
+    """Return a rule for a finite number in a range."""
     return Rule(
         lambda value: type(value) in (int, float) and low <= value <= high and math.isfinite(value),
         f"a number from {low} to {high}",
@@ -38,31 +38,31 @@ def number(low: float, high: float) -> Rule:
 
 
 def word(*words: str) -> Rule:
-    """One of some words."""
+    """Return a rule for one of these words."""
     return Rule(lambda value: type(value) is str and value in words, f"one of {', '.join(words)}")
 
 
 def only(*values: object) -> Rule:
-    """One value (or some) that leaves the network as it is; any other would change it."""
+    """Return a rule for the values that leave the network as it is; any other would change it."""
     known = [(type(value), value) for value in values]
-    return Rule(lambda value: (type(value), value) in known, f"{values[0]}: nothing else is built here")
+    return Rule(lambda value: (type(value), value) in known, f"{values[0]}: no other value is supported")
 
 
 def many(rule: Rule, most: int) -> Rule:
-    """A list of up to so many values."""
+    """Return a rule for a list of up to `most` values."""
     return Rule(
         lambda value: isinstance(value, list) and len(value) <= most and all(map(rule.fits, value)),
-        f"a list of at most {most}, each {rule.told}",
+        f"a list of at most {most}, each {rule.expected}",
     )
 
 
 def either(*rules: Rule) -> Rule:
-    """What fits one of the rules."""
-    return Rule(lambda value: any(rule.fits(value) for rule in rules), " or ".join(rule.told for rule in rules))
+    """Return a rule for a value that fits one of these rules."""
+    return Rule(lambda value: any(rule.fits(value) for rule in rules), " or ".join(rule.expected for rule in rules))
 
 
 def table(rules: Mapping[str, Rule]) -> Rule:
-    """An object of these keys alone."""
+    """Return a rule for an object with only these keys."""
     return Rule(
         lambda value: isinstance(value, dict) and all(k in rules and rules[k].fits(v) for k, v in value.items()),
         f"an object of {', '.join(rules)}, each in its range",
@@ -148,7 +148,7 @@ RULES: Mapping[str, Rule] = {
     **_each(FLAG, "mlp_bias do_layer_norm_before enable_bias layer_norm_elementwise_affine sinusoidal_pos_embds"),
     **_each(FLAG, "scale_decoder_outputs scale_embedding use_sliding_window summary_use_proj summary_proj_to_labels"),
 }
-"""Keys that reach the network."""
+"""Keys that are passed to the network."""
 
 NEUTRAL: Mapping[str, Rule] = {
     "position_embedding_type": only("absolute"),
@@ -163,7 +163,7 @@ NEUTRAL: Mapping[str, Rule] = {
     "tie_encoder_decoder": only(False),
     "cross_attention_hidden_size": only(None),
 }
-"""Keys of older versions that are left out once they say what is built anyway."""
+"""Keys of older versions that are dropped if they have the value that is built anyway."""
 
 DROPPED = frozenset(
     _words(
@@ -178,10 +178,10 @@ DROPPED = frozenset(
         "suppress_tokens begin_suppress_tokens prefix task_specific_params"
     )
 )
-"""Keys that say nothing about the network: how it was trained, or how text is generated with it."""
+"""Keys that don't affect the network: they describe its training, or text generation with it."""
 
 CODE = re.compile(
     r"auto_map|custom_pipelines|.*(attn|experts)_implementation.*|quantization_config|compression_config"
     r"|transformers_weights|use_kernels|.*backbone.*|trust_remote_code"
 )
-"""Keys that make transformers import, download or open something else."""
+"""Keys that make transformers import, download or open other code or files."""

@@ -1,6 +1,6 @@
-"""Reads an unpacked Hugging Face folder without transformers: which network, built with what, and every tensor of it.
+"""Read an unpacked Hugging Face folder without transformers: the network's class, its config and its tensors.
 
-Files are opened by the names that we gave them. Building the network belongs to the job, in its sandbox.
+Files are opened by the names that we gave them. The network itself is built by the job, in its sandbox.
 """
 
 import re
@@ -32,7 +32,7 @@ class CheckpointTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network of transformers as data: enough to build it and to see that its tensors fit."""
+    """A transformers network as data: enough to build it and to check that its tensors fit."""
 
     model_type: str
     architecture: str
@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, files: Sequence[FolderFile]) -> Checkpoint:
-    """Check what `unpack_folder` unpacked, every value of the weights included. Raises Invalid with where and what."""
+    """Check the files of `unpack_folder`, including every value of the weights. Raises Invalid with the location."""
     by_kind = {kind: [file for file in files if file.kind == kind] for kind in ("config", "weights", "index")}
     if not by_kind["config"] or not by_kind["weights"]:
         raise refused("The folder needs config.json and model.safetensors (or its shards with their index).")
@@ -52,7 +52,7 @@ def read_checkpoint(folder: Path, files: Sequence[FolderFile]) -> Checkpoint:
     _check_shards(set(shards), places)
     tensors, parameters = _read_tensors(folder, shards, places)
     if places is not None and len(places) != len(tensors):
-        raise refused(f"{min(set(places) - set(tensors))} is in the index and in no file.")
+        raise refused(f"{min(set(places) - set(tensors))} is in the index but in no file.")
     return Checkpoint(config.model_type, config.architecture, config.values, tensors, parameters)
 
 
@@ -63,7 +63,7 @@ def _bytes(folder: Path, files: Sequence[FolderFile]) -> bytes:
 def _read_tensors(
     folder: Path, shards: dict[str, str], places: dict[str, str] | None
 ) -> tuple[dict[str, CheckpointTensor], int]:
-    """Return every tensor by its name, and the number of parameters."""
+    """Return every tensor by name, and the number of parameters."""
     tensors: dict[str, CheckpointTensor] = {}
     parameters = 0
     for name, file in sorted(shards.items()):
@@ -71,13 +71,13 @@ def _read_tensors(
         parameters += plan.facts.parameters
         for stored in plan.stored:
             if places is not None and places.get(stored.name) != name:
-                raise refused(f"{stored.name} is in {name}, where the index does not have it.")
+                raise refused(f"{stored.name} is in {name}, but the index does not list it there.")
             tensors[stored.name] = CheckpointTensor(file, stored.dtype, stored.shape)
     return tensors, parameters
 
 
 def _read_index(data: bytes) -> dict[str, str]:
-    """Return which file holds each tensor, as the index tells it."""
+    """Return the file of each tensor, from the index."""
     where = "model.safetensors.index.json"
     document = read_json(data, lambda detail: refused(f"{where} {detail}."), MAX_INDEX_VALUES)
     places = document.get("weight_map") if isinstance(document, dict) else None
@@ -85,14 +85,12 @@ def _read_index(data: bytes) -> dict[str, str]:
         raise refused(f"{where}: weight_map is missing, or not an object of 1 to {MAX_TENSORS} tensors.")
     for name, file in places.items():
         if not NAME.fullmatch(name) or not isinstance(file, str) or not (_SHARD.fullmatch(file) or file == WHOLE):
-            raise refused(
-                f"{where}: weight_map leads a tensor's name to model-NNNNN-of-NNNNN.safetensors, no other file."
-            )
+            raise refused(f"{where}: weight_map may map tensor names only to files model-NNNNN-of-NNNNN.safetensors.")
     return places
 
 
 def _check_shards(names: set[str], places: dict[str, str] | None) -> None:
-    """Raise Invalid unless the files are one whole, or all of a set that has an index."""
+    """Raise Invalid unless the weights are one whole file, or a complete set of shards with an index."""
     if places is None and names != {WHOLE}:
         raise refused("Weights in more than one file need model.safetensors.index.json.")
     if places is not None and set(places.values()) != names:

@@ -1,7 +1,7 @@
-"""A Hugging Face folder that was understood, written anew: a plain tar of checked values under names that we know.
+"""Write a checked Hugging Face folder as a plain tar of checked values under known names.
 
-config.json holds the keys that were checked and no other; weights are fresh safetensors; tokenizer files are carried
-through byte by byte, and nothing of ours ever reads them.
+config.json holds only the keys that were checked; weights are fresh safetensors; tokenizer files are copied byte by
+byte, and we never parse them.
 """
 
 import json
@@ -34,7 +34,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """A folder of which every value that is read later was checked."""
+    """A folder in which every value that is read later has been checked."""
 
     facts: Model
     checkpoint: Checkpoint
@@ -69,7 +69,7 @@ class CheckedFolder:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the file is an archive of a folder: a tar, a gzip, or a zip with a config.json and no program in it."""
+    """Return whether the file is an archived folder: a tar, a gzip, or a zip with config.json and without a program."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head.startswith(ZIP):
@@ -82,9 +82,9 @@ def is_folder(path: Path) -> bool:
 
 
 def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder:
-    """Check an archive, unpacked into the empty folder `scratch`, every value of it. Raises Invalid with where, what.
+    """Check an archive, unpacked into the empty folder `scratch`. Raises Invalid with what is wrong, and where.
 
-    Inputs and layers are not told: only the library that builds the network knows them.
+    Inputs and layers stay empty: only the library that builds the network knows them.
     """
     files = unpack_folder(path, scratch, max_bytes)
     checkpoint = read_checkpoint(scratch, files)

@@ -1,7 +1,7 @@
-"""Unpacks a Hugging Face folder (tar, tar.gz or zip) member by member into files that we name.
+"""Unpack a Hugging Face folder (tar, tar.gz or zip) member by member into files that we name.
 
-No name of the archive becomes a path, so nothing can be written elsewhere; only names that a checkpoint needs are
-taken, and nothing that could hold code. Every cap is counted while bytes flow.
+No name in the archive becomes a path, so nothing can be written elsewhere; only names that a checkpoint needs are
+accepted, and no file that could hold code. Every limit is checked while bytes are read.
 """
 
 import gzip
@@ -27,7 +27,7 @@ SAVE_SAFETENSORS = "Leave the file out; save the weights with model.save_pretrai
 
 @dataclass(frozen=True)
 class FolderFile:
-    """A file that was unpacked: what we call it, what it is, what its checkpoint calls it."""
+    """An unpacked file: our name for it, its kind, its name in the checkpoint, its size."""
 
     file: str
     kind: str
@@ -51,25 +51,25 @@ _MAX_IGNORED_BYTES = 2**20
 
 
 def unpack_folder(path: Path, target: Path, max_bytes: int) -> tuple[FolderFile, ...]:
-    """Unpack an archive into an empty folder; `max_bytes` bounds all members together. Raises Invalid."""
-    found: dict[str, FolderFile] = {}
+    """Unpack an archive into an empty folder; `max_bytes` bounds the sum of all members. Raises Invalid."""
+    files: dict[str, FolderFile] = {}
     roots: set[str] = set()
-    left = max_bytes
+    remaining = max_bytes
     with _entries(path) as entries:
         for number, entry in enumerate(entries):
             root, name = _place(entry)
             if _IGNORED.fullmatch(name):
-                left -= _copy(entry.chunks, Path(os.devnull), min(left, _MAX_IGNORED_BYTES), name)
+                remaining -= _copy(entry.chunks, Path(os.devnull), min(remaining, _MAX_IGNORED_BYTES), name)
                 continue
             roots.add(root)
-            if name.lower() in found or len(roots) > 1:
-                raise refused(f"{name} is there twice, or in another folder than the other files.")
+            if name.lower() in files or len(roots) > 1:
+                raise refused(f"{name} is in the archive twice, or in another folder than the other files.")
             kind = _kind_of(name)
             file = f"{number}.{_SUFFIXES.get(kind, 'json')}"
-            size = _copy(entry.chunks, target / file, min(left, _MAX_BYTES[kind]), name)
-            found[name.lower()] = FolderFile(file, kind, name, size)
-            left -= size
-    return tuple(found.values())
+            size = _copy(entry.chunks, target / file, min(remaining, _MAX_BYTES[kind]), name)
+            files[name.lower()] = FolderFile(file, kind, name, size)
+            remaining -= size
+    return tuple(files.values())
 
 
 def refused(detail: str, remedy: str = PACK_AGAIN) -> Invalid:
@@ -79,7 +79,7 @@ def refused(detail: str, remedy: str = PACK_AGAIN) -> Invalid:
 
 @contextmanager
 def _entries(path: Path) -> Iterator[Iterable[TarEntry]]:
-    """Open an archive by its first bytes."""
+    """Open an archive by its first bytes and yield its entries."""
     with path.open("rb") as file:
         head = file.read(BLOCK_BYTES)
         file.seek(0)
@@ -100,10 +100,10 @@ def _zip_entries(path: Path, refuse: Refuse) -> Iterator[TarEntry]:
 
 
 def _place(entry: TarEntry) -> tuple[str, str]:
-    """Return the root folder ("" for none) and the name in it."""
+    """Return the root folder ("" for none) and the name in it. Raises Invalid."""
     parts = entry.name.removeprefix("./").split("/")
     if not entry.regular:
-        raise refused(f"{shown(parts[-1])} is a link or a device; only plain files are taken.")
+        raise refused(f"{shown(parts[-1])} is a link or a device; only plain files are accepted.")
     if not 1 <= len(parts) <= len(("root", "name")) or {"", ".", ".."} & set(parts) or "\\" in entry.name:
         raise refused(f"{shown(parts[-1])} is not directly in the one folder that an archive may have.")
     return "/".join(parts[:-1]), parts[-1]
@@ -115,10 +115,10 @@ def _kind_of(name: str) -> str:
     if _FOREIGN.fullmatch(name):
         raise Invalid(
             "model_format_unsupported",
-            f"{shown(name)} may hold code, a pickle, or weights in a format that is not taken.",
+            f"{shown(name)} may hold code, a pickle, or weights in an unsupported format.",
             SAVE_SAFETENSORS,
         )
-    raise refused(f"{shown(name)} is no file that a checkpoint needs.", "Leave it out, and pack the folder again.")
+    raise refused(f"{shown(name)} is not a file that a checkpoint needs.", "Leave it out, and pack the folder again.")
 
 
 def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str) -> int:
@@ -133,5 +133,5 @@ def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str) -> i
 
 
 def shown(name: str) -> str:
-    """Return a name from an archive, or a word for it where it is not fit for a message."""
+    """Return a name from an archive, or generic words if it is unfit for a message."""
     return name if re.fullmatch(r"[A-Za-z0-9_.+-]{1,128}", name) else "A member of the archive"

@@ -1,4 +1,4 @@
-"""JSON from an upload: size, depth, repeated keys and odd numbers are checked before or while it is read."""
+"""Read JSON from an upload; size, depth, repeated keys and odd numbers are checked before or while parsing."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Refuse = Callable[[str], Exception]
 def read_json(data: bytes, refuse: Refuse, max_values: int | None = None) -> Any:
     """Parse bytes. `refuse` turns a detail, such as "has a key twice", into the error to raise.
 
-    A value of one byte becomes an object of a hundred; `max_values` bounds what is built.
+    One byte of JSON can become an object of a hundred bytes; `max_values` bounds how many are built.
     """
     if max_values is not None and _most_values(data) > max_values:
         raise refuse(f"holds more than {max_values} values")
@@ -31,12 +31,12 @@ def read_json(data: bytes, refuse: Refuse, max_values: int | None = None) -> Any
 
 
 def _most_values(data: bytes) -> int:
-    """Return a bound that is quick to have; what stands inside of strings counts too."""
+    """Return a quick upper bound on the number of values, which counts characters inside strings too."""
     return max(data.count(b",") + data.count(b"[") + data.count(b"{"), data.count(b'"') // 4)
 
 
 def _depth(data: bytes) -> int:
-    """Return the deepest nesting without building anything: brackets that stand outside of strings."""
+    """Return the deepest nesting without building anything, from the brackets outside strings."""
     outside = b"".join(_without_escapes(data).split(b'"')[::2])
     depth = deepest = 0
     for byte in outside.translate(None, delete=_NOT_BRACKETS):
@@ -50,10 +50,10 @@ def _without_escapes(data: bytes) -> bytes:
 
 
 def _unique(pairs: list[tuple[str, Any]], refuse: Refuse) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise refuse("has a key twice in one object")
-    return found
+    return content
 
 
 def _no_constant(name: str, refuse: Refuse) -> Any:

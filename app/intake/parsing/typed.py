@@ -1,7 +1,7 @@
-"""Typed reading: a check takes what JSON gave and returns a fresh value of its type, or raises Wrong.
+"""Typed reading: a check takes a parsed JSON value and returns a fresh value of its type, or raises Wrong.
 
-What comes out is built from the checks alone: a key or a character that no check names can't pass through. Containers
-put their key in front of the place of what is wrong inside them: `node 17: inputs/2/arg`.
+Results are built only by checks: a key or a character that no check names can't pass through. Containers prefix their
+key to the location of an error inside them: `node 17: inputs/2/arg`.
 """
 
 import re
@@ -12,7 +12,7 @@ Check = Callable[[Any], Any]
 
 
 class Wrong(Exception):
-    """What is wrong, and where: the keys on the way to it, outermost first."""
+    """What is wrong, and where: the keys that lead there, outermost first."""
 
     def __init__(self, detail: str, *path: str) -> None:
         super().__init__(detail)
@@ -21,7 +21,7 @@ class Wrong(Exception):
 
 
 def inside(key: object, check: Check, value: Any) -> Any:
-    """The checked value; `key` is put in front of what is wrong in it."""
+    """Return the checked value; `key` is prefixed to the location of an error in it."""
     try:
         return check(value)
     except Wrong as wrong:
@@ -30,7 +30,7 @@ def inside(key: object, check: Check, value: Any) -> Any:
 
 
 def integer(low: int, high: int) -> Check:
-    """An int (no bool) within bounds."""
+    """Return a check for an int (not a bool) within bounds."""
 
     def check(value: Any) -> int:
         if type(value) is not int:
@@ -43,14 +43,14 @@ def integer(low: int, high: int) -> Check:
 
 
 def boolean(value: Any) -> bool:
-    """True or false."""
+    """Check for true or false. Raises Wrong."""
     if type(value) is not bool:
         raise Wrong("must be true or false")
     return value
 
 
 def text(pattern: str, what: str) -> Check:
-    """A string that the whole pattern matches; `what` says in words what it may be."""
+    """Return a check for a string that the whole pattern matches; `what` describes it in messages."""
     compiled = re.compile(pattern)
 
     def check(value: Any) -> str:
@@ -62,7 +62,7 @@ def text(pattern: str, what: str) -> Check:
 
 
 def one_of(*allowed: object) -> Check:
-    """One of these values, of the same type."""
+    """Return a check for one of these values, of the same type."""
 
     def check(value: Any) -> Any:
         for candidate in allowed:
@@ -74,38 +74,38 @@ def one_of(*allowed: object) -> Check:
 
 
 def nullable(check: Check) -> Check:
-    """Null, or what the check takes."""
+    """Return a check for null, or a value that `check` accepts."""
     return lambda value: None if value is None else check(value)
 
 
 def list_of(check: Check, most: int, item: str = "") -> Check:
-    """A list of at most `most` items; `item` names one in a place: `node 17`."""
+    """Return a check for a list of at most `most` items; `item` names one in a location: `node 17`."""
 
     def read(value: Any) -> list[Any]:
         if type(value) is not list:
             raise Wrong("must be a list")
         if len(value) > most:
-            raise Wrong(f"has {len(value)} items; at most {most} are taken")
+            raise Wrong(f"has {len(value)} items; at most {most} are accepted")
         return [inside(f"{item} {position}".lstrip(), check, entry) for position, entry in enumerate(value)]
 
     return read
 
 
 def dict_of(key: Check, check: Check, most: int) -> Check:
-    """An object whose keys are data too."""
+    """Return a check for an object whose keys are data too."""
 
     def read(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise Wrong("must be an object")
         if len(value) > most:
-            raise Wrong(f"has {len(value)} entries; at most {most} are taken")
+            raise Wrong(f"has {len(value)} entries; at most {most} are accepted")
         return {key(name): inside(name, check, entry) for name, entry in value.items()}
 
     return read
 
 
 def record(fields: dict[str, Check], ignored: Iterable[str] = ()) -> Check:
-    """An object with exactly these keys; `ignored` ones may be there too, and are left behind."""
+    """Return a check for an object with exactly these keys; `ignored` ones are allowed and dropped."""
     known = {*fields, *ignored}
 
     def read(value: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def record(fields: dict[str, Check], ignored: Iterable[str] = ()) -> Check:
 
 
 def union(kinds: dict[str, Check]) -> Check:
-    """An object with exactly one of these keys, as torch writes a choice."""
+    """Return a check for an object with exactly one of these keys, which is how torch writes a choice."""
 
     def read(value: Any) -> dict[str, Any]:
         if type(value) is not dict or len(value) != 1:

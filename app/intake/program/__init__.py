@@ -1,1 +1,1 @@
-"""Programs of torch.export (`.pt2`): read against a schema without torch, and written afresh."""
+"""Programs of torch.export (`.pt2`): checked against a schema without torch, and rewritten."""

@@ -1,4 +1,4 @@
-"""Values of a program: names, tensors, symbolic sizes and arguments of operators, as checks that build them anew."""
+"""Checks for a program's values: names, tensors, symbolic sizes, operator arguments. Each returns a fresh value."""
 
 import keyword
 import math
@@ -21,20 +21,20 @@ _device = record({"type": one_of("cpu"), "index": nullable(one_of(0))})
 
 
 def name(value: Any) -> str:
-    """The name of a value: torch writes it into Python source. Raises Wrong."""
+    """Check the name of a value, which torch writes into Python source. Raises Wrong."""
     if type(value) is not str or not _is_harmless(value):
         raise Wrong("must be an identifier of at most 256 characters that is no word of Python")
     return str(value)
 
 
 def _is_harmless(value: str) -> bool:
-    """Names that torch makes of paths may hold two underscores inside, never in front."""
+    """Return whether torch can safely use the name; torch writes two underscores inside names, never in front."""
     plain = len(value) <= 256 and value.isascii() and value.isidentifier()
     return plain and not value.startswith("__") and not keyword.iskeyword(value) and value != "self"
 
 
 def _float(value: Any) -> float | str:
-    """A JSON number, or one of the words that torch writes for what is not one."""
+    """Check a JSON number, or a word that torch writes for an infinity or NaN. Raises Wrong."""
     if type(value) is float and math.isfinite(value):  # JSON's 1e999 is infinite
         return value
     if value in ("Infinity", "-Infinity", "NaN"):
@@ -43,7 +43,7 @@ def _float(value: Any) -> float | str:
 
 
 def _none(value: Any) -> bool:
-    """`as_none` carries true."""
+    """Check the value of `as_none`, which is always true. Raises Wrong."""
     if value is not True:
         raise Wrong("must be true")
     return True
@@ -98,7 +98,7 @@ _ARGUMENTS: dict[str, Check] = {
     "as_device": _device,
 }
 argument = union(_ARGUMENTS)
-"""What an operator may take."""
+"""The arguments that an operator may take."""
 
 
 def _some(*kinds: str) -> Check:
@@ -106,9 +106,9 @@ def _some(*kinds: str) -> Check:
 
 
 output = _some("as_tensor", "as_tensors", "as_sym_int", "as_sym_bool", "as_none")
-"""What an operator may give."""
+"""The results that an operator may return."""
 placeholder = _some("as_tensor", "as_none", "as_int", "as_float", "as_bool", "as_string")
-"""What a program may take; all but tensors are constants of the export."""
+"""The inputs that a program may take; all but tensors are constants of the export."""
 result = _some("as_tensor", "as_sym_int", "as_none", "as_int", "as_float", "as_bool")
-"""What a program may give."""
+"""The outputs that a program may return."""
 constant = _some("as_none", "as_int", "as_float", "as_string", "as_bool")

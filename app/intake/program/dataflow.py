@@ -1,7 +1,7 @@
-"""The flow of values through a checked program: each is made once, before it is used, of the kind that it is used as.
+"""Check the flow of values through a program: each is computed once, before its use, and used as the kind that it is.
 
-torch would name several things alike by overwriting, and read a value before it is made as an error of its own kind.
-Sizes that operators are asked to make are bounded here: a node may not claim more than a job could hold.
+torch would overwrite values of the same name, and fail in its own way on a value that is used before it is computed.
+Sizes that operators are asked to allocate are bounded here: a node may not claim more than a job could hold.
 """
 
 import math
@@ -19,11 +19,11 @@ MAKERS = frozenset(
     linspace.default expand.default repeat.default tile.default one_hot.default repeat_interleave.self_int
     constant_pad_nd.default pad.default broadcast_to.default upsample_nearest2d.vec""".split()  # noqa: SIM905 - words
 )
-"""Operators whose integers say how large their result is."""
+"""Operators whose integer arguments determine the size of their result."""
 
 
 def check_flow(document: dict[str, Any], limits: Limits) -> None:
-    """Raises Wrong, with the node, when a value is missing, made twice, or larger than `limits.tensor_bytes`."""
+    """Raise Wrong, with the node, when a value is missing, computed twice, or larger than `limits.tensor_bytes`."""
     graph, signature = document["graph_module"]["graph"], document["graph_module"]["signature"]
     tensors, numbers = graph["tensor_values"], {**graph["sym_int_values"], **graph["sym_bool_values"]}
     made: set[str] = set()
@@ -43,7 +43,7 @@ def check_flow(document: dict[str, Any], limits: Limits) -> None:
 
 
 def _check_signature(graph: dict[str, Any], signature: dict[str, Any]) -> None:
-    """The signature speaks of the graph's own inputs, in their order, and names no parameter twice."""
+    """Raise Wrong unless the signature lists the graph's own inputs, in their order."""
     if len(signature["input_specs"]) != len(graph["inputs"]):
         raise Wrong("has another number of inputs than the graph", "signature")
     for spec, argument in zip(signature["input_specs"], graph["inputs"], strict=True):
@@ -63,29 +63,29 @@ def _check_node(
         _make(made, argument, tensors, numbers)
     if node["target"] in MAKERS:
         for entry in node["inputs"]:
-            asked = entry["arg"].get("as_ints", [entry["arg"].get("as_int", 0)])
-            if math.prod(max(1, abs(size)) for size in asked) > limits.tensor_bytes:
+            sizes = entry["arg"].get("as_ints", [entry["arg"].get("as_int", 0)])
+            if math.prod(max(1, abs(size)) for size in sizes) > limits.tensor_bytes:
                 raise Wrong(f"asks for a tensor of more than {limits.tensor_bytes} bytes", entry["name"])
 
 
 def _use(made: set[str], argument: dict[str, Any]) -> None:
     for name in names_in(argument):
         if name not in made:
-            raise Wrong("uses a value that no earlier node makes")
+            raise Wrong("uses a value that no earlier node computes")
 
 
 def _make(made: set[str], argument: dict[str, Any], tensors: dict[str, Any], numbers: dict[str, Any]) -> None:
     for name in names_in(argument):
         if name in made:
-            raise Wrong("makes a value that is there already")
+            raise Wrong("computes a value that already exists")
         known = numbers if "as_sym_int" in argument or "as_sym_bool" in argument else tensors
         if name not in known:
-            raise Wrong("makes a value that has no description")
+            raise Wrong("computes a value that has no description")
         made.add(name)
 
 
 def names_in(argument: dict[str, Any]) -> Iterator[str]:
-    """The values that an argument refers to."""
+    """Yield the names of the values that an argument refers to."""
     (content,) = argument.values()
     for entry in content if isinstance(content, list) else [content]:
         if isinstance(entry, dict):
@@ -96,7 +96,7 @@ def names_in(argument: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_size(meta: dict[str, Any], limits: Limits) -> None:
-    """A size that is a symbol counts as 1: it is bounded by what a sample holds."""
+    """Raise Wrong when a tensor is too large. A symbolic size counts as 1: the size of a sample bounds it."""
     if len(meta["sizes"]) != len(meta["strides"]):
         raise Wrong("has another number of strides than of sizes")
     elements = math.prod(size.get("as_int", 1) for size in meta["sizes"])

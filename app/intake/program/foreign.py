@@ -1,4 +1,4 @@
-"""Files that people upload as a model and that are not one: what each is, and how to export instead."""
+"""Recognize files of other formats that people upload as a model, and say how to export instead."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,14 +20,14 @@ def refuse_foreign_file(path: Path) -> None:
 
 def refuse_foreign_archive(names: Iterable[str]) -> None:
     """Raise Invalid when the members are those of another kind of torch file."""
-    found = set(names)
-    if "models/model.json" in found:
+    members = set(names)
+    if "models/model.json" in members:
         return
-    if "constants.pkl" in found and any(name.startswith("code/") for name in found):
+    if "constants.pkl" in members and any(name.startswith("code/") for name in members):
         raise _unsupported("a TorchScript archive")
-    if "data.pkl" in found:
+    if "data.pkl" in members:
         raise _unsupported("a pickle that torch.save wrote")
-    if "serialized_exported_program.json" in found or any(name.startswith("serialized_") for name in found):
+    if "serialized_exported_program.json" in members or any(name.startswith("serialized_") for name in members):
         raise _unsupported("a program that an older torch exported")
     raise _unsupported("an archive without models/model.json")
 

@@ -1,4 +1,4 @@
-"""Reads a checked models/model.json: what a program takes, and which layers own its parameters.
+"""Read a checked models/model.json: a program's inputs, and the layers that own its parameters.
 
 A layer's type is the class of the module that holds its parameters, as `nn_module_stack` ("key,path,class;…") names it
 at a node that uses one of them.
@@ -18,17 +18,17 @@ from zeropoint.schema.layer_names import layer_name
 _WHERE = "models/model.json"
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WEIGHTED = ("Linear", "Embedding")
-"""Classes whose weight may be tied to another's."""
+"""Classes whose weight may be tied to another layer's."""
 _REPEATED_CALL = re.compile(r"@\d+$")
 
 
 def read_facts(document: dict[str, Any]) -> Model:
-    """Say what the program is. Raises Invalid when it takes no tensor, or a parameter has no fixed shape."""
+    """Return the facts about a program. Raises Invalid when it takes no tensor, or a parameter has no fixed shape."""
     module, ranges = document["graph_module"], document["range_constraints"]
     graph, specs = module["graph"], module["signature"]["input_specs"]
     values = graph["tensor_values"]
-    taken = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
-    inputs = [argument["as_tensor"]["name"] for argument in taken if "as_tensor" in argument]
+    arguments = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
+    inputs = [argument["as_tensor"]["name"] for argument in arguments if "as_tensor" in argument]
     parameters = {
         spec["parameter"]["arg"]["name"]: spec["parameter"]["parameter_name"] for spec in specs if "parameter" in spec
     }
@@ -37,8 +37,10 @@ def read_facts(document: dict[str, Any]) -> Model:
     shapes = {name: _static_shape(value, values, ranges) for value, name in parameters.items()}
     used, types, borrowers = _used(graph["nodes"], parameters)
     layers = _layers({name: shape for name, shape in shapes.items() if name in used}, types)
-    own = {layer.name for layer in layers}
-    layers += tuple(Layer(path, kind, shapes[name], 0) for path, (kind, name) in borrowers.items() if path not in own)
+    listed = {layer.name for layer in layers}
+    layers += tuple(
+        Layer(path, kind, shapes[name], 0) for path, (kind, name) in borrowers.items() if path not in listed
+    )
     return Model(
         format="pt2",
         inputs=tuple(_tensor(name, values, ranges) for name in inputs),
@@ -49,7 +51,7 @@ def read_facts(document: dict[str, Any]) -> Model:
 
 def _tensor(name: str, values: dict[str, Any], ranges: dict[str, Any]) -> Tensor:
     meta = values[name]
-    return Tensor(name, BY_EXPORT_NUMBER[meta["dtype"]].name, tuple(_extent(size, ranges) for size in meta["sizes"]))
+    return Tensor(name, BY_EXPORT_NUMBER[meta["dtype"]].name, tuple(_dimension(size, ranges) for size in meta["sizes"]))
 
 
 def _static_shape(value: str, values: dict[str, Any], ranges: dict[str, Any]) -> tuple[int, ...]:
@@ -60,7 +62,7 @@ def _static_shape(value: str, values: dict[str, Any], ranges: dict[str, Any]) ->
     return static
 
 
-def _extent(size: dict[str, Any], ranges: dict[str, Any]) -> int | Dim:
+def _dimension(size: dict[str, Any], ranges: dict[str, Any]) -> int | Dim:
     if "as_int" in size:
         return int(size["as_int"])
     # A derived dimension, such as twice another, is known only to the program itself.
@@ -69,8 +71,11 @@ def _extent(size: dict[str, Any], ranges: dict[str, Any]) -> int | Dim:
 
 
 def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[str, str], dict[str, tuple[str, str]]]:
-    """Return the parameters that some node takes, the types of the layers that own them, and the layers that use the
-    weight of another (tied weights): their type and the weight, by path."""
+    """Return the used parameters, the types of the layers that own them, and the layers with another layer's weight.
+
+    The first is a set of names, the second maps a layer to its type, and the third maps the path of a layer with tied
+    weights to its type and the weight's name.
+    """
     used: set[str] = set()
     types: dict[str, str] = {}
     borrowers: dict[str, tuple[str, str]] = {}
@@ -100,15 +105,15 @@ def _module_stack(node: dict[str, Any]) -> dict[str, str]:
 
 
 def _layers(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> tuple[Layer, ...]:
-    owned: dict[str, dict[str, tuple[int, ...]]] = {}
+    parameters_by_layer: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
-        owned.setdefault(layer_name(name), {})[name] = shape
+        parameters_by_layer.setdefault(layer_name(name), {})[name] = shape
     return tuple(
         Layer(
             name=layer,
             type=types.get(layer, "Module"),
-            weight_shape=next((shape for name, shape in mine.items() if "weight" in name.rpartition(".")[2]), None),
-            parameters=sum(math.prod(shape) for shape in mine.values()),
+            weight_shape=next((shape for name, shape in tensors.items() if "weight" in name.rpartition(".")[2]), None),
+            parameters=sum(math.prod(shape) for shape in tensors.values()),
         )
-        for layer, mine in owned.items()
+        for layer, tensors in parameters_by_layer.items()
     )

@@ -1,11 +1,13 @@
-"""The operators that a program may call: a fixed list of functional ones, each of which is exported, gated and run in
-the tests. `python -m scripts.list_operators` writes the list anew from those tests."""
+"""The operators that a program may call: a fixed list of functional ones, each exported, checked and run in the tests.
+
+`python -m scripts.list_operators` regenerates the list from those tests.
+"""
 
 from functools import cache
 from pathlib import Path
 
 LIST = Path(__file__).with_name("operators.txt")
-"""One target a line, sorted."""
+"""One target per line, sorted."""
 
 
 @cache
@@ -15,5 +17,5 @@ def allowed() -> frozenset[str]:
 
 
 def is_allowed(target: str) -> bool:
-    """Whether a node may call it."""
+    """Return whether a node may call the target."""
     return target in allowed()

@@ -1,10 +1,10 @@
-"""Takes a torch.export archive (torch 2.13) apart, checks every value, and writes another one from what it understood.
+"""Read a torch.export archive (torch 2.13), check every value, and write a fresh archive of the checked values.
 
-ROOT/models/model.json                        the program (schema.py, flow.py)
-ROOT/data/weights/…, ROOT/data/constants/…    tensors as raw bytes (payloads.py)
-ROOT/data/sample_inputs/model.pt              a pickle of the user's data: never opened, written anew without a byte
+ROOT/models/model.json                        the program (schema.py, dataflow.py)
+ROOT/data/weights/…, ROOT/data/constants/…    tensors as raw bytes (tensors.py)
+ROOT/data/sample_inputs/model.pt              a pickle of the user's data: never opened, replaced by an empty file
 
-torch executes text of such a file in many places. Only the archive that is written here ever reaches it.
+torch executes text from such a file in many places, so it only ever loads the archive that is written here.
 """
 
 import json
@@ -38,7 +38,7 @@ _EMPTY = ("data/sample_inputs/model.pt",)
 
 @dataclass(frozen=True)
 class CheckedProgram:
-    """A program whose every value was checked."""
+    """A program in which every value has been checked."""
 
     facts: Model
     document: dict[str, Any]
@@ -46,39 +46,40 @@ class CheckedProgram:
     path: Path
 
     def write(self, target: BinaryIO) -> None:
-        """Write the fresh archive, front to back; memory stays constant."""
+        """Write the fresh archive in one forward pass; memory stays constant."""
         with Archive(self.path) as archive:
             archive.check_members()
-            small = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
+            documents = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
             members = [member_of(name, content) for name, content in _FIXED.items()]
             members += [member_of(name, b"") for name in _EMPTY]
-            members += [member_of(name, json.dumps(content).encode()) for name, content in small.items()]
+            members += [member_of(name, json.dumps(content).encode()) for name, content in documents.items()]
             members += [_copied(archive, name) for payload in self.payloads for name in payload.members]
-            for piece in archive_of(members):
-                target.write(piece)
+            for chunk in archive_of(members):
+                target.write(chunk)
 
 
 def read_program(path: Path, limits: Limits) -> CheckedProgram:
-    """Check a whole archive, every byte of it. Raises Invalid with where and what."""
+    """Check every byte of an archive. Raises Invalid with what is wrong, and where."""
     refuse_foreign_file(path)
     with Archive(path) as archive:
         refuse_foreign_archive(archive.names)
         archive.check_members()
         for name in archive.sizes:
             if not _MEMBER.fullmatch(name):
-                raise refused(f"{name}: a program of tensors alone has no such member.")
+                raise refused(f"{name}: a program of tensors only has no such member.")
         if archive.read("archive_format", 16) != b"pt2" or archive.read("byteorder", 16) != b"little":
             raise refused("archive_format and byteorder must say pt2 and little.")
         payloads = tuple(read_payload(archive, kind, limits) for kind in KINDS)
         program = _document(archive, limits)
         for name in (name for payload in payloads for name in payload.members):
-            for _ in archive.chunks(name):  # the checksum, before anything is promised
+            for _ in archive.chunks(name):  # checks the checksum before the facts are reported
                 pass
     _require_tensors(program, payloads)
     return CheckedProgram(read_facts(program), program, payloads, path)
 
 
 def _document(archive: Archive, limits: Limits) -> dict[str, Any]:
+    """Return the checked model.json. Raises Invalid."""
     content = archive.read(PROGRAM, limits.program_bytes)
     parsed = read_json(content, lambda detail: refused(f"{PROGRAM}: the file {detail}."))
     try:
@@ -90,7 +91,7 @@ def _document(archive: Archive, limits: Limits) -> dict[str, Any]:
 
 
 def _require_tensors(program: dict[str, Any], payloads: tuple[Payload, ...]) -> None:
-    """Every tensor that the signature names is in its config, with the description that the graph gives it."""
+    """Raise Invalid unless every tensor of the signature is stored, with the dtype and shape of the graph."""
     weights, constants = (payload.config["config"] for payload in payloads)
     values = program["graph_module"]["graph"]["tensor_values"]
     for spec in program["graph_module"]["signature"]["input_specs"]:
@@ -98,11 +99,11 @@ def _require_tensors(program: dict[str, Any], payloads: tuple[Payload, ...]) -> 
         if kind not in ("parameter", "buffer", "tensor_constant"):
             continue
         name = content[f"{kind}_name"]
-        held = weights if kind == "parameter" or content.get("persistent") else constants
-        if name not in held:
+        config = weights if kind == "parameter" or content.get("persistent") else constants
+        if name not in config:
             raise refused(f"data: no tensor for {name}.")
-        said, stored = values[content["arg"]["name"]], held[name]["tensor_meta"]
-        if (said["dtype"], said["sizes"]) != (stored["dtype"], stored["sizes"]):
+        declared, stored = values[content["arg"]["name"]], config[name]["tensor_meta"]
+        if (declared["dtype"], declared["sizes"]) != (stored["dtype"], stored["sizes"]):
             raise refused(f"{PROGRAM}: {name} has another dtype or shape than its stored tensor.")
 
 

@@ -1,4 +1,4 @@
-"""Refusals of a program: where in the archive, what, and what to do."""
+"""The errors for a refused program, with the place in the archive and the remedy."""
 
 from app.errors import Invalid
 from app.intake.parsing.typed import Wrong
@@ -13,7 +13,7 @@ def refused(detail: str) -> Invalid:
 
 
 def misfit(file: str, wrong: Wrong) -> Invalid:
-    """Return the refusal of what a check found: `models/model.json: node 17: target: torch.ops.x is not taken.`"""
+    """Return the refusal for a failed check: `models/model.json: node 17: target: torch.ops.x is not accepted.`"""
     path = [key for key in wrong.path if key not in ("graph_module", "graph", "nodes")]
     node, rest = (path[:1], path[1:]) if path and path[0].startswith("node ") else ([], path)
     place = ": ".join([file, *node, *(["/".join(_shown(key) for key in rest)] if rest else [])])
@@ -23,6 +23,6 @@ def misfit(file: str, wrong: Wrong) -> Invalid:
 
 
 def _shown(key: str) -> str:
-    """A key from an upload, fit for a message."""
+    """Return a key from an upload, or generic words if it is unfit for a message."""
     plain = len(key) <= 128 and key.isascii() and key.replace("_", "").replace(".", "").replace("-", "").isalnum()
     return key if plain else "(a name that is not shown)"

@@ -1,7 +1,7 @@
 """The schema of models/model.json (torch 2.13), as checks that build a fresh document.
 
-Left behind: guards (torch executes them), stack traces and all node metadata but `nn_module_stack`, the calls of inner
-modules, names of named tuples. Refused: graphs inside of arguments, operators as arguments, custom objects, tokens.
+Dropped: guards (torch executes them), stack traces and all node metadata except `nn_module_stack`, the calls of inner
+modules, names of named tuples. Refused: graphs as arguments, operators as arguments, custom objects, tokens.
 """
 
 from typing import Any
@@ -47,7 +47,7 @@ fqn = text(r"[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}", "a name of letters, digit
 def _target(value: Any) -> str:
     if type(value) is not str or not is_allowed(value):
         shown = value if type(value) is str and _is_word(value) else "this operator"
-        raise Wrong(f"{shown} is not taken")
+        raise Wrong(f"{shown} is not accepted")
     return str(value)
 
 
@@ -56,7 +56,7 @@ def _is_word(value: str) -> bool:
 
 
 def module_stack(metadata: Any) -> dict[str, str]:
-    """Of a node's metadata, the modules that it ran in: `key,path,class;…`. Odd ones are left behind, not refused."""
+    """Return a node's metadata with only its modules, `key,path,class;…`; malformed modules are dropped."""
     if type(metadata) is not dict or not all(type(key) is str and type(v) is str for key, v in metadata.items()):
         raise Wrong("must be an object of text")
     entries = [entry.rpartition(",") for entry in metadata.get("nn_module_stack", "").split(";")]
@@ -123,7 +123,7 @@ _outermost = record(
 
 
 def _module_calls(value: Any) -> list[Any]:
-    """The outermost module's call alone; torch needs no other to run."""
+    """Return only the outermost module's call; torch needs no other to run."""
     match value:
         case [{"fqn": "", "signature": signature}, *_]:
             return [{"fqn": "", "signature": _outermost(signature)}]
@@ -131,7 +131,7 @@ def _module_calls(value: Any) -> list[Any]:
 
 
 def document(limits: Limits) -> Check:
-    """The check of a whole model.json."""
+    """Return the check of a whole model.json."""
     graph = record(
         {
             "inputs": list_of(placeholder, limits.tensors),

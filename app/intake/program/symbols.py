@@ -1,7 +1,7 @@
-"""Symbolic sizes: parsed, never evaluated, and written anew from what was understood.
+"""Symbolic sizes: parsed, never evaluated, and printed from the parsed tree.
 
-torch writes a size as sympy's own text, `Mul(Integer(2), Symbol('s77', positive=True, integer=True))`, and evaluates
-it as Python when it loads. Here it is read as a tree of known calls on integers and symbols.
+torch writes a size as sympy's own text, `Mul(Integer(2), Symbol('s77', positive=True, integer=True))`, and evaluates it
+as Python when it loads. Here it is parsed into a tree of known calls on integers and symbols.
 """
 
 import ast
@@ -21,30 +21,30 @@ FUNCTIONS = {
     **dict.fromkeys(("LessThan", "GreaterThan", "StrictLessThan", "StrictGreaterThan", "Le", "Ge", "Lt", "Gt"), (2, 2)),
     "Not": (1, 1),
 }
-"""Function -> fewest and most arguments."""
+"""Function -> minimum and maximum number of arguments."""
 ASSUMPTIONS = ("positive", "integer", "nonnegative", "nonzero", "negative")
 _NAME = re.compile(r"[a-z]{1,8}\d{0,9}")
 
 
 def expression(value: Any) -> str:
-    """The same expression, printed anew. Raises Wrong."""
+    """Return the expression, printed from its parsed tree. Raises Wrong."""
     if type(value) is not str or len(value) > MAX_CHARACTERS or not value.isascii():
         raise Wrong(f"must be an expression of at most {MAX_CHARACTERS} characters")
     try:
         tree = ast.parse(value, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Wrong("is no expression") from None
+        raise Wrong("is not an expression") from None
     return _print(tree)
 
 
 def symbol_of(text: str) -> str | None:
-    """The name of an expression that is a symbol alone."""
-    found = re.fullmatch(r"Symbol\('([a-z]{1,8}\d{0,9})'[^()]*\)", text)
-    return found[1] if found else None
+    """Return the name of an expression that is a single symbol; None for any other."""
+    match = re.fullmatch(r"Symbol\('([a-z]{1,8}\d{0,9})'[^()]*\)", text)
+    return match[1] if match else None
 
 
 def symbol_name(value: Any) -> str:
-    """A symbol's name: `s77`, `u0`. Raises Wrong."""
+    """Check a symbol's name: `s77`, `u0`. Raises Wrong."""
     if type(value) is not str or not _NAME.fullmatch(value):
         raise Wrong("must be a symbol's name, such as s77")
     return value
@@ -54,7 +54,7 @@ def _print(node: ast.expr) -> str:
     if isinstance(node, ast.Constant) and node.value in (True, False) and type(node.value) is bool:
         return str(node.value)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        raise Wrong("holds something else than calls of known functions")
+        raise Wrong("has something other than calls of known functions")
     name = node.func.id
     if name == "Symbol":
         return _print_symbol(node)
@@ -66,7 +66,7 @@ def _print(node: ast.expr) -> str:
         return _print_power(node.args)
     fewest, most = FUNCTIONS.get(name, (1, 0))
     if not fewest <= len(node.args) <= most:
-        raise Wrong("calls a function that is not taken, or with another number of arguments")
+        raise Wrong("calls a function that is not accepted, or with a wrong number of arguments")
     return f"{name}({', '.join(map(_print, node.args))})"
 
 
@@ -75,15 +75,15 @@ def _print_symbol(node: ast.Call) -> str:
         case [ast.Constant(value=str(name))] if _NAME.fullmatch(name):
             pass
         case _:
-            raise Wrong("has a symbol whose name is not taken")
+            raise Wrong("has a symbol whose name is not accepted")
     keywords = [(keyword.arg, keyword.value) for keyword in node.keywords]
     if not all(key in ASSUMPTIONS and isinstance(v, ast.Constant) and type(v.value) is bool for key, v in keywords):
-        raise Wrong("has a symbol with assumptions that are not taken")
+        raise Wrong("has a symbol with assumptions that are not accepted")
     return f"Symbol({', '.join([repr(name), *(f'{k.arg}={ast.unparse(k.value)}' for k in node.keywords)])})"
 
 
 def _print_power(arguments: list[ast.expr]) -> str:
-    """Small powers of symbols (a square of a size); a power of a number could be too large to compute."""
+    """Print a small power of a symbol (a square of a size); a power of a number could be too large to compute."""
     match arguments:
         case [ast.Call(func=ast.Name(id="Symbol")) as base, ast.Call(func=ast.Name(id="Integer"), args=exponent)]:
             power = _literal(exponent)

@@ -1,4 +1,4 @@
-"""The tensors of a torch.export archive: two configs say which member holds which tensor, as raw bytes.
+"""The tensors of a torch.export archive: two configs map each tensor to the member with its raw bytes.
 
 data/weights/model_weights_config.json        parameters and buffers -> weight_N
 data/constants/model_constants_config.json    constants, buffers that are not saved with the module -> tensor_N
@@ -23,7 +23,7 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Payload:
-    """One config, as it is written anew, and the members that it needs."""
+    """One config as it is rewritten, and the members that it refers to."""
 
     config_name: str
     config: dict[str, Any]
@@ -32,7 +32,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class Kind:
-    """Where the config lies, and how its members are named."""
+    """The location of a config, and the names of its members."""
 
     config_name: str
     folder: str
@@ -46,10 +46,10 @@ KINDS = (
 
 
 def read_payload(archive: Archive, kind: Kind, limits: Limits) -> Payload:
-    """Read a config; every tensor of it must be raw bytes that are there. Raises Invalid."""
+    """Read a config, and check that the raw bytes of every tensor exist. Raises Invalid."""
     meta = record(
         {
-            "path_name": text(rf"{kind.member}_\d{{1,6}}", f"{kind.member}_N: only plain tensors are taken"),
+            "path_name": text(rf"{kind.member}_\d{{1,6}}", f"{kind.member}_N: only plain tensors are accepted"),
             "is_param": boolean,
             "use_pickle": one_of(False),
             "tensor_meta": tensor_meta,
@@ -64,20 +64,20 @@ def read_payload(archive: Archive, kind: Kind, limits: Limits) -> Payload:
         raise misfit(kind.config_name, wrong) from None
     for name, entry in config["config"].items():
         member = kind.folder + entry["path_name"]
-        held, needed = archive.sizes.get(member, -1), storage_bytes(entry["tensor_meta"])
+        available, needed = archive.sizes.get(member, -1), storage_bytes(entry["tensor_meta"])
         if needed is None:
-            raise refused(f"{kind.config_name}: {name} has sizes and strides that don't belong together.")
-        if held < needed:
-            raise refused(f"{kind.config_name}: {name} needs {needed} bytes, {member} has {max(held, 0)}.")
+            raise refused(f"{kind.config_name}: {name} has sizes and strides that don't fit each other.")
+        if available < needed:
+            raise refused(f"{kind.config_name}: {name} needs {needed} bytes, {member} has {max(available, 0)}.")
     members = {kind.folder + entry["path_name"]: None for entry in config["config"].values()}
     return Payload(kind.config_name, config, tuple(members))
 
 
 def storage_bytes(meta: dict[str, Any]) -> int | None:
-    """The bytes that a static tensor reaches into its storage; None when its claims don't belong together.
+    """Return how many bytes of its storage a static tensor needs; None when its sizes and strides are inconsistent.
 
-    Both the last element that sizes and strides reach and the number of elements count: a stride of 0 would let a few
-    bytes stand for terabytes.
+    Both the position of the last element and the number of elements count: a stride of 0 would let a few bytes stand
+    for terabytes.
     """
     sizes, strides, offset = ([size.get("as_int") for size in meta["sizes"]], meta["strides"], meta["storage_offset"])
     steps, start = [stride.get("as_int") for stride in strides], offset.get("as_int")

@@ -1,6 +1,6 @@
-"""Tree specs: how flat inputs and outputs nest. torch imports modules by the names in them; here only four may stand.
+"""Tree specs: the nesting of flat inputs and outputs. torch imports modules that they name, so only four may be named.
 
-A spec is JSON inside of a string: `[1, {"type": "builtins.dict", "context": "[\\"a\\"]", "children_spec": […]}]`.
+A spec is JSON inside a string: `[1, {"type": "builtins.dict", "context": "[\\"a\\"]", "children_spec": […]}]`.
 """
 
 import json
@@ -22,7 +22,7 @@ _CLASS = re.compile(r"transformers\.[a-z0-9_.]{1,128}\.[A-Za-z0-9]{1,128}")
 
 
 def input_spec(value: Any) -> str:
-    """The spec of (args, kwargs), written anew. Raises Wrong."""
+    """Return the rewritten spec of (args, kwargs). Raises Wrong."""
     root = _parse(value, classes=False)
     match root:
         case {"type": "builtins.tuple", "children_spec": [{"type": "builtins.tuple"}, {"type": "builtins.dict"}]}:
@@ -31,7 +31,7 @@ def input_spec(value: Any) -> str:
 
 
 def output_spec(value: Any) -> str:
-    """The spec of what is returned; a transformers ModelOutput becomes the dict that it is. Raises Wrong."""
+    """Return the rewritten spec of the outputs, in which a transformers ModelOutput becomes a dict. Raises Wrong."""
     return _write(_parse(value, classes=True))
 
 
@@ -49,17 +49,21 @@ def _node(value: Any, *, classes: bool) -> dict[str, Any]:
         raise Wrong("has a node without type, context and children_spec")
     kind, context, children = value["type"], value["context"], value["children_spec"]
     if type(children) is not list or len(children) > MAX_LEAVES:
-        raise Wrong("has a node whose children are no list")
-    below = [_node(child, classes=classes) for child in children]
-    if kind is None and context is None and not below:
+        raise Wrong("has a node whose children are not a list")
+    nodes = [_node(child, classes=classes) for child in children]
+    if kind is None and context is None and not nodes:
         return {"type": None, "context": None, "children_spec": []}
     if kind in _PLAIN and context == "null":
-        return {"type": str(kind), "context": "null", "children_spec": below}
+        return {"type": str(kind), "context": "null", "children_spec": nodes}
     is_class = classes and type(kind) is str and _CLASS.fullmatch(kind) is not None
     if kind in _KEYED or is_class:
-        named = "builtins.dict" if is_class else str(kind)
-        return {"type": named, "context": json.dumps(_keys(context, len(below))), "children_spec": below}
-    raise Wrong("nests in something else than tuple, list, dict and OrderedDict")
+        type_name = "builtins.dict" if is_class else str(kind)
+        return {
+            "type": type_name,
+            "context": json.dumps(_keys(context, len(nodes))),
+            "children_spec": nodes,
+        }
+    raise Wrong("nests in something other than tuple, list, dict and OrderedDict")
 
 
 def _keys(context: Any, count: int) -> list[str]:
@@ -70,7 +74,7 @@ def _keys(context: Any, count: int) -> list[str]:
 
 
 def is_key(value: Any) -> bool:
-    """Whether it may be a dict's key and an argument's name."""
+    """Return whether it may be a dict's key and an argument's name."""
     return type(value) is str and bool(_KEY.fullmatch(value)) and not keyword.iskeyword(value) and "__" not in value
 
 

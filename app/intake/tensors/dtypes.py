@@ -1,4 +1,4 @@
-"""The names of element types, as torch spells them, and how safetensors and torch.export write them."""
+"""Element types: torch's names for them, and how safetensors and torch.export write them."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""Reads numpy's .npy: a magic, a header that looks like a Python dict, the bytes. It is matched, never evaluated.
+"""Read numpy's .npy: a magic number, a header that looks like a Python dict, the bytes. The header is never evaluated.
 
-One tensor of plain numbers in row-major order is taken. Objects would be pickles, and records have no place in a model.
+The file must hold one tensor of plain numbers in row-major order: objects would be pickles, and models take no records.
 """
 
 import math
@@ -16,7 +16,7 @@ from app.intake.tensors.safetensors import MAX_RANK, Stored, read_range
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 4096
 HEAD_BYTES = 12 + MAX_HEADER_BYTES
-"""This many first bytes hold the whole header."""
+"""The first bytes of a file that include the whole header."""
 
 SAVE_SAMPLES = (
     "Save the samples with safetensors: save_file({'x': samples}, 'data.safetensors'), one tensor for each model input."
@@ -46,7 +46,7 @@ _PICKLED = re.compile(r"'descr': *(?:'[|<>=]?O|\[)")
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of an .npy say, and how many they are."""
+    """The contents of an .npy header, and its length in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def refused(detail: str, remedy: str = SAVE_SAMPLES) -> Invalid:
 
 
 def read_npy(path: Path, name: str) -> Stored:
-    """Read the header of a file. Raises Invalid unless the file is as long as it says."""
+    """Read the header of a file. Raises Invalid unless the file is as long as the header says."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = read_header(file.read(HEAD_BYTES), size, name)
@@ -75,23 +75,23 @@ def read_header(head: bytes, size: int, name: str) -> Header:
     length = int.from_bytes(head[8:start], "little")
     if length > MAX_HEADER_BYTES or start + length > len(head):
         raise refused(
-            f"{name}: the .npy header has {length} bytes; at most {MAX_HEADER_BYTES} that are there are read."
+            f"{name}: the .npy header claims {length} bytes, more than the file has or the {MAX_HEADER_BYTES} accepted."
         )
     header = replace(_parse(head[start : start + length].decode("latin-1"), name), bytes=start + length)
-    takes = math.prod(header.shape) * BY_NAME[header.dtype].bytes
-    if header.bytes + takes != size:
-        told = f"{header.dtype} {list(header.shape)} takes {takes} bytes"
-        raise refused(f"{name}: {told}, the file has {size - header.bytes}.")
+    tensor_bytes = math.prod(header.shape) * BY_NAME[header.dtype].bytes
+    if header.bytes + tensor_bytes != size:
+        claim = f"{header.dtype} {list(header.shape)} takes {tensor_bytes} bytes"
+        raise refused(f"{name}: {claim}, the file has {size - header.bytes}.")
     return header
 
 
 def _parse(text: str, name: str) -> Header:
     if _PICKLED.search(text):
-        raise refused(f"{name}: an .npy of Python objects or records; only plain numbers are taken.")
-    found = {key: values for key, *values in _FOUND.findall(text)}
-    if not _HEADER.fullmatch(text) or len(found) != len(("descr", "fortran_order", "shape")):
+        raise refused(f"{name}: the .npy holds Python objects or records; only plain numbers are accepted.")
+    entries = {key: values for key, *values in _FOUND.findall(text)}
+    if not _HEADER.fullmatch(text) or len(entries) != len(("descr", "fortran_order", "shape")):
         raise refused(f"{name}: the .npy header is not what numpy writes.")
-    descr, order, shape = found["descr"][0], found["fortran_order"][1], found["shape"][2]
+    descr, order, shape = entries["descr"][0], entries["fortran_order"][1], entries["shape"][2]
     if order == "True":
         raise refused(
             f"{name}: the .npy is in Fortran order.", "Save it in C order: np.save(f, np.ascontiguousarray(a))."
@@ -102,7 +102,7 @@ def _parse(text: str, name: str) -> Header:
         )
     sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
     if descr not in _DTYPES:
-        raise refused(f"{name}: this dtype is not taken; known are {', '.join(_DTYPES.values())}.")
+        raise refused(f"{name}: this dtype is not supported; supported are {', '.join(_DTYPES.values())}.")
     if len(sizes) > MAX_RANK or max(sizes, default=0) >= 2**63:
         raise refused(f"{name}: the .npy header is not what numpy writes.")
     return Header(_DTYPES[descr], sizes, 0)

@@ -1,4 +1,4 @@
-"""Reads numpy's .npz: a zip of .npy members, each a tensor named like its member. Unpacked as a stream, under caps."""
+"""Read numpy's .npz: a zip of .npy members, each a tensor of its member's name, unpacked as a stream within limits."""
 
 import re
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ _FEWER = "Save fewer samples, or save them with safetensors."
 
 
 def read_npz(path: Path, max_bytes: int) -> tuple[Stored, ...]:
-    """Read the headers of all members, which may unpack to `max_bytes` together. Raises Invalid."""
+    """Read the headers of all members, which together may unpack to `max_bytes`. Raises Invalid."""
     members = read_members(path, MAX_MEMBERS, refused)
     total = sum(member.bytes for member in members)
     if total > max_bytes:
-        raise refused(f"The archive unpacks to {total} bytes; at most {max_bytes} are taken.", _FEWER)
-    found = {}
+        raise refused(f"The archive unpacks to {total} bytes; at most {max_bytes} are accepted.", _FEWER)
+    tensors = {}
     for member in members:
         name = _name(member)
-        if name in found:
+        if name in tensors:
             raise refused(f"{name} is in the archive twice.")
-        found[name] = _stored(path, member, name)
-    return tuple(found[name] for name in sorted(found))
+        tensors[name] = _stored(path, member, name)
+    return tuple(tensors[name] for name in sorted(tensors))
 
 
 def _name(member: Member) -> str:
@@ -44,7 +44,7 @@ def _stored(path: Path, member: Member, name: str) -> Stored:
 
 
 def _values(path: Path, member: Member, header_bytes: int) -> Iterator[bytes]:
-    """Stream what follows the header, cut so that no element is in two chunks."""
+    """Yield the bytes after the header, in chunks that split no element."""
     stream = stream_member(path, member, refused)
     yield from even(_without(next(stream)[header_bytes:], stream))
 

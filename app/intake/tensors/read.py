@@ -1,7 +1,7 @@
-"""Reads named tensors as what they are meant to be: samples of a dataset, or weights without a network.
+"""Read named tensors for their purpose: samples of a dataset, or weights without a network.
 
-Each is known in two steps: a plan is made from checked headers and checked values, then the plan writes a fresh
-safetensors file. What is stored was never copied from an upload as it came.
+Reading has two steps: a plan is made from checked headers and values, then the plan writes a fresh safetensors file.
+The stored file is never a copy of the upload.
 """
 
 import math
@@ -14,14 +14,14 @@ from app.errors import Invalid
 from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.facts import DatasetInfo, Model, Weights
 from app.intake.parsing.strict_json import Refuse
-from app.intake.tensors.finite import first_odd_value, index_of
+from app.intake.tensors.finite import first_invalid_value, index_of
 from app.intake.tensors.npy import MAGIC as NPY
 from app.intake.tensors.npy import SAVE_SAMPLES, read_npy
 from app.intake.tensors.npz import read_npz
 from app.intake.tensors.safetensors import MAX_TENSORS, Stored, read_stored, write_stored
 
 DEFAULT_NAME = "x"
-"""The name of a tensor that comes without one."""
+"""The name of a tensor that has none in its file."""
 
 _SAVE_WEIGHTS = "Save the weights with safetensors: save_file(model.state_dict(), 'model.safetensors')."
 _NPY_FILE = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,63})\.npy")
@@ -31,7 +31,7 @@ Facts = TypeVar("Facts", DatasetInfo, Weights, Model)
 
 @dataclass(frozen=True)
 class Plan(Generic[Facts]):
-    """What a file holds, all of it checked, and how to write it anew."""
+    """The checked contents of a file, and the fresh file to write."""
 
     facts: Facts
     stored: tuple[Stored, ...]
@@ -42,7 +42,7 @@ class Plan(Generic[Facts]):
 
 
 def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[DatasetInfo]:
-    """Check a dataset (.safetensors, .npy, .npz), every value included. Raises Invalid with where and what.
+    """Check a dataset (.safetensors, .npy, .npz), including every value. Raises Invalid with what is wrong, and where.
 
     `max_bytes` bounds what an .npz unpacks to; `name` is for the tensor of an .npy, which has none.
     """
@@ -53,12 +53,12 @@ def plan_samples(path: Path, max_bytes: int, name: str = DEFAULT_NAME) -> Plan[D
 
 
 def stored_weights(path: Path) -> tuple[Stored, ...]:
-    """The tensors of a file of weights, from its header. Raises Invalid with where and what."""
+    """Return the tensors of a weights file, from its header. Raises Invalid with what is wrong, and where."""
     return read_stored(path, _weights_refused)
 
 
 def plan_weights(path: Path) -> Plan[Weights]:
-    """Check a safetensors file of weights, every value included. Raises Invalid with where and what."""
+    """Check a safetensors file of weights, including every value. Raises Invalid with what is wrong, and where."""
     stored = stored_weights(path)
     facts = _weights(stored)
     _check_values(stored, _weights_refused, _non_finite_weights)
@@ -66,9 +66,9 @@ def plan_weights(path: Path) -> Plan[Weights]:
 
 
 def name_for(filename: str | None) -> str:
-    """Return the tensor's name for an .npy that a client called so: the part before .npy if it is an identifier."""
-    found = _NPY_FILE.fullmatch(filename or "")
-    return found[1] if found else DEFAULT_NAME
+    """Return the tensor's name for an .npy with this file name: the part before .npy if it is an identifier."""
+    match = _NPY_FILE.fullmatch(filename or "")
+    return match[1] if match else DEFAULT_NAME
 
 
 def _samples_refused(detail: str) -> Invalid:
@@ -118,7 +118,7 @@ def _weights(stored: tuple[Stored, ...]) -> Weights:
 
 def _check_values(stored: tuple[Stored, ...], refuse: Refuse, refuse_non_finite: Refuse) -> None:
     for item in stored:
-        flat = first_odd_value(item.dtype, item.chunks())
+        flat = first_invalid_value(item.dtype, item.chunks())
         if flat is None:
             continue
         where = index_of(flat, item.shape)

@@ -1,6 +1,6 @@
-"""The safetensors format: 8 bytes (header length, little endian), a JSON header, the tensors' bytes one after another.
+"""The safetensors format: 8 bytes (header length, little endian), a JSON header, then the tensors' bytes in sequence.
 
-Every tensor is known from its header alone; bytes are read in chunks, so memory does not grow with the file.
+Tensors are described by the header alone; bytes are read in chunks, so memory does not grow with the file.
 """
 
 import json
@@ -28,7 +28,7 @@ _MAX_HEADER_VALUES = 16 * MAX_TENSORS
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor and its bytes: `chunks()` streams them anew, little endian and row-major, CHUNK_BYTES at a time."""
+    """A tensor and its bytes: `chunks()` yields them, little endian and row-major, CHUNK_BYTES at a time."""
 
     name: str
     dtype: str
@@ -37,45 +37,45 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """How many bytes it takes."""
+        """Return the tensor's size in bytes."""
         return math.prod(self.shape) * BY_NAME[self.dtype].bytes
 
     @property
     def tensor(self) -> Tensor:
-        """What is known of it without its bytes."""
+        """Return the tensor's description."""
         return Tensor(self.name, self.dtype, self.shape)
 
 
-def begins_one(head: bytes) -> bool:
-    """Whether a file that begins with these bytes, nine or more, is meant to be safetensors."""
+def begins_safetensors(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes, nine or more, is meant to be safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
 def read_stored(path: Path, refuse: Refuse) -> tuple[Stored, ...]:
-    """Read which tensors a file holds, sorted by name; there may be none. `refuse` makes the error to raise."""
+    """Return the tensors of a file, sorted by name; there may be none. `refuse` creates the error to raise."""
     header, body = _read_header(path, refuse)
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise refuse(f"The file holds {len(header)} tensors; at most {MAX_TENSORS} are read.")
     free = 0
-    found = []
+    tensors = []
     places = {name: _offsets(name, entry, refuse) for name, entry in header.items()}
     for name, (start, end) in sorted(places.items(), key=lambda item: item[1]):
         if start != free:
             raise refuse(f"{shown(name)}: its bytes begin at {start}, expected {free}.")
         chunks = partial(read_range, path, body + start, end - start)
-        found.append(_stored(name, header[name], chunks, refuse))
-        if found[-1].bytes != end - start:
-            raise refuse(f"{_told(found[-1])} takes {found[-1].bytes} bytes, the file has {end - start}.")
+        tensors.append(_stored(name, header[name], chunks, refuse))
+        if tensors[-1].bytes != end - start:
+            raise refuse(f"{_described(tensors[-1])} takes {tensors[-1].bytes} bytes, the file has {end - start}.")
         free = end
-    held = path.stat().st_size - body
-    if free != held:
-        raise refuse(f"The tensors take {free} bytes and the file has {held} for them.")
-    return tuple(sorted(found, key=lambda stored: stored.name))
+    body_bytes = path.stat().st_size - body
+    if free != body_bytes:
+        raise refuse(f"The tensors take {free} bytes and the file has {body_bytes} for them.")
+    return tuple(sorted(tensors, key=lambda stored: stored.name))
 
 
 def write_stored(tensors: Iterable[Stored], target: BinaryIO) -> None:
-    """Write a fresh file: no metadata, a header in one fixed form, larger elements first so that all are aligned."""
+    """Write a fresh file: no metadata, a canonical header, larger elements first so that all are aligned."""
     ordered = _ordered(tensors)
     target.write(_header_of(ordered))
     for stored in ordered:
@@ -84,7 +84,7 @@ def write_stored(tensors: Iterable[Stored], target: BinaryIO) -> None:
 
 
 def bytes_of_file(tensors: Iterable[Stored]) -> int:
-    """How long the file is that `write_stored` writes."""
+    """Return the length of the file that `write_stored` writes."""
     ordered = _ordered(tensors)
     return len(_header_of(ordered)) + sum(stored.bytes for stored in ordered)
 
@@ -107,7 +107,7 @@ def _header_of(ordered: Iterable[Stored]) -> bytes:
 
 
 def read_range(path: Path, start: int, size: int) -> Iterator[bytes]:
-    """Stream a part of a file, CHUNK_BYTES at a time."""
+    """Yield a part of a file, CHUNK_BYTES at a time."""
     with path.open("rb") as file:
         file.seek(start)
         for done in range(0, size, CHUNK_BYTES):
@@ -115,12 +115,12 @@ def read_range(path: Path, start: int, size: int) -> Iterator[bytes]:
 
 
 def shown(name: str) -> str:
-    """Return a name from an upload, or a word for it where it is not fit for a message."""
+    """Return a name from an upload, or generic words if it is unfit for a message."""
     return name if NAME.fullmatch(name) else "A tensor"
 
 
 def _read_header(path: Path, refuse: Refuse) -> tuple[dict[str, Any], int]:
-    """Return the parsed header, and where the tensors' bytes begin."""
+    """Return the parsed header, and the position of the first tensor's bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -137,7 +137,7 @@ def _offsets(name: str, entry: Any, refuse: Refuse) -> tuple[int, int]:
     match entry:
         case {"data_offsets": [start, end]} if _is_size(start) and _is_size(end) and start <= end:
             return start, end
-    raise refuse(f"{shown(name)}: data_offsets must be two growing numbers.")
+    raise refuse(f"{shown(name)}: data_offsets must be two increasing numbers.")
 
 
 def _stored(name: str, entry: dict[str, Any], chunks: Callable[[], Iterator[bytes]], refuse: Refuse) -> Stored:
@@ -146,13 +146,13 @@ def _stored(name: str, entry: dict[str, Any], chunks: Callable[[], Iterator[byte
     shape, code = entry.get("shape"), entry.get("dtype")
     dtype = BY_SAFETENSORS_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise refuse(f"{name}: this dtype is not taken; known are {', '.join(BY_SAFETENSORS_CODE)}.")
+        raise refuse(f"{name}: this dtype is not supported; supported are {', '.join(BY_SAFETENSORS_CODE)}.")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
         raise refuse(f"{name}: the shape must be a list of at most {MAX_RANK} sizes.")
     return Stored(name, dtype.name, tuple(shape), chunks)
 
 
-def _told(stored: Stored) -> str:
+def _described(stored: Stored) -> str:
     return f"{stored.name}: {stored.dtype} {list(stored.shape)}"
 
 

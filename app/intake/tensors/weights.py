@@ -1,4 +1,4 @@
-"""Reads a file of weights as a model: every tensor of it checked, and the layers that its names and shapes suggest."""
+"""Read a weights file as a model: check every tensor, and guess the layers from names and shapes."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from zeropoint.schema.weight_layers import NamedLayer, layers_in
 
 
 def read_weights(path: Path) -> Plan[Model]:
-    """Check the file, every value included. Raises Invalid with where and what."""
+    """Check the file, including every value. Raises Invalid with what is wrong, and where."""
     plan = plan_weights(path)
     shapes = {stored.name: stored.shape for stored in plan.stored}
     layers = tuple(_fact(layer, shapes) for layer in layers_in(shapes))

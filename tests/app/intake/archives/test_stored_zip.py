@@ -139,7 +139,7 @@ def test_a_header_of_its_own_opinion_is_refused(archive: Path) -> None:
     data = bytearray(archive.read_bytes())
     data[data.index(b"model/data/weights/weight_0") + 8] = ord("X")
     archive.write_bytes(data)
-    assert "its own header says something else" in refusal_of(archive)
+    assert "its own header differs from the directory" in refusal_of(archive)
 
 
 def test_bytes_between_members_are_refused(tmp_path: Path) -> None:

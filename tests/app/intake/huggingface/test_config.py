@@ -202,18 +202,18 @@ def test_no_key_that_begins_with_an_underscore_is_kept() -> None:
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
-    "code of its own": ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map asks for code"),
-    "pipelines": ({"custom_pipelines": {}}, "asks for code"),
-    "a kernel of the hub": ({"attn_implementation": "owner/repo"}, "attn_implementation asks for code"),
-    "a kernel of the hub, deeper": ({"experts_implementation": "owner/repo"}, "asks for code"),
-    "kernels": ({"use_kernels": True}, "asks for code"),
-    "a quantizer": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config asks for code"),
-    "weights elsewhere": ({"transformers_weights": "../victim/model.safetensors"}, "asks for code or files"),
-    "a backbone": ({"backbone": "timm/resnet"}, "asks for code or files"),
-    "a backbone's settings": ({"use_timm_backbone": True}, "asks for code or files"),
-    "an unknown key": ({"new_key": 1}, "new_key is not known here"),
-    "a key that is no word": ({"x\u2028y": 1}, "a key is not known here"),
-    "a network in another": ({"text_config": {"model_type": "bert"}}, "not known here"),
+    "code of its own": ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map would load code"),
+    "pipelines": ({"custom_pipelines": {}}, "would load code"),
+    "a kernel of the hub": ({"attn_implementation": "owner/repo"}, "attn_implementation would load code"),
+    "a kernel of the hub, deeper": ({"experts_implementation": "owner/repo"}, "would load code"),
+    "kernels": ({"use_kernels": True}, "would load code"),
+    "a quantizer": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config would load code"),
+    "weights elsewhere": ({"transformers_weights": "../victim/model.safetensors"}, "would load code or files"),
+    "a backbone": ({"backbone": "timm/resnet"}, "would load code or files"),
+    "a backbone's settings": ({"use_timm_backbone": True}, "would load code or files"),
+    "an unknown key": ({"new_key": 1}, "new_key is not a supported key"),
+    "a key that is no word": ({"x\u2028y": 1}, "a key is not a supported key"),
+    "a network in another": ({"text_config": {"model_type": "bert"}}, "not a supported key"),
     "very many layers": ({"num_hidden_layers": 10**7}, "num_hidden_layers must be a whole number from 0 to 512"),
     "a wide network": ({"hidden_size": 2**30}, "hidden_size must be"),
     "many words": ({"vocab_size": 2**24}, "vocab_size must be"),
@@ -272,7 +272,7 @@ def test_keys_out_of_range_or_for_code_are_refused(changed: dict[str, Any], why:
 def test_networks_that_are_not_listed_are_refused(changed: dict[str, Any]) -> None:
     refusal = refusal_of(json.dumps(BERT | changed).encode())
     assert refusal.code == "architecture_unsupported"
-    assert "known are" in refusal.detail
+    assert "supported are" in refusal.detail
 
 
 @pytest.mark.parametrize(

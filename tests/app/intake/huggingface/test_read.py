@@ -77,16 +77,16 @@ def test_shards_are_read_with_their_index(tmp_path: Path) -> None:
 
 MAP: dict[str, Any] = INDEX["weight_map"]
 BROKEN_MAPS: dict[str, tuple[Any, str]] = {
-    "another folder": (MAP | {"scale": "../victim/model.safetensors"}, "leads a tensor's name to"),
-    "an absolute path": (MAP | {"scale": "/etc/passwd"}, "leads a tensor's name to"),
-    "a pickle": (MAP | {"scale": "pytorch_model.bin"}, "leads a tensor's name to"),
-    "a number": (MAP | {"scale": 1}, "leads a tensor's name to"),
-    "a name that is a path": ({"../x\0": FIRST}, "leads a tensor's name to"),
+    "another folder": (MAP | {"scale": "../victim/model.safetensors"}, "map tensor names only to"),
+    "an absolute path": (MAP | {"scale": "/etc/passwd"}, "map tensor names only to"),
+    "a pickle": (MAP | {"scale": "pytorch_model.bin"}, "map tensor names only to"),
+    "a number": (MAP | {"scale": 1}, "map tensor names only to"),
+    "a name that is a path": ({"../x\0": FIRST}, "map tensor names only to"),
     "a file that is not there": (MAP | {"scale": "model-00003-of-00003.safetensors"}, "not the ones"),
     "the whole": (dict.fromkeys(MAP, "model.safetensors"), "not the ones"),
     "a file that is not named": (dict.fromkeys(MAP, FIRST), "not the ones"),
     "another place": (MAP | {"scale": SECOND}, "scale is in"),
-    "a tensor that is nowhere": (MAP | {"ghost": SECOND}, "ghost is in the index and in no file"),
+    "a tensor that is nowhere": (MAP | {"ghost": SECOND}, "ghost is in the index but in no file"),
     "a tensor that is not named": ({"a.weight": FIRST, "b.weight": SECOND}, "scale is in"),
     "nothing": ({}, "weight_map is missing"),
     "a list": ([], "weight_map is missing"),

@@ -90,7 +90,7 @@ def test_members_are_npy(tmp_path: Path) -> None:
 
 def test_objects_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
-    assert "x: an .npy of Python objects" in refusal_of(tmp_path / "x.npz").detail
+    assert "x: the .npy holds Python objects" in refusal_of(tmp_path / "x.npz").detail
 
 
 def test_a_header_that_promises_more_than_the_member_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_bomb_over_the_cap_is_refused_and_takes_no_memory(tmp_path: Path) -> N
     path = bomb(tmp_path / "x.npz", 2048)
     assert path.stat().st_size < 3 * 2**20
     outcome, growth = outcome_and_growth(IMPORTS, PLAN, str(path), str(2**30))
-    assert "at most 1073741824 are taken" in outcome
+    assert "at most 1073741824 are accepted" in outcome
     assert growth < 8 * 1024
 
 
