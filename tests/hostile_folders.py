@@ -115,7 +115,9 @@ INVALID, UNSUPPORTED = "checkpoint_invalid", "model_format_unsupported"
 HUGE = {"hidden_size": 2**18, "intermediate_size": 2**18, "vocab_size": 2**20, "num_hidden_layers": 512}
 
 FOLDER_ATTACKS: dict[str, FolderAttack] = {
-    "code of its own": FolderAttack(config(auto_map={"AutoModel": "modeling.Evil"}), INVALID, "auto_map would load code"),
+    "code of its own": FolderAttack(
+        config(auto_map={"AutoModel": "modeling.Evil"}), INVALID, "auto_map would load code"
+    ),
     "code of its own beside it": FolderAttack(
         both(config(auto_map={"AutoModel": "modeling.Evil"}), added("modeling.py")), UNSUPPORTED, "modeling.py may hold"
     ),
@@ -153,9 +155,11 @@ FOLDER_ATTACKS: dict[str, FolderAttack] = {
     "weights elsewhere": FolderAttack(config(transformers_weights="../victim"), INVALID, "would load code or files"),
     "a backbone of the hub": FolderAttack(config(backbone="owner/repo"), INVALID, "backbone would load code"),
     "a name of Python": FolderAttack(config(hidden_act="PAYLOAD"), INVALID, "hidden_act must be one of"),
-    "a network of its own": FolderAttack(config(model_type="custom"), "architecture_unsupported", "name no supported network"),
+    "a network of its own": FolderAttack(
+        config(model_type="custom"), "architecture_unsupported", "no supported network"
+    ),
     "a class of another module": FolderAttack(
-        config(architectures=["os.system"]), "architecture_unsupported", "name no supported network"
+        config(architectures=["os.system"]), "architecture_unsupported", "no supported network"
     ),
     "not a number": FolderAttack(
         added(WEIGHTS, save({"a": torch.tensor([float("nan")])})), "non_finite_weights", "'a' holds NaN or infinity"

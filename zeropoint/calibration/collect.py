@@ -1,9 +1,7 @@
-"""Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
+"""Calibration: run the float model over samples while collectors observe the inputs of layers.
 
-Where a format writes what a convolution gives as integers too, the same pass watches its fused output
-(`graph.fused_outputs`).
-
-One pass, one batch in memory; the model's own outputs are thrown away.
+If a format also quantizes the outputs of convolutions, the same pass observes their fused outputs
+(`graph.fused_outputs`). It is one pass with one batch in memory; the model's outputs are dropped.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -1,10 +1,4 @@
-"""Calibration: run the float model over samples while collectors watch layer inputs, then let observers choose ranges.
-
-Where a format writes what a convolution gives as integers too, the same pass watches its fused output
-(`graph.fused_outputs`).
-
-One pass, one batch in memory; the model's own outputs are thrown away.
-"""
+"""Turn a profile's statistics into static activation ranges and qparams, and warn where the statistics are weak."""
 
 from collections.abc import Sequence
 

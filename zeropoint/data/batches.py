@@ -1,9 +1,7 @@
-"""Samples: what a model takes, and the named tensors that serve it, read from disk batch by batch.
+"""A model's inputs and the batches that serve them, with the checks that names, dtypes, shapes and values fit.
 
-A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
-Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
-every sample is a call of its own. Only one batch is in memory at a time. Beside them it may hold what outputs are
-compared with (`truth`), which no model is fed.
+A batch holds one tensor per input, in the model's order. Next to it, `Truth` holds the labels or references that
+metrics compare outputs with; no model is fed them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

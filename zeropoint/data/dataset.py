@@ -1,9 +1,8 @@
-"""A dataset on disk: named tensors that serve a model's inputs, read batch by batch.
+"""A dataset on disk, read batch by batch; only one batch is in memory at a time.
 
 A dataset is a safetensors file whose keys are the model's input names, all with the same first dimension (samples).
-Either dimension 0 of a tensor is the input's batch dimension, or the tensor has one dimension more than the input and
-every sample is a call of its own. Only one batch is in memory at a time. Beside them it may hold what outputs are
-compared with (`truth`), which no model is fed.
+Dimension 0 of a tensor is the input's batch dimension; or each tensor has one dimension more than its input, and every
+sample is a call by itself. The file may also hold ground truth (`schema.labels`).
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A quantized layer: its quantized weight, the qparams of weight and input, its corrections, and its SQNR."""
+"""One quantized layer: its integers and their qparams, the static qparams of its input, and its corrections."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

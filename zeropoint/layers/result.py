@@ -1,4 +1,4 @@
-"""A quantized model: its layers beside the float source, and how they were decided on."""
+"""The result of quantizing a model: its quantized and skipped layers, the decisions made, and the tensors to store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

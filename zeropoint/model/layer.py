@@ -1,4 +1,4 @@
-"""A layer of a source: the `nn` module that runs, where its weight lies, and why it can't be quantized if so."""
+"""A layer of a source: a module that owns parameters, and a real `nn` module if it can be quantized."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every source becomes: a module whose quantizable layers are real `nn` leaves under their own names."""
+"""A source: a float model that is ready to run, whose quantizable layers are real `nn` modules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

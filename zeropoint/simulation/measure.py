@@ -1,6 +1,6 @@
-"""Judging: what quantized layers make of the whole model, as noise and as metrics, again and again on the same samples.
+"""Measure the effect of quantized layers on the whole model, as noise and as metrics, repeatedly on the same samples.
 
-What the float model gives is kept, as long as it isn't large. Masked positions (`masking`) don't count as noise.
+The float model's outputs are kept if they are small enough. Masked positions (`data.padding`) are not counted.
 """
 
 import math

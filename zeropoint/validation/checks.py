@@ -1,12 +1,12 @@
-"""Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
+"""The four validation checks on the saved files, and the verdict.
 
-sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
-              artifacts that were run is one too, and hardly less
-size          the stored tensors are smaller than the uploaded ones (as small, where the recipe only changes one 16-bit
-              float for another), within `max_size_ratio` where the recipe has it
+sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` if the recipe sets it; the SQNR of further
+              artifacts is a number too, and at most slightly lower
+size          the stored tensors are smaller than the uploaded ones (or equal, if the recipe only changes one 16-bit
+              float for another), within `max_size_ratio` if the recipe sets it
 load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
-weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step (GPTQ moves some
-              further on purpose)
+weight_range  integers are in their range, scales are valid, and no weight moved by more than half a step (GPTQ moves
+              some further on purpose)
 """
 
 from collections.abc import Mapping, Sequence

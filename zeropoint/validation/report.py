@@ -1,13 +1,4 @@
-"""Validation always runs: four checks on what was saved, a verdict, and the report that keeps them.
-
-sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` where the recipe names it; that of further
-              artifacts that were run is one too, and hardly less
-size          the stored tensors are smaller than the uploaded ones (as small, where the recipe only changes one 16-bit
-              float for another), within `max_size_ratio` where the recipe has it
-load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
-weight_range  integers lie on their grid, scales are valid, no weight moved more than half a step (GPTQ moves some
-              further on purpose)
-"""
+"""The report of a result: what each layer cost, the validation checks, and the verdict."""
 
 from collections.abc import Sequence
 from pathlib import Path
