@@ -20,6 +20,7 @@ REWRITTEN = (
     *("app/catalog", "app/cli", "app/storage", "app/database.py", "app/errors.py", "app/main.py", "app/settings.py"),
     *("sandbox/confinement", "sandbox/child.py", "sandbox/probe.py", "sandbox/programs.py"),
     *("worker/outputs", "worker/failures.py", "worker/heartbeat.py", "worker/main.py", "worker/supervisor.py"),
+    *("app/intake", "zeropoint/formats", "zeropoint/loading", "zeropoint/schema", "zeropoint/sources"),
     *("zeropoint/data", "zeropoint/graph", "zeropoint/metrics", "zeropoint/model", "zeropoint/validation"),
     *("zeropoint/__init__.py", "zeropoint/__main__.py", "zeropoint/errors.py"),
 )
