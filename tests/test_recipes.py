@@ -38,7 +38,6 @@ def _blocks(page: str, word: str) -> list[str]:
 ARTIFACTS = "docs/reference/artifacts.md"
 
 RECIPES = {
-    "README": ("\n".join(_blocks("README.md", 'load("model.pt2")')), "model(*inputs)"),
     "artifacts": ("\n".join(_blocks(ARTIFACTS, 'load("model.pt2")')), "outputs.detach()"),
     "compiled": ("\n".join(_blocks(ARTIFACTS, 'load("model.pt2")') + _blocks(ARTIFACTS, "freezing")), "outputs"),
 }
