@@ -15,6 +15,8 @@ from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from tests.transformers_networks import Network, network
+from zeropoint.entrypoints.describe import facts
+from zeropoint.errors import InvalidModel
 
 
 @pytest.fixture
@@ -24,10 +26,15 @@ def bert(tmp_path: Path) -> Network:
 
 def described(made: Network, folder: Path) -> dict[str, Any]:
     """What is told of the folder, once the gate wrote it anew."""
+    return describe_folder(gated(made, folder), Limits())
+
+
+def gated(made: Network, folder: Path) -> Path:
+    """What the gate writes of the folder."""
     pieces: list[bytes] = []
     pass_gate("model", made.pack(folder / "upload.tar"), Limits(), pieces.append)
     (folder / "fresh.tar").write_bytes(b"".join(pieces))
-    return describe_folder(folder / "fresh.tar", Limits())
+    return folder / "fresh.tar"
 
 
 def test_inputs_layers_and_parameters_are_told(bert: Network, tmp_path: Path) -> None:
@@ -68,11 +75,12 @@ MISFITS: dict[str, tuple[Callable[[Tensors], object], str]] = {
 def test_a_tensor_that_does_not_fit_is_named(
     bert: Network, tmp_path: Path, change: Callable[[Tensors], object], detail: str
 ) -> None:
+    """By what the process runs, in this one, which has the library loaded; its answers are in the tests beside."""
     tensors = load_file(bert.folder / "model.safetensors")
     change(tensors)
     save_file(tensors, bert.folder / "model.safetensors")
-    with pytest.raises(Invalid) as refusal:
-        described(bert, tmp_path)
+    with pytest.raises(InvalidModel) as refusal:
+        facts(gated(bert, tmp_path))
     assert (refusal.value.code, refusal.value.detail) == ("checkpoint_does_not_fit", detail)
     assert refusal.value.remedy
 
@@ -88,6 +96,8 @@ def test_a_config_that_claims_a_huge_network_costs_nothing(bert: Network, tmp_pa
         described(bert, tmp_path)
     assert time.monotonic() - began < 60
     assert refusal.value.code == "checkpoint_does_not_fit"
+    assert "has shape" in refusal.value.detail
+    assert refusal.value.remedy
 
 
 def test_without_the_library_the_answer_is_what_to_install(bert: Network, tmp_path: Path) -> None:

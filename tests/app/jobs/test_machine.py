@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,6 +29,7 @@ from app.jobs.status import HELD, MOVES, TERMINAL, JobState
 from app.jobs.submission import Submission
 from app.jobs.work import QuantizeWork
 from app.storage import Blob
+from tests.effort import FUZZ_EFFORT, FUZZ_SEED
 from tests.factories import MOST, add_job
 from zeropoint.schema.job import Failure, Progress
 from zeropoint.schema.recipe import Recipe
@@ -217,12 +218,13 @@ def test_whatever_happens_every_job_ends_and_is_recorded_once(
     if on_sqlite:  # the disk's own pace is no matter here
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
 
+    @seed(FUZZ_SEED)
     class OnThisDatabase(Jobs):
         def __init__(self) -> None:
             super().__init__(sessions)
 
     effort = settings(
-        max_examples=100 if on_sqlite else 25,
+        max_examples=round((100 if on_sqlite else 25) * FUZZ_EFFORT),
         stateful_step_count=30,
         deadline=None,
         database=None,
