@@ -31,6 +31,27 @@ RECIPES: Mapping[str, dict[str, Any]] = {
     "bfloat16": {"weights": {"dtype": "bfloat16"}},
 }
 
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    **RECIPES,
+    "per tensor": {"weights": {"granularity": "per_tensor"}},
+    "scales along another axis": {"weights": {"axis": 1}},
+    "weights in quint8": {"weights": {"dtype": "quint8"}},
+    "asymmetric weights": {"weights": {"scheme": "asymmetric"}},
+    "asymmetric weights in quint8": {"weights": {"dtype": "quint8", "scheme": "asymmetric"}},
+    "activations in qint8": {"activations": {"dtype": "qint8"}},
+    "symmetric activations in quint8": {"activations": {"scheme": "symmetric"}},
+    "static int8 in groups": {"weights": {"granularity": "per_group", "group_size": 8}},
+    "static int8 in groups, asymmetric": {
+        "weights": {"granularity": "per_group", "group_size": 8, "scheme": "asymmetric"}
+    },
+    "weight-only int4 in groups, symmetric": {"weights": {"dtype": "int4", "group_size": 8, "scheme": "symmetric"}},
+    "weight-only float8, per tensor": {
+        "weights": {"dtype": "float8_e4m3", "granularity": "per_tensor"},
+        "activations": None,
+    },
+}
+"""Also what each setting alone does to the files of a program: suites of networks take theirs from here by name."""
+
 _OF_PROGRAMS: tuple[FormatName, ...] = ("safetensors", "pt2", "onnx")
 _STATIC = [name for name in RECIPES if name.startswith("static")]
 _CASTS = ("float16", "bfloat16")
@@ -41,6 +62,14 @@ ACCEPTED: Mapping[SourceFormat, Mapping[str, tuple[FormatName, ...]]] = {
     "safetensors": {name: ("safetensors",) for name in RECIPES if name not in _STATIC},
 }
 """By upload and recipe: the formats that the result is written in, alone or together."""
+
+
+def settings(name: str, group_size: int | None = None) -> dict[str, Any]:
+    """Return SETTINGS by name; of those in groups with another size, for layers of few inputs."""
+    recipe = dict(SETTINGS[name])
+    if group_size is not None and "group_size" in recipe.get("weights", {}):
+        recipe["weights"] = recipe["weights"] | {"group_size": group_size}
+    return recipe
 
 
 @dataclass(frozen=True)

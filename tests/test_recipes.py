@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import plain_torch_process
 from tests.networks import convolutional
 from tests.processor import EXACT_COMPILED
 from zeropoint import quantize
@@ -61,7 +60,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recipe_in_the_documents_runs_as_it_stands(saved: Path, recipe: str, outputs: str) -> None:
     (saved / "y.safetensors").unlink(missing_ok=True)
     script = AROUND.format(recipe=recipe, outputs=outputs)
-    folder = str(Path(plain_torch_process.__file__).parent)
+    folder = str(ROOT / "tests")
     subprocess.run([sys.executable, "-P", "-c", script, folder], check=True, cwd=saved)
     expected, y = (load_file(saved / name)["y"] for name in ("expected.safetensors", "y.safetensors"))
     assert (y.dtype, y.shape) == (expected.dtype, expected.shape)

@@ -1,12 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.networks import Example
+from tests.networks import Example, residual
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
+from zeropoint.formats import write_formats
 from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.job import Phase
@@ -15,6 +17,7 @@ from zeropoint.sources.program import open_uploaded_program
 
 OpenExample = Callable[..., ProgramSource]
 QuantizeExample = Callable[..., Quantized]
+PROGRAM_FORMATS = ("safetensors", "pt2", "onnx")
 
 
 @pytest.fixture
@@ -32,12 +35,33 @@ def quantized(tmp_path: Path, opened: OpenExample) -> QuantizeExample:
     """The same, quantized with a recipe on the network's own samples."""
 
     def quantize_example(example: Example, *, decompose: bool = False, **recipe: object) -> Quantized:
-        source = opened(example, decompose=decompose)
-        samples = open_dataset(example.save_dataset(tmp_path / "dataset.safetensors"), source.inputs, None)
-        wishes = Recipe.model_validate(recipe)
-        return quantize_source(source, wishes, plan(source, wishes, samples), _silent)
+        return _quantize(opened(example, decompose=decompose), example, tmp_path, recipe)
 
     return quantize_example
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """A result, and the folder where it lies in every format of a program, with `dataset.safetensors` beside it."""
+
+    result: Quantized
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def static_residual(tmp_path_factory: pytest.TempPathFactory) -> SavedResult:
+    """`residual` in static int8, saved once a process: to export ONNX takes seconds. Nobody writes there."""
+    folder, example = tmp_path_factory.mktemp("residual"), residual()
+    source = open_uploaded_program(example.export(folder / "uploaded.pt2"), "cpu")
+    result = _quantize(source, example, folder, {"formats": PROGRAM_FORMATS})
+    list(write_formats(result, folder, PROGRAM_FORMATS))
+    return SavedResult(result, folder)
+
+
+def _quantize(source: ProgramSource, example: Example, folder: Path, recipe: Mapping[str, object]) -> Quantized:
+    samples = open_dataset(example.save_dataset(folder / "dataset.safetensors"), source.inputs, None)
+    wishes = Recipe.model_validate(recipe)
+    return quantize_source(source, wishes, plan(source, wishes, samples), _silent)
 
 
 def _silent(phase: Phase, done: int, total: int) -> None:

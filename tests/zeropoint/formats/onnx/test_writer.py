@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.matrix import settings
 from tests.networks import (
     BATCH,
     Example,
@@ -29,7 +30,7 @@ from tests.networks import (
 )
 from tests.networks_with_corrections import corrected
 from tests.onnx_sessions import in_each_session, session
-from tests.zeropoint.conftest import OpenExample, QuantizeExample
+from tests.zeropoint.conftest import OpenExample, QuantizeExample, SavedResult
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.errors import Unsupported
@@ -49,6 +50,18 @@ def written(result: Quantized, folder: Path) -> onnx.ModelProto:
     write_onnx(result, folder / "model.onnx")
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
     return onnx.load(folder / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def static(static_residual: SavedResult) -> Quantized:
+    return static_residual.result
+
+
+@pytest.fixture
+def static_model(static_residual: SavedResult) -> onnx.ModelProto:
+    """What `written` gives of it; each test has one of its own."""
+    onnx.checker.check_model(str(static_residual.folder / "model.onnx"), full_check=True)
+    return onnx.load(static_residual.folder / "model.onnx")
 
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Tensor], *, optimized: bool) -> list[Tensor]:
@@ -106,55 +119,63 @@ def _flat(program: Any, result: Quantized, batch: list[Tensor]) -> list[Tensor]:
     return [value for value in pytree.tree_leaves(program.module()(*args, **kwargs)) if isinstance(value, Tensor)]
 
 
-WEIGHTS: dict[str, dict[str, object]] = {
-    "static": {},
-    "symmetric": {"activations": {"scheme": "symmetric"}},
-    "int8 activations": {"activations": {"dtype": "qint8"}},
-    "weight-only": {"activations": None},
-    "per tensor": {"weights": {"granularity": "per_tensor"}},
-    "asymmetric uint8": {"weights": {"dtype": "quint8", "scheme": "asymmetric"}},
-    "input channels": {"weights": {"axis": 1}},
-}
+WEIGHTS = (
+    "symmetric activations in quint8",
+    "activations in qint8",
+    "weight-only int8",
+    "per tensor",
+    "asymmetric weights in quint8",
+    "scales along another axis",
+)
 
 
-@pytest.mark.parametrize("recipe", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_onnxruntime_computes_what_the_program_says(
-    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, recipe: Mapping[str, object]
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, name: str
 ) -> None:
-    example = residual()
-    result = quantized(example, formats=["onnx"], **recipe)
-    model = written(result, tmp_path)
-    same_quality(subtests, result, model, example.dataset, 0.1)
+    result = quantized(residual(), formats=["onnx"], **settings(name))
+    require_same_numbers_in_integers(result, written(result, tmp_path), subtests)
+
+
+def test_onnxruntime_computes_what_the_static_program_says(
+    static: Quantized, static_model: onnx.ModelProto, subtests: pytest.Subtests
+) -> None:
+    require_same_numbers_in_integers(static, static_model, subtests)
+
+
+def require_same_numbers_in_integers(result: Quantized, model: onnx.ModelProto, subtests: pytest.Subtests) -> None:
+    same_quality(subtests, result, model, residual().dataset, 0.1)
     layers = {layer.layer.weight_name for layer in result.layers}
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert {stored[str(name)] for name in layers} <= INTEGERS
     assert all(np.prod(t.dims) <= 64 for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
 
 
-SMALL: dict[str, dict[str, object]] = {
-    "groups": {"weights": {"granularity": "per_group", "group_size": 2}, "activations": None},
-    "groups, static": {"weights": {"granularity": "per_group", "group_size": 2, "scheme": "asymmetric"}},
-    "int4": {"weights": {"dtype": "int4", "group_size": 2}},
-    "int4, symmetric": {"weights": {"dtype": "int4", "group_size": 4, "scheme": "symmetric"}},
-    "float16": {"weights": {"dtype": "float16"}},
-    "bfloat16": {"weights": {"dtype": "bfloat16"}},
-    "float8": {"weights": {"dtype": "float8_e4m3"}},
-    "float8, weight-only": {"weights": {"dtype": "float8_e4m3"}, "activations": None},
+SMALL = {
+    "weight-only int8 in groups": 2,
+    "static int8 in groups, asymmetric": 2,
+    "weight-only int4 in groups": 2,
+    "weight-only int4 in groups, symmetric": 4,
+    "float16": None,
+    "bfloat16": None,
+    "static float8": None,
+    "weight-only float8": None,
 }
+"""With sizes of groups for layers of four inputs."""
 
 
-@pytest.mark.parametrize("recipe", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("name", SMALL)
 def test_every_dtype_of_weights_stays_what_it_is(
-    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, recipe: Mapping[str, object]
+    quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests, name: str
 ) -> None:
     example = projections(32)
-    result = quantized(example, formats=["onnx"], **recipe)
+    result = quantized(example, formats=["onnx"], **settings(name, SMALL[name]))
     model = written(result, tmp_path)
     same_quality(subtests, result, model, example.dataset, 0.1)
     matrices = [t for t in model.graph.initializer if list(t.dims) == [4, 4]]
     assert len(matrices) == 2
     assert onnx.TensorProto.FLOAT not in {tensor.data_type for tensor in matrices}
-    if "int4" in str(recipe):
+    if "int4" in name:
         assert {len(tensor.raw_data) for tensor in matrices} == {8}
 
 
@@ -185,20 +206,20 @@ def test_names_and_dynamic_dimensions_are_those_of_the_program(quantized: Quanti
     assert [list(value.shape) for value in outputs] == [[7, 4], [7, 6], [7, 3]]
 
 
-def test_every_convolution_and_sum_runs_on_integers(quantized: QuantizeExample, tmp_path: Path) -> None:
-    operators = optimized(written(quantized(residual(), formats=["onnx"]), tmp_path), tmp_path)
+def test_every_convolution_and_sum_runs_on_integers(static_model: onnx.ModelProto, tmp_path: Path) -> None:
+    operators = optimized(static_model, tmp_path)
     assert operators["QLinearConv"] == 3
     assert operators["QLinearAdd"] == 1
     assert operators["Conv"] == operators["Relu"] == operators["BatchNormalization"] == 0
 
 
-def test_rounding_results_costs_little(quantized: QuantizeExample, tmp_path: Path, subtests: pytest.Subtests) -> None:
-    example = residual()
-    result = quantized(example, formats=["onnx"])
-    model = written(result, tmp_path)
+def test_rounding_results_costs_little(
+    static: Quantized, static_model: onnx.ModelProto, subtests: pytest.Subtests
+) -> None:
+    images = residual().dataset
 
     def compare(optimized: bool) -> None:
-        by_torch, by_onnx = quality(result, model, example.dataset, optimized=optimized, outputs=False)
+        by_torch, by_onnx = quality(static, static_model, images, optimized=optimized, outputs=False)
         assert by_torch - 1 < by_onnx < by_torch + 0.1
 
     in_each_session(subtests, compare)
@@ -252,15 +273,14 @@ def test_a_dead_channel_does_not_overflow_the_biases_of_onnxruntime(
     same_quality(subtests, result, written(result, tmp_path), example.dataset, 0.5)
 
 
-def test_the_file_tells_nothing_of_the_users_files(quantized: QuantizeExample, tmp_path: Path) -> None:
-    content = written(quantized(residual(), formats=["onnx"]), tmp_path).SerializeToString()
+def test_the_file_tells_nothing_of_the_users_files(static_model: onnx.ModelProto) -> None:
+    content = static_model.SerializeToString()
     for word in (b".py", b"tests", b"Residual", b"aten", str(Path(__file__).parents[4]).encode()):
         assert word not in content
 
 
-def test_the_same_result_gives_the_same_bytes(quantized: QuantizeExample, tmp_path: Path) -> None:
-    result = quantized(residual(), formats=["onnx"])
-    assert written(result, tmp_path).SerializeToString() == written(result, tmp_path).SerializeToString()
+def test_the_same_result_gives_the_same_bytes(static: Quantized, static_model: onnx.ModelProto, tmp_path: Path) -> None:
+    assert written(static, tmp_path).SerializeToString() == static_model.SerializeToString()
 
 
 class Kept(logging.Handler):

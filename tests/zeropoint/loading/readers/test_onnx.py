@@ -1,8 +1,10 @@
 """`model.onnx` in the second process: opened, run beside the program, and measured by itself."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,43 +12,46 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from tests.networks import dictionary, residual
+from tests.networks import dictionary
 from tests.processor import EXACT_ONNXRUNTIME, needs_exact_onnxruntime
-from tests.zeropoint.conftest import QuantizeExample
+from tests.zeropoint.conftest import PROGRAM_FORMATS, QuantizeExample, SavedResult
 from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import write_formats
-from zeropoint.layers.result import Quantized
-from zeropoint.loading.loadback import second_process
+from zeropoint.loading.loadback import LoadbackClient, second_process
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.formats import ONNX_FILE
+from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import EvaluationReport, Report
-from zeropoint.validation.evaluation import Evaluation, evaluate
+from zeropoint.validation.evaluation import evaluate
 from zeropoint.validation.report import build_report
 
-FORMATS = ("safetensors", "pt2", "onnx")
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadbackClient]:
+    """One second process for all of this file: to import torch takes it longer than to open and run a model."""
+    with second_process(tmp_path_factory.mktemp("exchanged")) as reader:
+        yield reader
 
 
-def save(quantized: QuantizeExample, folder: Path) -> Quantized:
-    result = quantized(residual(), formats=FORMATS)
-    list(write_formats(result, folder, FORMATS))
-    return result
+@pytest.fixture
+def saved(static_residual: SavedResult, tmp_path: Path) -> SavedResult:
+    """A copy to damage."""
+    return SavedResult(static_residual.result, shutil.copytree(static_residual.folder, tmp_path / "saved"))
 
 
-def validated(result: Quantized, folder: Path) -> Report:
+def validated(saved: SavedResult, reader: LoadbackClient) -> Report:
     """What the load-back check and the evaluation find in the folder."""
+    result, folder = saved.result, saved.folder
     assert isinstance(result.source, ProgramSource)
     samples = open_dataset(folder / "dataset.safetensors", result.source.inputs, None)
-    evaluation: Evaluation | None = None
-    with second_process(folder) as reader:
-        opened = reader.open(folder)
-        if opened:
-            evaluation = evaluate(result, samples, reader, lambda *_: None)
+    opened = reader.open(folder)
+    evaluation = evaluate(result, samples, reader, lambda *_: None) if opened else None
     about = EvaluationReport(source="calibration_samples", samples=samples.count)
     return build_report(result, evaluation, about, opened=opened, timings={}, peak_memory_bytes=0, loaded=reader.loaded)
 
 
-def test_the_report_says_what_opened_the_file_and_its_own_sqnr(quantized: QuantizeExample, tmp_path: Path) -> None:
-    report = validated(save(quantized, tmp_path), tmp_path)
+def test_the_report_says_what_opened_the_file_and_its_own_sqnr(saved: SavedResult, reader: LoadbackClient) -> None:
+    report = validated(saved, reader)
     told = {entry.name: (entry.loader, entry.sqnr_db) for entry in report.loaded}
     assert told["model.pt2"] == ("torch.export.load", None)
     loader, sqnr_db = told[ONNX_FILE]
@@ -57,20 +62,21 @@ def test_the_report_says_what_opened_the_file_and_its_own_sqnr(quantized: Quanti
 
 
 @needs_exact_onnxruntime
-def test_a_file_that_keeps_up_with_the_program_passes(quantized: QuantizeExample, tmp_path: Path) -> None:
-    report = validated(save(quantized, tmp_path), tmp_path)
+def test_a_file_that_keeps_up_with_the_program_passes(saved: SavedResult, reader: LoadbackClient) -> None:
+    report = validated(saved, reader)
     assert report.verdict == "passed"
     (sqnr_db,) = (entry.sqnr_db for entry in report.loaded if entry.name == ONNX_FILE)
     assert sqnr_db == pytest.approx(report.summary.sqnr_db, abs=1)
     assert f"{ONNX_FILE}: {sqnr_db:.2f} dB." in report.checks[0].detail
 
 
-def test_outputs_keep_the_positions_of_the_program(quantized: QuantizeExample, tmp_path: Path) -> None:
-    list(write_formats(quantized(dictionary(), formats=FORMATS), tmp_path, FORMATS))
-    with second_process(tmp_path) as reader:
-        assert reader.open(tmp_path)
-        reader.start([torch.randn(3, 4), torch.ones(3, 3)])
-        outputs = reader.finish()
+def test_outputs_keep_the_positions_of_the_program(
+    quantized: QuantizeExample, reader: LoadbackClient, tmp_path: Path
+) -> None:
+    list(write_formats(quantized(dictionary(), formats=PROGRAM_FORMATS), tmp_path, PROGRAM_FORMATS))
+    assert reader.open(tmp_path)
+    reader.start([torch.randn(3, 4), torch.ones(3, 3)])
+    outputs = reader.finish()
     assert outputs is not None
     assert sorted(outputs) == sorted(reader.further_outputs[ONNX_FILE]) == [0, 1, 3]
     beside = reader.further_outputs[ONNX_FILE]
@@ -94,23 +100,21 @@ def break_the_types(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, break_the_types], ids=lambda damage: damage.__name__)
 def test_a_file_that_does_not_open_fails_the_job(
-    quantized: QuantizeExample, tmp_path: Path, damage: Callable[[Path], None]
+    saved: SavedResult, reader: LoadbackClient, damage: Callable[[Path], None]
 ) -> None:
-    result = save(quantized, tmp_path)
-    damage(tmp_path / ONNX_FILE)
-    report = validated(result, tmp_path)
+    damage(saved.folder / ONNX_FILE)
+    report = validated(saved, reader)
     assert report.verdict == "failed"
     assert "load_and_run" in {check.name for check in report.checks if not check.passed}
 
 
-def test_a_file_that_gives_another_shape_fails_the_job(quantized: QuantizeExample, tmp_path: Path) -> None:
-    result = save(quantized, tmp_path)
-    model = onnx.load(tmp_path / ONNX_FILE)
+def test_a_file_that_gives_another_shape_fails_the_job(saved: SavedResult, reader: LoadbackClient) -> None:
+    model = onnx.load(saved.folder / ONNX_FILE)
     output = model.graph.output[0]
     model.graph.node.append(onnx.helper.make_node("Transpose", [output.name], ["turned"]))
     output.CopyFrom(onnx.helper.make_tensor_value_info("turned", onnx.TensorProto.FLOAT, [10, "n"]))
-    (tmp_path / ONNX_FILE).write_bytes(model.SerializeToString())
-    report = validated(result, tmp_path)
+    (saved.folder / ONNX_FILE).write_bytes(model.SerializeToString())
+    report = validated(saved, reader)
     assert [check.name for check in report.checks if not check.passed] == ["sqnr", "load_and_run"]
 
 
@@ -124,12 +128,12 @@ def scramble(path: Path) -> None:
 
 @pytest.mark.parametrize("bound", [None, -90.0])
 def test_a_file_that_falls_behind_the_program_fails_the_job(
-    quantized: QuantizeExample, tmp_path: Path, bound: float | None
+    saved: SavedResult, reader: LoadbackClient, bound: float | None
 ) -> None:
-    result = quantized(residual(), formats=FORMATS, validation={"min_sqnr_db": bound})
-    list(write_formats(result, tmp_path, FORMATS))
-    scramble(tmp_path / ONNX_FILE)
-    report = validated(result, tmp_path)
+    result = saved.result
+    recipe = result.recipe.model_copy(update={"validation": ValidationSettings(min_sqnr_db=bound)})
+    scramble(saved.folder / ONNX_FILE)
+    report = validated(SavedResult(replace(result, recipe=recipe), saved.folder), reader)
     assert [check.name for check in report.checks if not check.passed] == ["sqnr"]
     assert f"{ONNX_FILE}: " in report.checks[0].detail
     assert report.checks[0].detail.endswith("too far below.")
