@@ -45,7 +45,7 @@ NAMES = {
 POSTGRESQL_OPTIONS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""A host that is gone without a word is noticed within half a minute."""
+"""A host that disappears without closing its connections is noticed within half a minute."""
 
 
 class Base(DeclarativeBase):
@@ -87,11 +87,11 @@ def clock(session: Session) -> datetime:
 
 
 def try_lock(session: Session, name: str) -> bool:
-    """Take a lock until the transaction ends, if nobody has it. On SQLite whoever writes has the only one."""
+    """Try to lock a name until the transaction ends; return False if another has it. A writer on SQLite has it."""
     if session.get_bind().dialect.name == "sqlite":
         return True
-    taken: bool = session.execute(select(func.pg_try_advisory_xact_lock(func.hashtext(name)))).scalar_one()
-    return taken
+    locked: bool = session.execute(select(func.pg_try_advisory_xact_lock(func.hashtext(name)))).scalar_one()
+    return locked
 
 
 def create_engine_for(settings: Settings) -> Engine:
@@ -112,7 +112,7 @@ def create_sessions(engine: Engine) -> sessionmaker[Session]:
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    """Sessions of an engine of its own, closed afterwards: connections must never be shared across a fork."""
+    """Yield sessions of an engine of its own, closed afterwards: no connection may be shared across a fork."""
     engine = create_engine_for(settings)
     try:
         yield create_sessions(engine)
@@ -142,9 +142,9 @@ def migrate(settings: Settings, revision: str = "head") -> None:
 
 
 def schema_is_current(connection: Connection) -> bool:
-    """Whether every migration has been applied."""
-    wanted = ScriptDirectory(str(MIGRATIONS)).get_heads()
-    return set(MigrationContext.configure(connection).get_current_heads()) == set(wanted)
+    """Return whether every migration has been applied."""
+    heads = ScriptDirectory(str(MIGRATIONS)).get_heads()
+    return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -1,13 +1,13 @@
-"""What the service refuses, and why. Domain code raises kinds; only app/api/errors.py knows status numbers.
+"""The kinds of errors of the service. Domain code raises kinds; only app/api/errors.py knows status numbers.
 
     ServiceError
     ├── Malformed     the request can't be read
-    ├── NotFound      there is no such thing
-    ├── Conflict      not in the present state
-    ├── TooLarge      over a limit
-    ├── WrongType     a kind of content that is not taken
-    ├── Invalid       readable, and refused for what it says
-    ├── Unavailable   not now
+    ├── NotFound      the resource does not exist
+    ├── Conflict      not possible in the current state
+    ├── TooLarge      a limit is exceeded
+    ├── WrongType     a kind of content that is not accepted
+    ├── Invalid       readable, but the content is refused
+    ├── Unavailable   not available now
     └── StorageFull   no room to keep it
 
 A code is stable and has one title; docs/reference/errors.md lists each with its cause and remedy.
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TITLES = {
-    "architecture_unsupported": "This network is not built here",
+    "architecture_unsupported": "This network is not supported",
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
     "checkpoint_does_not_fit": "The weights do not fit the network",
     "checkpoint_invalid": "The Hugging Face folder can't be used",
-    "content_encoding_unsupported": "Compressed bodies are not taken",
-    "content_type_unsupported": "This content type is not taken",
+    "content_encoding_unsupported": "Compressed bodies are not accepted",
+    "content_type_unsupported": "This content type is not accepted",
     "cursor_invalid": "The cursor can't be read",
     "database_unavailable": "The database is away",
     "dataset_does_not_fit": "The dataset doesn't fit the model",
@@ -35,12 +35,12 @@ TITLES = {
     "digest_mismatch": "The bytes are not the ones that were announced",
     "digest_unsupported": "The digest can't be read",
     "idempotency_key_reused": "The idempotency key belongs to another request",
-    "internal_error": "Something went wrong here",
+    "internal_error": "The service failed",
     "job_finished": "The job has ended",
     "job_not_found": "No such job",
     "json_malformed": "The JSON can't be read",
     "method_not_allowed": "This method is not allowed here",
-    "model_format_unsupported": "This kind of model file is not taken",
+    "model_format_unsupported": "This kind of model file is not accepted",
     "model_in_use": "A job needs this model",
     "model_not_found": "No such model",
     "multipart_invalid": "The form can't be read",
@@ -48,7 +48,7 @@ TITLES = {
     "non_finite_samples": "The dataset holds NaN or infinity",
     "non_finite_weights": "The weights hold NaN or infinity",
     "not_ready": "The service can't do work now",
-    "operator_unsupported": "The program calls an operator that is not taken",
+    "operator_unsupported": "The program calls an operator that is not accepted",
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
     "range_not_satisfiable": "The range lies outside the artifact",
@@ -58,21 +58,21 @@ TITLES = {
     "report_not_ready": "There is no report yet",
     "request_invalid": "The request is not valid",
     "request_unreadable": "The request can't be read",
-    "route_not_found": "Nothing is here",
+    "route_not_found": "No such route",
     "storage_full": "There is no room left for this file",
-    "sweep_invalid": "These recipes can't be swept together",
+    "sweep_invalid": "These recipes can't be compared in one sweep",
     "sweep_not_found": "No such sweep",
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
-    "transformers_missing": "Hugging Face folders are not taken here",
+    "transformers_missing": "Hugging Face folders are not accepted here",
     "weights_invalid": "The weights can't be used",
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One of several things that are wrong; `pointer` is a JSON pointer into the request body."""
+    """One of the errors in a request; `pointer` is a JSON pointer into the request body."""
 
     pointer: str
     detail: str
@@ -95,27 +95,27 @@ class Malformed(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
 
 class Conflict(ServiceError):
-    """Not in the present state."""
+    """Not possible in the current state."""
 
 
 class TooLarge(ServiceError):
-    """Over a limit."""
+    """A limit is exceeded."""
 
 
 class WrongType(ServiceError):
-    """A kind of content that is not taken."""
+    """A kind of content that is not accepted."""
 
 
 class Invalid(ServiceError):
-    """Readable, and refused for what it says."""
+    """Readable, but the content is refused."""
 
 
 class Unavailable(ServiceError):
-    """Not now."""
+    """Not available now."""
 
 
 class StorageFull(ServiceError):

@@ -20,7 +20,7 @@ from app.storage import open_storage
 
 
 def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> FastAPI:
-    """Return the application. With its start it begins to look for lost jobs; before, nothing is connected."""
+    """Return the application. It connects to nothing, and looks for lost jobs, only once it is started."""
     settings = settings or get_settings()
     app = FastAPI(
         title="Zeropoint",

@@ -1,1 +1,1 @@
-"""What confines every process that touches an upload: layers of the kernel, and the program that puts them on."""
+"""Confines every process that reads an upload: the kernel's layers, and the program that applies them."""

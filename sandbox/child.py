@@ -23,7 +23,7 @@ from sandbox.policy import EXIT_UNCONFINED, Unconfined, confine, lock_down, pars
 from sandbox.programs import PROGRAMS, Program
 
 HERE = "/proc/self/cwd"
-"""The folder under whatever name it has, for this process and for those that it starts in it."""
+"""The working directory under any name it gets, for this process and those that it starts there."""
 
 
 def main(name: str, sandbox_text: str, *arguments: str) -> int:
@@ -51,7 +51,7 @@ def _load(program: Program) -> ModuleType:
 
 @contextmanager
 def _kept_for_good() -> Iterator[None]:
-    """Exempt what is imported in this block from garbage collection, now, later and at the exit."""
+    """Exempt what is imported in this block from Python's garbage collection."""
     gc.disable()
     yield
     gc.freeze()
@@ -59,7 +59,7 @@ def _kept_for_good() -> Iterator[None]:
 
 
 def _exit(code: int) -> None:
-    """End the process at once: Python would take apart all that torch loaded, for half a second."""
+    """End the process at once: Python would spend half a second on unloading torch."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

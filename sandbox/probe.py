@@ -1,4 +1,4 @@
-"""Tries, inside the sandbox, what must not work there, and says of each act whether it did. It knows no upload.
+"""Tries, inside the sandbox, what must not work there, and reports whether it worked. It reads no upload.
 
 One JSON line an act, {"act": "read_elsewhere", "worked": false}; `self_test` says what they mean.
 """
@@ -40,7 +40,7 @@ def main(lock_down: Callable[[], None]) -> int:
     lock_down()
     _try("fork", _fork)
     _try("make_a_namespace", _make_a_namespace)
-    _say("start_a_program", worked=False)
+    _report("start_a_program", worked=False)
     _try("start_a_program", _become_another)
     return 0
 
@@ -49,19 +49,19 @@ def _try(act: str, do: Callable[[], object]) -> None:
     try:
         do()
     except (OSError, ValueError):  # setrlimit says EPERM in its own way
-        _say(act, worked=False)
+        _report(act, worked=False)
     else:
-        _say(act, worked=True)
+        _report(act, worked=True)
 
 
-def _say(act: str, *, worked: bool) -> None:
+def _report(act: str, *, worked: bool) -> None:
     sys.stdout.write(json.dumps({"act": act, "worked": worked}) + "\n")
     sys.stdout.flush()
 
 
-def _must_equal(found: object, wanted: object) -> None:
-    if found != wanted:
-        raise OSError(f"{found} is not {wanted}")
+def _must_equal(actual: object, expected: object) -> None:
+    if actual != expected:
+        raise OSError(f"{actual} is not {expected}")
 
 
 def _raise_a_limit() -> None:
@@ -72,7 +72,7 @@ def _raise_a_limit() -> None:
 
 
 def _outgrow(path: Path) -> None:
-    """A hole takes no room on the disk, and counts."""
+    """Make a file larger than the limit; a hole takes no room on disk, but counts."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     with path.open("wb") as file:
         file.truncate(1 if limit == resource.RLIM_INFINITY else limit + 1)
@@ -95,5 +95,5 @@ def _make_a_namespace() -> None:
 
 def _become_another() -> None:
     sys.stdout.flush()
-    said = json.dumps({"act": "start_a_program", "worked": True})
-    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", f"print({said!r})"])
+    line = json.dumps({"act": "start_a_program", "worked": True})
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", f"print({line!r})"])

@@ -1,4 +1,4 @@
-"""Which programs may run confined, by name: the one place that says what a process can become.
+"""The programs that may run confined, by name.
 
 A program is a module with `main(lock_down, *arguments) -> int`. It is imported once its process is confined, and calls
 `lock_down` before it opens an upload: from there on, no other program starts.
@@ -16,7 +16,7 @@ class Program:
 
     Attributes:
         module: dotted name of the module that holds `main`.
-        preload: module to import before it, for what torch would else import while a job waits; None: nothing.
+        preload: module to import before it, with what torch would otherwise import while a job waits; None: nothing.
         confined_by_parent: whether the process that starts it confined itself, so that every layer is on already.
     """
 

@@ -1,7 +1,7 @@
-"""A claim's pulse: a thread that renews the lease, records progress, and learns what the row wants.
+"""A claim's heartbeat: a thread that renews the lease, records progress, and reads whether the job is to go on.
 
 A database that hangs stops this thread and nothing else. By the worker's own clock the lease then ends a little before
-others may take the job: `claim_status` is LOST from there on, whether the database says so or not.
+others may claim the job: from then on `claim_status` is LOST, whatever the database says.
 """
 
 import logging
@@ -23,7 +23,7 @@ LISTEN_SECONDS = 0.5
 LAST_BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.002
 SAFE_SHARE = 5 / 6
-"""Of the lease: clocks drift, and stopping a child takes a moment."""
+"""The share of the lease that is used: clocks drift, and stopping a child takes a moment."""
 
 Write = Callable[[Session], ClaimStatus]
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats while it is entered; `claim_status` is what the row last said, `tell` has something written to it."""
+    """Beats while it is entered; `claim_status` is what the row last said, `report` has something written to it."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Heartbeat:
         self._clock = clock
         self._held_until = clock() + lease_seconds * SAFE_SHARE
         self._renew_at = clock() + lease_seconds / BEATS_PER_LEASE
-        self._said = ClaimStatus.GO_ON
+        self._status = ClaimStatus.GO_ON
         self._writes: deque[Write] = deque()
         self._asked = threading.Event()
         self._over = threading.Event()
@@ -54,16 +54,16 @@ class Heartbeat:
 
     @property
     def claim_status(self) -> ClaimStatus:
-        """Whether to go on."""
-        return ClaimStatus.LOST if self._clock() > self._held_until else self._said
+        """Return whether to go on."""
+        return ClaimStatus.LOST if self._clock() > self._held_until else self._status
 
     def report(self, write: Write) -> None:
-        """Have something written soon, in order; a database that is away gets it when it is back."""
+        """Have something written soon, in order; while the database is away, it waits."""
         self._writes.append(write)
         self._asked.set()
 
     def flush(self, seconds: float) -> None:
-        """Wait until all is written that was told, but no longer than this: an end must not come before its phases."""
+        """Wait until every report is written, but no longer than this: a job's end must follow its phases."""
         until = self._clock() + seconds
         while self._writes and self._clock() < until:
             time.sleep(POLL_SECONDS)
@@ -83,7 +83,7 @@ class Heartbeat:
         pause = min(LISTEN_SECONDS, self._lease_seconds / BEATS_PER_LEASE)
         while not self._over.is_set():
             try:
-                self._said = self._beat()
+                self._status = self._beat()
             except SQLAlchemyError:
                 log.warning("the database does not answer, the child goes on while the lease holds")
             except Exception:
@@ -93,13 +93,13 @@ class Heartbeat:
 
     def _beat(self) -> ClaimStatus:
         with self._sessions() as session:
-            said = claims.claim_status(session, self._claim)
-            while self._writes and said is not ClaimStatus.LOST:
-                said = self._writes[0](session)
+            status = claims.claim_status(session, self._claim)
+            while self._writes and status is not ClaimStatus.LOST:
+                status = self._writes[0](session)
                 self._writes.popleft()
             began = self._clock()
-            if began >= self._renew_at and said is not ClaimStatus.LOST:
-                said = claims.renew(session, self._claim, self._lease_seconds)
+            if began >= self._renew_at and status is not ClaimStatus.LOST:
+                status = claims.renew(session, self._claim, self._lease_seconds)
                 self._held_until = began + self._lease_seconds * SAFE_SHARE
                 self._renew_at = began + self._lease_seconds / BEATS_PER_LEASE
-        return said
+        return status

@@ -36,7 +36,7 @@ from worker.self_test import held_or_refuse, sandbox_of
 
 ANNOUNCE_SECONDS = 10
 ANNOUNCED_FILE = "announced"
-"""Its age tells a container's health check whether this worker still reaches the database."""
+"""Its age shows a container's health check whether this worker still reaches the database."""
 
 log = logging.getLogger(__name__)
 app = create_celery(get_settings())
@@ -52,7 +52,7 @@ def look(self: Task[..., None]) -> None:
 
 @setup_logging.connect
 def configure_logging(**_: Any) -> None:
-    """One line a record on standard error, with the job's id."""
+    """Log one line a record to standard error, with the job's id."""
     handler = logging.StreamHandler()
     handler.addFilter(tasks.JobIdFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(name)s %(job_id)s %(message)s"))
@@ -61,14 +61,14 @@ def configure_logging(**_: Any) -> None:
 
 @worker_init.connect
 def test_sandbox(sender: Any, **_: Any) -> None:
-    """Before any job is taken. A machine without a required layer gets none."""
+    """Test the sandbox before any job is claimed: a worker without a required layer does not start."""
     sender.sandbox = held_or_refuse(sandbox_of(get_settings()))
     scratch.remove_stale(get_settings().scratch_dir)
 
 
 @worker_process_init.connect
 def begin_pool_process(**_: Any) -> None:
-    """On SIGTERM a pool process unwinds: its child is stopped, its folder removed, its job given back."""
+    """Unwind on SIGTERM: the child of a pool process is stopped, its folder removed, its job released."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     prestarted.prepare()
 
@@ -87,7 +87,7 @@ def begin(sender: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect
 def stop_in_time(**_: Any) -> None:
-    """Celery takes no more hints and waits for the running jobs, for ever. After a while they are given back."""
+    """Release the running jobs after a while: Celery reads no more hints, and would wait for them for ever."""
     timer = threading.Timer(get_settings().worker_stop_seconds, _stop_pool)
     timer.daemon = True
     timer.start()
@@ -99,7 +99,7 @@ def end(**_: Any) -> None:
 
 
 def announce_for_ever(name: str, sandbox: Mapping[str, bool]) -> None:
-    """Tell the database that this worker lives."""
+    """Announce this worker again and again."""
     pause = threading.Event()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which layers of the sandbox hold on this machine, found by trying: a real child is told to break each of them."""
+"""Finds out which layers of the sandbox hold on this machine: a real child tries to break each of them."""
 
 import json
 import os
@@ -31,11 +31,11 @@ SECONDS = 60.0
 
 
 def sandbox_of(settings: Settings) -> Sandbox:
-    """The sandbox that the settings ask for."""
+    """Return the sandbox that the settings ask for."""
     return Sandbox(
         memory_bytes=settings.job_memory_bytes,
         disk_bytes=settings.job_disk_bytes,
-        # of all cores together: the wall-clock limit comes first, unless nobody is left to keep it
+        # all cores together: the wall-clock limit is reached first, unless the worker that keeps it is gone
         cpu_seconds=settings.job_seconds * (os.cpu_count() or 1),
         device=settings.worker_device,
         required=tuple(name.strip() for name in settings.sandbox_require.split(",") if name.strip()),
@@ -43,25 +43,25 @@ def sandbox_of(settings: Settings) -> Sandbox:
 
 
 def held_or_refuse(sandbox: Sandbox) -> dict[str, bool]:
-    """Test the sandbox. Raises SystemExit, with what to do, when a required layer does not hold."""
-    found = self_test(sandbox)
-    if off := missing(sandbox.required, [layer for layer, holds in found.items() if holds]):
-        state = ", ".join(f"{layer} {'on' if holds else 'off'}" for layer, holds in found.items())
+    """Return which layers of the sandbox hold. Raises SystemExit, with what to do, when a required one does not."""
+    layers = self_test(sandbox)
+    if off := missing(sandbox.required, [layer for layer, holds in layers.items() if holds]):
+        state = ", ".join(f"{layer} {'on' if holds else 'off'}" for layer, holds in layers.items())
         raise SystemExit(
             f"This worker does not start: its sandbox lacks {', '.join(off)} ({state}). Jobs open files that strangers"
             " made. docs/explanation/sandbox.md has what each needs; ZEROPOINT_SANDBOX_REQUIRE lists the required ones."
         )
-    return found
+    return layers
 
 
 def self_test(sandbox: Sandbox) -> dict[str, bool]:
-    """Layer -> whether it prevented all that it must."""
+    """Return for each layer whether it prevented all that it must."""
     worked = attempts(sandbox)
     return {layer: not any(worked.get(act, True) for act in acts) for layer, acts in ACTS.items()}
 
 
 def attempts(sandbox: Sandbox) -> dict[str, bool]:
-    """Act -> whether it worked, in a child with this sandbox."""
+    """Return for each act whether it worked in a child with this sandbox."""
     with (
         tempfile.TemporaryDirectory(prefix="zeropoint-self-test-") as name,
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -76,7 +76,7 @@ def attempts(sandbox: Sandbox) -> dict[str, bool]:
             "network": os.readlink("/proc/self/ns/net"),
         }
         (folder / TASK_FILE).write_text(json.dumps(task))
-        said = subprocess.run(
+        output = subprocess.run(
             # a layer that is off must be seen here, and not end the probe before it begins
             command("probe", replace(sandbox, required=())),
             cwd=folder,
@@ -86,4 +86,4 @@ def attempts(sandbox: Sandbox) -> dict[str, bool]:
             timeout=SECONDS,
             check=True,
         ).stdout
-    return {line["act"]: line["worked"] for line in map(json.loads, said.splitlines())}
+    return {line["act"]: line["worked"] for line in map(json.loads, output.splitlines())}

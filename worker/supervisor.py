@@ -1,6 +1,6 @@
-"""One claimed job from its blobs to its end: fetch, run the child, publish, record once.
+"""Runs one claimed job: fetch its blobs, run the child, publish its files, record the end once.
 
-Each way to end is recorded in one transaction that matches only while the claim's token still does.
+Each end is recorded in one transaction, which takes effect only while the claim's token is the job's.
 """
 
 import logging
@@ -34,7 +34,7 @@ from zeropoint.schema.report import Report
 FLUSH_SECONDS = 2.0
 LONGEST_PAUSE = 8.0
 RECORD_SECONDS = 3600.0
-"""How long a finished job waits for a database that is away; what it stored is kept for longer than that."""
+"""How long a finished job waits for a database that is away; its stored files are kept for longer."""
 
 MODEL_FILES: Mapping[SourceFormat, str] = {
     "pt2": "model.pt2",
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where a job is worked on."""
+    """What a worker needs to run a job."""
 
     sessions: sessionmaker[Session]
     storage: Storage
@@ -58,7 +58,7 @@ class WorkerContext:
 
 
 def supervise(claim: Claim, context: WorkerContext) -> None:
-    """Carry a claimed job to its end. Raises OSError when the storage can't be read or written."""
+    """Run a claimed job until its end is recorded. Raises OSError when the storage can't be read or written."""
     with (
         Heartbeat(context.sessions, claim, context.settings.lease_seconds) as heartbeat,
         _process(claim, context) as prestarted,
@@ -79,7 +79,7 @@ def supervise(claim: Claim, context: WorkerContext) -> None:
 
 
 def record(context: WorkerContext, end: Callable[[Session], bool]) -> None:
-    """Write the end, again and again if the database is away; the token makes a second write harmless."""
+    """Record the end, again and again while the database is away; the token makes a second write harmless."""
     deadline, pause = time.monotonic() + RECORD_SECONDS, 0.5
     while True:
         try:
@@ -101,7 +101,7 @@ def record(context: WorkerContext, end: Callable[[Session], bool]) -> None:
 
 @contextmanager
 def _process(claim: Claim, context: WorkerContext) -> Iterator[PrestartedChild]:
-    """A process in a folder that no other claim of this job has: a worker that was lost can spoil only its own."""
+    """Yield a process in a folder of this claim alone: a lost worker can damage only its own folder."""
     prestarted = context.prestarted.claim()
     try:
         prestarted.folder.move(context.settings.scratch_dir.resolve() / claim.job_id / str(claim.token))
@@ -151,7 +151,7 @@ def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: Ch
     elif child_exit.exit_code == EXIT_OK:
         _succeed(claim, context, folder, child_exit, heartbeat)
     elif child_exit.exit_code == EXIT_FAILED:
-        _fail_as_told(claim, context, folder, child_exit)
+        _fail_as_reported(claim, context, folder, child_exit)
     else:
         _fail(claim, context, child_exit, failures.died(child_exit.exit_code, phase, recipe))
 
@@ -181,8 +181,8 @@ def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: Chi
     )
 
 
-def _fail_as_told(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit) -> None:
-    """The child says why, and may leave the report that says so."""
+def _fail_as_reported(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit) -> None:
+    """Record the failure that the child reported, with its report if it left one."""
     try:
         failure = read_failure(folder)
     except OutputError as error:

@@ -1,4 +1,4 @@
-"""The one task: claim the job whose turn it is, and carry it through."""
+"""The one task: claim the next job and run it to its end."""
 
 import logging
 from contextvars import ContextVar
@@ -30,11 +30,11 @@ class JobIdFilter(logging.Filter):
 
 
 def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> None:
-    """Do a job if one is to be done. A hint too many finds nothing to claim."""
+    """Run the next job if there is one. A hint too many finds nothing to claim."""
     try:
         storage = open_storage(settings.storage_url)
     except OSError:
-        # Before the claim: a worker without its storage can do no job, and must not use the attempts of any up.
+        # Before the claim: a worker without its storage can run no job, and must not use up attempts.
         log.exception("the storage can't be opened: jobs are left to others")
         return
     with connected(settings) as sessions:
@@ -47,26 +47,26 @@ def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> Non
         if claim is None:
             log.info("nothing to claim")
             return
-        _carry_through(claim, WorkerContext(sessions, storage, sandbox_of(settings), prestarted, settings))
+        _run_to_end(claim, WorkerContext(sessions, storage, sandbox_of(settings), prestarted, settings))
 
 
-def _carry_through(claim: Claim, context: WorkerContext) -> None:
+def _run_to_end(claim: Claim, context: WorkerContext) -> None:
     current_job.set(claim.job_id)
     try:
         supervise(claim, context)
     except SystemExit:
-        log.info("told to stop, the job is given back")
+        log.info("shutting down, the job is released")
         record(context, partial(endings.release, claim=claim))
         raise
     except Exception as error:
-        log.exception("the job could not be carried through")
-        record(context, partial(endings.fail, claim=claim, failure=_why(error)))
+        log.exception("the job could not be run to its end")
+        record(context, partial(endings.fail, claim=claim, failure=_failure_of(error)))
     finally:
         current_job.set("-")
 
 
-def _why(error: Exception) -> Failure:
-    """What the worker's own trouble means for the job."""
+def _failure_of(error: Exception) -> Failure:
+    """Return the job's failure for an error of the worker."""
     if isinstance(error, BlobDamaged):
         return describe_failure("blob_missing")
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Which layers of its sandbox a worker found to hold."""
+"""The layers of the sandbox that each worker found to hold."""
 
 import sqlalchemy as sa
 from alembic import op

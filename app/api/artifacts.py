@@ -90,15 +90,15 @@ def _names(if_none_match: str, etag: str) -> bool:
 
 
 def _range_is_usable(request: Request, etag: str) -> bool:
-    """Whether there is one well-formed range, for these bytes."""
-    found = _RANGE.fullmatch(request.headers.get("range", ""))
-    if not found or request.headers.get("if-range", etag) != etag:
+    """Return whether the request has one well-formed range, for the bytes with this tag."""
+    match = _RANGE.fullmatch(request.headers.get("range", ""))
+    if not match or request.headers.get("if-range", etag) != etag:
         return False
-    first, last = found.groups()
+    first, last = match.groups()
     return bool(first or last) and not (first and last and int(first) > int(last))
 
 
 def _range_is_inside(request: Request, size: int) -> bool:
-    found = _RANGE.fullmatch(request.headers["range"])
-    first, last = found.groups() if found else ("", "")
+    match = _RANGE.fullmatch(request.headers["range"])
+    first, last = match.groups() if match else ("", "")
     return int(first) < size if first else int(last) > 0 and size > 0

@@ -1,4 +1,4 @@
-"""What endpoints are given: the process's parts, and a session that ends before the response is sent."""
+"""Dependencies of endpoints: the parts of the process, and a session that ends before the response is sent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -30,12 +30,12 @@ class Services:
 
     @property
     def limits(self) -> Limits:
-        """How much an upload may be."""
+        """Return how large an upload may be."""
         return Limits(**{field.name: getattr(self.settings, f"gate_{field.name}") for field in fields(Limits)})
 
     @property
     def most_seconds(self) -> MostSeconds:
-        """How long a job may wait and run."""
+        """Return how long a job may wait and run."""
         return MostSeconds(self.settings.job_pending_seconds, self.settings.job_seconds)
 
 

@@ -16,9 +16,9 @@ def announced_sha256(headers: Headers, field: str) -> str | None:
     value = headers.get(field)
     if value is None:
         return None
-    found = _SHA256.search(value)
+    match = _SHA256.search(value)
     try:
-        digest = base64.b64decode(found[1], validate=True) if found else b""
+        digest = base64.b64decode(match[1], validate=True) if match else b""
     except binascii.Error:
         digest = b""
     if len(digest) != 32:

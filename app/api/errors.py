@@ -70,7 +70,7 @@ def problem(
 
 
 def internal_error(request_id: str) -> JSONResponse:
-    """Return the answer to an exception that nobody expected: it says nothing but where to look."""
+    """Return the answer to an unexpected exception: it holds the request's id and no details."""
     code = "internal_error"
     body = {"type": TYPE + code, "title": TITLES[code], "status": 500, "code": code, "request_id": request_id}
     return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR, media_type=PROBLEM)
@@ -93,7 +93,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:
-    """A commit may have been cut off: whether it took effect is not known, so repeating it must be safe."""
+    """Answer that the database is away. It is not known whether an interrupted commit took effect."""
     log.error("the database does not answer", exc_info=error)
     refusal = Unavailable(
         "database_unavailable",
@@ -106,14 +106,14 @@ def _on_database_away(request: Request, error: Exception) -> Response:
 def _on_validation_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    found = error.errors()
-    if any(entry["type"] == "json_invalid" for entry in found):
+    errors = error.errors()
+    if any(entry["type"] == "json_invalid" for entry in errors):
         return _on_service_error(
             request, Malformed("json_malformed", "The body is not valid JSON.", "Send one JSON object in UTF-8.")
         )
-    if any(entry["loc"][0] == "path" for entry in found):
+    if any(entry["loc"][0] == "path" for entry in errors):
         return _on_service_error(request, _nothing_here(request))
-    faults = faults_of(found)
+    faults = faults_of(errors)
     refusal = Invalid(
         "request_invalid",
         "; ".join(f"{fault.pointer} {fault.detail}" for fault in faults[:3]) + ".",
@@ -124,7 +124,7 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Translate what the framework itself refuses."""
+    """Answer a refusal of the framework itself with a problem."""
     if not isinstance(error, HTTPException):
         raise error
     refusals: dict[int, ServiceError] = {

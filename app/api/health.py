@@ -27,7 +27,7 @@ def alive() -> dict[str, str]:
 
 @router.get("/readyz", responses=problems(503))
 def ready(services: ServicesDep) -> Readiness:
-    """Say whether jobs can be taken and done: database, broker, storage, and at least one live worker.
+    """Say whether jobs can be accepted and run: database, broker, storage, and at least one live worker.
 
     `sandbox` names the layers that every live worker tried at its start, and whether they hold in all of them.
     """

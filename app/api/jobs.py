@@ -45,7 +45,7 @@ KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="Repeat a request under its key and it makes no second job.",
+        description="A request that is repeated with its key creates no second job.",
     ),
 ]
 PreferHeader = Annotated[
@@ -64,19 +64,19 @@ def job_filter(
 FilterDep = Annotated[JobFilter, Depends(job_filter)]
 
 
-def submission_of(wanted: RunRequest, work: Work, key: str | None) -> Submission:
+def submission_of(request: RunRequest, work: Work, key: str | None) -> Submission:
     """Return what a request asks for."""
     return Submission(
-        model=wanted.model,
+        model=request.model,
         work=work,
-        dataset=wanted.dataset,
-        evaluation_dataset=wanted.evaluation_dataset,
-        device=wanted.device,
-        tags=wanted.tags,
-        priority=wanted.priority,
-        owner=wanted.owner,
-        pending_seconds=wanted.limits.pending_seconds,
-        running_seconds=wanted.limits.running_seconds,
+        dataset=request.dataset,
+        evaluation_dataset=request.evaluation_dataset,
+        device=request.device,
+        tags=request.tags,
+        priority=request.priority,
+        owner=request.owner,
+        pending_seconds=request.limits.pending_seconds,
+        running_seconds=request.limits.running_seconds,
         idempotency_key=key,
     )
 
@@ -102,13 +102,13 @@ async def submit_job(
     request: Request,
     response: Response,
     services: ServicesDep,
-    wanted: JobRequest,
+    job_request: JobRequest,
     idempotency_key: KeyHeader = None,
     prefer: PreferHeader = None,
 ) -> JobBody:
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
-    work = QuantizeWork(chosen_recipe(wanted.recipe, wanted.preset))
-    submission = submission_of(wanted, work, idempotency_key)
+    work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
+    submission = submission_of(job_request, work, idempotency_key)
     job = await run_in_threadpool(submit, JobBody, services, submission)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if seconds := _wait_seconds(prefer):
@@ -147,7 +147,9 @@ def cancel_job(session: SessionDep, job_id: PathName) -> JobBody:
 def list_events(
     session: SessionDep,
     job_id: PathName,
-    after: Annotated[int, Query(ge=0, lt=2**31, description="The last seq that is known already.")] = 0,
+    after: Annotated[
+        int, Query(ge=0, lt=2**31, description="The last seq that the client has; later ones are returned.")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> EventPage:
     """Read a job's history, oldest first."""
@@ -165,12 +167,12 @@ def _body(session: Session, job: queries.JobRow) -> JobBody:
 
 
 def _wait_seconds(prefer: str | None) -> int:
-    found = _WAIT.search(prefer or "")
-    return min(int(found[1]), MAX_WAIT_SECONDS) if found else 0
+    match = _WAIT.search(prefer or "")
+    return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
 
 
 async def _ended(request: Request, services: Services, job: JobBody, seconds: int) -> JobBody:
-    """Return the job when it has ended or the time is up. Asleep it holds no thread and no transaction."""
+    """Return the job when it has ended or the time is up. While it waits it holds no thread and no transaction."""
     with anyio.move_on_after(seconds):
         while job.state not in TERMINAL and not await request.is_disconnected():
             await anyio.sleep(POLL_SECONDS)

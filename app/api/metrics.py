@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(session: SessionDep) -> PlainTextResponse:
-    """Say what a monitoring system wants to know, as Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     lines = [
         "# HELP zeropoint_sandbox_layer Whether a layer of the sandbox holds in every live worker.",
         "# TYPE zeropoint_sandbox_layer gauge",

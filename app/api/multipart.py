@@ -1,4 +1,4 @@
-"""One file out of a multipart/form-data body, piece by piece: nothing is kept but the piece at hand."""
+"""One file out of a multipart/form-data body, piece by piece: only the current piece is in memory."""
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header

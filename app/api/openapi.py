@@ -11,13 +11,13 @@ from app.jobs.status import TERMINAL, JobState
 
 _REASONS = {
     400: "The request can't be read.",
-    404: "There is no such thing.",
-    409: "Not in the present state.",
-    413: "Over a limit.",
-    415: "This kind of content is not taken.",
+    404: "The resource does not exist.",
+    409: "Not possible in the current state.",
+    413: "A limit is exceeded.",
+    415: "This kind of content is not accepted.",
     416: "The range lies outside the artifact.",
-    422: "Refused for what it says; errors names each place.",
-    503: "Not now; the answer says which part is missing.",
+    422: "The content is refused; errors names each place.",
+    503: "Not available now; the answer says which part is missing.",
     507: "There is no room left for this file.",
 }
 

@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id, and an unexpected exception an answer that says no more than it."""
+"""The outermost layer: every request gets an id, and an unexpected exception an answer that holds only that id."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import internal_error
 
 HEADER = "X-Request-ID"
-_GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _GIVEN.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        sent = Headers(scope=scope).get(HEADER, "")
+        request_id = sent if _PLAIN.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 

@@ -1,4 +1,4 @@
-"""What the API says and takes, as JSON."""
+"""Bodies of requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ class TensorBody(Body):
 
 
 class InputBody(TensorBody):
-    """A tensor that a model takes; it runs without an optional one."""
+    """A tensor that a model takes as input; the model runs without an optional one."""
 
     optional: bool = False
 
@@ -90,7 +90,7 @@ EXAMPLES: list[JsonValue] = [
 
 
 class LimitsRequest(BaseModel):
-    """Shorter than the service's own limits; a longer wish is cut to them."""
+    """Time limits below the service's own; a higher value is lowered to the service's limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +99,7 @@ class LimitsRequest(BaseModel):
 
 
 class RunRequest(BaseModel):
-    """What jobs and sweeps are told alike."""
+    """The fields that requests for jobs and for sweeps share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,7 +108,7 @@ class RunRequest(BaseModel):
     evaluation_dataset: Id | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
-    priority: Annotated[int, Field(ge=0, le=9, description="Of an owner's jobs, 9 runs first.")] = 0
+    priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of one owner, 9 runs first.")] = 0
     owner: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
     limits: LimitsRequest = LimitsRequest()
 
@@ -123,7 +123,7 @@ class JobRequest(RunRequest):
 
 
 class ProgressBody(Body):
-    """How far the present phase is; total 0 and fraction null: not known."""
+    """Progress of the current phase; total 0 and fraction null mean that it is not known."""
 
     done: int
     total: int
@@ -140,12 +140,12 @@ class FailureBody(Body):
 
     @computed_field
     def category(self) -> FailureClass:
-        """Whose matter it is: what was sent, what this version can't, a limit, or the service itself."""
+        """Return the class of the cause: the request, a missing feature, a limit, or the service itself."""
         return CLASSES.get(self.code, FailureClass.SERVICE)
 
 
 class LimitsBody(Body):
-    """How long the job may wait, each time that it does, and how long one attempt may run."""
+    """How long the job may wait in the queue, each time it is queued, and how long one attempt may run."""
 
     pending_seconds: int
     running_seconds: int
@@ -160,7 +160,7 @@ class LinksBody(Body):
 
 
 class RunBody(Body):
-    """What is said of jobs and sweeps alike."""
+    """The fields that jobs and sweeps share."""
 
     id: str
     state: Annotated[JobState, Field(description=f"Final: {', '.join(sorted(TERMINAL))}.")]
@@ -188,7 +188,7 @@ class JobBody(RunBody):
 
     @computed_field
     def links(self) -> LinksBody:
-        """Where the rest of the job is."""
+        """Return the addresses of what belongs to the job."""
         here = f"/v1/jobs/{self.id}"
         names = ("events", "attempts", "report", "artifacts")
         return LinksBody(self=here, **{name: f"{here}/{name}" for name in names})
@@ -200,8 +200,9 @@ class JobPage(Body):
 
 
 class AttemptBody(Body):
-    """One run of a job. `outcome` null: it goes on. A run that was given back is no attempt, and has the next one's
-    number.
+    """One run of a job; `outcome` is null while it goes on.
+
+    A run that its worker released does not count as an attempt: the next run has the same number.
     """
 
     number: int
@@ -251,7 +252,7 @@ class PresetPage(Body):
 
 
 class FaultBody(Body):
-    """One of several things that are wrong."""
+    """One of the errors in a request."""
 
     pointer: Annotated[str, Field(description="A JSON pointer into the body, or /query/name, /header/name.")]
     detail: str
@@ -271,7 +272,7 @@ class Problem(Body):
 
 
 class Readiness(Body):
-    """The service can take jobs and do them."""
+    """The service can accept jobs and run them."""
 
     status: Literal["ready"]
     sandbox: dict[str, bool]

@@ -42,7 +42,9 @@ class SweepRequest(RunRequest):
 
     dataset: Id
     recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]
-    latency: Annotated[bool, Field(description="Measure a call in onnxruntime too; of a program (.pt2) alone.")] = False
+    latency: Annotated[bool, Field(description="Also measure the latency in onnxruntime; needs a program (.pt2).")] = (
+        False
+    )
 
 
 class SweepLinksBody(Body):
@@ -55,12 +57,14 @@ class SweepLinksBody(Body):
 class SweepBody(RunBody):
     recipes: Annotated[list[SweepEntry], Field(validation_alias=AliasPath("sweep", "recipes"))]
     latency: Annotated[bool, Field(validation_alias=AliasPath("sweep", "latency"))]
-    rows: Annotated[list[SweepRow] | None, Field(description="Null until it has succeeded, and in lists.")] = None
+    rows: Annotated[list[SweepRow] | None, Field(description="Null in lists, and until the sweep has succeeded.")] = (
+        None
+    )
     pareto: Annotated[list[int] | None, Field(description="Positions of the rows that no other row beats.")] = None
 
     @computed_field
     def links(self) -> SweepLinksBody:
-        """Where the rest of the sweep is: its history and files are under the addresses of a job's."""
+        """Return the addresses of what belongs to the sweep: history and files are below those of a job."""
         below = {name: f"/v1/jobs/{self.id}/{name}" for name in ("events", "attempts", "artifacts")}
         return SweepLinksBody(self=f"/v1/sweeps/{self.id}", **below)
 
@@ -75,10 +79,12 @@ router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], route_class=LimitedRout
 
 @router.post("", status_code=202, responses=problems(400, 404, 413, 422))
 async def submit_sweep(
-    *, response: Response, services: ServicesDep, wanted: SweepRequest, idempotency_key: KeyHeader = None
+    *, response: Response, services: ServicesDep, sweep_request: SweepRequest, idempotency_key: KeyHeader = None
 ) -> SweepBody:
     """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
-    submission = submission_of(wanted, SweepWork(_entries(wanted), wanted.latency), idempotency_key)
+    submission = submission_of(
+        sweep_request, SweepWork(_entries(sweep_request), sweep_request.latency), idempotency_key
+    )
     body = await run_in_threadpool(submit, SweepBody, services, submission)
     response.headers["Location"] = f"/v1/sweeps/{body.id}"
     return body
@@ -110,12 +116,12 @@ def cancel_sweep(session: SessionDep, sweep_id: PathName) -> SweepBody:
     return bodies_of(SweepBody, session, [service.request_cancel(session, sweep.id)])[0]
 
 
-def _entries(wanted: SweepRequest) -> tuple[SweepEntry, ...]:
+def _entries(sweep_request: SweepRequest) -> tuple[SweepEntry, ...]:
     return tuple(
         SweepEntry(
             name=entry.name or entry.preset or f"recipe {position}",
             preset=entry.preset,
             recipe=chosen_recipe(entry.recipe, entry.preset, f"/recipes/{position}"),
         )
-        for position, entry in enumerate(wanted.recipes)
+        for position, entry in enumerate(sweep_request.recipes)
     )

@@ -124,7 +124,7 @@ def _form_of(request: Request) -> FormFile | None:
 
 
 def _announced_length(request: Request) -> int:
-    """Content-Length; 0 when there is none, or nothing that counts bytes."""
+    """Return Content-Length; 0 when there is none, or when it is not a number of bytes."""
     length = request.headers.get("content-length", "")
     return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
@@ -132,7 +132,7 @@ def _announced_length(request: Request) -> int:
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(
         "upload_too_large",
-        f"The file has more than {max_bytes} bytes, the largest that is taken here.",
+        f"The file has more than {max_bytes} bytes, the largest that is accepted here.",
         "Send fewer samples or a smaller model, or ask the operator to raise ZEROPOINT_MAX_UPLOAD_BYTES.",
     )
 
@@ -146,5 +146,5 @@ def _storage_full() -> StorageFull:
 
 
 def _plain(filename: str | None) -> str:
-    """A file name from a client is text for people, never a path."""
+    """Return a client's file name as text for people; it is never used as a path."""
     return _UNPRINTABLE.sub("", filename or "")[:255] or "unnamed"

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in our own words: no text of a library reaches a client."""
+"""Texts for errors in a request: no text of a library reaches a client."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

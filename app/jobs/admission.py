@@ -1,4 +1,4 @@
-"""What must hold before a job is accepted: the dataset serves the model's inputs, the recipe's names exist."""
+"""Checks before a job is accepted: the dataset fits the model's inputs, and the recipe's names exist."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -18,7 +18,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
     `pointer`: where the request has the recipe.
     """
     names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
-    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in unfit(recipe, source_of(model))]
+    faults = [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in unfit(recipe, source_of(model))]
     if faults:
         raise Invalid(
             "recipe_does_not_fit",
@@ -26,7 +26,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
             "Change the recipe, or upload the model in another form (docs/reference/formats.md has the table).",
             faults,
         )
-    faults = [Fault(f"{pointer}{found.pointer}", found.detail) for found in mismatches(recipe, names, types)]
+    faults = [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in mismatches(recipe, names, types)]
     if faults:
         raise Invalid(
             "recipe_matches_nothing",
@@ -45,7 +45,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
 
 
 def source_of(model: Model) -> SourceFormat:
-    """The form in which the model was uploaded."""
+    """Return the form in which the model was uploaded."""
     return cast(SourceFormat, model.format)
 
 
@@ -56,13 +56,13 @@ def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
         remedy = "Leave it out, or upload the model as a program (.pt2) to measure with samples."
         raise Invalid("dataset_does_not_fit", detail, remedy, [Fault(pointer, detail)])
     inputs = [Tensor.from_json(entry) for entry in model.inputs]
-    found = misfits(inputs, [Tensor.from_json(entry) for entry in dataset.tensors])
-    if found:
+    reasons = misfits(inputs, [Tensor.from_json(entry) for entry in dataset.tensors])
+    if reasons:
         raise Invalid(
             "dataset_does_not_fit",
-            found[0],
+            reasons[0],
             "Save one tensor for each model input, under its name, with samples in the first dimension.",
-            [Fault(pointer, detail) for detail in found],
+            [Fault(pointer, detail) for detail in reasons],
         )
 
 
@@ -86,24 +86,29 @@ def check_metric(recipe: Recipe, evaluation: Dataset | None, pointer: str = "/re
 
 
 def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
-    """Return what keeps a dataset from serving a program's inputs; empty when it fits.
+    """Return why a dataset does not fit a program's inputs; empty when it fits.
 
     Dimension 0 of every dataset tensor counts samples. Either it is the inputs' own batch dimension, or the program
-    takes one sample at a time and each tensor has one dimension more than its input. What outputs are compared with
-    (`TRUTHS`) may be there too.
+    takes one sample at a time and each tensor has one dimension more than its input. Tensors to compare outputs
+    with (`TRUTHS`) may be there too.
     """
-    wanted = {tensor.name: tensor for tensor in inputs}
-    truths = {tensor.name: tensor for tensor in tensors if tensor.name in TRUTHS and tensor.name not in wanted}
+    expected_by_name = {tensor.name: tensor for tensor in inputs}
+    truths = {
+        tensor.name: tensor for tensor in tensors if tensor.name in TRUTHS and tensor.name not in expected_by_name
+    }
     held = {tensor.name: tensor for tensor in tensors if tensor.name not in truths}
-    found = [
-        f"{name} is missing{nearest(name, held)}; expected {_spell(wanted[name])}."
-        for name in wanted.keys() - held
-        if not wanted[name].optional
+    reasons = [
+        f"{name} is missing{nearest(name, held)}; expected {_spell(expected_by_name[name])}."
+        for name in expected_by_name.keys() - held
+        if not expected_by_name[name].optional
     ]
-    found += [f"{name} is not an input of the model{nearest(name, wanted)}." for name in held.keys() - wanted]
-    found += [why for truth in truths.values() if (why := misfit(truth.name, truth.dtype, truth.shape))]
-    if found:
-        return sorted(found)
+    reasons += [
+        f"{name} is not an input of the model{nearest(name, expected_by_name)}."
+        for name in held.keys() - expected_by_name
+    ]
+    reasons += [why for truth in truths.values() if (why := misfit(truth.name, truth.dtype, truth.shape))]
+    if reasons:
+        return sorted(reasons)
     pairs = [(tensor, held[tensor.name]) for tensor in inputs if tensor.name in held]
     one_by_one = all(len(got.shape) == len(expected.shape) + 1 for expected, got in pairs)
     return [

@@ -1,7 +1,7 @@
-"""A worker's right to run a job: to take it, to hold it, to report on it. Each use-case is one transaction.
+"""A worker's right to run a job: to claim it, to hold it, to report on it. Each use-case is one transaction.
 
-The row is the truth. A claim has a fencing token and a lease; whatever a worker writes names its token, so one that was
-presumed dead can spoil nothing.
+The row decides. A claim has a fencing token and a lease. Every write of a worker names its token, so a worker that was
+presumed dead can change nothing.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class ClaimStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Input(Blob):
-    """A blob that the gate wrote, and the upload that it stands for: what its owner knows it by."""
+    """A blob that the gate wrote, and the upload that it replaces, whose digest and size the owner knows."""
 
     uploaded_sha256: str
     uploaded_bytes: int
@@ -59,7 +59,7 @@ class Claim:
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
-    """Take the queued job whose turn it is; None when there is nothing to do."""
+    """Claim the queued job that comes next; return None when there is none."""
     begin_writing(session)
     at = clock(session)
     job_id = repository.next_queued(session, device, at)
@@ -80,33 +80,33 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     )
     repository.note_served(session, job.owner, at)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
-    taken = _claim_of(session, job, others_wait=device in repository.count_due(session, at))
+    claimed = _claim_of(session, job, others_wait=device in repository.count_due(session, at))
     session.commit()
-    return taken
+    return claimed
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> ClaimStatus:
-    """Put the lease off."""
+    """Renew the lease."""
     begin_writing(session)
     until = clock(session) + timedelta(seconds=lease_seconds)
     state = repository.renew(session, claim.job_id, claim.token, until)
     session.commit()
-    return _standing(state)
+    return _status(state)
 
 
 def claim_status(session: Session, claim: Claim) -> ClaimStatus:
-    """Say whether the worker shall go on; a read that ends its transaction."""
+    """Return whether the worker is to go on; the transaction of this read ends."""
     job = repository.find(session, claim.job_id)
     session.rollback()
-    return standing_of(job, claim)
+    return status_of(job, claim)
 
 
 def report_progress(session: Session, claim: Claim, progress: Progress, eta_seconds: float | None) -> ClaimStatus:
-    """Record how far the work is; a new phase is a line of the history."""
+    """Record the progress of the work; a new phase also becomes a line of the history."""
     begin_writing(session)
     job = repository.lock(session, claim.job_id)
-    found = standing_of(job, claim)
-    if job is None or found == ClaimStatus.LOST:
+    status = status_of(job, claim)
+    if job is None or status == ClaimStatus.LOST:
         session.rollback()
         return ClaimStatus.LOST
     if job.phase != progress.phase:
@@ -114,33 +114,33 @@ def report_progress(session: Session, claim: Claim, progress: Progress, eta_seco
     job.phase, job.done, job.total = progress.phase, progress.done, progress.total
     job.eta_seconds = eta_seconds
     session.commit()
-    return found
+    return status
 
 
 def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> ClaimStatus:
-    """Remember a blob that lets another attempt go on; it replaces the one of the same name."""
+    """Record a blob from which another attempt can go on; it replaces the one of the same name."""
     begin_writing(session)
-    found = standing_of(repository.lock(session, claim.job_id), claim)
-    if found != ClaimStatus.LOST:
-        kept = Checkpoint(key=key, name=name, sha256=blob.sha256, bytes=blob.bytes, created_at=clock(session))
-        session.merge(kept)
+    status = status_of(repository.lock(session, claim.job_id), claim)
+    if status != ClaimStatus.LOST:
+        checkpoint = Checkpoint(key=key, name=name, sha256=blob.sha256, bytes=blob.bytes, created_at=clock(session))
+        session.merge(checkpoint)
     session.commit()
-    return found
+    return status
 
 
 def checkpoints(session: Session, key: str) -> dict[str, str]:
     """Return name and sha256 of what attempts with this key left."""
-    found = {row.name: row.sha256 for row in repository.checkpoints(session, key)}
+    digests = {row.name: row.sha256 for row in repository.checkpoints(session, key)}
     session.rollback()
-    return found
+    return digests
 
 
-def standing_of(job: Job | None, claim: Claim) -> ClaimStatus:
-    """Say what a row says to the holder of a claim."""
-    return _standing(JobState(job.state) if job is not None and job.token == claim.token else None)
+def status_of(job: Job | None, claim: Claim) -> ClaimStatus:
+    """Return what a row says to the holder of a claim."""
+    return _status(JobState(job.state) if job is not None and job.token == claim.token else None)
 
 
-def _standing(state: JobState | None) -> ClaimStatus:
+def _status(state: JobState | None) -> ClaimStatus:
     if state not in HELD:
         return ClaimStatus.LOST
     return ClaimStatus.CANCEL if state == JobState.CANCELLING else ClaimStatus.GO_ON

@@ -1,6 +1,6 @@
-"""How attempts end: recorded once, with all that came of it, by whoever still holds the token; or not at all.
+"""How attempts end: recorded once, with all results, by the holder of the token, or not at all.
 
-A job's own death is final. What carries jobs may be lost: then the job is queued again, while attempts are left.
+A failure of the job itself is final. If infrastructure was lost, the job is queued again while attempts are left.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.database import begin_writing, clock, new_id
 from app.jobs import repository
-from app.jobs.claims import Claim, ClaimStatus, standing_of
+from app.jobs.claims import Claim, ClaimStatus, status_of
 from app.jobs.models import Artifact, Job
 from app.jobs.status import FAIL, RETRY, STOP, SUCCEED, Move
 from app.jobs.taxonomy import is_transient
@@ -54,7 +54,10 @@ def fail(
     products: Sequence[Product] = (),
     peak_memory_bytes: int | None = None,
 ) -> bool:
-    """Record why a job failed; a report may come with it. What is transient is tried again while attempts are left."""
+    """Record why a job failed, with its report if there is one.
+
+    After a transient failure the job is queued again while attempts are left.
+    """
     if is_transient(failure.code) and claim.attempt < MAX_ATTEMPTS:
         pause = RETRY_PAUSE * 4 ** (claim.attempt - 1)
         again = _requeue(session, claim, failure.code, peak_memory_bytes, pause=pause)
@@ -64,12 +67,12 @@ def fail(
 
 
 def stop(session: Session, claim: Claim, peak_memory_bytes: int | None = None) -> bool:
-    """Record that the work was stopped because somebody wished so."""
+    """Record that the work was stopped because the job was cancelled."""
     return _end(session, claim, STOP, (), peak_memory_bytes)
 
 
 def release(session: Session, claim: Claim) -> bool:
-    """Let another worker go on with the job: this one was told to stop, which is no attempt."""
+    """Release a job, because its worker shuts down, for another worker. This does not count as an attempt."""
     return _requeue(session, claim, "released", None, attempts=Job.attempts - 1) or stop(session, claim)
 
 
@@ -117,7 +120,7 @@ def _requeue(
     job = repository.lock(session, claim.job_id)
     if pause:
         changes["not_before"] = at + pause
-    held = job is not None and standing_of(job, claim) != ClaimStatus.LOST
+    held = job is not None and status_of(job, claim) != ClaimStatus.LOST
     if job is None or not held or not requeue(session, job, at, because, **changes):
         session.rollback()
         return False

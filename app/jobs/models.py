@@ -62,17 +62,17 @@ class Job(Base):
 
     @property
     def tags(self) -> list[str]:
-        """The words that the user gave it."""
+        """Return the words that the user gave the job."""
         return [row.tag for row in self.tag_rows]
 
     @property
     def limits(self) -> dict[str, int]:
-        """How long it may wait, each time that it does, and how long one attempt may run."""
+        """Return how long the job may wait, each time it is queued, and how long one attempt may run."""
         return {"pending_seconds": self.pending_seconds, "running_seconds": self.running_seconds}
 
     @property
     def progress(self) -> dict[str, float | None]:
-        """How far the present phase is; a fraction of None is not known."""
+        """Return the progress of the current phase; a fraction of None means that it is not known."""
         fraction = self.done / self.total if self.total else None
         if self.state == JobState.SUCCEEDED:
             fraction = 1.0
@@ -90,7 +90,7 @@ class JobTag(Base):
 
 
 class Owner(Base):
-    """Whose jobs these are, and when one of them was last claimed: a free slot goes to who waited longest."""
+    """An owner of jobs, and when one of them was last claimed: a free slot goes to the owner who waited longest."""
 
     __tablename__ = "owners"
 
@@ -115,7 +115,7 @@ class Attempt(Base):
 
 
 class Checkpoint(Base):
-    """A blob that lets another attempt go on; `key` stands for model, data, recipe, device and versions."""
+    """A blob from which another attempt can go on; `key` stands for model, data, recipe, device and versions."""
 
     __tablename__ = "checkpoints"
 

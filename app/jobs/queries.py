@@ -1,4 +1,4 @@
-"""What can be asked about jobs; nothing here writes."""
+"""Queries about jobs; nothing here writes."""
 
 from collections.abc import Sequence
 from typing import Literal, NoReturn
@@ -21,7 +21,7 @@ WaitingFor = Literal["worker", "pause", "slot"]
 
 
 def read(session: Session, job_id: str) -> Job:
-    """Return a job that is no sweep. Raises NotFound."""
+    """Return a job that is not a sweep. Raises NotFound."""
     job = read_any(session, job_id)
     if job.kind == JobKind.SWEEP:
         no_job(job_id, f"GET /v1/sweeps/{job_id} reads it: it is a sweep.")
@@ -37,7 +37,7 @@ def read_sweep(session: Session, sweep_id: str) -> Job:
 
 
 def read_any(session: Session, job_id: str) -> Job:
-    """Return a job or a sweep: what follows from either is asked for alike. Raises NotFound."""
+    """Return a job or a sweep: history, attempts and artifacts of both are read alike. Raises NotFound."""
     return repository.find(session, job_id) or no_job(job_id)
 
 
@@ -60,25 +60,25 @@ def artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
 
 def artifact(session: Session, job_id: str, name: str) -> Artifact:
     """Return one artifact. Raises NotFound."""
-    found = repository.find_artifact(session, read_any(session, job_id).id, name)
-    if found is None:
+    artifact = repository.find_artifact(session, read_any(session, job_id).id, name)
+    if artifact is None:
         raise NotFound(
             "artifact_not_found",
             f"The job {job_id} has no artifact of this name.",
             f"GET /v1/jobs/{job_id}/artifacts lists what there is; a job has artifacts once it succeeded.",
         )
-    return found
+    return artifact
 
 
 def report(session: Session, job_id: str) -> Artifact:
     """Return the artifact that is the job's report. Raises NotFound."""
     job = read(session, job_id)
-    found = repository.find_artifact(session, job_id, QuantizeWork.result_file)
-    if found is None:
+    artifact = repository.find_artifact(session, job_id, QuantizeWork.result_file)
+    if artifact is None:
         ended = JobState(job.state) in TERMINAL
         remedy = f"GET /v1/jobs/{job_id} says why." if ended else "Ask again when the job has ended."
         raise NotFound("report_not_ready", f"The job {job_id} is {job.state} and has no report.", remedy)
-    return found
+    return artifact
 
 
 def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
@@ -92,7 +92,7 @@ def table(session: Session, sweep: Job) -> Artifact | None:
 
 
 def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:
-    """Say what each queued job waits for, by id."""
+    """Return what each queued job waits for, by id."""
     queued = [job for job in jobs if job.state == JobState.QUEUED]
     if not queued:
         return {}
@@ -108,8 +108,8 @@ def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:
 
 def count_by_state(session: Session) -> dict[JobState, int]:
     """Return how many jobs are in each state."""
-    found = repository.count_by_state(session)
-    return {state: found.get(state, 0) for state in JobState}
+    counts = repository.count_by_state(session)
+    return {state: counts.get(state, 0) for state in JobState}
 
 
 def no_job(job_id: str, remedy: str = "GET /v1/jobs lists what there is.") -> NoReturn:

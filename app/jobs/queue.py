@@ -1,4 +1,7 @@
-"""The Celery object and the one message: a hint to look for a job. It names none: whose turn it is, the rows say."""
+"""The Celery object and its one message: a hint to look for a job.
+
+It carries no job id; the database decides which job runs next.
+"""
 
 from typing import Any
 
@@ -57,17 +60,17 @@ def create_celery(settings: Settings) -> Celery:
     return celery
 
 
-def send_hints(celery: Celery, device: str, wanted: int) -> int:
-    """Let as many hints wait for the workers of a device as there are jobs for them. Return how many were sent.
+def send_hints(celery: Celery, device: str, due: int) -> int:
+    """Send hints until as many wait for a device's workers as jobs are due; return how many were sent.
 
-    Counting first keeps a queue short whose workers are busy, and fills one again that lost everything. Raises
+    Counting first keeps the queue short while workers are busy, and refills a queue that lost its messages. Raises
     BROKER_AWAY when the broker does not answer.
     """
     with celery.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, timeout=3)
         channel = connection.default_channel
         declared: Any = celery.amqp.queues[device](channel).queue_declare()
-        missing: int = max(0, min(wanted, MOST_HINTS) - declared.message_count)
+        missing: int = max(0, min(due, MOST_HINTS) - declared.message_count)
         with celery.amqp.Producer(channel) as producer:
             for _ in range(missing):
                 celery.send_task(TASK_NAME, queue=device, producer=producer, retry=False)
@@ -75,7 +78,7 @@ def send_hints(celery: Celery, device: str, wanted: int) -> int:
 
 
 def broker_answers(celery: Celery) -> bool:
-    """Whether the broker takes a connection."""
+    """Return whether the broker accepts a connection."""
     try:
         with celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=3)

@@ -1,7 +1,7 @@
-"""What nobody holds any more, and what nobody was told of: every process looks for it, one at a time.
+"""Recovers lost jobs and sends missing hints: every process looks for them, one at a time.
 
-A lease that ran out gives its job back to the queue, or ends it when no attempt is left. A job that waited too long
-fails. A job that runs anywhere leaves the queue of a device whose workers are gone. Then every queued job gets a hint.
+A job whose lease ran out is queued again, or fails when no attempt is left. A job that waited too long fails. A job
+that runs on any device leaves the queue of a device whose workers are gone. Then every queued job gets a hint.
 """
 
 import logging
@@ -42,7 +42,7 @@ def reconciling(
 ) -> Iterator[Wake]:
     """Look every few seconds, and when asked to, in a thread of its own that ends with the block.
 
-    Each look is taken inside of `undisturbed`, and no connection outlives it.
+    Each look happens inside `undisturbed`, and no connection outlives it.
     """
     wake, stop = threading.Event(), threading.Event()
 
@@ -64,7 +64,7 @@ def reconciling(
 
 
 def look(settings: Settings, celery: Celery) -> None:
-    """Recover what was lost, then send the hints that are missing. What does not answer is tried again next time."""
+    """Recover lost jobs, then send missing hints. What a silent database or broker prevents is done next time."""
     try:
         with connected(settings) as sessions, sessions() as session:
             recover(session)
@@ -87,14 +87,14 @@ def hint(celery: Celery, due: Mapping[str, int]) -> None:
 
 
 def recover(session: Session) -> None:
-    """One transaction, and one process at a time: leases, waiting times, routes."""
+    """Recover leases, waiting times and routes, in one transaction and one process at a time."""
     begin_writing(session)
     if not try_lock(session, LOCK):
         session.rollback()
         return
     at = clock(session)
     for job in repository.lapsed(session, at):
-        _take_back(session, job, at)
+        _recover_lost(session, job, at)
     live = live_devices(session)
     for job in repository.waited_too_long(session, at):
         _expire(session, job, at, live)
@@ -105,7 +105,7 @@ def recover(session: Session) -> None:
     session.commit()
 
 
-def _take_back(session: Session, job: Job, at: datetime) -> None:
+def _recover_lost(session: Session, job: Job, at: datetime) -> None:
     log.warning("%s: the lease of attempt %s ran out, %s was lost", job.id, job.attempts, job.worker)
     if job.state in STOP.sources:
         finish(session, job.id, job.token, STOP, at)

@@ -57,8 +57,10 @@ def page(session: Session, kind: str, chosen: JobFilter, before: str | None, lim
 
 
 def next_queued(session: Session, device: str, at: datetime) -> str | None:
-    """Return the job that a free slot is for, locked: of the owner with the fewest running, then of the one that waited
-    longest for its turn; of those the highest priority, then the oldest.
+    """Return the id of the job that runs next on a device, locked.
+
+    The owner with the fewest running jobs comes first, then the one served longest ago; among the jobs of that owner
+    the highest priority, then the oldest.
     """
     held = select(Job.owner, func.count().label("running")).where(Job.state.in_(HELD)).group_by(Job.owner).subquery()
     query = (
@@ -75,26 +77,26 @@ def next_queued(session: Session, device: str, at: datetime) -> str | None:
 
 
 def note_served(session: Session, owner: str, at: datetime) -> None:
-    """Remember that an owner had its turn."""
+    """Record when a job of an owner was last claimed."""
     insert: Any = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     statement = insert(Owner).values(name=owner, served_at=at)
     session.execute(statement.on_conflict_do_update(index_elements=[Owner.name], set_={"served_at": at}))
 
 
 def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
-    """Make a move under a new token, if the job's state allows it. Returns the job."""
+    """Make a move under a new token, if the job's state allows it; return the job, or None."""
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources))
     return _moved(session, query.values({"state": by.target, "token": Job.token + 1, **changes}))
 
 
 def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str, Any]) -> Job | None:
-    """Make a move, if the job's state allows it and the token is still its own. Returns the job."""
+    """Make a move, if the job's state allows it and the token is still the job's; return the job, or None."""
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources), Job.token == token)
     return _moved(session, query.values({"state": by.target, **changes}))
 
 
 def renew(session: Session, job_id: str, token: int, until: datetime) -> JobState | None:
-    """Put a lease off, and return the job's state; None when the token is no longer its own."""
+    """Renew a lease and return the job's state; None when the token is no longer the job's."""
     query = update(Job).where(Job.id == job_id, Job.token == token, Job.state.in_(HELD)).values(lease_until=until)
     state = session.scalar(query.returning(Job.state))
     return None if state is None else JobState(state)
@@ -130,7 +132,7 @@ def count_by_state(session: Session) -> dict[str, int]:
 
 
 def end_attempt(session: Session, job_id: str, token: int, **changes: Any) -> None:
-    """Say how an attempt ended."""
+    """Record how an attempt ended."""
     query = update(Attempt).where(Attempt.job_id == job_id, Attempt.token == token)
     session.execute(query.values(changes))
 
@@ -191,7 +193,7 @@ def devices_seen(session: Session, since: datetime) -> set[str]:
 
 
 def sandboxes_seen(session: Session, since: datetime) -> Sequence[dict[str, bool]]:
-    """Return what workers that announced themselves since then said of their sandboxes."""
+    """Return the sandbox layers of the workers that announced themselves since then."""
     return session.scalars(select(Worker.sandbox).where(Worker.seen_at >= since)).all()
 
 

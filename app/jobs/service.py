@@ -16,7 +16,7 @@ from app.jobs.submission import MostSeconds, Submission, accept
 def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
     """Accept a job, or return the one that the same key and request already made. Raises Invalid, NotFound.
 
-    With the commit the job is ours to carry through, whatever becomes of the broker: no message is needed for that.
+    From the commit on the job will be run, even if the broker loses every message.
     """
     begin_writing(session)
     job = _earlier(session, submission)

@@ -1,4 +1,4 @@
-"""What a caller asks for when a job is submitted, and the row that it becomes once it is admitted."""
+"""A submitted job: what the caller asks for, and the row that it becomes once it is admitted."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class MostSeconds:
-    """How long a job may wait and run at most: a wish for more is cut to this."""
+    """The longest that a job may wait and run; a request for more is lowered to this."""
 
     pending: int
     running: int
@@ -99,15 +99,15 @@ def _held(session: Session, model: Model, dataset_id: str | None, pointer: str) 
     return dataset
 
 
-def _device(session: Session, wanted: str) -> str:
+def _device(session: Session, requested: str) -> str:
     live = live_devices(session)
-    if wanted == "auto":
+    if requested == "auto":
         return "cuda" if "cuda" in live else "cpu"
-    if wanted == "cuda" and "cuda" not in live:
+    if requested == "cuda" and "cuda" not in live:
         raise Invalid(
             "no_such_worker",
             "No worker with a CUDA device has been seen in the last 30 seconds.",
             "Start one, or ask for device auto or cpu.",
             [Fault("/device", "no live worker has cuda")],
         )
-    return wanted
+    return requested

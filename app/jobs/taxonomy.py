@@ -1,6 +1,6 @@
 """Why jobs fail: every stable code and its class. docs/reference/errors.md gives each its cause and remedy.
 
-A job's own death is final at once; only the loss of what carries a job is tried again, which is the class `transient`.
+A failure of the job itself is final; only the loss of infrastructure (the class `transient`) is retried.
 """
 
 from enum import StrEnum
@@ -10,13 +10,13 @@ class FailureClass(StrEnum):
     USER_INPUT = "user_input"
     """The model, the samples or the recipe: change what was sent."""
     UNSUPPORTED = "unsupported"
-    """A sound wish that this version can't fulfil."""
+    """A valid request that this version can't fulfil."""
     RESOURCE = "resource"
-    """A limit was reached: ask for less, or for a higher limit."""
+    """A limit was reached: request less, or ask for a higher limit."""
     SERVICE = "service"
-    """A fault of ours: tell the operator."""
+    """A fault of the service: the operator must look."""
     TRANSIENT = "transient"
-    """What carries jobs was lost, more often than a job is tried again."""
+    """Infrastructure was lost on every allowed attempt."""
 
 
 CLASSES = {
@@ -60,5 +60,5 @@ CLASSES = {
 
 
 def is_transient(code: str) -> bool:
-    """Whether another attempt may end otherwise."""
+    """Return whether another attempt may succeed."""
     return CLASSES[code] is FailureClass.TRANSIENT

@@ -1,4 +1,4 @@
-"""Workers, as they announce themselves: who lives, on which device, in which sandbox."""
+"""Workers, as they announce themselves: name, device, layers of the sandbox."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,11 +11,11 @@ from app.jobs import repository
 from app.jobs.models import Worker
 
 SEEN_SECONDS = 30
-"""A worker that has been silent for longer does not live."""
+"""A worker that has been silent for longer is considered dead."""
 
 
 def announce_worker(session: Session, name: str, device: str, sandbox: Mapping[str, bool]) -> None:
-    """Note that a worker lives, and which layers of its sandbox hold."""
+    """Record that a worker is alive, and which layers of its sandbox hold."""
     begin_writing(session)
     worker = repository.find_worker(session, name)
     if worker is None:

@@ -1,4 +1,4 @@
-"""Where bytes live: content-addressed blobs behind one Protocol, opened by URL."""
+"""Storage of bytes: content-addressed blobs behind one Protocol, opened by URL."""
 
 from app.storage.blobs import NO_ROOM, Blob, BlobDamaged, BlobWriter, Removed, Storage
 from app.storage.local import LocalStorage, folder_of

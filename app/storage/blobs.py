@@ -1,4 +1,4 @@
-"""What every storage does. A blob is known by the sha256 of its bytes and never changes."""
+"""The protocol of every storage. A blob is known by the sha256 of its bytes and never changes."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence

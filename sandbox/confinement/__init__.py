@@ -1,1 +1,1 @@
-"""What the kernel offers to hold a process in, a layer a module. Standard library alone; see `sandbox.policy`."""
+"""The kernel's means to confine a process, one layer a module. Standard library alone; see `sandbox.policy`."""

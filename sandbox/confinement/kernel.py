@@ -18,7 +18,7 @@ class LayerOff(Exception):
 
 
 def call(number: int, *arguments: "int | ctypes._CArgObject | ctypes.Array[ctypes.c_uint32] | None") -> int:
-    """Do a system call. Raises OSError."""
+    """Make a system call and return its result. Raises OSError."""
     wide = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     result: int = _libc.syscall(ctypes.c_long(number), *wide)
     if result < 0:
@@ -28,13 +28,13 @@ def call(number: int, *arguments: "int | ctypes._CArgObject | ctypes.Array[ctype
 
 
 def number(name: str) -> int | None:
-    """The number of a system call on this machine; None where it does not exist."""
+    """Return the number of a system call on this machine; None where it does not exist."""
     column = {"x86_64": 0, "aarch64": 1}.get(MACHINE)
     return None if column is None else _NUMBERS[name][column]
 
 
 def _same(numbers: Mapping[str, int]) -> dict[str, tuple[int | None, int | None]]:
-    return {name: (one, one) for name, one in numbers.items()}
+    return {name: (value, value) for name, value in numbers.items()}
 
 
 _NUMBERS: dict[str, tuple[int | None, int | None]] = {

@@ -46,7 +46,7 @@ Rule = tuple[Path, int]
 
 
 def abi() -> int:
-    """How much of Landlock this kernel has; 0 is none."""
+    """Return the ABI of this kernel's Landlock; 0 means that there is none."""
     create = number("landlock_create_ruleset")
     with suppress(OSError):
         return 0 if create is None else call(create, None, 0, _ABI_QUERY)
@@ -54,7 +54,7 @@ def abi() -> int:
 
 
 def restrict(rules: Iterable[Rule]) -> int:
-    """Leave this process, and whatever it starts, these files alone. Returns the ABI. Raises LayerOff."""
+    """Let this process, and whatever it starts, use these files only; return the ABI. Raises LayerOff."""
     level = abi()
     if level == 0:
         raise LayerOff("this kernel has no Landlock, or it is switched off")

@@ -1,4 +1,4 @@
-"""rlimits and their kin: how much of the machine one process may take."""
+"""rlimits and the like: how much of the machine one process may use."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ CPU_GRACE_SECONDS = 10
 
 
 def apply(cpu_seconds: int, file_bytes: int, address_space_bytes: int | None) -> None:
-    """Lower what this process and its children may take; soft and hard alike, so that nothing raises them again."""
+    """Lower the limits of this process and its children, soft and hard alike, so that nothing raises them again."""
     os.umask(0o077)
     with suppress(OSError):  # of all processes this one goes first when memory runs out
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
@@ -27,6 +27,6 @@ def apply(cpu_seconds: int, file_bytes: int, address_space_bytes: int | None) ->
 
 def _lower(kind: int, soft: int, hard: int | None = None) -> None:
     allowed = resource.getrlimit(kind)[1]
-    wanted = soft if hard is None else hard
-    hard = wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed)
+    requested = soft if hard is None else hard
+    hard = requested if allowed == resource.RLIM_INFINITY else min(requested, allowed)
     resource.setrlimit(kind, (min(soft, hard), hard))

@@ -26,7 +26,7 @@ def drop() -> None:
 
 
 def held() -> bool:
-    """Whether this process has a capability, or may get one by starting a program."""
+    """Return whether this process has a capability, or may get one by starting a program."""
     sets = _Sets()
     _capabilities("capget", sets)
     return any(sets) or not _prctl(PR_GET_NO_NEW_PRIVS, 0)

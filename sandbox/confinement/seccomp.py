@@ -57,7 +57,7 @@ class _Program(ctypes.Structure):
 
 
 def confine() -> None:
-    """Step 1, for the whole life of a child: no network, no namespaces, no other process. Raises LayerOff."""
+    """Give up the network, namespaces and other processes for a child's whole life (step 1). Raises LayerOff."""
     program = _refuse(FATAL, _KILL) + _refuse(FROM_THE_START, _REFUSE)
     # What clone3 asks for lies in memory, where no filter can look: glibc then uses clone.
     program += _refuse(["clone3"], _ERRNO | errno.ENOSYS)
@@ -67,7 +67,7 @@ def confine() -> None:
 
 
 def lock_down() -> None:
-    """Step 2, before an upload is opened: no program and no process starts any more, threads do. Raises LayerOff."""
+    """Give up programs and processes, but not threads, before an upload is opened (step 2). Raises LayerOff."""
     program = _refuse(BEFORE_AN_UPLOAD, _REFUSE)
     program += _refuse_unless("clone", _IF_ANY_BIT, CLONE_THREAD)
     program += _refuse_when("prctl", _IF_EQUAL, PR_SET_PDEATHSIG)  # it dies with the worker, whatever it wants
@@ -75,7 +75,7 @@ def lock_down() -> None:
 
 
 def _install(rules: bytes) -> None:
-    """For every thread of the process: those that libraries started at import must not stay behind."""
+    """Install a filter for every thread of the process, also those that libraries started at import."""
     arch = _AUDIT_ARCH.get(kernel.MACHINE)
     seccomp = number("seccomp")
     if arch is None or seccomp is None:
@@ -105,7 +105,7 @@ def _refuse_unless(name: str, test: int, value: int) -> bytes:
 
 
 def _by_first_argument(name: str, test: int, value: int, yes: int, no: int) -> bytes:
-    """Each of these takes an int or 32 flags first: the low half of the register says all."""
+    """Decide by the first argument, an int or 32 flags: the low half of the register holds all of it."""
     known = number(name)
     assert known is not None
     decide = _step(_LOAD, _AT_ARGUMENTS) + _step(test, value, 0, 1) + _step(_RETURN, yes) + _step(_RETURN, no)

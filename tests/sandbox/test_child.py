@@ -87,7 +87,7 @@ def test_without_the_line_it_ends_and_leaves_nothing(tmp_path: Path, said: bytes
     assert [(path.name, path.stat().st_size) for path in folder.iterdir()] == [(STDERR_FILE, 0)]
 
 
-def test_it_is_told_to_go_once(tmp_path: Path) -> None:
+def test_it_is_started_once(tmp_path: Path) -> None:
     with started([sys.executable, "-c", "import sys; print(sys.stdin.read())"], tmp_path) as child:
         child.go()
         with pytest.raises(ValueError, match="closed"):
@@ -95,7 +95,7 @@ def test_it_is_told_to_go_once(tmp_path: Path) -> None:
         assert eventually(lambda: child.read(0.1)) == [b"go", b""]
 
 
-def test_one_that_ended_can_be_told_to_go(tmp_path: Path) -> None:
+def test_one_that_ended_can_be_started(tmp_path: Path) -> None:
     with started([sys.executable, "-c", "raise SystemExit(3)"], tmp_path) as child:
         assert ended(child) == 3
         child.go()

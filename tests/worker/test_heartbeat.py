@@ -51,7 +51,7 @@ def test_it_hears_of_a_cancel_and_of_a_loss(claim: Claim, session: Session, sess
         wait_until(lambda: heartbeat.claim_status is ClaimStatus.LOST, seconds=20)
 
 
-def test_what_it_is_told_is_written_in_order(claim: Claim, session: Session, sessions: sessionmaker[Session]) -> None:
+def test_reports_are_written_in_order(claim: Claim, session: Session, sessions: sessionmaker[Session]) -> None:
     with Heartbeat(sessions, claim, 60) as heartbeat:
         for done in range(5):
             progress = Progress(phase="calibrating", done=done, total=5)
@@ -69,7 +69,7 @@ def test_by_its_own_clock_the_claim_is_lost_before_the_lease_ends(
         holder.rollback()
 
 
-def test_what_it_is_told_while_the_database_hangs_is_written_when_it_answers(
+def test_reports_made_while_the_database_hangs_are_written_when_it_answers(
     claim: Claim, session: Session, sessions: sessionmaker[Session]
 ) -> None:
     progress = Progress(phase="saving", done=1, total=2)

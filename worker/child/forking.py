@@ -1,4 +1,4 @@
-"""No fork while a thread of the main process speaks with the database.
+"""Keeps the main process from forking while one of its threads uses the database.
 
 A pool process is a fork of the main one, and SQLite's locks do not survive it: the copy of a lock that was held
 would shut the database to the new process for ever. A connection to PostgreSQL would be shared by two.

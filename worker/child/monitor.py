@@ -1,4 +1,4 @@
-"""A child and the eyes on it: what it says, what it holds, how long it takes, and whether its job is still wanted."""
+"""Watches a child: its progress, its memory and disk, its time, and whether its job is still to be done."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChildExit:
-    """How the child ended: by itself (standing GO_ON, no excess, not overdue), or because it was stopped."""
+    """How the child ended: by itself (claim status GO_ON, no excess, not overdue), or because it was stopped."""
 
     exit_code: int
     claim_status: ClaimStatus
@@ -37,7 +37,7 @@ class ChildExit:
 def watch(
     prestarted: PrestartedChild, claim: Claim, sandbox: Sandbox, heartbeat: Heartbeat, each_tick: Callable[[], None]
 ) -> ChildExit:
-    """Stay with a child that was told to go until it has ended, or must not go on."""
+    """Watch a running child until it has ended or must be stopped; return how it ended."""
     child, progress = prestarted.child, ProgressWatch()
     usage = UsageWatch(child.pid, prestarted.folder.path, sandbox.memory_bytes, sandbox.disk_bytes)
     deadline = time.monotonic() + claim.running_seconds
@@ -45,7 +45,7 @@ def watch(
     while not child.ended and claim_status is ClaimStatus.GO_ON and not usage.excess and time.monotonic() < deadline:
         _listen(child, progress)
         usage.look()
-        _tell(claim, heartbeat, progress)
+        _report(claim, heartbeat, progress)
         each_tick()
         claim_status = heartbeat.claim_status
     # Work that had already ended is judged by itself: whether it may still be recorded, its token decides.
@@ -53,7 +53,7 @@ def watch(
     exit_code = child.stop()
     for line in child.read(0):
         progress.feed(line)
-    _tell(claim, heartbeat, progress)
+    _report(claim, heartbeat, progress)
     log.info("child %s ended with %s in phase %s", child.pid, exit_code, progress.phase)
     return ChildExit(
         exit_code=exit_code,
@@ -67,14 +67,14 @@ def watch(
 
 
 def _listen(child: Child, progress: ProgressWatch) -> None:
-    """One tick, whatever the child writes."""
+    """Read the child's output for one tick, however much it writes."""
     until = time.monotonic() + TICK_SECONDS
-    while not child.ended and (left := until - time.monotonic()) > 0:
-        for line in child.read(left):
+    while not child.ended and (seconds := until - time.monotonic()) > 0:
+        for line in child.read(seconds):
             progress.feed(line)
 
 
-def _tell(claim: Claim, heartbeat: Heartbeat, progress: ProgressWatch) -> None:
+def _report(claim: Claim, heartbeat: Heartbeat, progress: ProgressWatch) -> None:
     for reading in progress.due():
-        tell = partial(claims.report_progress, claim=claim, progress=reading.progress, eta_seconds=reading.eta_seconds)
-        heartbeat.report(tell)
+        write = partial(claims.report_progress, claim=claim, progress=reading.progress, eta_seconds=reading.eta_seconds)
+        heartbeat.report(write)

@@ -1,7 +1,7 @@
 """The next job's process, started before there is a job: it has imported torch, and waits in an empty folder.
 
-Each is started by exec, used for one job and gone with it, so nothing of one job is in the next. Where none waits, one
-is started then: a job finds the same process either way, only sooner or later.
+Each is started by exec, used for one job and gone with it, so nothing of one job is in the next. If none waits, one is
+started then: a job finds the same process either way, sooner or later.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from worker.child.scratch import JobFolder, make_folder
 
 @dataclass(frozen=True)
 class PrestartedChild:
-    """A process that waits to be told to go, and its folder; `end` stops the one and removes the other."""
+    """A process that waits for its job, and its folder; `end` stops the process and removes the folder."""
 
     child: Child
     folder: JobFolder
@@ -24,7 +24,7 @@ class PrestartedChild:
 
 
 class PrestartedChildren:
-    """Keeps one at hand. Only ever used by one thread: the kernel ends a child with the thread that started it."""
+    """Keeps one process waiting. Used by one thread only: the kernel ends a child with the thread that started it."""
 
     def __init__(self, scratch: Path, sandbox: Sandbox) -> None:
         self._scratch = scratch
@@ -32,12 +32,12 @@ class PrestartedChildren:
         self._waiting: PrestartedChild | None = None
 
     def prepare(self) -> None:
-        """Have one at hand from now on."""
+        """Start a process that waits, unless one does already."""
         if self._waiting is None:
             self._waiting = _start(self._scratch, self._sandbox)
 
     def claim(self) -> PrestartedChild:
-        """The one that waits, if it still does, or one that was started just now."""
+        """Return the waiting process if it still lives, or start one."""
         prestarted, self._waiting = self._waiting, None
         if prestarted is not None:
             prestarted.child.read(0)
@@ -47,7 +47,7 @@ class PrestartedChildren:
         return _start(self._scratch, self._sandbox)
 
     def close(self) -> None:
-        """Leave none."""
+        """Stop the waiting process."""
         prestarted, self._waiting = self._waiting, None
         if prestarted is not None:
             prestarted.end()

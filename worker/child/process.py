@@ -1,4 +1,4 @@
-"""The child program as a process: started apart, read line by line, stopped for certain. Linux only.
+"""The child program as a process: started in its own session, read line by line, stopped reliably. Linux only.
 
 It gets its own session, so that one signal reaches whatever it starts; an environment with nothing of ours in it; and
 a death signal from the kernel, so that it never outlives the thread that started it, however that one ends.
@@ -47,7 +47,7 @@ class LineReader:
             self._rest, self._overlong = b"", True
         self._lines += [line for line in lines if len(line) <= LINE_CAP]
 
-    def take(self) -> list[bytes]:
+    def pop_lines(self) -> list[bytes]:
         lines, self._lines = self._lines, []
         return lines
 
@@ -57,12 +57,12 @@ class CappedLog:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._left = STDERR_CAP
+        self._room = STDERR_CAP
         self.last_words = b""
 
     def feed(self, chunk: bytes) -> None:
-        self._file.write(chunk[: self._left])
-        self._left = max(0, self._left - len(chunk))
+        self._file.write(chunk[: self._room])
+        self._room = max(0, self._room - len(chunk))
         self.last_words = (self.last_words + chunk)[-LAST_WORDS:]
 
 
@@ -91,7 +91,7 @@ class Child:
         self._selector.register(pipe, selectors.EVENT_READ, feed)
 
     def go(self) -> None:
-        """Tell a job's program that its folder holds the job: once. Raises ValueError the second time."""
+        """Let a job's program start on the job in its folder. Raises ValueError the second time."""
         with suppress(BrokenPipeError), self._stdin:  # it ended already: its exit code says why
             self._stdin.write(GO)
 
@@ -104,17 +104,17 @@ class Child:
                 key.data(chunk)
             else:
                 self._selector.unregister(key.fileobj)
-        return self._lines.take()
+        return self._lines.pop_lines()
 
     @property
     def last_words(self) -> str:
-        """The end of what came on standard error, for operators alone."""
+        """Return the end of standard error, for operators alone."""
         return self._log.last_words.decode(errors="replace")
 
     def stop(self) -> int:
-        """SIGTERM to the group, SIGKILL after GRACE_SECONDS to all that is left of it. Return the leader's exit code.
+        """Send SIGTERM to the group, SIGKILL to the rest after GRACE_SECONDS; return the leader's exit code.
 
-        Afterwards `read(0)` still gives what the pipes hold.
+        Afterwards `read(0)` still returns what the pipes hold.
         """
         if self._process.returncode is None:
             if not self.ended:
@@ -165,7 +165,7 @@ def _die_with(parent: int) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """No credential and no setting of ours, and every cache inside the folder, which is removed afterwards."""
+    """Return an environment without our credentials and settings, and with every cache inside the job's folder."""
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",

@@ -1,4 +1,4 @@
-"""What the child says about its progress, read with distrust and passed on at a measured pace.
+"""Progress as the child reports it: checked, and passed on at a limited rate.
 
 A line that is not a Progress, that claims more than all of it or that goes back to an earlier phase is ignored: the
 child has read an upload, and each line that is passed on costs a write to the database.
@@ -27,7 +27,7 @@ class Reading:
 
 
 class ProgressWatch:
-    """Takes every line, gives back the few that are worth a write: each new phase at once, the rest at intervals."""
+    """Reads every line and returns the few that are worth a write: each new phase at once, others at intervals."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -40,11 +40,11 @@ class ProgressWatch:
 
     @property
     def phase(self) -> Phase | None:
-        """The phase that the child was last heard in."""
+        """Return the phase that the child last reported."""
         return self._latest.phase if self._latest else None
 
     def feed(self, line: bytes) -> None:
-        """Take one line of the child's standard output."""
+        """Read one line of the child's standard output."""
         progress = parse(line)
         if progress is None or _goes_back(self._latest, progress):
             return
@@ -57,14 +57,14 @@ class ProgressWatch:
         self._latest = progress
 
     def due(self) -> list[Reading]:
-        """The readings to record now, oldest first."""
-        now = self._clock()
+        """Return the readings to record now, oldest first."""
+        present = self._clock()
         due, self._due = self._due, []
-        if self._unrecorded and (due or now - self._recorded_at >= INTERVAL_SECONDS):
+        if self._unrecorded and (due or present - self._recorded_at >= INTERVAL_SECONDS):
             due.append(self._unrecorded)
             self._unrecorded = None
         if due:
-            self._recorded_at = now
+            self._recorded_at = present
         return due
 
     def _eta(self, progress: Progress) -> float | None:
@@ -75,7 +75,7 @@ class ProgressWatch:
 
 
 def parse(line: bytes) -> Progress | None:
-    """A line as Progress; None for anything else."""
+    """Return a line as Progress; None for anything else."""
     try:
         progress = Progress.model_validate_json(line, strict=True)
     except ValidationError:

@@ -1,6 +1,6 @@
-"""Folders of jobs, below one scratch folder: each is locked by the process that made it, for as long as that lives.
+"""Folders of jobs, below one scratch folder: each is locked by the process that made it, as long as that lives.
 
-Nothing else says whose a folder is. What nobody has a lock on was left behind by a process that died, and is removed.
+A folder without a lock was left by a process that died, and is removed.
 """
 
 import fcntl
@@ -12,26 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SPARE_PREFIX = "spare-"
+WAITING_PREFIX = "spare-"
 
 log = logging.getLogger(__name__)
 
 
 class JobFolder:
-    """A folder of ours; it may be moved, and its lock goes with it."""
+    """A folder that this process has locked; it may be moved, and keeps its lock."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
 
     def move(self, path: Path) -> None:
-        """Give it another place."""
+        """Move the folder to another path."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.rename(path)
         self.path = path
 
     def remove(self) -> None:
-        """Remove it with all that it holds, and its parent if that is empty now."""
+        """Remove the folder with its content, and its parent if that is empty then."""
         _remove(self.path)
         os.close(self._lock)
 
@@ -41,28 +41,28 @@ def make_folder(scratch: Path) -> JobFolder:
     scratch = scratch.resolve()
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _cleaning_lock(scratch, fcntl.LOCK_SH):
-        path = Path(tempfile.mkdtemp(prefix=SPARE_PREFIX, dir=scratch))
+        path = Path(tempfile.mkdtemp(prefix=WAITING_PREFIX, dir=scratch))
         return JobFolder(path, _lock(path))
 
 
 def remove_stale(scratch: Path) -> int:
-    """Remove what processes left behind that are no more; return how many folders that were."""
+    """Remove the folders of processes that no longer exist; return how many there were."""
     if not scratch.is_dir():
         return 0
     scratch = scratch.resolve()
     with _cleaning_lock(scratch, fcntl.LOCK_EX):
-        left = [path for path in _folders(scratch) if _is_left(path)]
-    for path in left:
+        stale = [path for path in _folders(scratch) if _is_stale(path)]
+    for path in stale:
         _remove(path)
-    if left:
-        log.info("removed %s folders of processes that are no more", len(left))
-    return len(left)
+    if stale:
+        log.info("removed %s folders of processes that no longer exist", len(stale))
+    return len(stale)
 
 
 def _folders(scratch: Path) -> Iterator[Path]:
-    """spare-<random>, and <job>/<token>."""
+    """Yield the folders of processes: spare-<random> and <job>/<token>."""
     for path in scratch.iterdir():
-        if path.name.startswith(SPARE_PREFIX):
+        if path.name.startswith(WAITING_PREFIX):
             yield path
         elif path.is_dir() and not path.is_symlink():
             with suppress(FileNotFoundError):  # its job ended meanwhile
@@ -71,12 +71,12 @@ def _folders(scratch: Path) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
-    if not path.name.startswith(SPARE_PREFIX):
+    if not path.name.startswith(WAITING_PREFIX):
         with suppress(OSError):  # another attempt's folder is there
             path.parent.rmdir()
 
 
-def _is_left(path: Path) -> bool:
+def _is_stale(path: Path) -> bool:
     try:
         os.close(_lock(path))
     except OSError:  # somebody has it, or it is gone meanwhile
@@ -96,7 +96,7 @@ def _lock(path: Path) -> int:
 
 @contextmanager
 def _cleaning_lock(scratch: Path, how: int) -> Iterator[None]:
-    """Between its making and its lock a folder must not look left behind."""
+    """Hold the scratch folder's lock: between its creation and its own lock, a job's folder must not look stale."""
     with (scratch / "sweep.lock").open("w") as file:
         fcntl.flock(file, how)
         yield

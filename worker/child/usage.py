@@ -1,4 +1,4 @@
-"""What a running child really holds, memory and files: seen from outside, where no limit of the kernel's can serve.
+"""Measures the memory and disk of a running child from outside, where no limit of the kernel serves.
 
 RLIMIT_AS counts addresses of one process, and can't be used with CUDA; RLIMIT_FSIZE counts one file.
 """
@@ -16,7 +16,7 @@ _COUNTED = ("RssAnon:", "RssShmem:")
 
 
 class UsageWatch:
-    """Looks at the group of processes that `leader` leads, and at its folder; `excess` says what is too much."""
+    """Measures the process group of `leader` and its folder; `excess` names the limit that was passed."""
 
     def __init__(self, leader: int, folder: Path, memory_bytes: int, disk_bytes: int) -> None:
         self.excess: Excess | None = None
@@ -36,12 +36,12 @@ class UsageWatch:
 
 
 def memory_of_group(leader: int) -> int:
-    """Bytes of memory that the processes of a group hold together."""
+    """Return the bytes of memory that the processes of a group hold together."""
     return sum(_memory(pid) for pid in _group(leader))
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes that the files in a folder take on the disk; holes don't count, links are not followed."""
+    """Return the bytes that the files in a folder take on disk; holes don't count, links are not followed."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:

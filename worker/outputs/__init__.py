@@ -1,1 +1,1 @@
-"""What the child left behind: checked, stored, listed in a manifest, and kept as checkpoints."""
+"""The output of a child: checked, stored, listed in a manifest, and kept as checkpoints."""

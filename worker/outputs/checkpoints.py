@@ -1,7 +1,7 @@
-"""What lets another attempt go on: files that the child leaves while it works, kept as blobs under a key.
+"""Checkpoints: files that the child writes while it works, kept as blobs so that another attempt can go on.
 
-The key stands for all that decides what is in them. The child checks it too, and takes nothing from a file that it
-can't read; what it finds there was written by a child with the same model, so it opens nothing that was shut before.
+The key stands for everything that decides their content. The child checks it too, and ignores a file that it can't
+read. A checkpoint comes from a child with the same model, so reading it exposes nothing new.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def key_of(claim: Claim) -> str:
-    """Sha256 over all that decides what an attempt finds out on its way."""
+    """Return the sha256 of everything that decides what an attempt computes on its way."""
     parts = {
         "model": claim.model.sha256,
         "dataset": claim.dataset and claim.dataset.sha256,
@@ -56,17 +56,17 @@ def key_of(claim: Claim) -> str:
 def fetch_checkpoints(
     key: str, sessions: sessionmaker[Session], storage: Storage, folder: Path, heartbeat: Heartbeat
 ) -> None:
-    """Put what earlier attempts left into the job's folder. One that can't be had is done without."""
+    """Copy the checkpoints of earlier attempts into the job's folder. One that can't be read is left out."""
     (folder / CHECKPOINT_FOLDER).mkdir(mode=0o700)
-    for name, sha256 in _found(key, sessions, heartbeat).items():
+    for name, sha256 in _stored(key, sessions, heartbeat).items():
         try:
             storage.fetch(sha256, folder / CHECKPOINT_FOLDER / f"{name}{SUFFIX}")
         except OSError:
-            log.warning("checkpoint %s can't be had, its work is done again", name)
+            log.warning("checkpoint %s can't be read, its work is done again", name)
 
 
-def _found(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> dict[str, str]:
-    """A database that is away is waited for, while the claim holds; then nothing comes of this attempt anyway."""
+def _stored(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> dict[str, str]:
+    """Return name and sha256 of the checkpoints; while the database is away, wait as long as the claim holds."""
     while heartbeat.claim_status is not ClaimStatus.LOST:
         try:
             with sessions() as session:
@@ -78,10 +78,10 @@ def _found(key: str, sessions: sessionmaker[Session], heartbeat: Heartbeat) -> d
 
 
 class CheckpointKeeper:
-    """Keeps what the child leaves; `look` again and again while it runs.
+    """Stores the checkpoints that the child writes; `look` is called again and again while it runs.
 
-    The child lives, and may put anything in the place of anything: names are opened below its folder without following
-    a link, and only what was opened is looked at.
+    The child is running, and may replace any file at any time: names are opened below its folder without following
+    links, and only what was opened is read.
     """
 
     def __init__(self, claim: Claim, key: str, storage: Storage, folder: Path, heartbeat: Heartbeat) -> None:
@@ -98,9 +98,9 @@ class CheckpointKeeper:
         with suppress(OSError), _opened(self._folder, os.O_DIRECTORY) as folder:
             for name in sorted(os.listdir(folder))[:MOST_FILES]:
                 with suppress(OSError), _opened(name, os.O_NONBLOCK, folder) as file:  # replaced meanwhile, or no room
-                    self._take(name, file, keep=keep)
+                    self._look_at(name, file, keep=keep)
 
-    def _take(self, name: str, file: int, *, keep: bool) -> None:
+    def _look_at(self, name: str, file: int, *, keep: bool) -> None:
         status, (stem, suffix) = os.fstat(file), os.path.splitext(name)
         stamp = status.st_mtime_ns, status.st_size
         sound = suffix == SUFFIX and NAME.fullmatch(stem) and stat.S_ISREG(status.st_mode)

@@ -1,6 +1,6 @@
-"""Whether an artifact is what its name says, read without torch: the child has read an upload and may write anything.
+"""Checks that an artifact is what its name says, without torch: a child that has read an upload may write anything.
 
-Nothing of an artifact is run here, and nothing is allocated but what a capped header holds.
+Nothing in an artifact is executed here, and memory is bounded by the limit on headers.
 """
 
 import math
@@ -35,13 +35,13 @@ def inspect(path: Path) -> None:
 
 
 def _check_program(path: Path) -> None:
-    """Members are stored, in their place, and none is there twice."""
+    """Raise Invalid unless members are stored, in their places, and none is there twice."""
     with Archive(path) as archive:
         archive.check_members()
 
 
 def _check_safetensors(path: Path) -> None:
-    """Tensors lie one after another from the first byte to the last, and each has the bytes of its shape."""
+    """Raise NotAnArtifact unless the tensors fill the file one after another, each with the bytes of its shape."""
     header, body_bytes = _header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

@@ -1,8 +1,7 @@
-"""What the child left in out/, checked, stored, and listed in a manifest. The child has read an upload: trust nothing.
+"""Checks, stores and lists what the child wrote to out/. The child has read an upload, so nothing in out/ is trusted.
 
-Of a sweep there is one file, its table. A name that no format of the job has, a link, a missing file, too many bytes, a
-file that is not what its name says or a report that does not parse makes the whole output invalid: half a result is no
-result.
+A sweep leaves one file, its table. A name that no format of the job has, a link, a missing file, too many bytes, a file
+that is not what its name says, or a report that does not parse makes the whole output invalid.
 """
 
 import json
@@ -40,7 +39,7 @@ class OutputError(Exception):
 
 
 def read_failure(folder: Path) -> Failure:
-    """out/error.json. Raises OutputError."""
+    """Read out/error.json. Raises OutputError."""
     failure = _read(_out(folder) / ERROR_FILE, Failure, ERROR_CAP)
     if failure.code not in CLASSES:
         raise OutputError(f"{ERROR_FILE}: {failure.code[:64]!r} is no code")
@@ -48,7 +47,7 @@ def read_failure(folder: Path) -> Failure:
 
 
 def read_report(folder: Path) -> Report:
-    """out/report.json. Raises OutputError."""
+    """Read out/report.json. Raises OutputError."""
     return _read(_out(folder) / REPORT_FILE, Report, REPORT_CAP)
 
 
@@ -58,19 +57,19 @@ def read_result(folder: Path, claim: Claim) -> Report | SweepReport:
 
 
 def outputs(folder: Path, claim: Claim) -> list[Path]:
-    """The files that a successful child must have written, and no other. Raises OutputError."""
+    """Return the files that a successful child must have written. Raises OutputError for any other content of out/."""
     names, document = claim.work.formats(claim.model_format), claim.work.result_file
     formats = [FORMATS[name] for name in names]
     required = {document, *(name for entry in formats for name in entry.required)}
     out = _out(folder)
-    found = sorted(path.name for path in out.iterdir())
-    if not required <= set(found) or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in found):
-        raise OutputError(f"expected the files {sorted(required)} in out/, found {found}")
-    if unknown := [name for name in found if name != document and not any(kind_in(e, name) for e in formats)]:
+    present = sorted(path.name for path in out.iterdir())
+    if not required <= set(present) or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in present):
+        raise OutputError(f"expected the files {sorted(required)} in out/, found {present}")
+    if unknown := [name for name in present if name != document and not any(kind_in(e, name) for e in formats)]:
         raise OutputError(f"no format of this job has the files {unknown}")
     if "huggingface" in names:
-        require_whole_weights(found)
-    paths = [out / name for name in found]
+        require_whole_weights(present)
+    paths = [out / name for name in present]
     total, cap = sum(path.stat().st_size for path in paths), output_cap(claim)
     if total > cap:
         raise OutputError(f"out/ holds {total} bytes, more than {cap} for a model of {claim.model.bytes}")
@@ -80,7 +79,7 @@ def outputs(folder: Path, claim: Claim) -> list[Path]:
 
 
 def require_whole_weights(names: Sequence[str]) -> None:
-    """Raises OutputError unless the weights are one file, or all shards of a set and their index."""
+    """Raise OutputError unless the weights are one file, or all shards of a set and their index."""
     weights = sorted(name for name in names if KINDS["weights"].fullmatch(name))
     shards = [shard_name(number, len(weights)) for number in range(1, len(weights) + 1)]
     if weights != [WEIGHTS_FILE] and (not weights or weights != shards or INDEX_FILE not in names):
@@ -97,7 +96,7 @@ def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
 
 
 def artifact_kind(name: str) -> str:
-    """What the API calls a file that `outputs` took."""
+    """Return the kind under which the API lists a file that `outputs` accepted."""
     documents = {REPORT_FILE: "report", SWEEP_FILE: "sweep"}
     return documents.get(name) or next(kind for entry in FORMATS.values() if (kind := kind_in(entry, name)))
 
@@ -105,7 +104,7 @@ def artifact_kind(name: str) -> str:
 def store_manifest(
     claim: Claim, result: Report | SweepReport, products: Sequence[Product], storage: Storage
 ) -> Product:
-    """What went in, what came out and what did it: enough to do it again and to check the files by."""
+    """Store the manifest: inputs, outputs and versions, enough to repeat the job and to check its files."""
     loaded = result.loaded if isinstance(result, Report) else []
     opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in loaded}
     inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
@@ -130,7 +129,10 @@ def store_manifest(
 
 
 def output_cap(claim: Claim) -> int:
-    """Two files of the model's size at most, in types that are not wider; the rest is room for metadata and report."""
+    """Return the most bytes that out/ may hold.
+
+    Two files of the model's size, in types that are not wider; the rest is room for metadata and report.
+    """
     return SIZE_FACTOR * claim.model.bytes + REPORT_CAP + ROOM_BYTES
 
 

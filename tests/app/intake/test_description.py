@@ -37,7 +37,7 @@ def gated(made: Network, folder: Path) -> Path:
     return folder / "fresh.tar"
 
 
-def test_inputs_layers_and_parameters_are_told(bert: Network, tmp_path: Path) -> None:
+def test_inputs_layers_and_parameters_are_described(bert: Network, tmp_path: Path) -> None:
     told = described(bert, tmp_path)
     tokens = {"dtype": "int64", "shape": [{"min": 1, "max": None}, {"min": 1, "max": 40}]}
     assert told["inputs"] == [

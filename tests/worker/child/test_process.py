@@ -128,14 +128,14 @@ def test_an_endless_line_takes_no_memory_and_the_next_one_is_read() -> None:
     for _ in range(100):
         reader.feed(b"x" * LINE_CAP)
     reader.feed(b"x\nnext\n")
-    assert reader.take() == [b"next"]
+    assert reader.pop_lines() == [b"next"]
 
 
 def test_a_line_in_pieces_is_put_together() -> None:
     reader = LineReader()
     for piece in (b"on", b"e\ntw", b"o\n"):
         reader.feed(piece)
-    assert reader.take() == [b"one", b"two"]
+    assert reader.pop_lines() == [b"one", b"two"]
 
 
 def test_the_childs_program_never_imports_from_the_jobs_folder(tmp_path: Path) -> None:
