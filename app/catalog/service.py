@@ -37,13 +37,16 @@ class Upload:
 class Catalog(Generic[Row]):
     """The uploads of one kind.
 
-    `check`: passes an upload through the gate and returns the columns that only this kind has.
+    `check` passes an upload through the gate and returns the columns that only this kind has. `not_found` and `in_use`
+    are codes of errors.
     """
 
     table: type[Row]
     word: str
     id_prefix: str
     check: Callable[[Upload], dict[str, Any]]
+    not_found: str
+    in_use: str
 
     def add(self, session: Session, upload: Upload, name: str) -> Row:
         """Check an upload and keep what the gate made of it. Raises Invalid."""
@@ -83,7 +86,7 @@ class Catalog(Generic[Row]):
     def missing(self, upload_id: str) -> NoReturn:
         """Raise NotFound for an upload."""
         detail = f"There is no {self.word} {upload_id}."
-        raise NotFound(f"{self.word}_not_found", detail, f"GET /v1/{self.word}s lists what there is.")
+        raise NotFound(self.not_found, detail, f"GET /v1/{self.word}s lists what there is.")
 
 
 def _check_model(upload: Upload) -> dict[str, Any]:
@@ -98,5 +101,5 @@ def _check_dataset(upload: Upload) -> dict[str, Any]:
     return {name: facts[name] for name in ("samples", "tensors")}
 
 
-MODELS = Catalog(Model, "model", "mdl", _check_model)
-DATASETS = Catalog(Dataset, "dataset", "dts", _check_dataset)
+MODELS = Catalog(Model, "model", "mdl", _check_model, "model_not_found", "model_in_use")
+DATASETS = Catalog(Dataset, "dataset", "dts", _check_dataset, "dataset_not_found", "dataset_in_use")

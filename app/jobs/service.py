@@ -61,7 +61,7 @@ def delete(session: Session, catalog: Catalog[Row], upload_id: str) -> None:
     job_id = repository.live_job_with(session, upload_id)
     if job_id is not None:
         detail, remedy = f"The job {job_id} needs {upload_id}.", "Wait until the job has ended, or cancel it."
-        raise Conflict(f"{catalog.word}_in_use", detail, remedy)
+        raise Conflict(catalog.in_use, detail, remedy)
     session.delete(row)
     session.commit()
 
