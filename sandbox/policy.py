@@ -1,6 +1,6 @@
-"""What holds a child that touches an upload: limits, no privileges, few files, few system calls, no network.
+"""The policy for a child that reads an upload: limits, no privileges, few files, few system calls, no network.
 
-`confine` is step 1, done by the child itself before it imports anything of weight; `lock_down` is step 2, done before
+`confine` is step 1, done by the child itself before it imports anything large; `lock_down` is step 2, done before
 it opens the upload. docs/explanation/sandbox.md says what each layer holds and what not; `worker.self_test` tries them.
 """
 
@@ -34,7 +34,7 @@ class Unconfined(Exception):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What one child gets: how much of the machine, and which layers it must not go without."""
+    """What one child may use of the machine, and the layers that it requires."""
 
     memory_bytes: int = 16 * 2**30
     disk_bytes: int = 64 * 2**30
@@ -47,7 +47,7 @@ class Sandbox:
 
     @property
     def address_space_bytes(self) -> int | None:
-        """CUDA reserves far more addresses than it uses: there the worker watches what is really used, alone."""
+        """Return the limit on addresses; None with CUDA, which reserves far more than it uses."""
         return None if self.device == "cuda" else self.memory_bytes
 
 
@@ -61,7 +61,7 @@ def command(program: str, sandbox: Sandbox, *arguments: str) -> list[str]:
 
 
 def job_command(sandbox: Sandbox) -> list[str]:
-    """Return the command line of a job's program, which is told how to start its second process."""
+    """Return the command line of a job's program; its argument is the command line of its second process."""
     return command("job", sandbox, *command("loadback", sandbox))
 
 
@@ -72,13 +72,14 @@ def import_path() -> str:
 
 def parse(text: str) -> Sandbox:
     """Read the sandbox that `command` put into the command line."""
-    told: dict[str, Any] = json.loads(text)
-    return Sandbox(**told | {name: tuple(told[name]) for name in ("required", "layers", "reads") if name in told})
+    fields: dict[str, Any] = json.loads(text)
+    lists = ("required", "layers", "reads")
+    return Sandbox(**fields | {name: tuple(fields[name]) for name in lists if name in fields})
 
 
 def confine(folder: Path, sandbox: Sandbox) -> list[str]:
-    """Step 1: put on every layer that there is, and return those. Raises Unconfined without a required one."""
-    putting_on: dict[str, Callable[[], object]] = {
+    """Apply every layer that the machine offers (step 1) and return those. Raises Unconfined without a required one."""
+    apply: dict[str, Callable[[], object]] = {
         "rlimits": lambda: limits.apply(sandbox.cpu_seconds, sandbox.disk_bytes, sandbox.address_space_bytes),
         "network_namespace": namespaces.leave_the_network,
         "privileges": privileges.drop,
@@ -89,7 +90,7 @@ def confine(folder: Path, sandbox: Sandbox) -> list[str]:
     on = []
     for layer in sandbox.layers:
         try:
-            putting_on[layer]()
+            apply[layer]()
             on.append(layer)
         except LayerOff as off:
             log.warning("layer %s is off: %s", layer, off)
@@ -98,7 +99,7 @@ def confine(folder: Path, sandbox: Sandbox) -> list[str]:
 
 
 def lock_down(sandbox: Sandbox) -> None:
-    """Step 2: from now on no program starts. Raises Unconfined."""
+    """Keep this process from starting any program from now on (step 2). Raises Unconfined."""
     if "seccomp" not in sandbox.layers:
         return
     try:
@@ -109,7 +110,7 @@ def lock_down(sandbox: Sandbox) -> None:
 
 
 def missing(required: Sequence[str], on: Sequence[str]) -> list[str]:
-    """The required layers that are not on; a name that no layer has is never on."""
+    """Return the required layers that are not on; an unknown name is never on."""
     return [layer for layer in required if layer not in on]
 
 
@@ -119,7 +120,7 @@ def _require(required: Sequence[str], on: Sequence[str]) -> None:
 
 
 def _check_signals() -> None:
-    """Landlock brings it along; whether it does is a matter of the kernel."""
+    """Raise LayerOff when this kernel's Landlock does not restrict signals."""
     if landlock.abi() < landlock.SIGNALS_ABI:
         raise LayerOff(f"Landlock ABI {landlock.abi()} leaves signals open")
 

@@ -118,7 +118,7 @@ def report_progress(session: Session, claim: Claim, progress: Progress, eta_seco
 
 
 def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> ClaimStatus:
-    """Record a blob from which another attempt can go on; it replaces the one of the same name."""
+    """Record a blob from which another attempt can continue; it replaces the one of the same name."""
     begin_writing(session)
     status = status_of(repository.lock(session, claim.job_id), claim)
     if status != ClaimStatus.LOST:

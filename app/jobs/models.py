@@ -115,7 +115,7 @@ class Attempt(Base):
 
 
 class Checkpoint(Base):
-    """A blob from which another attempt can go on; `key` stands for model, data, recipe, device and versions."""
+    """A blob from which another attempt can continue; `key` stands for model, data, recipe, device and versions."""
 
     __tablename__ = "checkpoints"
 

@@ -1,4 +1,4 @@
-"""Checkpoints: files that the child writes while it works, kept as blobs so that another attempt can go on.
+"""Checkpoints: files that the child writes while it works, kept as blobs so that another attempt can continue.
 
 The key stands for everything that decides their content. The child checks it too, and ignores a file that it can't
 read. A checkpoint comes from a child with the same model, so reading it exposes nothing new.
