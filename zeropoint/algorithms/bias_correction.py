@@ -67,12 +67,9 @@ def correct_biases(_: BiasCorrection, context: AlgorithmContext, layers: Layers)
     # their own biases again: what an earlier correction found is found anew
     plain = {name: replace(one, bias=None) for name, one in layers.items() if context.has_own_bias(one.layer)}
     errors = {n: Error(one.layer.channel_axis or -1, Mean(), Mean()) for n, one in plain.items()}
-    done, enough = 0, min(MOST_SAMPLES, max(FEWEST_SAMPLES, context.calibration.count // 3))
+    enough = min(MOST_SAMPLES, max(FEWEST_SAMPLES, context.calibration.count // 3))
     for batch in first_of(context.calibration, enough):
         _pass(context, {**layers, **plain}, errors, batch)
-        done += batch[0].shape[0] if batch[0].dim() else 1
-        if done >= enough:
-            break
     context.source.reset()
     return {n: _corrected(plain[n], error.correction.cpu()) for n, error in errors.items() if error.found.count}
 

@@ -4,14 +4,16 @@ A batch holds one tensor per input, in the model's order. Next to it, `Truth` ho
 metrics compare outputs with; no model is fed them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from zeropoint.errors import InvalidSamples
+from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE
 
 EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
 
@@ -79,6 +81,51 @@ class Batches(Protocol):
         """Yield the tensors of each batch in the order of the model's inputs. Raises InvalidSamples."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Samples(ABC):
+    """Samples [start, stop) of a data set in batches of `batch_size`: what calibrates, decides or evaluates."""
+
+    start: int
+    stop: int
+    batch_size: int
+    smallest_batch: int = 1
+    """A last batch with fewer samples than this is left out: the model doesn't take it."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many samples the batches hold together."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[ModelInputs]:
+        """Yield batches: one tensor per model input, in the model's order. Raises InvalidSamples on NaN or infinity."""
+
+    def between(self, start: int, stop: int) -> Self:
+        """Return the same data set with other samples."""
+        return replace(self, start=start, stop=stop)
+
+    def first(self, count: int) -> Self:
+        """Return the first `count` samples, or as many as there are; a whole batch where the model takes no less."""
+        return self.between(self.start, min(self.stop, self.start + max(count, self.smallest_batch)))
+
+
+def batch_sizes(inputs: tuple[Input, ...], batch_size: int | None) -> tuple[int, int]:
+    """Return (batch size, smallest batch): a static batch dimension decides both, a dynamic one bounds the wish."""
+    dimensions = [spec.shape[0] for spec in inputs if spec.shape]
+    static = [size for size in dimensions if isinstance(size, int)]
+    if static:
+        return static[0], static[0]
+    dynamic = [size for size in dimensions if isinstance(size, Dim)]
+    smallest = max(1, *(size.minimum for size in dynamic)) if dynamic else 1
+    largest = min((size.maximum for size in dynamic if size.maximum is not None), default=None)
+    size = max(batch_size or DEFAULT_BATCH_SIZE, smallest)
+    return (size if largest is None else min(size, largest)), smallest
+
+
 def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...]) -> None:
     """Raise InvalidSamples unless the tensors have the names of the inputs, optional ones aside."""
     expected = {spec.name for spec in inputs}
@@ -92,7 +139,7 @@ def require_names(shapes: dict[str, tuple[int, ...]], inputs: tuple[Input, ...])
         )
 
 
-def _fits(expected: int | Dim, got: int) -> bool:
+def fits(expected: int | Dim, got: int) -> bool:
     if isinstance(expected, int):
         return expected == got
     return expected.minimum <= got and (expected.maximum is None or got <= expected.maximum)
@@ -100,7 +147,7 @@ def _fits(expected: int | Dim, got: int) -> bool:
 
 def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raise InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
-    if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(_fits, spec.shape, shape)):
+    if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(fits, spec.shape, shape)):
         shape_taken = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
         expected, got = (str(kind).removeprefix("torch.") for kind in (spec.dtype, dtype))
         raise InvalidSamples(

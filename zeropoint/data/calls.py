@@ -6,16 +6,14 @@ with two arguments, for nobody can know that the second one is not the model's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Input, ModelInputs, require_finite, require_names, require_shape
+from zeropoint.data.batches import Input, ModelInputs, Samples, require_finite, require_names, require_shape
 from zeropoint.errors import InvalidSamples
-
-EVERY = 4
-"""Without evaluation data, each fourth call is kept out of calibration …"""
-MAX_HELD_OUT_CALLS = 8
-"""… until this many are: they are held in memory."""
 
 
 def read_inputs(item: object) -> ModelInputs:
@@ -54,7 +52,7 @@ def reader_for(inputs: tuple[Input, ...]) -> Callable[[object], ModelInputs]:
 
 
 class IterableBatches:
-    """Calls that are in memory anyway, or that one pass over the user's iterable gives; each is checked as it comes."""
+    """Calls of the user's iterable, one in memory at a time; each is checked as it comes."""
 
     def __init__(self, items: Iterable[object], read: Callable[[object], ModelInputs]) -> None:
         self._items = items
@@ -83,79 +81,94 @@ class IterableBatches:
             yield call
 
 
-class CalibrationStream(IterableBatches):
-    """One pass that calibrates and keeps some calls out on its way; never more than a few are in memory.
+@dataclass(frozen=True, kw_only=True)
+class CallDataset(Samples):
+    """Calls in memory, cut between samples as a dataset on disk is.
 
-    It ends after `wanted` calibration samples, so a generator without an end serves too.
+    A call whose tensors don't all have the same first dimension can't be cut: it belongs where its first sample does.
     """
 
-    def __init__(
-        self, items: Iterable[object], read: Callable[[object], ModelInputs], wanted: int, *, hold_out: bool
-    ) -> None:
-        super().__init__(items, read)
-        self._wanted = wanted
-        self._hold_out = hold_out
-        self._done = 0
-        self._over = False
-        self.held_out: list[ModelInputs] = []
-        self.first: list[ModelInputs] = []
-        """Calibration calls that a stream too short to keep any out can be evaluated on."""
+    calls: tuple[ModelInputs, ...]
+
+    @cached_property
+    def count(self) -> int:
+        return sum(len(rows) for batch in self._batches for _, rows in batch)
 
     def __len__(self) -> int:
-        """Calls to calibrate with, as far as can be told: exact at the end, 0 while it is not known."""
-        if self._over:
-            return self._done
-        known = super().__len__()
-        kept = min(known // EVERY, MAX_HELD_OUT_CALLS) if self._hold_out else 0
-        bound = -(-self._wanted // self.batch_size) if self.batch_size else known
-        return max(self._done, min(known - kept, bound)) if known else 0
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[ModelInputs]:
-        """Raises InvalidSamples when there is no call at all."""
-        used = largest = 0
-        for number, call in enumerate(super().__iter__(), start=1):
-            if self._hold_out and number % EVERY == 0 and len(self.held_out) < MAX_HELD_OUT_CALLS:
-                self.held_out.append(call)
-                self.first = []
-                continue
-            if self._hold_out and not self.held_out:
-                self.first.append(call)
-            used += call.samples
-            largest = max(largest, call.samples)
-            self._done += 1
-            yield call
-            if used >= self._wanted:
-                break
-        self.count, self.batch_size, self._over = used, largest, True
-        if not self._done:
-            raise InvalidSamples(
-                "dataset_empty",
-                "The calibration data holds no item.",
-                "Give at least one call; a generator that was read before is empty.",
-            )
+        for batch in self._batches:
+            parts = [_cut(self.calls[number], rows) for number, rows in batch]
+            tensors = zip(*parts, strict=True)
+            whole = parts[0] if len(parts) == 1 else (torch.cat(column) for column in tensors)
+            yield ModelInputs(whole, self.calls[batch[0][0]].keywords)
+
+    @cached_property
+    def _batches(self) -> list[list[tuple[int, range]]]:
+        """Batches as parts: the number of a call, and which of its samples. Only calls of one form share a batch."""
+        batches: list[list[tuple[int, range]]] = []
+        form, room = None, 0
+        for number, rows in self._parts():
+            call = self.calls[number]
+            while rows:
+                if room == 0 or _form(call) is None or _form(call) != form:
+                    batches.append([])
+                    form, room = _form(call), self.batch_size
+                taken = rows if form is None else rows[:room]
+                batches[-1].append((number, taken))
+                rows, room = rows[len(taken) :], room - len(taken)
+        return [batch for batch in batches if self._is_taken(batch)]
+
+    def _is_taken(self, batch: list[tuple[int, range]]) -> bool:
+        """Return whether the model takes the batch: a call that can't be cut is what the user gave."""
+        whole = _form(self.calls[batch[0][0]]) is None
+        return whole or sum(len(rows) for _, rows in batch) >= self.smallest_batch
+
+    def _parts(self) -> Iterator[tuple[int, range]]:
+        """Give the number of each call with samples in [start, stop), and which of them."""
+        first = 0
+        for number, call in enumerate(self.calls):
+            rows = range(call.samples)
+            if _form(call) is not None:
+                yield number, rows[max(self.start - first, 0) : max(self.stop - first, 0)]
+            elif self.start <= first < self.stop:
+                yield number, rows
+            first += call.samples
 
 
-class KeptBatches(IterableBatches):
-    """Calls of a stream that was read to its end, for what runs them more than once."""
+def read_calls(
+    items: Iterable[object], read: Callable[[object], ModelInputs], most: int, smallest_batch: int = 1
+) -> CallDataset:
+    """Read calls until they hold `most` samples, so that a generator without an end serves too.
 
-    def __init__(self, calls: Sequence[ModelInputs], stream: CalibrationStream) -> None:
-        super().__init__(calls, _as_it_is)
-        self.count = sum(call.samples for call in calls)
-        self.batch_size = max(call.samples for call in calls)
-        self.held_out, self.first = stream.held_out, stream.first
+    Batches have the size of the largest call. Raises InvalidSamples when there is no sample, or a value isn't finite.
+    """
+    stream, calls = IterableBatches(items, read), list[ModelInputs]()
+    for call in stream:
+        calls.append(call)
+        if stream.count >= most:
+            break
+    if stream.count == 0:
+        raise InvalidSamples(
+            "dataset_empty",
+            "The calibration data holds no item.",
+            "Give at least one call; a generator that was read before is empty.",
+        )
+    return CallDataset(
+        start=0, stop=stream.count, batch_size=stream.batch_size, smallest_batch=smallest_batch, calls=tuple(calls)
+    )
 
 
-def split_stream(stream: CalibrationStream) -> tuple[KeptBatches, KeptBatches]:
-    """The stream's calibration calls, and each fourth of them apart; of a single call both are that one."""
-    calls = list(stream)
-    acceptance = calls[EVERY - 1 :: EVERY] or calls[-1:]
-    calibration = [call for call in calls if not any(call is other for other in acceptance)] or acceptance
-    return KeptBatches(calibration, stream), KeptBatches(acceptance, stream)
+def _form(call: ModelInputs) -> object:
+    """Return what calls must have in common to share a batch; None for a call that can't be cut between samples."""
+    if any(tensor.dim() == 0 or len(tensor) != call.samples for tensor in call):
+        return None
+    return call.keywords, tuple((tensor.dtype, tensor.device, tensor.shape[1:]) for tensor in call)
 
 
-def _as_it_is(item: object) -> ModelInputs:
-    assert isinstance(item, ModelInputs)
-    return item
+def _cut(call: ModelInputs, rows: range) -> Sequence[Tensor]:
+    return call if len(rows) == call.samples else [tensor[rows.start : rows.stop] for tensor in call]
 
 
 def _positional(item: object) -> list[object]:

@@ -4,14 +4,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from zeropoint.calibration.profile import Profile
-from zeropoint.data.batches import Batches
-from zeropoint.data.dataset import Dataset
+from zeropoint.data.batches import Batches, Samples
 from zeropoint.errors import InvalidRecipe, InvalidSamples
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import Choice, select
 from zeropoint.model.source import Source
 from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
-from zeropoint.schema.report import SkippedLayer
+from zeropoint.schema.report import EvaluationReport, EvaluationSource, SkippedLayer
+
+MAX_HELD_OUT_SAMPLES = 256
+"""Samples kept out of calibration that evaluate; evaluation data is always used whole."""
+
+
+@dataclass(frozen=True)
+class EvaluationSamples:
+    """The samples to evaluate on, and where they come from."""
+
+    source: EvaluationSource = "none"
+    batches: Batches | None = None
+
+    @property
+    def report(self) -> EvaluationReport:
+        """Return what the report says of them; of a stream, once it was read."""
+        return EvaluationReport(source=self.source, samples=0 if self.batches is None else self.batches.count)
 
 
 @dataclass(frozen=True)
@@ -21,16 +36,20 @@ class QuantizationPlan:
     choices: list[Choice]
     skipped: list[SkippedLayer]
     calibration: Batches | None
-    held_out: Dataset | None
+    held_out: Samples | None
     acceptance: Batches | None = None
-    """A quarter of the calibration samples, which calibrate nothing: what algorithms do is judged by them."""
+    """A quarter of the calibration samples, which calibrate nothing: algorithms are kept or dropped by them."""
+    evaluation: EvaluationSamples = EvaluationSamples()
     known: Mapping[str, QuantizedLayer] = field(default_factory=dict)
     """By name, layers whose weights were quantized so before: only the grid of the input is another."""
 
 
-def plan(source: Source, recipe: Recipe, samples: Dataset | None, *, keep_out: bool = True) -> QuantizationPlan:
-    """Choose layers and split samples. `keep_out`: whether some must stay to evaluate on.
+def plan(
+    source: Source, recipe: Recipe, samples: Samples | None, evaluation: Batches | None = None
+) -> QuantizationPlan:
+    """Choose layers, and split samples into those that calibrate, decide and evaluate.
 
+    `evaluation`: data to evaluate on, if there is any: then no sample needs to be held out for that.
     Raises InvalidRecipe, or InvalidSamples when what the recipe asks for needs samples.
     """
     choices, skipped = select(source.layers, recipe)
@@ -38,42 +57,60 @@ def plan(source: Source, recipe: Recipe, samples: Dataset | None, *, keep_out: b
     if samples is None and (static or recipe.searches):
         raise InvalidSamples(
             "dataset_required",
-            "Static activation ranges and what algorithms decide come from samples, and the job has no dataset.",
-            'Give the job a dataset, or a recipe with "activations": null and no algorithms.',
+            "Static activation ranges and what algorithms decide come from samples, and there are none.",
+            'Give a dataset (calibration_data in Python), or a recipe with "activations": null and no algorithms.',
         )
     if samples is None:
-        return QuantizationPlan(choices, skipped, None, None)
-    calibration, held_out = split(samples, recipe.calibration.samples, keep_out=keep_out)
-    if not recipe.searches:
-        return QuantizationPlan(choices, skipped, calibration, held_out)
-    return QuantizationPlan(choices, skipped, *_with_gate(calibration, held_out))
+        return QuantizationPlan(choices, skipped, None, None, evaluation=choose_evaluation(evaluation, None, None))
+    calibration, held_out = split(samples, recipe.calibration.samples, keep_out=evaluation is None)
+    chosen = choose_evaluation(evaluation, held_out, samples)
+    calibration, acceptance = _keep_acceptance(calibration) if recipe.searches else (calibration, None)
+    return QuantizationPlan(choices, skipped, calibration, held_out, acceptance, chosen)
 
 
-def split(samples: Dataset, wanted: int | None, *, keep_out: bool = True) -> tuple[Dataset, Dataset | None]:
-    """Rows to calibrate with, and the rows kept out for evaluation (None when nothing is left).
+def choose_evaluation(
+    evaluation: Batches | None, held_out: Samples | None, calibration: Samples | None
+) -> EvaluationSamples:
+    """Choose the evaluation data, else samples kept out of calibration, else the calibration samples, else none."""
+    if evaluation is not None:
+        return EvaluationSamples("evaluation_dataset", evaluation)
+    if held_out is not None:
+        return EvaluationSamples("held_out", held_out.first(MAX_HELD_OUT_SAMPLES))
+    return EvaluationSamples("none" if calibration is None else "calibration_samples", calibration)
 
-    Without a wish: at most DEFAULT_CALIBRATION_SAMPLES, and with `keep_out` a quarter of the rows stays out if there
-    are eight or more.
+
+def most_samples(recipe: Recipe, smallest_batch: int, *, keep_out: bool) -> int:
+    """Return how many samples `plan` can use: of a longer data set, it uses the same ones."""
+    calibrating = max(recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES, smallest_batch)
+    return calibrating + (max(MAX_HELD_OUT_SAMPLES, smallest_batch) if keep_out else 0)
+
+
+def split(samples: Samples, calibrating: int | None, *, keep_out: bool = True) -> tuple[Samples, Samples | None]:
+    """Return the samples to calibrate with, and those held out for evaluation (None when nothing is left).
+
+    `calibrating`: how many the recipe asks for. None: at most DEFAULT_CALIBRATION_SAMPLES, and with `keep_out` the last
+    quarter is held out if there are eight samples or more.
     """
     rows = samples.stop
-    if wanted is None:
-        wanted = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if keep_out and rows >= 8 else rows)
-    cut = min(max(wanted, samples.smallest_batch), rows)
+    if calibrating is None:
+        calibrating = min(DEFAULT_CALIBRATION_SAMPLES, rows - rows // 4 if keep_out and rows >= 8 else rows)
+    cut = min(max(calibrating, samples.smallest_batch), rows)
     rest = samples.between(cut, rows)
     return samples.between(0, cut), rest if len(rest) else None
 
 
-def _with_gate(calibration: Dataset, held_out: Dataset | None) -> tuple[Dataset, Dataset | None, Dataset]:
-    """What calibrates, what evaluates, what decides. With less than two batches of their least size, all is one."""
+def _keep_acceptance(calibration: Samples) -> tuple[Samples, Samples]:
+    """Return what calibrates, and the last quarter, which decides; with less than two batches, both are all of it."""
     quarter = max(calibration.count // 4, calibration.smallest_batch)
     cut = calibration.stop - quarter
-    if cut - calibration.start < max(quarter, 1):
-        return calibration, held_out, calibration
-    return calibration.between(calibration.start, cut), held_out, calibration.between(cut, calibration.stop)
+    acceptance = calibration.between(cut, calibration.stop)
+    if cut - calibration.start < max(quarter, 1) or not len(acceptance):
+        return calibration, calibration
+    return calibration.between(calibration.start, cut), acceptance
 
 
 def without_idle(planned: QuantizationPlan, profile: Profile) -> QuantizationPlan:
-    """The plan without layers that no calibration sample reached: they have no range, and stay in float.
+    """Return the plan without layers that no calibration sample reached: they have no range, and stay in float.
 
     Raises InvalidRecipe when nothing is left.
     """
@@ -85,6 +122,6 @@ def without_idle(planned: QuantizationPlan, profile: Profile) -> QuantizationPla
             "The recipe leaves every layer in float: never_ran.",
             "Give calibration samples that reach the selected layers.",
         )
-    left = [c.layer for c in planned.choices if c.layer.name in idle]
-    skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in left]
+    layers = [choice.layer for choice in planned.choices if choice.layer.name in idle]
+    skipped = [SkippedLayer(name=layer.name, type=layer.type, reason="never_ran") for layer in layers]
     return replace(planned, choices=choices, skipped=[*planned.skipped, *skipped])

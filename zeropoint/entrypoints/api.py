@@ -5,43 +5,33 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from zeropoint.calibration.cached_profile import profile_at
-from zeropoint.data.batches import ModelInputs
-from zeropoint.data.calls import (
-    MAX_HELD_OUT_CALLS,
-    CalibrationStream,
-    IterableBatches,
-    KeptBatches,
-    read_inputs,
-    reader_for,
-    split_stream,
-)
-from zeropoint.engine.plan import QuantizationPlan
+from zeropoint.data.batches import ModelInputs, batch_sizes
+from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, read_inputs, reader_for
+from zeropoint.engine.plan import most_samples, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.entrypoints.keywords import Types, resolve
 from zeropoint.entrypoints.progress_bar import shown
-from zeropoint.errors import InvalidSamples, Unsupported
+from zeropoint.errors import Unsupported
 from zeropoint.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
-from zeropoint.layers.selection import require_fit, select
+from zeropoint.layers.selection import require_fit
 from zeropoint.loading.in_process import ReopenedModule
 from zeropoint.loading.loadback import second_process
 from zeropoint.loading.quantized_model import QuantizedModel, open_module
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.formats import formats_of
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
-from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
-from zeropoint.schema.report import EvaluationReport, Loaded, Report
-from zeropoint.search.search import MetricDrop
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import Loaded, Report
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.module import module_source
 from zeropoint.sources.program import open_uploaded_program, program_source
@@ -49,7 +39,6 @@ from zeropoint.validation.evaluation import SavedModel, evaluate
 from zeropoint.validation.report import build_report, validation_failed
 
 Model = nn.Module | ExportedProgram | str | Path
-Origin = Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +68,8 @@ class Subject:
     writes: tuple[str, ...]
     """Formats by name."""
     saved: Saved
+    smallest_batch: int = 1
+    """Samples of the smallest call that the model takes."""
 
 
 def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
@@ -115,8 +106,6 @@ def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
     try:
         with shown(progress) as emit, torch.random.fork_rng(devices=[]):
             torch.manual_seed(wishes.seed)
-            if wishes.target is not None and evaluation_data is not None:
-                evaluation_data = list(evaluation_data)  # it is run again and again
             data = Data(calibration_data, evaluation_data, None if profile is None else Path(profile))
             report, module = _quantize(model, data, wishes, folder, emit)
         if report.verdict == "failed" and wishes.validation.on_failure == "error":
@@ -140,26 +129,26 @@ def _quantize(
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder) as subject:
         source = subject.source
-        planned = _plan(subject, recipe, data)
+        planned = plan(source, recipe, *_samples(subject, recipe, data))
         clock.report("loading", 1, 1)
         profile = None
         if data.profile is not None and planned.calibration is not None:
             profile = profile_at(
                 data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
             )
-        metric_drop = None if recipe.target is None else _drop_of(subject, planned, data, recipe)
+        chosen = planned.evaluation
+        metric_drop = None if chosen.batches is None else Evaluator(source, chosen.batches).metric_drop(recipe)
         quantized = quantize_source(source, recipe, planned, clock.report, profile, metric_drop=metric_drop)
         for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
             clock.report("saving", done, len(subject.writes))
-        origin, evaluated = _evaluation_calls(subject, planned, data)
-        clock.report("validating", 0, 0 if evaluated is None else len(evaluated))
+        clock.report("validating", 0, 0)
         evaluation, opened = None, subject.saved.open(folder)
-        if evaluated is not None and opened:
-            evaluation = evaluate(quantized, evaluated, subject.saved, lambda *at: clock.report("validating", *at))
+        if chosen.batches is not None and opened:
+            evaluation = evaluate(quantized, chosen.batches, subject.saved, lambda *at: clock.report("validating", *at))
         report = build_report(
             quantized,
             evaluation,
-            EvaluationReport(source=origin, samples=0 if evaluated is None else evaluated.count),
+            chosen.report,
             opened=opened,
             timings=clock.finished(),
             peak_memory_bytes=peak_memory_bytes(),
@@ -194,43 +183,16 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
             program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds)
         writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
         require_writers(program, writes)
-        yield Subject(program, reader_for(program.inputs), writes, reader)
+        yield Subject(program, reader_for(program.inputs), writes, reader, batch_sizes(program.inputs, None)[1])
 
 
-def _plan(subject: Subject, recipe: Recipe, data: Data) -> QuantizationPlan:
-    """Choose layers; what is static is calibrated on a stream. Raises InvalidRecipe or InvalidSamples."""
-    choices, skipped = select(subject.source.layers, recipe)
-    if not recipe.searches and not any(choice.activations is not None for choice in choices):
-        return QuantizationPlan(choices, skipped, None, None)
-    if data.calibration is None:
-        raise InvalidSamples(
-            "dataset_required",
-            "Static activation ranges and what algorithms decide come from calibration samples, and there are none.",
-            'Give calibration_data, or recipe="int8-weight-only".',
-        )
-    wanted = recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES
-    stream = CalibrationStream(data.calibration, subject.read, wanted, hold_out=data.evaluation is None)
-    if not recipe.searches:
-        return QuantizationPlan(choices, skipped, stream, None)
-    calibration, acceptance = split_stream(stream)
-    return QuantizationPlan(choices, skipped, calibration, None, acceptance)
-
-
-def _drop_of(subject: Subject, planned: QuantizationPlan, data: Data, recipe: Recipe) -> MetricDrop | None:
-    """What a target's metric loses with such layers; calls in memory have no labels, so it is agreement alone."""
-    _, calls = _evaluation_calls(subject, planned, data)
-    return None if calls is None else Evaluator(subject.source, calls).metric_drop(recipe)
-
-
-def _evaluation_calls(subject: Subject, planned: QuantizationPlan, data: Data) -> tuple[Origin, IterableBatches | None]:
-    """What to evaluate on, once calibration is over, and where it comes from."""
+def _samples(subject: Subject, recipe: Recipe, data: Data) -> tuple[CallDataset | None, IterableBatches | None]:
+    """Read what calibrates, as far as it can be used, and what evaluates, which may be a stream."""
+    calibration = evaluation = None
+    if data.calibration is not None:
+        most = most_samples(recipe, subject.smallest_batch, keep_out=data.evaluation is None)
+        calibration = read_calls(data.calibration, subject.read, most, subject.smallest_batch)
     if data.evaluation is not None:
-        return "evaluation_dataset", IterableBatches(data.evaluation, subject.read)
-    if isinstance(planned.calibration, CalibrationStream | KeptBatches):
-        stream = planned.calibration
-        if stream.held_out:
-            return "held_out", IterableBatches(stream.held_out, lambda call: cast(ModelInputs, call))
-        return "calibration_samples", IterableBatches(stream.first, lambda call: cast(ModelInputs, call))
-    if data.calibration is not None:  # weight-only: nothing was calibrated on
-        return "held_out", IterableBatches(list(islice(data.calibration, MAX_HELD_OUT_CALLS)), subject.read)
-    return "none", None
+        again = recipe.target is not None  # a search measures on it again and again
+        evaluation = IterableBatches(list(data.evaluation) if again else data.evaluation, subject.read)
+    return calibration, evaluation

@@ -51,7 +51,7 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources import open_source
 from zeropoint.sources.huggingface.source import HuggingFaceSource
-from zeropoint.validation.evaluation import choose_samples, evaluate
+from zeropoint.validation.evaluation import evaluate
 from zeropoint.validation.report import build_plan, build_report, settle
 
 
@@ -104,12 +104,12 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         wanted = formats_of(spec.recipe, spec.format)
         require_writers(source, wanted)
         samples, evaluation_samples = _samples(folder, spec, source)
-        planned = plan(source, spec.recipe, samples, keep_out=evaluation_samples is None)
+        planned = plan(source, spec.recipe, samples, evaluation_samples)
         clock.report("loading", 1, 1)
         # 2. calibrate and quantize
         checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
         profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
-        chosen = choose_samples(evaluation_samples, planned.held_out, samples)
+        chosen = planned.evaluation
         quantized = quantize_source(
             source,
             spec.recipe,
@@ -118,7 +118,7 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
             profile,
             checkpoints=checkpoints,
             scratch=Path(scratch),
-            metric_drop=None if chosen.samples is None else Evaluator(source, chosen.samples).metric_drop(spec.recipe),
+            metric_drop=None if chosen.batches is None else Evaluator(source, chosen.batches).metric_drop(spec.recipe),
         )
         if spec.recipe.mode == "recommend":
             settle(build_plan(quantized, clock.finished(), peak_memory_bytes()), out)
@@ -131,8 +131,8 @@ def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> Non
         clock.report("validating", 0, 0)
         opened = reader.open(out)
         evaluation = None
-        if chosen.samples is not None and opened:
-            evaluation = evaluate(quantized, chosen.samples, reader, lambda *at: clock.report("validating", *at))
+        if chosen.batches is not None and opened:
+            evaluation = evaluate(quantized, chosen.batches, reader, lambda *at: clock.report("validating", *at))
     report = build_report(
         quantized,
         evaluation,

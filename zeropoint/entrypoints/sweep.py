@@ -16,8 +16,9 @@ import torch
 from zeropoint.calibration.collect import Wanted, collect, wanted_by
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import thin_spots
+from zeropoint.data.batches import Samples
 from zeropoint.data.dataset import Dataset, open_dataset
-from zeropoint.engine.plan import QuantizationPlan, plan
+from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, choose_evaluation, plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
 from zeropoint.errors import InvalidSamples, QuantizationError
@@ -30,12 +31,11 @@ from zeropoint.model.source import Source
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, SWEEP_FILE, JobSpec, Phase
 from zeropoint.schema.recipe import Recipe, ValidationSettings, WeightSettings
-from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, EvaluationReport
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport
 from zeropoint.schema.sweep import SweepEntry, SweepError, SweepReport, SweepRow, pareto
 from zeropoint.schema.versions import versions
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources import open_source
-from zeropoint.validation.evaluation import choose_samples
 from zeropoint.validation.latency import Stopwatch, require_latency
 
 MAX_SAMPLES = 32
@@ -118,13 +118,15 @@ class Sweep:
         require_truth_fits(self.source, self.evaluation or self.samples)
         settings = [_settings(entry.recipe, latency=latency) for entry in entries]
         tasks, rows = self._planned(dict.fromkeys(settings))
-        chosen, evaluated = self._chosen(tasks[0].plan if tasks else None)
+        evaluation = self._chosen(tasks[0].plan if tasks else None)
         self.clock.report("loading", 1, 1)
         # 2. calibrate, once for all
         profile, calibration = self._calibrated(tasks)
         # 3. quantize and measure, recipe by recipe
-        stopwatch = Stopwatch(self.source, next(iter(chosen)), self.scratch) if latency and tasks else None
-        rows |= self._measured(tasks, Tools(Evaluator(self.source, chosen), profile, stopwatch))
+        batches = evaluation.batches
+        assert batches is not None  # a sweep has samples
+        stopwatch = Stopwatch(self.source, next(iter(batches)), self.scratch) if latency and tasks else None
+        rows |= self._measured(tasks, Tools(Evaluator(self.source, batches), profile, stopwatch))
         table = [
             rows[recipe].model_copy(update={"position": position, **dict(entry)})
             for position, (entry, recipe) in enumerate(zip(entries, settings, strict=True))
@@ -133,7 +135,7 @@ class Sweep:
             rows=table,
             pareto=pareto(table),
             calibration=calibration,
-            evaluation=evaluated,
+            evaluation=evaluation.report,
             timings=self.clock.finished(),
             peak_memory_bytes=peak_memory_bytes(),
             versions=versions(self.source.libraries),
@@ -145,27 +147,24 @@ class Sweep:
         tasks, refused = [], {}
         for recipe in recipes:
             try:
-                tasks.append(Task(recipe, plan(self.source, recipe, self.samples, keep_out=self.evaluation is None)))
+                tasks.append(Task(recipe, plan(self.source, recipe, self.samples, self.evaluation)))
             except QuantizationError as error:
                 refused[recipe] = _refused(recipe, error)
         tasks.sort(key=lambda task: task.plan.acceptance is None)  # who keeps samples out of calibration does for all
         for position, task in enumerate(tasks):
             shared = tasks[0].plan
-            own = replace(task.plan, calibration=shared.calibration, held_out=shared.held_out)
-            tasks[position] = Task(task.recipe, own)
+            same = replace(
+                task.plan, calibration=shared.calibration, held_out=shared.held_out, evaluation=shared.evaluation
+            )
+            tasks[position] = Task(task.recipe, same)
         return tasks, refused
 
-    def _chosen(self, shared: QuantizationPlan | None) -> tuple[Dataset, EvaluationReport]:
-        """The samples to measure on."""
-        held_out = None if shared is None else shared.held_out
-        chosen = choose_samples(self.evaluation, held_out, self.samples)
-        assert isinstance(chosen.samples, Dataset)
-        if self.evaluation is not None:
-            return self.evaluation, chosen.report
-        few = max(MAX_SAMPLES, chosen.samples.smallest_batch)
-        start = chosen.samples.start
-        some = chosen.samples.between(start, min(start + few, chosen.samples.stop))
-        return some, chosen.report.model_copy(update={"samples": some.count})
+    def _chosen(self, shared: QuantizationPlan | None) -> EvaluationSamples:
+        """Choose the samples to measure on."""
+        chosen = choose_evaluation(self.evaluation, None, self.samples) if shared is None else shared.evaluation
+        if chosen.source == "evaluation_dataset" or not isinstance(chosen.batches, Samples):
+            return chosen
+        return replace(chosen, batches=chosen.batches.first(MAX_SAMPLES))
 
     def _calibrated(self, tasks: Sequence[Task]) -> tuple[Profile | None, CalibrationReport]:
         """The statistics that any of the recipes needs, from one pass."""

@@ -33,6 +33,8 @@ SkipReason = Literal[
 
 ResumedPhase = Literal["calibrating", "quantizing"]
 
+EvaluationSource = Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
+
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -127,7 +129,7 @@ NOT_CALIBRATED = CalibrationReport(samples=0, batches=0, batch_size=0, passes=0,
 class EvaluationReport(Part):
     """The samples on which SQNR was measured."""
 
-    source: Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
+    source: EvaluationSource
     samples: int
 
 

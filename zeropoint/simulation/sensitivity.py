@@ -44,14 +44,11 @@ class Sensitivity:
 
 def probe(source: Source, layers: Mapping[str, QuantizedLayer], samples: Batches) -> Sensitivity | None:
     """Rank these layers; None where no output can be differentiated."""
-    found, done = Sensitivity(), 0
+    found = Sensitivity()
     generator = torch.Generator().manual_seed(0)
     for batch in first_of(samples, MAX_SAMPLES):
         if not _add(found, source, layers, batch, generator):
             return None
-        done += batch[0].shape[0] if batch[0].dim() else 1
-        if done >= MAX_SAMPLES:
-            break
     source.reset()
     return found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.data.batches import Batches, Truth
-from zeropoint.data.dataset import Dataset, judged
+from zeropoint.data.dataset import judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Cosine, Noise, Share
@@ -17,30 +17,6 @@ from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.primitives.qparams import QParams, dequantize, quantize
 from zeropoint.schema.job import ProgressCallback
-from zeropoint.schema.report import EvaluationReport
-
-MAX_HELD_OUT_SAMPLES = 256
-"""Samples kept out of calibration that evaluate; an evaluation dataset is always used whole."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The samples to evaluate on, and what the report says of them."""
-
-    samples: Batches | None
-    report: EvaluationReport
-
-
-def choose_samples(given: Dataset | None, held_out: Dataset | None, calibration: Dataset | None) -> Chosen:
-    """The evaluation dataset, else samples kept out of calibration, else the calibration samples, else none."""
-    if given is not None:
-        return Chosen(given, EvaluationReport(source="evaluation_dataset", samples=given.count))
-    if held_out is not None:
-        some = held_out.between(held_out.start, min(held_out.stop, held_out.start + MAX_HELD_OUT_SAMPLES))
-        return Chosen(some, EvaluationReport(source="held_out", samples=some.count))
-    if calibration is not None:
-        return Chosen(calibration, EvaluationReport(source="calibration_samples", samples=calibration.count))
-    return Chosen(None, EvaluationReport(source="none", samples=0))
 
 
 class SavedModel(Protocol):

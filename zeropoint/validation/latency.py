@@ -4,12 +4,13 @@ One thread and one batch; a busy machine slows both alike. Compiled programs are
 upload is open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from zeropoint.data.batches import ModelInputs
+from torch import Tensor
+
 from zeropoint.errors import Unsupported
 from zeropoint.formats import WRITERS
 from zeropoint.formats.onnx.writer import require_onnx
@@ -37,7 +38,7 @@ def require_latency(source: Source) -> None:
 class Stopwatch:
     """Times programs on one batch; files are written into `scratch`."""
 
-    def __init__(self, source: Source, batch: ModelInputs, scratch: Path) -> None:
+    def __init__(self, source: Source, batch: Sequence[Tensor], scratch: Path) -> None:
         self._arrays = [tensor.contiguous().numpy() for tensor in batch]
         self._scratch = scratch
         self._float = self._opened(Quantized(source, Recipe(), [], [], NOT_CALIBRATED, {}), "float.onnx")

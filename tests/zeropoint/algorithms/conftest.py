@@ -12,7 +12,7 @@ from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.collect import collect, everything
 from zeropoint.calibration.ranges import static_grids
 from zeropoint.data.batches import ModelInputs
-from zeropoint.data.calls import IterableBatches
+from zeropoint.data.calls import read_calls
 from zeropoint.layers.quantize import quantize_layer
 from zeropoint.layers.selection import select
 from zeropoint.schema.recipe import Recipe
@@ -46,8 +46,8 @@ def prepare() -> Prepare:
     def place(module: nn.Module, samples: Tensor, **recipe: object) -> Place:
         source = module_source(module.eval())
         batches = [ModelInputs([part]) for part in torch.split(samples, 16)]
-        calibration = IterableBatches(batches[:-1], as_it_is)
-        acceptance = IterableBatches(batches[-1:], as_it_is)
+        calibration = read_calls(batches[:-1], as_it_is, len(samples))
+        acceptance = read_calls(batches[-1:], as_it_is, len(samples))
         choices, _ = select(source.layers, Recipe.model_validate(recipe))
         profile = collect(source, source.layers, calibration, lambda *_: None, everything(source.layers))
         grids = static_grids([choice for choice in choices if choice.activations is not None], profile)

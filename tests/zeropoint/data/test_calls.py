@@ -1,18 +1,25 @@
-"""Calibration data in memory: what an item may be, what is refused, and what a stream keeps out."""
+"""Calibration data in memory: what an item may be, what is refused, and how calls are cut between samples."""
+
+from itertools import count
 
 import pytest
 import torch
 from torch import Tensor
 
 from zeropoint.data.batches import Dim, Input, ModelInputs
-from zeropoint.data.calls import MAX_HELD_OUT_CALLS, CalibrationStream, IterableBatches, read_inputs, reader_for
+from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, read_inputs, reader_for
 from zeropoint.errors import InvalidSamples
 
 INPUTS = (Input("x", torch.float32, (Dim(1, 8), 4)), Input("mask", torch.int64, (Dim(1, 8),)))
 
 
-def stream(items: list[Tensor], wanted: int = 128, *, hold_out: bool = True) -> CalibrationStream:
-    return CalibrationStream(items, read_inputs, wanted, hold_out=hold_out)
+def numbered(*sizes: int) -> list[Tensor]:
+    """Calls of these sizes; each sample holds its number."""
+    return list(torch.split(torch.arange(float(sum(sizes)))[:, None], list(sizes)))
+
+
+def batches(samples: CallDataset) -> list[list[float]]:
+    return [call[0].flatten().tolist() for call in samples]
 
 
 def test_tensors_tuples_and_dicts_are_calls() -> None:
@@ -76,29 +83,46 @@ def test_a_scalar_that_is_not_finite_is_refused_too() -> None:
 
 def test_nothing_at_all_is_refused() -> None:
     with pytest.raises(InvalidSamples) as refused:
-        list(stream([]))
+        read_calls([], read_inputs, 8)
     assert refused.value.code == "dataset_empty"
 
 
-def test_every_fourth_call_is_kept_out_and_never_calibrates() -> None:
-    items = [torch.full((1, 1), float(i)) for i in range(12)]
-    read = stream(items)
-    used = [float(call[0]) for call in read]
-    assert used == [0, 1, 2, 4, 5, 6, 8, 9, 10]
-    assert [float(call[0]) for call in read.held_out] == [3, 7, 11]
-    assert (read.count, len(read), read.batch_size, read.first) == (9, 9, 1, [])
+def test_calls_are_cut_and_joined_to_batches_of_the_largest_call() -> None:
+    samples = read_calls(numbered(4, 4, 2), read_inputs, 100)
+    assert (samples.stop, samples.count, len(samples), samples.batch_size) == (10, 10, 3, 4)
+    cut, rest = samples.between(0, 7), samples.between(7, 10)
+    assert (batches(cut), batches(rest)) == ([[0, 1, 2, 3], [4, 5, 6]], [[7, 8, 9]])
+    assert (cut.count, len(cut), rest.count, len(rest)) == (7, 2, 3, 1)
+    assert batches(samples.between(2, 10)) == [[2, 3, 4, 5], [6, 7, 8, 9]]
 
 
-def test_only_a_few_calls_are_held_in_memory() -> None:
-    read = stream([torch.zeros(1, 1)] * 100, wanted=1000)
-    assert len(list(read)) == 100 - MAX_HELD_OUT_CALLS
-    assert len(read.held_out) == MAX_HELD_OUT_CALLS
+def test_what_is_smaller_than_the_model_takes_is_left_out_as_on_disk() -> None:
+    samples = read_calls(numbered(4, 4, 4), read_inputs, 100, smallest_batch=4).between(0, 9)
+    assert (batches(samples), samples.count) == ([[0, 1, 2, 3], [4, 5, 6, 7]], 8)
 
 
-def test_a_stream_ends_when_it_has_enough() -> None:
-    read = stream([torch.zeros(10, 1)] * 50, wanted=30, hold_out=False)
-    assert [len(read) for _ in read] == [3, 3, 3]
-    assert (read.count, len(read)) == (30, 3)
+def test_calls_of_another_shape_begin_a_new_batch() -> None:
+    calls = [torch.zeros(2, 3), torch.ones(2, 5), torch.ones(2, 5)]
+    shapes = [tuple(call[0].shape) for call in read_calls(calls, read_inputs, 100).between(1, 6)]
+    assert shapes == [(1, 3), (2, 5), (2, 5)]
+
+
+def test_a_call_that_cannot_be_cut_belongs_where_its_first_sample_does() -> None:
+    calls = [(torch.full((4, 1), float(number)), torch.zeros(3)) for number in range(3)]
+    samples = read_calls(calls, read_inputs, 100, smallest_batch=5)
+    assert [samples.between(0, 6).count, samples.between(6, 12).count] == [8, 4]
+    assert batches(samples.between(6, 12)) == [[2, 2, 2, 2]]
+
+
+def test_keywords_stay_with_their_tensors() -> None:
+    joined = list(read_calls([{"x": torch.zeros(2, 1)}, {"x": torch.ones(4, 1)}], read_inputs, 100))
+    assert [call.names for call in joined] == [["x"], ["x"]]
+    assert joined[0][0].flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_reading_ends_when_there_are_enough() -> None:
+    endless = (torch.zeros(10, 1) for _ in count())
+    assert read_calls(endless, read_inputs, 25).stop == 30
 
 
 def test_a_call_keeps_its_tensors_in_order() -> None:

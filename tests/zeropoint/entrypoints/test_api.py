@@ -226,15 +226,15 @@ def test_dicts_are_keywords_and_loaders_are_iterated() -> None:
     assert by_name.report.layers == by_loader.report.layers
 
 
-def test_a_quarter_of_the_calls_is_kept_out_and_said_so() -> None:
+def test_a_quarter_of_the_samples_is_kept_out_and_said_so() -> None:
     q = quantize(convolutional().module, calls(convolutional(samples=40)))
     assert (q.report.calibration.samples, q.report.calibration.batches) == (30, 15)
     assert (q.report.evaluation.source, q.report.evaluation.samples) == ("held_out", 10)
 
 
-def test_too_few_calls_evaluate_on_what_calibrated() -> None:
-    q = quantize(projections().module, [torch.randn(8, 4)])
-    assert (q.report.evaluation.source, q.report.evaluation.samples) == ("calibration_samples", 8)
+def test_too_few_samples_evaluate_on_what_calibrated() -> None:
+    q = quantize(projections().module, [torch.randn(7, 4)])
+    assert (q.report.evaluation.source, q.report.evaluation.samples) == ("calibration_samples", 7)
 
 
 def test_evaluation_data_leaves_every_call_to_calibration() -> None:
@@ -254,7 +254,7 @@ def test_a_generator_without_an_end_is_read_once_and_not_too_far() -> None:
 
     q = quantize(projections().module, endless())
     assert q.report.calibration.samples == 128
-    assert read == 32 + 8
+    assert read == (128 + 256) / 4
 
 
 def test_without_samples_static_ranges_are_refused() -> None:
