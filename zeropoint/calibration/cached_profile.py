@@ -1,60 +1,51 @@
-"""A profile for calls in memory: read from its file when it is there, else collected in the one pass and written.
+"""Profiles in files: one key for a job on disk and for data in memory, so that a profile of one serves the other.
 
-The key hashes what decides the statistics: the model's tensors, and every tensor that was calibrated on.
+The key hashes what decides the statistics: the model's tensors and structure, and every batch that calibrates.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from zeropoint.calibration.collect import collect, everything
 from zeropoint.calibration.profile import Profile, load_profile, profile_key, save_profile
 from zeropoint.data.batches import Batches
+from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.files.safetensors import Digest
 from zeropoint.model.source import Source
 from zeropoint.schema.job import ProgressCallback
 
 
-def profile_at(path: Path, source: Source, calls: Batches, step: ProgressCallback) -> Profile:
-    """The profile in the file, without a forward pass; a missing file is made.
+def cached_profile(
+    source: Source,
+    samples: Batches,
+    step: ProgressCallback,
+    *,
+    load: Path | None = None,
+    save: Path | None = None,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
+) -> Profile:
+    """Return the statistics of every layer, for any recipe: read from `load`, else collected; written to `save`.
 
-    Raises InvalidProfile when it is damaged or was made from another model or other samples, OSError when it can't be
-    written. The calls are read in both cases: they must be the same ones.
+    Raises InvalidProfile when the file is damaged or was made from another model or other samples, InvalidSamples when
+    a sample isn't finite, OSError when `save` can't be written.
     """
-    hashed = Hashed(calls)
-    model = Digest()
-    for name, tensor in sorted(source.tensors.items()):
-        model.add(name, tensor)
-    if path.exists():
-        for _ in hashed:
-            pass
-        return load_profile(path, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size))
-    profile = collect(source, source.layers, hashed, step, everything(source.layers))
-    save_profile(profile, profile_key(model.hex, hashed.digest.hex, hashed.count, hashed.batch_size), path)
+    key = key_of(source, samples)
+    if load is not None:
+        profile = load_profile(load, key)
+    else:
+        profile = collect(source, source.layers, samples, step, everything(source.layers), checkpoints=checkpoints)
+    if save is not None:
+        save_profile(profile, key, save)
     return profile
 
 
-class Hashed:
-    """Batches that are hashed as they pass."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self.digest = Digest()
-
-    @property
-    def count(self) -> int:
-        return self._batches.count
-
-    @property
-    def batch_size(self) -> int:
-        return self._batches.batch_size
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Sequence[Tensor]]:
-        for number, batch in enumerate(self._batches):
-            for position, tensor in enumerate(batch):
-                self.digest.add(f"{number}.{position}", tensor)
-            yield batch
+def key_of(source: Source, samples: Batches) -> str:
+    """Return the key of these samples through this model. One block of a tensor and one batch are in memory."""
+    model, dataset = Digest(), Digest()
+    model.add_text(source.structure)
+    for name, tensor in sorted(source.uploaded.items()):
+        model.add_blocks(name, tensor.dtype, tuple(tensor.shape), source.blocks(name))
+    for number, batch in enumerate(samples):
+        for position, tensor in enumerate(batch):
+            dataset.add(f"{number}.{position}", tensor)
+    # a data set smaller than a batch is one batch, whatever its size could be
+    return profile_key(model.hex, dataset.hex, samples.count, min(samples.batch_size, samples.count))

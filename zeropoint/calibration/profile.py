@@ -80,12 +80,6 @@ def profile_key(model: str, dataset: str, samples: int, batch_size: int) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """Of the bytes of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_profile(profile: Profile, key: str, path: Path) -> None:
     """Write the file; layers that met NaN or infinity stay out. Raises OSError when the disk doesn't take it."""
     kept = {name: statistics for name, statistics in profile.layers.items() if statistics.finite}

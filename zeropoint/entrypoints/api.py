@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal, Protocol
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from zeropoint.calibration.cached_profile import profile_at
+from zeropoint.calibration.cached_profile import cached_profile
 from zeropoint.data.batches import ModelInputs, batch_sizes
 from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, read_inputs, reader_for
 from zeropoint.engine.plan import most_samples, plan
@@ -133,8 +134,13 @@ def _quantize(
         clock.report("loading", 1, 1)
         profile = None
         if data.profile is not None and planned.calibration is not None:
-            profile = profile_at(
-                data.profile, source, planned.calibration, lambda *at: clock.report("calibrating", *at)
+            there = data.profile.exists()
+            profile = cached_profile(
+                source,
+                planned.calibration,
+                partial(clock.report, "calibrating"),
+                load=data.profile if there else None,
+                save=None if there else data.profile,
             )
         chosen = planned.evaluation
         metric_drop = None if chosen.batches is None else Evaluator(source, chosen.batches).metric_drop(recipe)

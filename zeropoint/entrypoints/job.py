@@ -14,8 +14,8 @@ from traceback import print_exc
 
 import torch
 
-from zeropoint.calibration.collect import collect, everything
-from zeropoint.calibration.profile import Profile, file_sha256, load_profile, profile_key, save_profile
+from zeropoint.calibration.cached_profile import cached_profile
+from zeropoint.calibration.profile import Profile
 from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
@@ -171,19 +171,12 @@ def _profile(
     *,
     checkpoints: Checkpoints,
 ) -> Profile | None:
-    """The statistics to reuse, or those to keep, of every layer and for every observer; None when neither is asked."""
-    if (spec.profile is None and not spec.keep_profile) or spec.dataset is None or planned.calibration is None:
+    """Return the statistics to reuse, or those to keep; None when neither is asked."""
+    if (spec.profile is None and not spec.keep_profile) or planned.calibration is None:
         return None
-    samples = planned.calibration
-    model, dataset = (file_sha256(folder / name) for name in (spec.model, spec.dataset))
-    key = profile_key(model, dataset, samples.count, samples.batch_size)
-    if spec.profile is not None:
-        profile = load_profile(folder / spec.profile, key)
-    else:
-        profile = collect(source, source.layers, samples, step, everything(source.layers), checkpoints=checkpoints)
-    if spec.keep_profile:
-        save_profile(profile, key, folder / PROFILE_FILE)
-    return profile
+    load = None if spec.profile is None else folder / spec.profile
+    save = folder / PROFILE_FILE if spec.keep_profile else None
+    return cached_profile(source, planned.calibration, step, load=load, save=save, checkpoints=checkpoints)
 
 
 def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:

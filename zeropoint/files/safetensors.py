@@ -93,8 +93,13 @@ class Digest:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Add a tensor of any dtype and shape."""
-        self.add_text(f"{name} {tensor.dtype} {list(tensor.shape)}")
-        self._sha256.update(_bytes(tensor))
+        self.add_blocks(name, tensor.dtype, tuple(tensor.shape), [tensor])
+
+    def add_blocks(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], blocks: Iterable[Tensor]) -> None:
+        """Add a tensor block by block: however it is cut, the sum is that of the whole tensor."""
+        self.add_text(f"{name} {dtype} {list(shape)}")
+        for block in blocks:
+            self._sha256.update(_bytes(block))
 
     @property
     def hex(self) -> str:

@@ -1,6 +1,6 @@
 """A source: a float model that is ready to run, whose quantizable layers are real `nn` modules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from zeropoint.data.batches import Input
+from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
 
 
@@ -28,6 +29,17 @@ class Source:
     """Whether layers keep their form in what is written: nothing gets a bias, factor or further tensor it has not."""
     libraries: tuple[str, ...] = ()
     """Optional packages that made it: their versions are kept with the result."""
+    structure: str = ""
+    """What the model computes beside its tensors, as far as text tells: operators, types of modules or a config."""
+
+    @property
+    def uploaded(self) -> Mapping[str, Tensor]:
+        """Return every tensor as the user gave it, whatever the recipe folded or nothing reads."""
+        return self.tensors
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """Give the values of an uploaded tensor in blocks, in the order of memory."""
+        return iter(torch.split(self.uploaded[name].detach().flatten(), BLOCK_VALUES))
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """Run one forward pass of one batch, its tensors in the order of the model's inputs."""
@@ -49,8 +61,14 @@ class ProgramSource(Source):
 
     program: ExportedProgram
     inputs: tuple[Input, ...]
+    original: Mapping[str, Tensor]
+    """The state dict before pruning and folding; what did not change shares its memory with `tensors`."""
     constants: Mapping[int, object] = field(default_factory=dict)
     """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
+
+    @property
+    def uploaded(self) -> Mapping[str, Tensor]:
+        return self.original
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         arguments: list[object] = [tensor.to(self.device) for tensor in batch]

@@ -71,6 +71,7 @@ def module_source(model: nn.Module) -> ModuleSource:
         dead_bytes=0,
         device=str(next(iter([*parameters.values(), *buffers.values()]), torch.empty(0)).device),
         changing=buffers,
+        structure="\n".join(f"{name} {type(owner).__qualname__}" for name, owner in module.named_modules()),
     )
 
 

@@ -3,11 +3,13 @@
 The user's Python code is not needed: the graph holds the operators, the signature the parameters' names.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 from torch.export.passes import move_to_device_pass
@@ -51,7 +53,7 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
     """Return the source of a loaded program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
     require_finite(uploaded.state_dict)
-    types = layer_types(uploaded)
+    types, structure = layer_types(uploaded), "\n".join(_operators(uploaded))
     program, folded = prune(functional(uploaded)), frozenset[str]()
     live_bytes = distinct_bytes(program.state_dict.values())
     if fold:
@@ -72,10 +74,19 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
         dead_bytes=distinct_bytes(original.values()) - live_bytes,
         device=device,
         program=program,
+        original=original,
+        structure=structure,
         inputs=inputs,
         constants=constants,
         changing=_detach_mutated(program, module),
     )
+
+
+def _operators(program: ExportedProgram) -> Iterator[str]:
+    """Give the graph's operators in order, but those that speak of shapes alone: a file may tell these otherwise."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, OpOverload) and node.target.namespace == "aten" and "sym_" not in str(node.target):
+            yield str(node.target)
 
 
 def _flat(module: GraphModule) -> GraphModule:

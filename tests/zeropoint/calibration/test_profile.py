@@ -1,6 +1,7 @@
 """Calibrate once, quantize again: what a profile holds, when it is refused, and that it replaces the forward pass."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.networks import audio, convolutional
+from zeropoint.calibration.cached_profile import key_of
 from zeropoint.calibration.collect import Wanted, collect, everything
-from zeropoint.calibration.profile import HEADER_KEY, Profile, file_sha256, load_profile, profile_key, save_profile
+from zeropoint.calibration.profile import HEADER_KEY, Profile, load_profile, profile_key, save_profile
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
@@ -88,13 +90,27 @@ def test_the_same_statistics_give_the_same_bytes(tmp_path: Path, profile: Profil
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_key_knows_both_files_and_how_they_were_used(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).write_bytes(name.encode())
-    a, b = file_sha256(tmp_path / "a"), file_sha256(tmp_path / "b")
-    keys = {profile_key(a, b, 8, 4), profile_key(b, a, 8, 4), profile_key(a, b, 9, 4), profile_key(a, b, 8, 5)}
+def test_the_key_knows_model_and_samples_and_how_they_were_used() -> None:
+    keys = {
+        profile_key("a", "b", 8, 4),
+        profile_key("b", "a", 8, 4),
+        profile_key("a", "b", 9, 4),
+        profile_key("a", "b", 8, 5),
+    }
     assert len(keys) == 4
-    assert profile_key(a, b, 8, 4) in keys
+    assert profile_key("a", "b", 8, 4) in keys
+
+
+def test_the_key_is_of_the_upload_and_not_of_what_a_recipe_made_of_it(tmp_path: Path) -> None:
+    path = convolutional().export(tmp_path / "model.pt2")
+    plain, folded = (open_uploaded_program(path, "cpu", fold=fold) for fold in (False, True))
+    samples = open_dataset(convolutional().save_dataset(tmp_path / "dataset.safetensors"), plain.inputs, 8)
+    assert set(plain.tensors) != set(folded.tensors)
+    assert key_of(plain, samples) == key_of(folded, samples) != key_of(plain, samples.between(0, 8))
+    with torch.no_grad():
+        plain.original["unused.bias"].add_(1)
+    assert key_of(plain, samples) != key_of(folded, samples)
+    assert key_of(replace(folded, structure=folded.structure + "\naten.gelu"), samples) != key_of(folded, samples)
 
 
 def test_a_profile_with_another_key_is_refused(tmp_path: Path, profile: Profile) -> None:

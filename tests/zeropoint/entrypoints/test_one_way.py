@@ -1,5 +1,6 @@
 """A job on disk and `quantize` in memory do the same: one report, the same bytes, and profiles that serve both."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from tests.networks import Example, convolutional, prenorm
 from zeropoint import QuantizedModel, quantize
 from zeropoint.entrypoints.job import run_by_hand
-from zeropoint.schema.job import EXIT_OK, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
+from zeropoint.schema.job import EXIT_OK, JOB_FILE, OUT_FOLDER, PROFILE_FILE, REPORT_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
 
@@ -82,3 +83,16 @@ def test_single_samples_and_one_tensor_give_the_same_ranges() -> None:
             assert right.activation is not None
             assert left.activation.minimum == pytest.approx(right.activation.minimum, rel=1e-6)
             assert left.activation.maximum == pytest.approx(right.activation.maximum, rel=1e-6)
+
+
+def test_a_profile_of_a_job_serves_a_call_and_back(tmp_path: Path) -> None:
+    example, own = convolutional(50), tmp_path / "profile.safetensors"
+    job = do_job(tmp_path / "job", example, {}, keep_profile=True)
+    result = do_call(example, tmp_path / "job", {}, profile=tmp_path / "job" / PROFILE_FILE)
+    assert (job.calibration.reused, result.report.calibration.reused) == (False, True)
+    do_call(example, tmp_path / "job", {}, profile=own)
+    assert own.read_bytes() == (tmp_path / "job" / PROFILE_FILE).read_bytes()
+    shutil.copy(own, tmp_path / "job" / "given.safetensors")
+    again = do_job(tmp_path / "job", example, {}, profile="given.safetensors")
+    assert again.calibration.reused
+    assert again.layers == job.layers == result.report.layers

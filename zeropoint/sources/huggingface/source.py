@@ -1,5 +1,6 @@
 """A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ class HuggingFaceSource(ModuleSource):
     """Tensors that stay in the folder's files, by their name in the network."""
     stored_names: Mapping[str, str]
     """Name in the network -> name in the folder's files."""
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        return self.files[name].blocks() if name in self.files else super().blocks(name)
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """Run one forward pass, with floating inputs cast to the network's dtype."""
@@ -72,6 +76,7 @@ def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
         files=stored,
         stored_names=names,
         fixed=True,
+        structure=json.dumps(folder.config, sort_keys=True, default=str),
         libraries=("transformers", "compressed-tensors"),
     )
 
