@@ -23,7 +23,7 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.hooks import hooked
 from zeropoint.primitives.qparams import QuantType
 from zeropoint.schema.algorithms import Gptq
-from zeropoint.simulation.fake_quant import simulated
+from zeropoint.simulation.fake_quant import quantize_input, simulated
 
 MAX_BYTES = 2**30
 BLOCK = 128
@@ -116,7 +116,7 @@ def _moments(context: AlgorithmContext, layers: Layers, names: Sequence[str]) ->
     mask: Tensor | None = None
 
     def add(name: str, _: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
-        rows = visible(arguments[0], mask).float()
+        rows = visible(quantize_input(arguments[0], layers[name]), mask).float()
         rows = rows.reshape(-1, rows.shape[-1])
         product = (rows.T @ rows).cpu()
         moments[name] = moments[name] + product if name in moments else product

@@ -16,6 +16,7 @@ from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
 from zeropoint.layers.weights import dequantize_weight, from_tensors
 from zeropoint.loading.stored import Stored
+from zeropoint.model.hooks import stay_visible
 from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantize
 from zeropoint.sources.module import copy_module
 
@@ -62,7 +63,7 @@ class QuantizedLeaf(nn.Module):
             self.register_buffer("input_scale", qparams.scale)
             self.register_buffer("input_zero_point", qparams.zero_point)
         # any hook disables torch's fused transformer layer, which would read `weight` without calling this forward
-        self.register_forward_pre_hook(_no_change)
+        self.register_forward_pre_hook(stay_visible)
 
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """Return the float layer's output with the dequantized weight, in the float layer's dtype."""
@@ -116,10 +117,6 @@ def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
             parent, _, child = path.rpartition(".")
             setattr(module.get_submodule(parent), child, leaves[id(owner)])
     return module.eval()
-
-
-def _no_change(leaf: nn.Module, arguments: object) -> None:
-    """Do nothing."""
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Evaluation: the same samples through the float model here and through the saved program in the second process."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,8 +14,9 @@ from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Cosine, Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.hooks import AfterForward, hooked
-from zeropoint.primitives.qparams import QParams, dequantize, quantize
+from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.job import ProgressCallback
+from zeropoint.simulation.fake_quant import forward_quantized
 
 
 class SavedModel(Protocol):
@@ -126,18 +126,13 @@ def _comparisons(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterat
 def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
     noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
 
-    def compare(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        given = arguments[0].cpu()
-        values, beside = layer.scale_input(given), layer.outlier_output(given)
+    def compare(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        values = arguments[0].cpu()
         if layer.activation is not None:
-            grid = layer.activation.qparams
-            counted = _on_integers(values, layer)
-            clipped.count += count_outside(counted, grid)
+            counted = _on_integers(layer.scale_input(values), layer)
+            clipped.count += count_outside(counted, layer.activation.qparams)
             clipped.total += counted.numel()
-            values = dequantize(quantize(values, grid), grid).to(values.dtype)
-        twin = _with_weight(module, layer.dequantized_weight.to(output.dtype), layer.bias)
-        noise.add(output.cpu(), twin.forward(values) + beside)
-        layer.release()
+        noise.add(output.cpu(), forward_quantized(layer, values))
 
     return compare
 
@@ -149,14 +144,6 @@ def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:
     inside = torch.ones(values.shape[-1], dtype=torch.bool)
     inside[layer.outliers.channels] = False
     return values[..., inside]
-
-
-def _with_weight(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """The same layer on the CPU with another weight, and bias if given; its `forward` calls no hook."""
-    twin = copy(module)
-    own = {name: None if tensor is None else tensor.cpu() for name, tensor in module._parameters.items()}
-    twin.__dict__["_parameters"] = own | {"weight": weight} | ({} if bias is None else {"bias": bias})
-    return twin
 
 
 def count_outside(values: Tensor, qparams: QParams) -> int:
