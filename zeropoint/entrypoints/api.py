@@ -5,39 +5,35 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from zeropoint.calibration.cached_profile import cached_profile
 from zeropoint.data.batches import ModelInputs, batch_sizes
 from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, read_inputs, reader_for
-from zeropoint.engine.plan import most_samples, plan
-from zeropoint.engine.quantize import quantize_source
-from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.engine.plan import most_samples
+from zeropoint.entrypoints import steps
+from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.keywords import Types, resolve
 from zeropoint.entrypoints.progress_bar import shown
+from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Saved, Work
 from zeropoint.errors import Unsupported
-from zeropoint.formats import MODULE_FORMATS, VALIDATED, drop_unwanted, require_writers, write_formats
+from zeropoint.formats import MODULE_FORMATS, drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
 from zeropoint.loading.in_process import ReopenedModule
 from zeropoint.loading.loadback import second_process
 from zeropoint.loading.quantized_model import QuantizedModel, open_module
-from zeropoint.model.source import ProgramSource, Source
-from zeropoint.schema.formats import formats_of
+from zeropoint.model.source import Source
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import Loaded, Report
-from zeropoint.simulation.measure import Evaluator
+from zeropoint.schema.report import Report
 from zeropoint.sources.module import module_source
 from zeropoint.sources.program import open_uploaded_program, program_source
-from zeropoint.validation.evaluation import SavedModel, evaluate
-from zeropoint.validation.report import build_report, validation_failed
+from zeropoint.validation.report import validation_failed
 
 Model = nn.Module | ExportedProgram | str | Path
 
@@ -51,23 +47,13 @@ class Data:
     profile: Path | None
 
 
-class Saved(SavedModel, Protocol):
-    """The reader of saved files, before they are there."""
-
-    loaded: list[Loaded]
-
-    def open(self, folder: Path) -> bool:
-        """Whether the saved files open and agree with each other."""
-
-
 @dataclass(frozen=True)
 class Subject:
     """A model on its way: how it runs, how its data is read, how it is written and read back."""
 
     source: Source
     read: Callable[[object], ModelInputs]
-    writes: tuple[str, ...]
-    """Formats by name."""
+    outputs: Outputs
     saved: Saved
     smallest_batch: int = 1
     """Samples of the smallest call that the model takes."""
@@ -129,42 +115,30 @@ def _quantize(
     clock = Clock(emit)
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder) as subject:
-        source = subject.source
-        planned = plan(source, recipe, *_samples(subject, recipe, data))
-        clock.report("loading", 1, 1)
-        profile = None
-        if data.profile is not None and planned.calibration is not None:
-            there = data.profile.exists()
-            profile = cached_profile(
-                source,
-                planned.calibration,
-                partial(clock.report, "calibrating"),
-                load=data.profile if there else None,
-                save=None if there else data.profile,
-            )
-        chosen = planned.evaluation
-        metric_drop = None if chosen.batches is None else Evaluator(source, chosen.batches).metric_drop(recipe)
-        quantized = quantize_source(source, recipe, planned, clock.report, profile, metric_drop=metric_drop)
-        for done, _ in enumerate(write_formats(quantized, folder, subject.writes), start=1):
-            clock.report("saving", done, len(subject.writes))
-        clock.report("validating", 0, 0)
-        evaluation, opened = None, subject.saved.open(folder)
-        if chosen.batches is not None and opened:
-            evaluation = evaluate(quantized, chosen.batches, subject.saved, lambda *at: clock.report("validating", *at))
-        report = build_report(
-            quantized,
-            evaluation,
-            chosen.report,
-            opened=opened,
-            timings=clock.finished(),
-            peak_memory_bytes=peak_memory_bytes(),
-            loaded=subject.saved.loaded,
+        calibration, evaluation = _samples(subject, recipe, data)
+        work = Work(
+            source=subject.source,
+            recipe=recipe,
+            samples=calibration,
+            evaluation=evaluation,
+            folder=folder,
+            outputs=subject.outputs,
+            saved=subject.saved,
+            clock=clock,
+            profile=_places(data.profile),
         )
-        module = open_module(folder, source.module if isinstance(model, nn.Module) else None)
-    if isinstance(source, ProgramSource):
-        drop_unwanted(folder, subject.writes, formats_of(recipe, "pt2"))
+        report = steps.run(work)
+        module = open_module(folder, subject.source.module if isinstance(model, nn.Module) else None)
+    drop_unwanted(folder, subject.outputs.written, subject.outputs.wanted)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report, module
+
+
+def _places(profile: Path | None) -> ProfilePlaces:
+    """Return where statistics come from: the file, or a pass that makes it when it is not there."""
+    if profile is None:
+        return ProfilePlaces()
+    return ProfilePlaces(load=profile) if profile.exists() else ProfilePlaces(save=profile)
 
 
 @contextmanager
@@ -172,7 +146,8 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
     """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
     if isinstance(model, nn.Module):
         source = module_source(model)
-        yield Subject(source, read_inputs, MODULE_FORMATS, ReopenedModule(source.module, source.device))
+        outputs = Outputs(MODULE_FORMATS, MODULE_FORMATS)
+        yield Subject(source, read_inputs, outputs, ReopenedModule(source.module, source.device))
         return
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
@@ -187,9 +162,9 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
             program = program_source(model, device, fold=recipe.folds)
         else:
             program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds)
-        writes = tuple(dict.fromkeys([*VALIDATED["pt2"], *formats_of(recipe, "pt2")]))
-        require_writers(program, writes)
-        yield Subject(program, reader_for(program.inputs), writes, reader, batch_sizes(program.inputs, None)[1])
+        outputs = Outputs.of(recipe, "pt2")
+        require_writers(program, outputs.written)
+        yield Subject(program, reader_for(program.inputs), outputs, reader, batch_sizes(program.inputs, None)[1])
 
 
 def _samples(subject: Subject, recipe: Recipe, data: Data) -> tuple[CallDataset | None, IterableBatches | None]:

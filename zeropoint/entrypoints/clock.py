@@ -1,11 +1,13 @@
-"""The clock of one quantization: which phase it is in, how long each took, and who is told."""
+"""The clock of one quantization: which phase it is in, how long each took, and who hears of it."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 from zeropoint.schema.job import Phase, Progress
+from zeropoint.schema.report import ResumedPhase
+from zeropoint.validation.report import Effort
 
 
 @dataclass
@@ -35,12 +37,12 @@ class Clock:
         self.timings[self.phase] = round(self.timings.get(self.phase, 0.0) + now - self.started, 3)
         self.started = now
 
-    def finished(self) -> dict[str, float]:
-        """Seconds by phase, the current one included."""
+    def effort(self, resumed: Sequence[ResumedPhase] = ()) -> Effort:
+        """Return seconds by phase, the current one included, and the most memory that was held."""
         self._close()
-        return dict(self.timings)
+        return Effort(dict(self.timings), peak_memory_bytes(), tuple(resumed))
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process held at once, since it started."""
+    """Return the most memory that this process held at once, since it started."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,6 @@ It knows no service: what it reads and writes lies in FOLDER, progress goes to s
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from tempfile import TemporaryDirectory
@@ -14,25 +13,19 @@ from traceback import print_exc
 
 import torch
 
-from zeropoint.calibration.cached_profile import cached_profile
-from zeropoint.calibration.profile import Profile
-from zeropoint.data.dataset import Dataset, open_dataset
-from zeropoint.engine.plan import QuantizationPlan, plan
-from zeropoint.engine.quantize import quantize_source
-from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.entrypoints import steps
+from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.failures import death_by
+from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Work, open_samples
 from zeropoint.entrypoints.sweep import run_sweep
 from zeropoint.entrypoints.weights import run_weights
 from zeropoint.errors import QuantizationError
 from zeropoint.files.checkpoints import Checkpoints
-from zeropoint.formats import VALIDATED, WRITERS, drop_unwanted, require_writers, write_formats
+from zeropoint.formats import drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
-from zeropoint.loading.loadback import loadback_client, loadback_process
-from zeropoint.metrics.task_metrics import require_truth_fits
-from zeropoint.model.source import ProgramSource, Source
+from zeropoint.loading.loadback import LoadbackClient, loadback_client, loadback_process
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.failures import describe_failure
-from zeropoint.schema.formats import formats_of
 from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
     ERROR_FILE,
@@ -44,15 +37,11 @@ from zeropoint.schema.job import (
     Failure,
     JobSpec,
     Phase,
-    ProgressCallback,
     read_spec,
 )
 from zeropoint.schema.recipe import Recipe
-from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources import open_source
-from zeropoint.sources.huggingface.source import HuggingFaceSource
-from zeropoint.validation.evaluation import evaluate
-from zeropoint.validation.report import build_plan, build_report, settle
+from zeropoint.validation.report import settle
 
 
 def main(lock_down: Callable[[], None], *read_back: str) -> int:
@@ -88,95 +77,45 @@ def do_job(folder: Path, process: Popen[bytes]) -> int:
 
 
 def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
-    """The steps of a job. Raises QuantizationError; the report is on disk as soon as there is one."""
+    """Do a job on a model with a graph. Raises QuantizationError; the report is on disk as soon as there is one."""
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
     with loadback_client(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
-        # 1. load
-        clock.report("loading", 0, 1)
-        require_fit(spec.recipe, spec.format)
-        source = open_source(folder / spec.model, spec.format, spec.device, fold=spec.recipe.folds)
-        if spec.format == "huggingface":  # a job of the service says all of it; one by hand may not
-            spec = spec.model_copy(
-                update={"recipe": complete(spec.recipe, spec.format, [n.name for n in source.layers])}
-            )
-        wanted = formats_of(spec.recipe, spec.format)
-        require_writers(source, wanted)
-        samples, evaluation_samples = _samples(folder, spec, source)
-        planned = plan(source, spec.recipe, samples, evaluation_samples)
-        clock.report("loading", 1, 1)
-        # 2. calibrate and quantize
-        checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
-        profile = _profile(folder, spec, source, planned, partial(clock.report, "calibrating"), checkpoints=checkpoints)
-        chosen = planned.evaluation
-        quantized = quantize_source(
-            source,
-            spec.recipe,
-            planned,
-            clock.report,
-            profile,
-            checkpoints=checkpoints,
-            scratch=Path(scratch),
-            metric_drop=None if chosen.batches is None else Evaluator(source, chosen.batches).metric_drop(spec.recipe),
-        )
-        if spec.recipe.mode == "recommend":
-            settle(build_plan(quantized, clock.finished(), peak_memory_bytes()), out)
-            return
-        # 3. save
-        written = [name for name in WRITERS if name in {*wanted, *VALIDATED.get(spec.format, ())}]
-        for done, _ in enumerate(write_formats(quantized, out, written), start=1):
-            clock.report("saving", done, len(written))
-        # 4. validate what was saved
-        clock.report("validating", 0, 0)
-        opened = reader.open(out)
-        evaluation = None
-        if chosen.batches is not None and opened:
-            evaluation = evaluate(quantized, chosen.batches, reader, lambda *at: clock.report("validating", *at))
-    report = build_report(
-        quantized,
-        evaluation,
-        chosen.report,
-        opened=opened,
-        timings=clock.finished(),
-        peak_memory_bytes=peak_memory_bytes(),
-        loaded=reader.loaded,
-        resumed=checkpoints.resumed,
-    )
-    drop_unwanted(out, written, wanted)
+        work = _load(folder, spec, clock, reader, Path(scratch))
+        report = steps.run(work)
+    if spec.recipe.mode != "recommend":
+        drop_unwanted(out, work.outputs.written, work.outputs.wanted)
     settle(report, out)
 
 
-def _samples(
-    folder: Path, spec: JobSpec, source: ProgramSource | HuggingFaceSource
-) -> tuple[Dataset | None, Dataset | None]:
-    """What calibrates and what evaluates. Raises InvalidSamples when it doesn't fit the model."""
-    batch_size = spec.recipe.calibration.batch_size
-    given, evaluating = (
-        None if name is None else open_dataset(folder / name, source.inputs, batch_size)
-        for name in (spec.dataset, spec.evaluation_dataset)
+def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scratch: Path) -> Work:
+    """Open the model and its datasets. Raises InvalidModel, InvalidRecipe, InvalidSamples or Unsupported."""
+    clock.report("loading", 0, 1)
+    recipe = spec.recipe
+    require_fit(recipe, spec.format)
+    source = open_source(folder / spec.model, spec.format, spec.device, fold=recipe.folds)
+    if spec.format == "huggingface":  # a job of the service says all of it; one by hand may not
+        recipe = complete(recipe, spec.format, [layer.name for layer in source.layers])
+    outputs = Outputs.of(recipe, spec.format)
+    require_writers(source, outputs.wanted)
+    samples, evaluation = open_samples(folder, spec, source, recipe.calibration.batch_size)
+    return Work(
+        source=source,
+        recipe=recipe,
+        samples=samples,
+        evaluation=evaluation,
+        folder=folder / OUT_FOLDER,
+        outputs=outputs,
+        saved=reader,
+        clock=clock,
+        profile=ProfilePlaces(
+            load=None if spec.profile is None else folder / spec.profile,
+            save=folder / PROFILE_FILE if spec.keep_profile else None,
+        ),
+        checkpoints=Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds),
+        scratch=scratch,
     )
-    judging = evaluating or given
-    if judging is not None:
-        require_truth_fits(source, judging)
-    return given, evaluating
-
-
-def _profile(
-    folder: Path,
-    spec: JobSpec,
-    source: Source,
-    planned: QuantizationPlan,
-    step: ProgressCallback,
-    *,
-    checkpoints: Checkpoints,
-) -> Profile | None:
-    """Return the statistics to reuse, or those to keep; None when neither is asked."""
-    if (spec.profile is None and not spec.keep_profile) or planned.calibration is None:
-        return None
-    load = None if spec.profile is None else folder / spec.profile
-    save = folder / PROFILE_FILE if spec.keep_profile else None
-    return cached_profile(source, planned.calibration, step, load=load, save=save, checkpoints=checkpoints)
 
 
 def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:
@@ -188,8 +127,8 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
         if spec.sweep:
             run_sweep(folder, spec, clock)
         else:
-            steps = run_weights if spec.format == "safetensors" else run
-            steps(folder, spec, clock, process)
+            mode = run_weights if spec.format == "safetensors" else run
+            mode(folder, spec, clock, process)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:

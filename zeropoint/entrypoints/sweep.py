@@ -17,16 +17,16 @@ from zeropoint.calibration.collect import Wanted, collect, wanted_by
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import thin_spots
 from zeropoint.data.batches import Samples
-from zeropoint.data.dataset import Dataset, open_dataset
+from zeropoint.data.dataset import Dataset
 from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, choose_evaluation, plan
 from zeropoint.engine.quantize import quantize_source
-from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.steps import open_samples
 from zeropoint.errors import InvalidSamples, QuantizationError
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints, State, Tensors
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import require_fit
 from zeropoint.metrics.sqnr import finite
-from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import Source
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, SWEEP_FILE, JobSpec, Phase
@@ -56,11 +56,11 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
     batch_size = entries[0].recipe.calibration.batch_size
     if spec.dataset is None:
         raise InvalidSamples("dataset_required", "A sweep measures, and has no dataset.", "Give the job a dataset.")
-    samples = open_dataset(folder / spec.dataset, source.inputs, batch_size)
-    given = spec.evaluation_dataset and open_dataset(folder / spec.evaluation_dataset, source.inputs, batch_size)
+    samples, evaluation = open_samples(folder, spec, source, batch_size)
+    assert samples is not None  # a dataset was asked for above
     checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
     with TemporaryDirectory(dir=folder) as scratch:
-        sweep = Sweep(source, samples, given or None, clock, Path(scratch), checkpoints)
+        sweep = Sweep(source, samples, evaluation, clock, Path(scratch), checkpoints)
         for entry in entries:
             require_fit(entry.recipe, spec.format)
         report = sweep.compare(entries, latency=spec.latency)
@@ -115,7 +115,6 @@ class Sweep:
         # 1. plan
         if latency:
             require_latency(self.source)
-        require_truth_fits(self.source, self.evaluation or self.samples)
         settings = [_settings(entry.recipe, latency=latency) for entry in entries]
         tasks, rows = self._planned(dict.fromkeys(settings))
         evaluation = self._chosen(tasks[0].plan if tasks else None)
@@ -131,13 +130,14 @@ class Sweep:
             rows[recipe].model_copy(update={"position": position, **dict(entry)})
             for position, (entry, recipe) in enumerate(zip(entries, settings, strict=True))
         ]
+        effort = self.clock.effort()
         return SweepReport(
             rows=table,
             pareto=pareto(table),
             calibration=calibration,
             evaluation=evaluation.report,
-            timings=self.clock.finished(),
-            peak_memory_bytes=peak_memory_bytes(),
+            timings=dict(effort.timings),
+            peak_memory_bytes=effort.peak_memory_bytes,
             versions=versions(self.source.libraries),
             resumed=tuple(self.checkpoints.resumed),
         )

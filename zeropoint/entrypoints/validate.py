@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from zeropoint.data.dataset import open_dataset
-from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.engine.plan import EvaluationSamples, choose_evaluation
+from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.steps import validate_saved
 from zeropoint.errors import InvalidModel, QuantizationError
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.in_process import require_same
@@ -29,7 +31,6 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Check, EvaluationReport, Part, Report, Verdict
 from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.checks import verdict
-from zeropoint.validation.evaluation import evaluate
 from zeropoint.validation.report import build_report
 
 
@@ -87,23 +88,13 @@ def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, *, o
     clock = Clock(lambda _: None)
     source = open_uploaded_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
     quantized = restore(source, stored)
-    evaluation, samples = None, None
+    evaluation = EvaluationSamples()
     if comparison.dataset is not None and runs:
-        samples = open_dataset(comparison.dataset, source.inputs, quantized.recipe.calibration.batch_size)
+        batch_size = quantized.recipe.calibration.batch_size
+        evaluation = choose_evaluation(open_dataset(comparison.dataset, source.inputs, batch_size), None, None)
         clock.report("validating", 0, 1)
-        if opened:
-            evaluation = evaluate(quantized, samples, reader, lambda *_: None)
-    return build_report(
-        quantized,
-        evaluation,
-        EvaluationReport(source="none", samples=0)
-        if samples is None
-        else EvaluationReport(source="evaluation_dataset", samples=samples.count),
-        opened=opened,
-        timings=clock.finished(),
-        peak_memory_bytes=peak_memory_bytes(),
-        loaded=reader.loaded,
-    )
+    validated = validate_saved(quantized, evaluation, reader, clock, opened=opened)
+    return build_report(quantized, validated, clock.effort())
 
 
 def _size_check(stored: Stored) -> Check:

@@ -6,8 +6,9 @@ from subprocess import Popen
 
 import torch
 
+from zeropoint.engine.plan import EvaluationSamples
 from zeropoint.engine.streaming import Streamed, stream
-from zeropoint.entrypoints.clock import Clock, peak_memory_bytes
+from zeropoint.entrypoints.clock import Clock
 from zeropoint.errors import InvalidSamples
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.files.safetensors import in_json
@@ -19,11 +20,11 @@ from zeropoint.loading.loadback import LoadbackClient, loadback_client
 from zeropoint.schema.formats import SAFETENSORS_FILE
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, JobSpec
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import NOT_CALIBRATED, EvaluationReport
+from zeropoint.schema.report import NOT_CALIBRATED
 from zeropoint.schema.versions import versions
 from zeropoint.sources.weights import WeightsSource, open_weights
 from zeropoint.validation.evaluation import TensorDiff
-from zeropoint.validation.report import build_report, settle
+from zeropoint.validation.report import Validated, build_report, settle
 
 
 def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
@@ -43,23 +44,14 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]
         clock.report("saving", 1, 1)
         opened = reader.open(out)
         comparison = compare(quantized, source, model, reader, clock) if opened else TensorDiff()
-    report = build_report(
-        quantized,
-        comparison,
-        EvaluationReport(source="none", samples=0),
-        opened=opened,
-        timings=clock.finished(),
-        peak_memory_bytes=peak_memory_bytes(),
-        loaded=reader.loaded,
-        resumed=checkpoints.resumed,
-    )
-    settle(report, out)
+    validated = Validated(EvaluationSamples().report, opened=opened, measured=comparison, loaded=reader.loaded)
+    settle(build_report(quantized, validated, clock.effort(checkpoints.resumed)), out)
 
 
 def quantize_weights(
     source: WeightsSource, recipe: Recipe, writer: TensorWriter, clock: Clock, checkpoints: Checkpoints
 ) -> Streamed:
-    """Every tensor, quantized or as it is, appended to the writer. Raises InvalidModel or InvalidRecipe."""
+    """Append every tensor to the writer, quantized or as it is. Raises InvalidModel or InvalidRecipe."""
     choices, skipped = select(source.layers, recipe)
     clock.report("loading", 1, 1)
     grids = searched_qparams(checkpoints, choices)
@@ -76,22 +68,22 @@ def quantize_weights(
 def compare(
     quantized: Streamed, source: WeightsSource, model: Path, reader: LoadbackClient, clock: Clock
 ) -> TensorDiff:
-    """What the second process makes of each saved tensor; a weight's SQNR must be the one that was found here."""
+    """Return how each saved tensor differs in the second process: a weight's SQNR must be the one measured here."""
     layers = {layer.layer.weight_name: layer for layer in quantized.layers}
-    found = TensorDiff()
+    difference = TensorDiff()
     for done, name in enumerate(source.files, start=1):
         compared = reader.compare(name, model)
         layer = layers.get(name)
         if compared is None or (layer is not None and not _equal(compared["sqnr_db"], layer.weight_sqnr_db)):
-            found.unlike.append(name)
+            difference.unlike.append(name)
         elif layer is not None:
-            found.moves[layer.layer.name] = compared["move"] or 0.0
+            difference.moves[layer.layer.name] = compared["move"] or 0.0
         clock.report("validating", done, len(source.files))
-    return found
+    return difference
 
 
 def _equal(left: float | None, right: float | None) -> bool:
-    """Whether two SQNRs in dB are one, but for the order in which a sum was taken."""
+    """Return whether two SQNRs in dB are equal, but for the order in which a sum was taken."""
     if left is None or right is None:
         return left is right
     return math.isclose(left, right, rel_tol=1e-9) or (math.isnan(left) and math.isnan(right))

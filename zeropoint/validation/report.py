@@ -1,6 +1,7 @@
 """The report of a result: what each layer cost, the validation checks, and the verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zeropoint.errors import ValidationFailed
@@ -65,49 +66,84 @@ def with_target(verdict: Verdict, target: TargetReport | None) -> Verdict:
     return "warned" if target is not None and not target.met and verdict == "passed" else verdict
 
 
-def build_report(
-    quantized: Quantized,
-    measured: Evaluation | TensorDiff | None,
-    evaluated: EvaluationReport,
-    *,
-    opened: bool,
-    timings: dict[str, float],
-    peak_memory_bytes: int,
-    loaded: Sequence[Loaded] = (),
-    resumed: Sequence[ResumedPhase] = (),
-) -> Report:
-    """The report of a result. `measured`: None without samples, a Comparison without a graph; `opened`: whether the
-    files loaded back, and `loaded`: what opened them."""
+@dataclass(frozen=True)
+class Validated:
+    """What reading the saved files back, and running them, has shown."""
+
+    evaluated: EvaluationReport
+    opened: bool
+    """Whether the files loaded back."""
+    measured: Evaluation | TensorDiff | None = None
+    """None without samples, a TensorDiff without a graph."""
+    loaded: Sequence[Loaded] = ()
+    """What opened them."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a result cost."""
+
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by phase."""
+    peak_memory_bytes: int = 0
+    resumed: Sequence[ResumedPhase] = ()
+
+
+def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> Report:
+    """Return the report of a result that was saved and read back."""
+    measured, settings = validated.measured, quantized.recipe.validation
     evaluation = measured if isinstance(measured, Evaluation) else None
-    comparison = measured if isinstance(measured, TensorDiff) else None
     summary = _summary(quantized, evaluation)
-    settings = quantized.recipe.validation
-    ran = opened and (evaluation is None or evaluation.ran)
+    ran = validated.opened and (evaluation is None or evaluation.ran)
     beside = {} if evaluation is None else evaluation.beside
+    if isinstance(measured, TensorDiff):
+        load_check, moves = _comparison_check(measured, opened=validated.opened), measured.moves
+    else:
+        load_check, moves = _load_check(ran, validated.evaluated), _moves(quantized.layers)
     checks = [
         *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
         _size_check(summary, quantized.layers, settings),
-        _load_check(ran, evaluated) if comparison is None else _comparison_check(comparison, opened=opened),
-        _range_check(_moves(quantized.layers) if comparison is None else comparison.moves, quantized.layers),
+        load_check,
+        _range_check(moves, quantized.layers),
     ]
     target = judged(quantized.decisions.target, summary)
+    return _planned(quantized, evaluation, effort).model_copy(
+        update={
+            "verdict": with_target(verdict(checks, settings, validated.evaluated), target),
+            "checks": checks,
+            "evaluation": validated.evaluated,
+            "target": target,
+            "recommendation": recommended(quantized) if quantized.recipe.searches else None,
+            "metrics": [] if evaluation is None or not ran else evaluation.metrics.reports(),
+            "loaded": [
+                entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in validated.loaded
+            ],
+        }
+    )
+
+
+def build_plan(quantized: Quantized, effort: Effort) -> Report:
+    """Return the report of what would be done: nothing was written, so nothing was read back or evaluated."""
+    return _planned(quantized, None, effort).model_copy(update={"recommendation": recommended(quantized)})
+
+
+def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort) -> Report:
+    """Return what a report says of any result, before its files are validated."""
+    decisions = quantized.decisions
     return Report(
-        verdict=with_target(verdict(checks, settings, evaluated), target),
-        summary=summary,
-        checks=checks,
-        layers=[_layer_report(layer, evaluation, quantized.decisions) for layer in quantized.layers],
+        verdict="not_evaluated",
+        summary=_summary(quantized, evaluation),
+        checks=[],
+        layers=[_layer_report(layer, evaluation, decisions) for layer in quantized.layers],
         skipped=quantized.skipped,
         calibration=quantized.calibration,
-        evaluation=evaluated,
-        gate=_gate_report(quantized.decisions),
-        algorithms=quantized.decisions.algorithms,
-        target=target,
-        recommendation=recommended(quantized) if quantized.recipe.searches else None,
-        metrics=[] if evaluation is None or not ran else evaluation.metrics.reports(),
-        timings=timings,
-        peak_memory_bytes=peak_memory_bytes,
-        loaded=[entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in loaded],
-        resumed=list(resumed),
+        evaluation=EvaluationReport(source="none", samples=0),
+        gate=_gate_report(decisions),
+        algorithms=decisions.algorithms,
+        target=decisions.target,
+        timings=dict(effort.timings),
+        peak_memory_bytes=effort.peak_memory_bytes,
+        resumed=list(effort.resumed),
         recipe=quantized.recipe,
         versions=quantized.versions,
     )
@@ -117,28 +153,6 @@ def _gate_report(decisions: Decisions) -> AcceptanceReport | None:
     if not decisions.acceptance_samples:
         return None
     return AcceptanceReport(samples=decisions.acceptance_samples, sqnr_db=decisions.acceptance_db)
-
-
-def build_plan(quantized: Quantized, timings: dict[str, float], peak_memory_bytes: int) -> Report:
-    """The report of what would be done: nothing was written, so nothing was read back or evaluated."""
-    decisions = quantized.decisions
-    return Report(
-        verdict="not_evaluated",
-        summary=_summary(quantized, None),
-        checks=[],
-        layers=[_layer_report(layer, None, decisions) for layer in quantized.layers],
-        skipped=quantized.skipped,
-        calibration=quantized.calibration,
-        evaluation=EvaluationReport(source="none", samples=0),
-        gate=_gate_report(decisions),
-        algorithms=decisions.algorithms,
-        target=decisions.target,
-        recommendation=recommended(quantized),
-        timings=timings,
-        peak_memory_bytes=peak_memory_bytes,
-        recipe=quantized.recipe,
-        versions=quantized.versions,
-    )
 
 
 def settle(report: Report, out: Path) -> None:

@@ -29,7 +29,7 @@ def test_what_comes_before_a_phases_first_step_is_that_phases(seconds: list[floa
         seconds.append(at)
         clock.report(phase, done, total)  # type: ignore[arg-type]
     seconds.append(21)
-    assert clock.finished() == {"loading": 2, "calibrating": 8, "quantizing": 5, "validating": 6}
+    assert clock.effort().timings == {"loading": 2, "calibrating": 8, "quantizing": 5, "validating": 6}
 
 
 def test_a_phase_that_takes_another_step_after_its_last_one_has_all_its_time(seconds: list[float]) -> None:

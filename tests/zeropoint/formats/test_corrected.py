@@ -38,7 +38,7 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import EvaluationReport
 from zeropoint.sources.module import module_source
 from zeropoint.validation.evaluation import Evaluation, evaluate
-from zeropoint.validation.report import build_report
+from zeropoint.validation.report import Effort, Validated, build_report
 
 CARRIED = {"query": "norm", "key": "norm", "value": "norm", "up": "last_norm"}
 
@@ -127,14 +127,8 @@ def test_a_job_with_all_of_it_is_validated(quantized: QuantizeExample, tmp_path:
     with second_process(tmp_path) as reader:
         opened = reader.open(out)
         evaluation = evaluate(result, samples, reader, lambda *_: None)
-    report = build_report(
-        result,
-        evaluation,
-        EvaluationReport(source="calibration_samples", samples=samples.count),
-        opened=opened,
-        timings={},
-        peak_memory_bytes=0,
-    )
+    about = EvaluationReport(source="calibration_samples", samples=samples.count)
+    report = build_report(result, Validated(about, opened, evaluation), Effort())
     assert {check.name: check.passed for check in report.checks} == dict.fromkeys(
         ["sqnr", "size", "load_and_run", "weight_range"], True
     ) | {"size": report.checks[1].passed}  # it is too small to be smaller
@@ -236,7 +230,7 @@ def _measured(result: Quantized, inputs: tuple[Tensor, ...]) -> Evaluation:
 
 def _range_check(result: Quantized):  # type: ignore[no-untyped-def]
     about = EvaluationReport(source="none", samples=0)
-    report = build_report(result, None, about, opened=True, timings={}, peak_memory_bytes=0)
+    report = build_report(result, Validated(about, opened=True), Effort())
     return next(check for check in report.checks if check.name == "weight_range")
 
 

@@ -23,7 +23,7 @@ from zeropoint.schema.formats import ONNX_FILE
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import EvaluationReport, Report
 from zeropoint.validation.evaluation import evaluate
-from zeropoint.validation.report import build_report
+from zeropoint.validation.report import Effort, Validated, build_report
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def validated(saved: SavedResult, reader: LoadbackClient) -> Report:
     opened = reader.open(folder)
     evaluation = evaluate(result, samples, reader, lambda *_: None) if opened else None
     about = EvaluationReport(source="calibration_samples", samples=samples.count)
-    return build_report(result, evaluation, about, opened=opened, timings={}, peak_memory_bytes=0, loaded=reader.loaded)
+    return build_report(result, Validated(about, opened, evaluation, reader.loaded), Effort())
 
 
 def test_the_report_says_what_opened_the_file_and_its_own_sqnr(saved: SavedResult, reader: LoadbackClient) -> None:

@@ -1,0 +1,159 @@
+"""The steps of a quantization, each written once: plan, calibrate and quantize, save, validate, report.
+
+A job on disk and a call in memory load their own way, and then `run` the same list. A sweep, a file of weights and a
+validation by itself take from it what they need.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from zeropoint.calibration.cached_profile import cached_profile
+from zeropoint.calibration.profile import Profile
+from zeropoint.data.batches import Batches, Samples
+from zeropoint.data.dataset import Dataset, open_dataset
+from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, plan
+from zeropoint.engine.quantize import quantize_source
+from zeropoint.entrypoints.clock import Clock
+from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
+from zeropoint.formats import VALIDATED, WRITERS, write_formats
+from zeropoint.layers.result import Quantized
+from zeropoint.metrics.task_metrics import require_truth_fits
+from zeropoint.model.source import ProgramSource, Source
+from zeropoint.schema.formats import SourceFormat, formats_of
+from zeropoint.schema.job import JobSpec
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.report import Loaded, Report
+from zeropoint.simulation.measure import Evaluator
+from zeropoint.sources.huggingface.source import HuggingFaceSource
+from zeropoint.validation.evaluation import SavedModel, evaluate
+from zeropoint.validation.report import Validated, build_plan, build_report
+
+
+class Saved(SavedModel, Protocol):
+    """What opens the saved files again, before they are there."""
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """Return which file was opened by what."""
+
+    def open(self, folder: Path) -> bool:
+        """Return whether the saved files open and agree with each other."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The formats of a result, by name."""
+
+    wanted: tuple[str, ...]
+    """What the recipe asks for."""
+    written: tuple[str, ...]
+    """What is written, because validation needs more: in the writers' order."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: SourceFormat) -> "Outputs":
+        """Resolve the recipe's formats for such a source."""
+        wanted = formats_of(recipe, source)
+        return cls(wanted, tuple(name for name in WRITERS if name in {*wanted, *VALIDATED.get(source, ())}))
+
+
+@dataclass(frozen=True)
+class ProfilePlaces:
+    """The files from which statistics are read, and to which they are written."""
+
+    load: Path | None = None
+    save: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A model that was loaded, its data, and where results go."""
+
+    source: Source
+    recipe: Recipe
+    samples: Samples | None
+    evaluation: Batches | None
+    folder: Path
+    """Where the formats are written."""
+    outputs: Outputs
+    saved: Saved
+    clock: Clock
+    profile: ProfilePlaces = ProfilePlaces()
+    checkpoints: Checkpoints = NO_CHECKPOINTS
+    scratch: Path | None = None
+
+
+def run(work: Work) -> Report:
+    """Do all steps after loading. Raises QuantizationError."""
+    planned = plan(work.source, work.recipe, work.samples, work.evaluation)
+    work.clock.report("loading", 1, 1)
+    quantized = calibrate_and_quantize(work, planned)
+    if work.recipe.mode == "recommend":
+        return build_plan(quantized, work.clock.effort())
+    save(quantized, work.folder, work.outputs.written, work.clock)
+    work.clock.report("validating", 0, 0)
+    opened = work.saved.open(work.folder)
+    validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, opened=opened)
+    return build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
+
+
+def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:
+    """Run the plan, with statistics of a profile where there is one."""
+    batches = planned.evaluation.batches
+    return quantize_source(
+        work.source,
+        work.recipe,
+        planned,
+        work.clock.report,
+        _profile(work, planned),
+        checkpoints=work.checkpoints,
+        scratch=work.scratch,
+        metric_drop=None if batches is None else Evaluator(work.source, batches).metric_drop(work.recipe),
+    )
+
+
+def _profile(work: Work, planned: QuantizationPlan) -> Profile | None:
+    """Return the statistics to reuse, or those to keep; None when neither is asked, or nothing calibrates."""
+    if work.profile == ProfilePlaces() or planned.calibration is None:
+        return None
+    return cached_profile(
+        work.source,
+        planned.calibration,
+        partial(work.clock.report, "calibrating"),
+        load=work.profile.load,
+        save=work.profile.save,
+        checkpoints=work.checkpoints,
+    )
+
+
+def save(quantized: Quantized, folder: Path, formats: Iterable[str], clock: Clock) -> None:
+    """Write these formats into the folder. Raises OSError when the disk doesn't take them."""
+    names = list(formats)
+    for done, _ in enumerate(write_formats(quantized, folder, names), start=1):
+        clock.report("saving", done, len(names))
+
+
+def validate_saved(
+    quantized: Quantized, evaluation: EvaluationSamples, saved: Saved, clock: Clock, *, opened: bool
+) -> Validated:
+    """Run the samples through the float model and what was saved. `opened`: whether the saved files opened."""
+    measured = None
+    if opened and evaluation.batches is not None:
+        measured = evaluate(quantized, evaluation.batches, saved, partial(clock.report, "validating"))
+    return Validated(evaluation.report, opened=opened, measured=measured, loaded=saved.loaded)
+
+
+def open_samples(
+    folder: Path, spec: JobSpec, source: ProgramSource | HuggingFaceSource, batch_size: int | None
+) -> tuple[Dataset | None, Dataset | None]:
+    """Open a job's dataset and evaluation dataset. Raises InvalidSamples when one doesn't fit the model."""
+    samples, evaluation = (
+        None if name is None else open_dataset(folder / name, source.inputs, batch_size)
+        for name in (spec.dataset, spec.evaluation_dataset)
+    )
+    measuring = evaluation or samples
+    if measuring is not None:
+        require_truth_fits(source, measuring)
+    return samples, evaluation
