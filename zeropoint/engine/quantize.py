@@ -1,7 +1,7 @@
 """The engine: calibrate, quantize, search. It knows sources by their leaves and formats not at all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,18 @@ from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.search import Material, MetricDrop, search
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a run of the engine has beside model, recipe and samples."""
+
+    checkpoints: Checkpoints = NO_CHECKPOINTS
+    """Where an earlier attempt was left; this one goes on from there."""
+    scratch: Path | None = None
+    """A folder for quantized values of layers whose float weights lie in files too; None keeps them in memory."""
+    metric_drop: MetricDrop | None = None
+    """How much lower a target's metric is with such layers."""
+
+
 def quantize_source(
     source: Source,
     recipe: Recipe,
@@ -32,22 +44,19 @@ def quantize_source(
     report: PhaseCallback,
     profile: Profile | None = None,
     *,
-    checkpoints: Checkpoints = NO_CHECKPOINTS,
-    scratch: Path | None = None,
-    metric_drop: MetricDrop | None = None,
+    resources: Resources = Resources(),
 ) -> Quantized:
-    """Run the plan; with a `profile` of these samples, without a forward pass. It goes on from `checkpoints`.
+    """Run the plan; with a `profile` of these samples, without a forward pass.
 
-    `scratch`: a folder for the numbers of layers whose float weights lie in files too; None keeps them in memory.
-    `metric_drop`: what a target's metric loses with such layers.
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
     """
     # 1. activations: one pass over the calibration samples
-    if not _watched(recipe, planned) or planned.calibration is None:
+    watched = _watched(recipe, planned)
+    if not watched or planned.calibration is None:
         profile = None
     elif profile is None:
-        samples, told = planned.calibration, partial(report, "calibrating")
-        profile = calibrate(source, _watched(recipe, planned), recipe, samples, told, checkpoints=checkpoints)
+        step, samples = partial(report, "calibrating"), planned.calibration
+        profile = calibrate(source, watched, recipe, samples, step, checkpoints=resources.checkpoints)
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)
     static = [choice for choice in planned.choices if choice.activations is not None]
@@ -56,20 +65,18 @@ def quantize_source(
     # 2. weights: layer by layer
     total = len(planned.choices) + (len(algorithms_of(recipe)) if planned.acceptance is not None else 0)
 
-    def step(done: int, _: int) -> None:
+    def advance(done: int, _: int = 0) -> None:
         report("quantizing", done, total)
 
-    layers = quantize_layers(planned, activations, step, checkpoints, scratch)
+    layers = quantize_layers(planned, activations, advance, resources.checkpoints, resources.scratch)
     # 3. what running the quantized model decides
-    decisions = Decisions()
+    decisions, quantized_layers = Decisions(), len(layers)
     if planned.acceptance is not None and planned.calibration is not None:
-        material, laid = Material(planned.calibration, planned.acceptance, profile, metric_drop), len(layers)
-        kept = KeptSearch(checkpoints, layers)
-
-        def tell(tried: int) -> None:
-            report("quantizing", laid + tried, total)
-
-        layers, decisions = search(source, recipe, material, layers, kept=kept, told=tell)
+        material = Material(planned.calibration, planned.acceptance, profile, resources.metric_drop)
+        kept = KeptSearch(resources.checkpoints, layers)
+        layers, decisions = search(
+            source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)
+        )
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
@@ -77,16 +84,16 @@ def quantize_source(
 
 
 def _watched(recipe: Recipe, planned: QuantizationPlan) -> list[Choice]:
-    """Layers whose inputs matter: those with a grid there, and those whose weights are scaled by them."""
+    """Return layers whose inputs matter: static ones, and those whose weights are scaled by their inputs."""
     algorithms = algorithms_of(recipe)
     return [c for c in planned.choices if c.activations is not None or is_targeted(c.layer, algorithms, ("awq",))]
 
 
 def _left_in_float(planned: QuantizationPlan, layers: Sequence[QuantizedLayer]) -> list[SkippedLayer]:
-    """Chosen layers that came out in float after all."""
-    own = {layer.layer.name for layer in layers}
-    left = [choice.layer for choice in planned.choices if choice.layer.name not in own]
-    return [SkippedLayer(name=layer.name, type=layer.type, reason="mixed_precision") for layer in left]
+    """Return chosen layers that the search left in float."""
+    quantized = {layer.layer.name for layer in layers}
+    in_float = [choice.layer for choice in planned.choices if choice.layer.name not in quantized]
+    return [SkippedLayer(name=layer.name, type=layer.type, reason="mixed_precision") for layer in in_float]
 
 
 def quantize_layers(

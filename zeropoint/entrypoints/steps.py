@@ -15,7 +15,7 @@ from zeropoint.calibration.profile import Profile
 from zeropoint.data.batches import Batches, Samples
 from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, plan
-from zeropoint.engine.quantize import quantize_source
+from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
@@ -102,15 +102,10 @@ def run(work: Work) -> Report:
 def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:
     """Run the plan, with statistics of a profile where there is one."""
     batches = planned.evaluation.batches
+    metric_drop = None if batches is None else Evaluator(work.source, batches).metric_drop(work.recipe)
+    resources = Resources(work.checkpoints, work.scratch, metric_drop)
     return quantize_source(
-        work.source,
-        work.recipe,
-        planned,
-        work.clock.report,
-        _profile(work, planned),
-        checkpoints=work.checkpoints,
-        scratch=work.scratch,
-        metric_drop=None if batches is None else Evaluator(work.source, batches).metric_drop(work.recipe),
+        work.source, work.recipe, planned, work.clock.report, _profile(work, planned), resources=resources
     )
 
 

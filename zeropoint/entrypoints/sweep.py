@@ -19,7 +19,7 @@ from zeropoint.calibration.ranges import thin_spots
 from zeropoint.data.batches import Samples
 from zeropoint.data.dataset import Dataset
 from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, choose_evaluation, plan
-from zeropoint.engine.quantize import quantize_source
+from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.steps import open_samples
 from zeropoint.errors import InvalidSamples, QuantizationError
@@ -213,14 +213,9 @@ class Sweep:
         torch.manual_seed(task.recipe.seed)
         try:
             with TemporaryDirectory(dir=self.scratch) as scratch:
+                resources = Resources(scratch=Path(scratch), metric_drop=tools.measure.metric_drop(task.recipe))
                 quantized = quantize_source(
-                    self.source,
-                    task.recipe,
-                    task.plan,
-                    _in_silence,
-                    tools.profile,
-                    scratch=Path(scratch),
-                    metric_drop=tools.measure.metric_drop(task.recipe),
+                    self.source, task.recipe, task.plan, _in_silence, tools.profile, resources=resources
                 )
                 measurement = tools.measure.measure(quantized.layers)
                 times = (None, None) if tools.stopwatch is None else tools.stopwatch.time(quantized)

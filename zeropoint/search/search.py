@@ -45,9 +45,9 @@ def search(
     layers: list[QuantizedLayer],
     *,
     kept: KeptSearch,
-    told: OnProgress,
+    report: OnProgress,
 ) -> tuple[list[QuantizedLayer], Decisions]:
-    """The layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
+    """Return the layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
     context, acceptance, algorithms = (
         _context(source, recipe, material),
         Evaluator(source, material.acceptance),
@@ -60,7 +60,7 @@ def search(
     def step(candidate: Candidate) -> None:
         number = next(tried)
         kept.keep(number, candidate)
-        told(number)
+        report(number)
 
     if recipe.target is not None:
         target_check = TargetCheck(recipe.target, source, material.metric_drop)

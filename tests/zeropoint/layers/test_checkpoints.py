@@ -11,7 +11,7 @@ from tests.networks import Example, attention, convolutional, projections
 from tests.zeropoint.conftest import OpenExample
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import QuantizationPlan, plan
-from zeropoint.engine.quantize import quantize_source
+from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
 from zeropoint.layers.checkpoints import finished_layers
@@ -72,7 +72,9 @@ def test_files_are_the_same_after_an_interruption_at_any_layer(
                 raise Death
 
         with pytest.raises(Death):
-            quantize_source(source, recipe, planned, die, checkpoints=Checkpoints(tmp_path / f"c{left}", "key"))
+            quantize_source(
+                source, recipe, planned, die, resources=Resources(Checkpoints(tmp_path / f"c{left}", "key"))
+            )
         checkpoints = Checkpoints(tmp_path / f"c{left}", "key")
         steps: list[int] = []
 
@@ -80,7 +82,7 @@ def test_files_are_the_same_after_an_interruption_at_any_layer(
             if phase == "quantizing":
                 steps.append(done)
 
-        again = quantize_source(source, recipe, planned, step, checkpoints=checkpoints)
+        again = quantize_source(source, recipe, planned, step, resources=Resources(checkpoints))
         assert files(again, tmp_path / f"again{left}") == expected
         assert ("quantizing" in checkpoints.resumed) == (name != "cast")
         assert steps == list(range(left if name != "cast" else 1, len(planned.choices) + 1))

@@ -8,7 +8,7 @@ import pytest
 from tests.networks import prenorm
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
-from zeropoint.engine.quantize import quantize_source
+from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
 from zeropoint.layers.result import Quantized
@@ -46,7 +46,7 @@ def run(folder: Path, recipe: Recipe, checkpoints: Checkpoints, dies_at: int = -
         if (phase, done) == ("quantizing", dies_at):
             raise Death
 
-    return quantize_source(source, recipe, plan(source, recipe, samples), report, checkpoints=checkpoints)
+    return quantize_source(source, recipe, plan(source, recipe, samples), report, resources=Resources(checkpoints))
 
 
 def files(result: Quantized, folder: Path) -> list[bytes]:

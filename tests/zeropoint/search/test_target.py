@@ -8,7 +8,7 @@ from tests.networks import residual
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
-from zeropoint.engine.quantize import quantize_source
+from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.layers.result import Quantized
 from zeropoint.schema.presets import ACCURATE, algorithms_of
 from zeropoint.schema.recipe import Recipe
@@ -87,7 +87,7 @@ def test_a_drop_is_measured_by_whoever_knows_the_metric(tmp_path: Path) -> None:
         recipe,
         plan(source, recipe, samples),
         lambda *_: None,
-        metric_drop=lambda layers: 0.2 * (len(layers) > 2),
+        resources=Resources(metric_drop=lambda layers: 0.2 * (len(layers) > 2)),
     )
     target = result.decisions.target
     assert target is not None
