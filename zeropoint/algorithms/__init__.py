@@ -1,5 +1,5 @@
 """Algorithms: each takes layers as they are and gives those that it changed. To add one: settings in
-`algorithm_settings`, a file here, one line below. None runs without the gate (`improving`)."""
+`schema.algorithms`, a file here, one line below. The acceptance samples decide which is kept (`search.trial`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`run(settings, bench, layers)` gives the layers that it changed, None for one that stays in float.
+    """`run(settings, context, layers)` gives the layers that it changed, None for one that stays in float.
 
     It stays where SQNR rises, and by `least_gain_db` at least.
     """

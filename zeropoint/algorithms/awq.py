@@ -20,14 +20,14 @@ SMALLEST = 1e-4
 
 
 def scale_by_activations(settings: Awq, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The weight-only linears on integer grids, laid anew."""
-    own = {name: one for name, one in targeted(layers, settings.layer_types).items() if _can(one, context)}
+    """Return the weight-only linears on integer grids, quantized again with scaled columns."""
+    eligible = {name: layer for name, layer in targeted(layers, settings.layer_types).items() if _can(layer, context)}
     changed: dict[str, QuantizedLayer] = {}
-    for names in context.scalable_groups(own):
+    for names in context.scalable_groups(eligible):
         magnitude = _magnitude(context, names[0])
-        trials = [_laid(own, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
-        best = min(trials, key=lambda group: sum(_error(one, magnitude) for one in group.values()))
-        changed |= {n: replace(one, scaled_by=context.norm_mapping(names)) for n, one in best.items()}
+        trials = [_requantized(eligible, names, factors(magnitude, trial / TRIALS)) for trial in range(TRIALS + 1)]
+        best = min(trials, key=lambda group: sum(_error(layer, magnitude) for layer in group.values()))
+        changed |= {n: replace(layer, scaled_by=context.norm_mapping(names)) for n, layer in best.items()}
     return changed
 
 
@@ -37,7 +37,7 @@ def factors(magnitude: Tensor, power: float) -> Tensor:
     return scale / (scale.min() * scale.max()).sqrt()
 
 
-def _laid(layers: Layers, names: list[str], scale: Tensor) -> dict[str, QuantizedLayer]:
+def _requantized(layers: Layers, names: list[str], scale: Tensor) -> dict[str, QuantizedLayer]:
     return {name: requantize_layer(layers[name], None, 1 / scale, None) for name in names}
 
 

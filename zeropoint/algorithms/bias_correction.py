@@ -64,9 +64,9 @@ class Error:
 
 def correct_biases(_: BiasCorrection, context: AlgorithmContext, layers: Layers) -> Layers:
     """The layers with a bias of their own, or that may get one, corrected."""
-    # their own biases again: what an earlier correction found is found anew
-    plain = {name: replace(one, bias=None) for name, one in layers.items() if context.has_own_bias(one.layer)}
-    errors = {n: Error(one.layer.channel_axis or -1, Mean(), Mean()) for n, one in plain.items()}
+    # without an earlier correction, which would be measured as an error
+    plain = {name: replace(layer, bias=None) for name, layer in layers.items() if context.has_own_bias(layer.layer)}
+    errors = {n: Error(layer.layer.channel_axis or -1, Mean(), Mean()) for n, layer in plain.items()}
     enough = min(MOST_SAMPLES, max(FEWEST_SAMPLES, context.calibration.count // 3))
     for batch in first_of(context.calibration, enough):
         _pass(context, {**layers, **plain}, errors, batch)
@@ -107,7 +107,7 @@ def _hooks(layers: Layers, see: See) -> list[tuple[nn.Module, AfterForward]]:
 
 
 def _corrected(layer: QuantizedLayer, correction: Tensor) -> QuantizedLayer:
-    own = layer.layer.bias
+    bias = layer.layer.bias
     dtype = layer.layer.weight.dtype
-    base = torch.zeros_like(correction) if own is None else own.detach().cpu().float()
+    base = torch.zeros_like(correction) if bias is None else bias.detach().cpu().float()
     return replace(layer, bias=(base + correction).to(dtype))

@@ -54,11 +54,13 @@ class AlgorithmContext:
 def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
     """The layers of these types, or kinds, whose weights nothing else reads: what is tied must stay alike."""
     return {
-        n: one for n, one in with_unshared_weight(layers).items() if {one.layer.type, one.layer.kind} & set(layer_types)
+        n: layer
+        for n, layer in with_unshared_weight(layers).items()
+        if {layer.layer.type, layer.layer.kind} & set(layer_types)
     }
 
 
 def with_unshared_weight(layers: Layers) -> Layers:
     """The layers whose weights are no other layer's."""
-    readers = Counter(one.layer.weight_name for one in layers.values())
-    return {name: one for name, one in layers.items() if readers[one.layer.weight_name] == 1}
+    readers = Counter(layer.layer.weight_name for layer in layers.values())
+    return {name: layer for name, layer in layers.items() if readers[layer.layer.weight_name] == 1}

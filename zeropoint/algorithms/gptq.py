@@ -30,18 +30,18 @@ BLOCK = 128
 
 
 def round_by_gptq(settings: Gptq, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The linears on integer grids, rounded anew."""
-    own = {name: one for name, one in targeted(layers, settings.layer_types).items() if _can(one)}
+    """Return the linears on integer grids, rounded again."""
+    eligible = {name: layer for name, layer in targeted(layers, settings.layer_types).items() if _can(layer)}
     groups: dict[tuple[str, str], list[str]] = {}
-    for name, layer in own.items():
+    for name, layer in eligible.items():
         kind = layer.settings.model_dump_json()
         groups.setdefault((context.sharing.get(name, name), kind), []).append(name)
     changed: dict[str, QuantizedLayer] = {}
-    for together in _rounds(own, groups.values()):
+    for together in _rounds(eligible, groups.values()):
         moments = _moments(context, layers, [names[0] for names in together])
         for names in together:
             if names[0] in moments:
-                changed |= _rounded([own[name] for name in names], moments[names[0]], settings.damping)
+                changed |= _rounded([eligible[name] for name in names], moments[names[0]], settings.damping)
     return changed
 
 
@@ -54,8 +54,8 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
     numbers = optimal(weight, scale, zero_point.float(), grid, damped(moments, damping))
     parts = torch.split(numbers.to(grid.dtype), [layer.weight.shape[0] for layer in layers])
     rounded = (
-        replace(with_quantized_values(one, part.clone()), rounding="gptq")
-        for one, part in zip(layers, parts, strict=True)
+        replace(with_quantized_values(layer, part.clone()), rounding="gptq")
+        for layer, part in zip(layers, parts, strict=True)
     )
     return {layer.layer.name: layer for layer in rounded}
 
@@ -75,19 +75,21 @@ def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, 
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
     upper = inverse_factor(moments[order][:, order])
     # a column is a row here: contiguous, and so are its scales
-    left = weight[:, order].T.contiguous()
+    remaining = weight[:, order].T.contiguous()
     steps, zeros = (values.expand(weight.shape)[:, order].T.contiguous() for values in (scale, zero_point))
-    numbers = torch.empty_like(left)
-    for start in range(0, len(left), BLOCK):
-        stop = min(start + BLOCK, len(left))
-        errors = torch.empty_like(left[start:stop])
+    numbers = torch.empty_like(remaining)
+    for start in range(0, len(remaining), BLOCK):
+        stop = min(start + BLOCK, len(remaining))
+        errors = torch.empty_like(remaining[start:stop])
         for row in range(start, stop):
-            laid = (left[row] * (1 / steps[row])).round_().add_(zeros[row]).clamp_(grid.quant_min, grid.quant_max)
-            numbers[row] = laid
-            error = (left[row] - (laid - zeros[row]) * steps[row]).div_(upper[row, row])
+            rounded = (
+                (remaining[row] * (1 / steps[row])).round_().add_(zeros[row]).clamp_(grid.quant_min, grid.quant_max)
+            )
+            numbers[row] = rounded
+            error = (remaining[row] - (rounded - zeros[row]) * steps[row]).div_(upper[row, row])
             errors[row - start] = error
-            left[row:stop].addr_(upper[row, row:stop], error, alpha=-1)
-        left[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+            remaining[row:stop].addr_(upper[row, row:stop], error, alpha=-1)
+        remaining[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
     return numbers.T[:, torch.argsort(order)].contiguous()
 
 
@@ -144,11 +146,11 @@ def _rounds(layers: Mapping[str, QuantizedLayer], groups: Iterable[list[str]]) -
     together: list[list[str]] = []
     size = 0
     for names in groups:
-        own = 4 * layers[names[0]].weight.shape[1] ** 2
-        if together and size + own > MAX_BYTES:
+        bytes_needed = 4 * layers[names[0]].weight.shape[1] ** 2
+        if together and size + bytes_needed > MAX_BYTES:
             yield together
             together, size = [], 0
         together.append(names)
-        size += own
+        size += bytes_needed
     if together:
         yield together

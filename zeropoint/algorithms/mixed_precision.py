@@ -15,26 +15,26 @@ from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, pred
 
 def keep_in_float(settings: MixedPrecision, context: AlgorithmContext, layers: Layers) -> Mapping[str, None]:
     """The layers to leave in float, as nothing in their place."""
-    found = probe(context.source, with_unshared_weight(layers), context.calibration)
-    return {} if found is None else dict.fromkeys(worth_leaving(found, settings), None)
+    sensitivity = probe(context.source, with_unshared_weight(layers), context.calibration)
+    return {} if sensitivity is None else dict.fromkeys(worth_leaving(sensitivity, settings), None)
 
 
-def worth_leaving(found: Sensitivity, settings: MixedPrecision) -> list[str]:
+def worth_leaving(sensitivity: Sensitivity, settings: MixedPrecision) -> list[str]:
     """Names, the best bargain first."""
-    work, noise = sum(found.macs.values()), sum(found.noise.values())
+    work, noise = sum(sensitivity.macs.values()), sum(sensitivity.noise.values())
     chosen: list[str] = []
-    left = noise
-    for name in by_noise_per_mac(found):
-        if left <= 0 or predicted_db(found.signal, left) >= settings.until_db:
+    remaining = noise
+    for name in by_noise_per_mac(sensitivity):
+        if remaining <= 0 or predicted_db(sensitivity.signal, remaining) >= settings.until_db:
             break
-        worth = found.noise[name] / noise >= settings.min_ratio * found.macs[name] / work
-        if worth and _share(found, [*chosen, name]) <= settings.max_share:
+        worth = sensitivity.noise[name] / noise >= settings.min_ratio * sensitivity.macs[name] / work
+        if worth and _share(sensitivity, [*chosen, name]) <= settings.max_share:
             chosen.append(name)
-            left -= found.noise[name]
+            remaining -= sensitivity.noise[name]
     return chosen
 
 
-def _share(found: Sensitivity, names: Sequence[str]) -> float:
+def _share(sensitivity: Sensitivity, names: Sequence[str]) -> float:
     """Of the model's work, or of its weights, whichever is more."""
-    parts = (found.macs, found.parameters)
+    parts = (sensitivity.macs, sensitivity.parameters)
     return max(sum(part.get(name, 0) for name in names) / max(sum(part.values()), 1) for part in parts)

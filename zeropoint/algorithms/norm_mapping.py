@@ -1,6 +1,6 @@
 """Which normalization of a module in Python can carry factors for the layers behind it.
 
-`sources.scaling` reads that off a graph; here one pass is watched.
+`graph.norm_mapping` reads that off a graph; here one pass is watched.
 
 Every torch function that is given a normalization's output is seen. Where all of them are layers' own `linear`, the
 normalization's weight and bias can be multiplied, and the layers' weights divided, without changing a result. That is
@@ -57,7 +57,9 @@ class Readers(TorchFunctionMode):
 
 def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
     """Layer -> the normalization that carries its factors, of linears alone; nothing where the trial disagrees."""
-    weights = {id(one.module.get_parameter("weight")): one.name for one in source.layers if one.module is not None}
+    weights = {
+        id(layer.module.get_parameter("weight")): layer.name for layer in source.layers if layer.module is not None
+    }
     norms = {name: module for name, module in source.module.named_modules() if _is_normalization(module)}
     watch = Readers(weights)
     hooks = [(norm, _gives(watch, name)) for name, norm in norms.items()]
@@ -65,8 +67,8 @@ def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, s
         expected = floating_outputs(source, batch)
     source.reset()
     linears = {layer.name for layer in source.layers if layer.kind == "Linear"}
-    found = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
-    norm_mappings = {layer: name for name, readers in found.items() for layer in readers}
+    carriers = {name: readers for name, readers in watch.found.items() if readers and readers <= linears}
+    norm_mappings = {layer: name for name, readers in carriers.items() for layer in readers}
     with _scaled(source, norms, norm_mappings):
         scaled = floating_outputs(source, batch)
     source.reset()
@@ -88,7 +90,7 @@ def _is_normalization(module: nn.Module) -> bool:
 @contextmanager
 def _scaled(source: Source, norms: Mapping[str, nn.Module], norm_mappings: Mapping[str, str]) -> Iterator[None]:
     """The normalizations twice and half as large in turn, and what their layers are given back at its size."""
-    own = [(norm, dict(norm._parameters)) for norm in norms.values()]
+    before = [(norm, dict(norm._parameters)) for norm in norms.values()]
     factors = {name: _factors(norms[name]) for name in set(norm_mappings.values())}
     modules = {layer.name: layer.module for layer in source.layers if layer.module is not None}
     hooks = [(modules[layer], _divides(factors[norm])) for layer, norm in norm_mappings.items()]
@@ -100,7 +102,7 @@ def _scaled(source: Source, norms: Mapping[str, nn.Module], norm_mappings: Mappi
         with hooked(before=hooks):
             yield
     finally:
-        for norm, parameters in own:
+        for norm, parameters in before:
             norm._parameters.update(parameters)
 
 

@@ -25,16 +25,16 @@ STEPS = 256
 
 def smooth(settings: Smoothing, context: AlgorithmContext, layers: Layers) -> Layers:
     """The layers with static integer inputs, smoothed; those whose channels were not watched are left out."""
-    own = {n: one for n, one in targeted(layers, settings.layer_types).items() if _can(one, context)}
+    eligible = {n: layer for n, layer in targeted(layers, settings.layer_types).items() if _can(layer, context)}
     changed = {}
-    for names in context.scalable_groups(own):
+    for names in context.scalable_groups(eligible):
         abs_max = _abs_max(context, names[0])
-        weights = torch.stack([column_abs_max(own[name].layer) for name in names]).amax(0)
+        weights = torch.stack([column_abs_max(eligible[name].layer) for name in names]).amax(0)
         scale = 1 / factors(abs_max, weights, settings.alpha)
         for name in names:
-            outliers = own[name].outliers
+            outliers = eligible[name].outliers
             smoothed = requantize_layer(
-                own[name], context.statistics[name], scale, None if outliers is None else outliers.channels
+                eligible[name], context.statistics[name], scale, None if outliers is None else outliers.channels
             )
             changed[name] = replace(smoothed, scaled_by=context.norm_mapping(names))
     return changed

@@ -76,7 +76,7 @@ def collect(
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """Statistics of the inputs of `layers`, and what else is wanted, in one pass. Padding stays out (`masking`).
+    """Statistics of the inputs of `layers`, and what else is wanted, in one pass. Padding stays out (`data.padding`).
 
     Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
     there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.

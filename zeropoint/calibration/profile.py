@@ -92,9 +92,9 @@ def save_profile(profile: Profile, key: str, path: Path) -> None:
         batch_size=profile.batch_size,
         layers={name: _entry(statistics) for name, statistics in kept.items()},
     )
-    found = {f"{name}.histogram": statistics.histogram for name, statistics in kept.items()}
-    counts = {name: histogram.counts for name, histogram in found.items() if histogram is not None}
-    channels = {f"{n}.channels": found.channels.stacked for n, found in kept.items() if found.channels is not None}
+    histograms = {f"{name}.histogram": statistics.histogram for name, statistics in kept.items()}
+    counts = {name: histogram.counts for name, histogram in histograms.items() if histogram is not None}
+    channels = {f"{n}.channels": part.channels.stacked for n, part in kept.items() if part.channels is not None}
     save_tensors(counts | channels, path, {HEADER_KEY: header.model_dump(mode="json")})
 
 

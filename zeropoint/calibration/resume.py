@@ -41,11 +41,11 @@ class Pass:
     def keep(self, checkpoints: Checkpoints) -> None:
         """Write the checkpoint."""
         states = {name: collector.state() for name, collector in self.collectors.items()}
-        tensors = {f"{name}.{part}": t for name, (_, own) in states.items() for part, t in own.items()}
+        tensors = {f"{name}.{part}": t for name, (_, parts) in states.items() for part, t in parts.items()}
         buffers = {name: self.source.module.get_buffer(name).cpu().clone() for name in self.source.changing}
         state: dict[str, Any] = {
             "done": self.done,
-            "collectors": {name: [numbers, list(own)] for name, (numbers, own) in states.items()},
+            "collectors": {name: [numbers, list(parts)] for name, (numbers, parts) in states.items()},
         }
         random = {f"random:{place}": numbers for place, numbers in _random(self.source.device).items()}
         checkpoints.save(NAME, state, tensors | random | {f"buffer:{name}": t for name, t in buffers.items()})
@@ -60,8 +60,8 @@ class Pass:
             name: Collector.restored(numbers, {part: tensors[f"{name}.{part}"] for part in parts}, self.source.device)
             for name, (numbers, parts) in state["collectors"].items()
         }
-        wanted = {name: collector.wants for name, collector in self.collectors.items()}
-        if {name: collector.wants for name, collector in collectors.items()} != wanted:
+        wishes = {name: collector.wants for name, collector in self.collectors.items()}
+        if {name: collector.wants for name, collector in collectors.items()} != wishes:
             raise ValueError("it is of other layers")
         buffers = {name: tensors[f"buffer:{name}"] for name in self.source.changing}
         if any(buffers[name].shape != value.shape for name, value in self.source.changing.items()):
@@ -69,7 +69,7 @@ class Pass:
         random = {place: tensors[f"random:{place}"] for place in _random(self.source.device)}
         _set_random(random)
         self.source.put(buffers)
-        self.collectors.update((name, collectors[name]) for name in wanted)
+        self.collectors.update((name, collectors[name]) for name in wishes)
         self.done = int(state["done"])
         return self.done
 

@@ -69,15 +69,15 @@ def search(
         )
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
-    found = probe(source, candidate.layers, material.calibration) if recipe.sensitivity else None
+    sensitivity = probe(source, candidate.layers, material.calibration) if recipe.sensitivity else None
     decisions = Decisions(
         algorithms=list(candidate.steps),
         acceptance_samples=material.acceptance.count,
         acceptance_db=finite(candidate.noise.db),
-        sensitivity={} if found is None else _alone(found),
+        sensitivity={} if sensitivity is None else _alone(sensitivity),
         target=target,
     )
-    return [candidate.layers[one.layer.name] for one in layers if one.layer.name in candidate.layers], decisions
+    return [candidate.layers[layer.layer.name] for layer in layers if layer.layer.name in candidate.layers], decisions
 
 
 def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmContext:
@@ -96,7 +96,11 @@ def _has_room(source: Source, recipe: Recipe) -> bool:
     return not source.fixed and not (recipe.needs_outputs and any(layer.fused_output for layer in source.layers))
 
 
-def _alone(found: Sensitivity) -> Mapping[str, float]:
+def _alone(sensitivity: Sensitivity) -> Mapping[str, float]:
     """By layer, the SQNR in dB that the whole model would have if it alone were quantized; without those that make no
     noise."""
-    return {name: predicted_db(found.signal, noise) for name, noise in found.noise.items() if noise > 0 < found.signal}
+    return {
+        name: predicted_db(sensitivity.signal, noise)
+        for name, noise in sensitivity.noise.items()
+        if noise > 0 and sensitivity.signal > 0
+    }

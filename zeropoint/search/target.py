@@ -97,22 +97,22 @@ def reach_target(
         if search.target_check.bytes_asked is None and search.target_check.met(candidate):
             break
         candidate = try_algorithms(search.context, search.acceptance, candidate, [settings], step)
-    found = probe(search.context.source, with_unshared_weight(candidate.layers), search.context.calibration)
-    if found is not None and search.target_check.bytes_asked is not None:
-        candidate = _within_bytes(search, candidate, found)
-    elif found is not None and not search.target_check.met(candidate):
-        candidate = _corrected(search, _fewest_in_float(search, candidate, found))
-    left = [name for name in everything if name not in candidate.layers]
-    return candidate, search.target_check.report(candidate, _share(found, left), len(left))
+    sensitivity = probe(search.context.source, with_unshared_weight(candidate.layers), search.context.calibration)
+    if sensitivity is not None and search.target_check.bytes_asked is not None:
+        candidate = _within_bytes(search, candidate, sensitivity)
+    elif sensitivity is not None and not search.target_check.met(candidate):
+        candidate = _corrected(search, _fewest_in_float(search, candidate, sensitivity))
+    in_float = [name for name in everything if name not in candidate.layers]
+    return candidate, search.target_check.report(candidate, _share(sensitivity, in_float), len(in_float))
 
 
-def _fewest_in_float(search: Search, candidate: Candidate, found: Sensitivity) -> Candidate:
+def _fewest_in_float(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
     """The shortest list of layers in float that meets the goal; the one with the least noise where none does."""
-    order = by_noise_per_mac(found)
+    order = by_noise_per_mac(sensitivity)
     low, high = 0, max(len(order) - 1, 0)  # a result has one quantized layer at least
     tried: dict[int, Candidate] = {}
     while low < high:
-        middle = (low + high) // 2 if tried else min(_predicted(search, found, order), high - 1)
+        middle = (low + high) // 2 if tried else min(_predicted(search, sensitivity, order), high - 1)
         tried[middle] = _without(search, candidate, order[:middle])
         low, high = (low, middle) if search.target_check.met(tried[middle]) else (middle + 1, high)
     if low not in tried:
@@ -120,34 +120,34 @@ def _fewest_in_float(search: Search, candidate: Candidate, found: Sensitivity) -
     return (
         tried[low]
         if search.target_check.met(tried[low])
-        else min((candidate, *tried.values()), key=lambda one: one.noise.noise)
+        else min((candidate, *tried.values()), key=lambda attempt: attempt.noise.noise)
     )
 
 
-def _predicted(search: Search, found: Sensitivity, order: Sequence[str]) -> int:
+def _predicted(search: Search, sensitivity: Sensitivity, order: Sequence[str]) -> int:
     """How many layers the probe thinks are enough, at least 1; the middle where the goal is no SQNR."""
     bound = search.target_check.sqnr_db
     if bound is None:
         return len(order) // 2
-    left = sum(found.noise.values())
+    remaining = sum(sensitivity.noise.values())
     for number, name in enumerate(order[:-1]):
-        if left <= found.signal / 10 ** (bound / 10):
+        if remaining <= sensitivity.signal / 10 ** (bound / 10):
             return max(number, 1)
-        left -= found.noise[name]
+        remaining -= sensitivity.noise[name]
     return len(order) - 1
 
 
-def _within_bytes(search: Search, candidate: Candidate, found: Sensitivity) -> Candidate:
+def _within_bytes(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
     """Layers back in float, the most noise for each byte first, while what is stored stays within the bound."""
     bound = search.target_check.bytes_asked
     extra = {
         n: max(candidate.layers[n].layer.bytes - candidate.layers[n].bytes, 1)
-        for n in found.noise
+        for n in sensitivity.noise
         if n in candidate.layers
     }
     chosen: list[str] = []
     size = search.target_check.bytes_of(candidate.layers)
-    for name in sorted(extra, key=lambda name: -found.noise[name] / extra[name]):
+    for name in sorted(extra, key=lambda name: -sensitivity.noise[name] / extra[name]):
         if bound is not None and size + extra[name] <= bound:
             chosen.append(name)
             size += extra[name]
@@ -156,19 +156,19 @@ def _within_bytes(search: Search, candidate: Candidate, found: Sensitivity) -> C
 
 
 def _without(search: Search, candidate: Candidate, names: Sequence[str]) -> Candidate:
-    left = {name: one for name, one in candidate.layers.items() if name not in set(names)}
-    return replace(candidate, layers=left, noise=search.acceptance.noise(left.values()), tried=())
+    kept = {name: layer for name, layer in candidate.layers.items() if name not in set(names)}
+    return replace(candidate, layers=kept, noise=search.acceptance.noise(kept.values()), tried=())
 
 
 def _corrected(search: Search, candidate: Candidate) -> Candidate:
     """Biases corrected anew where they were before: layers that are in float now made some of the error."""
-    if not any(one.bias is not None for one in candidate.layers.values()):
+    if not any(layer.bias is not None for layer in candidate.layers.values()):
         return candidate
     again = try_algorithms(search.context, search.acceptance, candidate, [BiasCorrection()])
     return again if search.target_check.met(again) or not search.target_check.met(candidate) else candidate
 
 
-def _share(found: Sensitivity | None, names: Sequence[str]) -> float | None:
+def _share(sensitivity: Sensitivity | None, names: Sequence[str]) -> float | None:
     """Share of the multiply-accumulates of all quantizable layers that these do."""
-    work = 0 if found is None else sum(found.macs.values())
-    return None if found is None or not work else sum(found.macs.get(name, 0) for name in names) / work
+    work = 0 if sensitivity is None else sum(sensitivity.macs.values())
+    return None if sensitivity is None or not work else sum(sensitivity.macs.get(name, 0) for name in names) / work

@@ -44,10 +44,10 @@ class Evaluator:
     def measure(self, layers: Iterable[QuantizedLayer]) -> Measurement:
         """What such layers do in place of the float ones. Raises InvalidSamples."""
         result = Measurement()
-        for noise, expected, found, truth in self._compared(list(layers)):
+        for noise, expected, outputs, truth in self._compared(list(layers)):
             result.noise.join(noise)
             if expected:
-                result.metrics.add(expected[0], found[0], truth)
+                result.metrics.add(expected[0], outputs[0], truth)
         return result
 
     def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
@@ -59,19 +59,19 @@ class Evaluator:
 
     def metric_drop(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
         """What such layers lose of the metric that the recipe's target names; None where it names none."""
-        wanted = None if recipe.target is None else recipe.target.max_drop
-        return None if wanted is None else partial(self._drop, wanted.metric)
+        bound = None if recipe.target is None else recipe.target.max_drop
+        return None if bound is None else partial(self._drop, bound.metric)
 
     def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
         """Infinite where outputs are not finite. Raises InvalidSamples when the samples don't allow the metric."""
-        found = self.measure(layers.values()).metrics.by_name.get(metric)
-        if found is None:
+        values = self.measure(layers.values()).metrics.by_name.get(metric)
+        if values is None:
             raise InvalidSamples(
                 "dataset_does_not_fit",
                 f"The samples to measure on don't allow {metric}: they hold no {NEEDS.get(metric, 'classes')}.",
                 "Give an evaluation dataset that holds it, or ask for another metric.",
             )
-        drop = found.report(metric).drop
+        drop = values.report(metric).drop
         return math.inf if drop is None else drop
 
     def _compared(self, layers: list[QuantizedLayer]) -> Iterator[tuple[Noise, list[Tensor], list[Tensor], Truth]]:
@@ -79,17 +79,17 @@ class Evaluator:
         for number, (batch, truth) in enumerate(judged(self._samples)):
             expected, mask, noise = self._expected(number, batch), mask_of(batch), Noise()
             with simulated(layers):
-                found = floating_outputs(self._source, batch)
-            for reference, value in zip(expected, found, strict=True):
+                outputs = floating_outputs(self._source, batch)
+            for reference, value in zip(expected, outputs, strict=True):
                 noise.add(visible(reference, mask), visible(value, mask))
-            yield noise, expected, found, truth
+            yield noise, expected, outputs, truth
         self._source.reset()
 
     def _expected(self, number: int, batch: Sequence[Tensor]) -> list[Tensor]:
         if number < len(self._kept):
             return self._kept[number]
-        found = floating_outputs(self._source, batch)
-        size = sum(tensor.nbytes for tensor in found) * max(len(self._samples), 1)
+        outputs = floating_outputs(self._source, batch)
+        size = sum(tensor.nbytes for tensor in outputs) * max(len(self._samples), 1)
         if number == len(self._kept) and size <= MAX_KEPT_BYTES:
-            self._kept.append(found)
-        return found
+            self._kept.append(outputs)
+        return outputs

@@ -44,38 +44,38 @@ class Sensitivity:
 
 def probe(source: Source, layers: Mapping[str, QuantizedLayer], samples: Batches) -> Sensitivity | None:
     """Rank these layers; None where no output can be differentiated."""
-    found = Sensitivity()
+    sensitivity = Sensitivity()
     generator = torch.Generator().manual_seed(0)
     for batch in first_of(samples, MAX_SAMPLES):
-        if not _add(found, source, layers, batch, generator):
+        if not _add(sensitivity, source, layers, batch, generator):
             return None
     source.reset()
-    return found
+    return sensitivity
 
 
 def _add(
-    found: Sensitivity,
+    sensitivity: Sensitivity,
     source: Source,
     layers: Mapping[str, QuantizedLayer],
     batch: Sequence[Tensor],
     generator: torch.Generator,
 ) -> bool:
-    """Take a batch in; whether that went."""
+    """Accumulate one batch; return False if nothing is differentiable."""
     source.reset()
-    with torch.enable_grad(), _shifted(layers, found) as shifts:
+    with torch.enable_grad(), _shifted(layers, sensitivity) as shifts:
         outputs = [v for v in source.run(batch) if isinstance(v, Tensor) and v.is_floating_point()]
     outputs = [output for output in outputs if output.requires_grad]
     if not outputs or not shifts:
         return False
     mask = mask_of(batch)
-    found.signal += sum(float(visible(output.detach(), mask).double().square().sum()) for output in outputs)
+    sensitivity.signal += sum(float(visible(output.detach(), mask).double().square().sum()) for output in outputs)
     for number in range(VECTORS):
         signs = [_signs(output, mask, generator) for output in outputs]
         places = [shift for _, shift, _ in shifts]
         keep = number + 1 < VECTORS
         gradients = torch.autograd.grad(outputs, places, signs, retain_graph=keep, allow_unused=True)
         for name, energy in _energies(shifts, gradients).items():
-            found.noise[name] = found.noise.get(name, 0.0) + energy / VECTORS
+            sensitivity.noise[name] = sensitivity.noise.get(name, 0.0) + energy / VECTORS
     return True
 
 
@@ -103,15 +103,15 @@ def _signs(output: Tensor, mask: Tensor | None, generator: torch.Generator) -> T
 
 
 @contextmanager
-def _shifted(layers: Mapping[str, QuantizedLayer], found: Sensitivity) -> Iterator[list[Shift]]:
+def _shifted(layers: Mapping[str, QuantizedLayer], sensitivity: Sensitivity) -> Iterator[list[Shift]]:
     """Add zeros to each layer's output whose gradient can be asked for, and note the error there."""
     shifts: list[Shift] = []
 
     def shift(name: str, layer: QuantizedLayer, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         with torch.no_grad():
             error = forward_quantized(layer, arguments[0].detach()) - output.detach()
-        found.macs[name] = found.macs.get(name, 0) + _macs(layer, arguments[0], output)
-        found.parameters[name] = layer.weight.numel()
+        sensitivity.macs[name] = sensitivity.macs.get(name, 0) + _macs(layer, arguments[0], output)
+        sensitivity.parameters[name] = layer.weight.numel()
         zeros = torch.zeros_like(output, requires_grad=True)
         shifts.append((name, zeros, error))
         return output + zeros
@@ -135,10 +135,10 @@ def _macs(layer: QuantizedLayer, values: Tensor, output: Tensor) -> int:
 
 def predicted_db(signal: float, noise: float) -> float:
     """SQNR in dB."""
-    return 10 * math.log10(signal / noise) if signal > 0 < noise else math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
-def by_noise_per_mac(found: Sensitivity) -> list[str]:
+def by_noise_per_mac(sensitivity: Sensitivity) -> list[str]:
     """Layers that do work, in the order of noise for each multiply-accumulate."""
-    names = [name for name in found.noise if found.macs.get(name)]
-    return sorted(names, key=lambda name: -found.noise[name] / found.macs[name])
+    names = [name for name in sensitivity.noise if sensitivity.macs.get(name)]
+    return sorted(names, key=lambda name: -sensitivity.noise[name] / sensitivity.macs[name])

@@ -51,9 +51,9 @@ def _sqnr_check(summary: Summary, beside: Mapping[str, Noise], ran: bool, settin
         )
     lost = [file for file, noise in beside.items() if not _keeps_up(noise, value, bound)] if measured else []
     for file in beside if measured else ():
-        own = _beside_db(beside, file)
-        told = f"{own:.2f} dB" if own is not None else "no finite number"
-        detail += f" {file}: {told}" + (", too far below." if file in lost else ".")
+        db = _beside_db(beside, file)
+        text = f"{db:.2f} dB" if db is not None else "no finite number"
+        detail += f" {file}: {text}" + (", too far below." if file in lost else ".")
     return Check(name="sqnr", passed=passed and not lost, value=value, bound=bound, detail=detail)
 
 
@@ -61,9 +61,9 @@ def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
     """Whether a further artifact is as good as the first (None: exact), but for the gap, and meets the bound."""
     if noise.exact:
         return True
-    own = finite(noise.db)
+    db = finite(noise.db)
     least = [limit for limit in (bound, first and first - LARGEST_GAP_DB) if limit is not None]
-    return own is not None and all(own >= limit for limit in least)
+    return db is not None and all(db >= limit for limit in least)
 
 
 def _beside_db(beside: Mapping[str, Noise], file: str) -> float | None:
@@ -125,6 +125,6 @@ def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -
     if not passed:
         detail = f"Weights of layer {worst!r} don't lie on their grid."
     elif moved_on_purpose:
-        told = f"Of {len(moved_on_purpose)} layers that GPTQ rounded, all numbers lie inside their grids."
-        detail = told if len(moved_on_purpose) == len(steps) else f"{detail} {told}"
+        of_gptq = f"Of {len(moved_on_purpose)} layers that GPTQ rounded, all numbers lie inside their grids."
+        detail = of_gptq if len(moved_on_purpose) == len(steps) else f"{detail} {of_gptq}"
     return Check(name="weight_range", passed=passed, value=finite(bounded[worst]), bound=0.5, detail=detail)

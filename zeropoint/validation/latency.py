@@ -49,8 +49,8 @@ class Stopwatch:
         for _ in range(WARM_UP):
             _timed(runs)
         rounds = [_timed(runs) for _ in range(ROUNDS)]
-        own, other = zip(*rounds, strict=True)
-        return median(own), median(other)
+        quantized_ms, float_ms = zip(*rounds, strict=True)
+        return median(quantized_ms), median(float_ms)
 
     def _opened(self, quantized: Quantized, name: str) -> Run:
         path = self._scratch / name
