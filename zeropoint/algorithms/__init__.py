@@ -1,5 +1,8 @@
-"""Algorithms: each takes layers as they are and gives those that it changed. To add one: settings in
-`schema.algorithms`, a file here, one line below. The acceptance samples decide which is kept (`search.trial`)."""
+"""Algorithms: each takes the quantized layers and returns those that it changed.
+
+To add one, write its settings in `schema.algorithms`, a file here and one line below. An algorithm is kept only if it
+improves SQNR on the acceptance samples (`search.trial`).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +21,9 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`run(settings, context, layers)` gives the layers that it changed, None for one that stays in float.
+    """`run(settings, context, layers)` returns the layers that it changed, and None for one that stays in float.
 
-    It stays where SQNR rises, and by `least_gain_db` at least.
+    The change is kept if SQNR rises, and by at least `least_gain_db`.
     """
 
     run: Callable[[Any, AlgorithmContext, Layers], Mapping[str, QuantizedLayer | None]]
@@ -28,9 +31,12 @@ class Algorithm:
 
 
 FITTED_DB, TIGHT_DB, SLOW_DB = 0.5, 2.0, 0.5
-"""The gate's samples are more like those that calibrated than tomorrow's will be. So what fits a range to them must
-gain more than nothing, and more still what leaves no channel room: a network for faces gained 0.4 dB by smoothing at
-the gate, and lost 9 on other pictures. What costs time when the model runs must be worth it."""
+"""Least gains in dB on the acceptance samples, which resemble the calibration samples more than future inputs will.
+
+FITTED_DB holds for algorithms that fit a range to samples. TIGHT_DB holds for those that also leave channels no
+headroom: smoothing gained 0.4 dB for a face network on the acceptance samples, and lost 9 dB on other pictures.
+SLOW_DB holds for algorithms that make the model slower.
+"""
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "mse_clipping": Algorithm(clip, least_gain_db=FITTED_DB),

@@ -1,9 +1,9 @@
-"""AWQ: columns that meet large inputs are scaled up before rounding, and the inputs down, so that they lose less.
+"""AWQ: scale up weight columns that meet large inputs before rounding, and scale the inputs down by the same factors.
 
     y = (x / s) · Q(s · W)ᵀ,   s_c = (mean|x_c| / √(min · max))^β,   β the best of 0, 1/20, …, 1
 
-Source: Lin et al., "AWQ" (MLSys 2024), section 3.2. What is best is told by Σ_c mean|x_c|² · ‖W_c − Ŵ_c‖², the output's
-error where channels don't go together: it takes no pass. Layers that read the same values share s.
+Source: Lin et al., "AWQ" (MLSys 2024), section 3.2. The best β has the least Σ_c mean|x_c|² · ‖W_c − Ŵ_c‖², which is
+the output's error if channels are uncorrelated, and needs no forward pass. Layers that read the same values share s.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ SMALLEST = 1e-4
 
 
 def scale_by_activations(settings: Awq, context: AlgorithmContext, layers: Layers) -> Layers:
-    """Return the weight-only linears on integer grids, quantized again with scaled columns."""
+    """Return the weight-only integer linears, quantized again with scaled columns."""
     eligible = {name: layer for name, layer in targeted(layers, settings.layer_types).items() if _can(layer, context)}
     changed: dict[str, QuantizedLayer] = {}
     for names in context.scalable_groups(eligible):
@@ -32,7 +32,7 @@ def scale_by_activations(settings: Awq, context: AlgorithmContext, layers: Layer
 
 
 def factors(magnitude: Tensor, power: float) -> Tensor:
-    """s [in] of mean|x| [in]."""
+    """Return the scale s [in] for mean|x| [in] and β = `power`."""
     scale = magnitude.clamp(min=SMALLEST * max(float(magnitude.max()), SMALLEST)) ** power
     return scale / (scale.min() * scale.max()).sqrt()
 

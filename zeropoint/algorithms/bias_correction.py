@@ -1,11 +1,11 @@
-"""Bias correction: the mean error of each output, over calibration samples, is taken out of the layer's bias.
+"""Bias correction: subtract the mean error of each output, over calibration samples, from the layer's bias.
 
     b' = b + E[y] − E[ŷ]        y: of the float model, ŷ: of the quantized model with all layers before it corrected
 
 Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.2,
-with means from samples. Layer by layer that would take a pass for each layer. Here it is one: each layer is corrected
-as a batch passes it, with all batches so far, so that the layers behind it see corrected inputs. It takes one batch of
-memory.
+with means from samples. Correcting one layer after another would take a pass per layer. Here one pass is enough: each
+layer is corrected while a batch runs through it, with the means of all batches so far, so that later layers see
+corrected inputs. Memory holds one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from zeropoint.schema.algorithms import BiasCorrection
 from zeropoint.simulation.fake_quant import broadcast_channels, simulated
 
 MOST_SAMPLES, FEWEST_SAMPLES = 32, 16
-"""Means of paired differences are steady long before ranges are: a third of the calibration samples, within these."""
+"""Bounds on the samples used, otherwise a third of the calibration samples: means settle long before ranges do."""
 
 See = Callable[[str, Tensor], Tensor | None]
-"""Called with a layer's name and output; what it gives takes the output's place."""
+"""Called with a layer's name and output; a tensor that it returns replaces the output."""
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Mean:
     count: int = 0
 
     def add(self, output: Tensor, axis: int) -> None:
-        """Values [..., out, ...] with the outputs at `axis`."""
+        """Add values [..., out, ...] whose outputs are at `axis`."""
         others = [dimension for dimension in range(output.dim()) if dimension != output.dim() + axis]
-        # torch adds float32 in pairs, which is exact enough; float64 would take a copy of all of it
+        # torch sums float32 pairwise, which is exact enough; float64 would copy the whole output
         self.total = self.total + (output.sum(others) if others else output).double()
         self.count += output.numel() // output.shape[axis]
 
@@ -50,7 +50,7 @@ class Mean:
 
 @dataclass
 class Error:
-    """What a layer gave on average, in float and as quantized without its correction."""
+    """Mean outputs of a layer: in the float model, and in the quantized one before this layer's correction."""
 
     axis: int
     exact: Mean
@@ -63,8 +63,8 @@ class Error:
 
 
 def correct_biases(_: BiasCorrection, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The layers with a bias of their own, or that may get one, corrected."""
-    # without an earlier correction, which would be measured as an error
+    """Return corrected layers: those that have a bias of their own, or may get one."""
+    # drop an earlier correction, which would be measured as an error
     plain = {name: replace(layer, bias=None) for name, layer in layers.items() if context.has_own_bias(layer.layer)}
     errors = {n: Error(layer.layer.channel_axis or -1, Mean(), Mean()) for n, layer in plain.items()}
     enough = min(MOST_SAMPLES, max(FEWEST_SAMPLES, context.calibration.count // 3))
@@ -75,7 +75,7 @@ def correct_biases(_: BiasCorrection, context: AlgorithmContext, layers: Layers)
 
 
 def _pass(context: AlgorithmContext, layers: Layers, errors: dict[str, Error], batch: Sequence[Tensor]) -> None:
-    """One batch through the float model, then through the quantized one, corrected on the way."""
+    """Run one batch through the float model, then through the quantized one, correcting each layer as it runs."""
     mask = mask_of(batch)
 
     def see(name: str, output: Tensor) -> None:
@@ -97,7 +97,7 @@ def _pass(context: AlgorithmContext, layers: Layers, errors: dict[str, Error], b
 
 
 def _hooks(layers: Layers, see: See) -> list[tuple[nn.Module, AfterForward]]:
-    """Give each layer's module, and a hook that shows its output to `see`."""
+    """Return each layer's module with a hook that calls `see` with the layer's output."""
 
     def hook_for(name: str) -> AfterForward:
         return lambda _, __, output: see(name, output)

@@ -1,4 +1,4 @@
-"""The bench that algorithms work at: the float model, samples to calibrate with, and what is known of its layers."""
+"""The input of every algorithm: the float model, calibration samples, and what is known about the layers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,40 +11,42 @@ from zeropoint.model.source import Source
 from zeropoint.observers.statistics import Statistics
 
 Layers = Mapping[str, QuantizedLayer]
-"""By layer name."""
+"""Quantized layers by name."""
 
 
 @dataclass(frozen=True)
 class AlgorithmContext:
-    """What every algorithm is given beside its settings and the layers as they are."""
+    """What every algorithm receives besides its settings and the quantized layers."""
 
     source: Source
     calibration: Batches
     statistics: Mapping[str, Statistics]
-    """Of layers' inputs."""
+    """Layer -> statistics of its input."""
     sharing: Mapping[str, str] = field(default_factory=dict)
-    """Layer -> the first layer that is given the same values: query, key and value."""
+    """Layer -> the first layer that reads the same values, as query, key and value do."""
     norm_mappings: Mapping[str, str] = field(default_factory=dict)
-    """Layer -> the normalization in front of it that can carry a factor of each channel."""
+    """Layer -> the normalization in front of it that can absorb a factor for each channel."""
     products: bool = True
-    """Whether a layer may read its input in float beside its integers: to multiply it, or to put channels aside."""
+    """Whether a layer may also read its input in float, to multiply it or to keep some channels in float."""
 
     def scalable_groups(self, names: Iterable[str]) -> list[list[str]]:
-        """These layers by the input that they share, where it can be multiplied in what is written: by a product of its
-        own, or by a normalization that all who read it agree on."""
+        """Return these layers grouped by the input that they share, without groups whose input can't be scaled.
+
+        An input is scaled by a multiplication at run time, or by a normalization that feeds no other layers.
+        """
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(self.sharing.get(name, name), []).append(name)
         return [group for group in groups.values() if self.products or self.norm_mapping(group) is not None]
 
     def norm_mapping(self, names: Sequence[str]) -> str | None:
-        """The normalization that can carry a factor for these layers; None where a reader is not among them."""
+        """Return the normalization that can absorb a factor for these layers; None if it also feeds other layers."""
         norm = self.norm_mappings.get(names[0])
         readers = {name for name, other in self.norm_mappings.items() if other == norm}
         return norm if readers <= set(names) else None
 
     def has_own_bias(self, layer: Layer) -> bool:
-        """Whether a layer's bias can change without changing anything else's."""
+        """Return whether a layer's bias can change without affecting any other layer."""
         if layer.module is None or layer.channel_axis is None:
             return False
         biases = [id(other.bias) for other in self.source.layers if other.module is not None]
@@ -52,7 +54,7 @@ class AlgorithmContext:
 
 
 def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
-    """The layers of these types, or kinds, whose weights nothing else reads: what is tied must stay alike."""
+    """Return the layers of these types or kinds, without those whose weight is shared: tied weights must stay equal."""
     return {
         n: layer
         for n, layer in with_unshared_weight(layers).items()
@@ -61,6 +63,6 @@ def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
 
 
 def with_unshared_weight(layers: Layers) -> Layers:
-    """The layers whose weights are no other layer's."""
+    """Return the layers that share their weight with no other layer."""
     readers = Counter(layer.layer.weight_name for layer in layers.values())
     return {name: layer for name, layer in layers.items() if readers[layer.layer.weight_name] == 1}

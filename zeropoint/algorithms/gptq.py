@@ -1,12 +1,12 @@
-"""GPTQ: a weight is rounded column by column, and the columns that follow make up for the error so far.
+"""GPTQ: round a weight column by column, and let later columns compensate for the error so far.
 
     min ‖(W − Ŵ) · X̂‖²,   H = X̂ · X̂ᵀ,   W[:, j+1:] −= (w_j − ŵ_j) / U_jj · U[j, j+1:],   UᵀU = H⁻¹ (Cholesky, upper)
 
 Source: Frantar et al., "GPTQ" (ICLR 2023), algorithm 1, with columns in the order of falling H_jj and λ = damping ·
-mean(diag H) added to the diagonal. X̂ is what the layer is given in the quantized model. The grids stay as they are.
+mean(diag H) added to the diagonal. X̂ is the layer's input in the quantized model. Scales and zero points don't change.
 
-Layers that are given the same values share H and are rounded together. H is [in, in]: layers are taken in rounds whose
-H fit `MAX_BYTES`, a pass for each round.
+Layers that read the same values share H and are rounded together. H is [in, in]: layers are processed in rounds whose
+H fit in `MAX_BYTES`, with one forward pass per round.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ BLOCK = 128
 
 
 def round_by_gptq(settings: Gptq, context: AlgorithmContext, layers: Layers) -> Layers:
-    """Return the linears on integer grids, rounded again."""
+    """Return the integer linears, rounded again."""
     eligible = {name: layer for name, layer in targeted(layers, settings.layer_types).items() if _can(layer)}
     groups: dict[tuple[str, str], list[str]] = {}
     for name, layer in eligible.items():
@@ -46,7 +46,7 @@ def round_by_gptq(settings: Gptq, context: AlgorithmContext, layers: Layers) -> 
 
 
 def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) -> dict[str, QuantizedLayer]:
-    """These layers, whose inputs have these moments H [in, in]."""
+    """Return these layers, rounded for inputs with the moments H [in, in]."""
     weight = torch.cat([layer.target_weight.float() for layer in layers])
     scale, zero_point = (torch.cat([_of_rows(layer, part) for layer in layers]) for part in ("scale", "zero_point"))
     grid = layers[0].qparams.quant_type if layers[0].qparams is not None else None
@@ -61,20 +61,20 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
 
 
 def damped(moments: Tensor, damping: float) -> Tensor:
-    """H + λ, float32 [in, in]; channels that are always 0 get 1 on the diagonal."""
+    """Return H + λ, float32 [in, in]; channels that are always 0 get 1 on the diagonal."""
     diagonal = moments.diagonal()
     more = (diagonal == 0).float() + damping * diagonal.mean()
     return moments + torch.diag(more)
 
 
 def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, moments: Tensor) -> Tensor:
-    """Numbers, float32 [rows, in], of a weight [rows, in] on grids `scale` [rows, in or 1] given H float32 [in, in].
+    """Return the quantized values, float32 [rows, in], of a weight [rows, in] for H float32 [in, in].
 
-    Raises torch.linalg.LinAlgError when H is not positive definite.
+    `scale` and `zero_point` are [rows, in or 1]. Raises torch.linalg.LinAlgError when H is not positive definite.
     """
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
     upper = inverse_factor(moments[order][:, order])
-    # a column is a row here: contiguous, and so are its scales
+    # transposed, so that a column and its scales are contiguous
     remaining = weight[:, order].T.contiguous()
     steps, zeros = (values.expand(weight.shape)[:, order].T.contiguous() for values in (scale, zero_point))
     numbers = torch.empty_like(remaining)
@@ -94,7 +94,10 @@ def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, 
 
 
 def inverse_factor(moments: Tensor) -> Tensor:
-    """U float32 [in, in], upper, UᵀU = H⁻¹: the inverse of A in H = A·Aᵀ, which is Cholesky's factor back to front."""
+    """Return U, float32 [in, in], upper, with UᵀU = H⁻¹.
+
+    It is the inverse of A in H = A·Aᵀ, the Cholesky factor with rows and columns in reverse order.
+    """
     lower, failed = torch.linalg.cholesky_ex(moments.flip(0, 1))
     if bool(failed):  # float32 was not enough
         lower = torch.linalg.cholesky(moments.flip(0, 1).double())
@@ -103,7 +106,7 @@ def inverse_factor(moments: Tensor) -> Tensor:
 
 
 def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
-    """The grid's `part` at each row and column, [out, in] or [out, 1]."""
+    """Return a `part` of the qparams, expanded to each row and column of the weight: [out, in]."""
     assert layer.qparams is not None
     values: Tensor = getattr(layer.qparams, part)
     if layer.qparams.group_size is not None:
@@ -113,7 +116,7 @@ def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
 
 
 def _moments(context: AlgorithmContext, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
-    """X̂ · X̂ᵀ float32 [in, in] of what these layers are given in the quantized model, over the calibration samples."""
+    """Return X̂ · X̂ᵀ, float32 [in, in], of each layer's input in the quantized model, over the calibration samples."""
     moments: dict[str, Tensor] = {}
     mask: Tensor | None = None
 
@@ -142,7 +145,7 @@ def _can(layer: QuantizedLayer) -> bool:
 
 
 def _rounds(layers: Mapping[str, QuantizedLayer], groups: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Groups whose moments are in memory together."""
+    """Yield rounds of groups whose moments fit in memory together."""
     together: list[list[str]] = []
     size = 0
     for names in groups:

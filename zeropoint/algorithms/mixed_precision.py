@@ -1,9 +1,10 @@
-"""Mixed precision: the layers that make far more noise than work stay in float.
+"""Mixed precision: leave in float the layers whose noise is large for the work they do.
 
-In the order of the probe's noise for each multiply-accumulate, a layer stays in float while its share of the noise is
-at least `min_ratio` times its share of all multiply-accumulates, as long as `max_share` of those, and of the weights,
-is not passed and the model is predicted below `until_db`. Noise is taken to add up, which it does once means are
-corrected: put the piece behind bias correction, and correct again behind it.
+Layers are considered in order of noise per multiply-accumulate, as the probe measures it. A layer is left in float if
+its share of the noise is at least `min_ratio` times its share of the multiply-accumulates, and if float layers then
+have at most `max_share` of the multiply-accumulates and of the weights. The search ends once the predicted SQNR
+reaches `until_db`. The prediction adds up the noise of layers, which holds once mean errors are corrected: run bias
+correction before this algorithm, and again after it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,13 @@ from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, pred
 
 
 def keep_in_float(settings: MixedPrecision, context: AlgorithmContext, layers: Layers) -> Mapping[str, None]:
-    """The layers to leave in float, as nothing in their place."""
+    """Return the names of the layers to leave in float, each with None."""
     sensitivity = probe(context.source, with_unshared_weight(layers), context.calibration)
     return {} if sensitivity is None else dict.fromkeys(worth_leaving(sensitivity, settings), None)
 
 
 def worth_leaving(sensitivity: Sensitivity, settings: MixedPrecision) -> list[str]:
-    """Names, the best bargain first."""
+    """Return the names of the layers to leave in float, in order of noise removed per multiply-accumulate."""
     work, noise = sum(sensitivity.macs.values()), sum(sensitivity.noise.values())
     chosen: list[str] = []
     remaining = noise
@@ -35,6 +36,6 @@ def worth_leaving(sensitivity: Sensitivity, settings: MixedPrecision) -> list[st
 
 
 def _share(sensitivity: Sensitivity, names: Sequence[str]) -> float:
-    """Of the model's work, or of its weights, whichever is more."""
+    """Return these layers' share of the multiply-accumulates or of the weights, whichever is larger."""
     parts = (sensitivity.macs, sensitivity.parameters)
     return max(sum(part.get(name, 0) for name in names) / max(sum(part.values()), 1) for part in parts)

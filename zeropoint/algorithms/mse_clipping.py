@@ -1,7 +1,7 @@
-"""MSE clipping: an input's range is the one with the least quantization error, in place of the recipe's observer.
+"""MSE clipping: replace an input's range by the one with the least quantization error.
 
-It pays for convolutions, whose inputs have thin tails; a transformer lives on its outliers. Source and formula:
-`observers.mse`. Layers that are smoothed or split are left out: a histogram of all channels says nothing of them.
+It helps convolutions, whose inputs have thin tails, but not transformers, which depend on their outliers. Source and
+formula: `observers.mse`. Smoothed and split layers are left out, since their input no longer matches the histogram.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from zeropoint.schema.algorithms import MseClipping
 
 
 def clip(settings: MseClipping, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The layers with evenly spaced static inputs, on the clipped grid."""
+    """Return the layers with static integer inputs, with the qparams of the clipped range."""
     changed = {}
     for name, layer in targeted(layers, settings.layer_types).items():
         statistics = context.statistics.get(name)

@@ -1,10 +1,10 @@
-"""Which normalization of a module in Python can carry factors for the layers behind it.
+"""Find the normalizations of a Python module that can absorb factors for the layers behind them.
 
-`graph.norm_mapping` reads that off a graph; here one pass is watched.
+`graph.norm_mapping` reads this from a graph; here it is observed during one forward pass.
 
-Every torch function that is given a normalization's output is seen. Where all of them are layers' own `linear`, the
-normalization's weight and bias can be multiplied, and the layers' weights divided, without changing a result. That is
-then tried once, with powers of two, which change no rounding.
+The pass records every torch function that reads a normalization's output. If all of these are the layers' own `linear`,
+multiplying the normalization's weight and bias and dividing the layers' weights changes no result. A second pass checks
+this with powers of two, which change no rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 class Readers(TorchFunctionMode):
-    """By normalization, the layers that read what it gives; None where something else reads it too."""
+    """Record the layers that read each normalization's output; None if anything else reads it too."""
 
     def __init__(self, weights: Mapping[int, str]) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Readers(TorchFunctionMode):
         self.found: dict[str, set[str] | None] = {}
 
     def give(self, name: str, output: Tensor) -> None:
-        """This normalization gave that; what runs twice is left alone."""
+        """Record a normalization's output; one that runs twice is excluded."""
         self.found[name] = None if name in self.found else set()
         self._outputs[id(output)] = name, output
 
     def read(self, value: object, layer: str | None) -> None:
-        """A layer, or something else, reads this value."""
+        """Record that a layer, or anything else (None), reads this value."""
         name, output = self._outputs.get(id(value), ("", None))
         readers = self.found.get(name)
         if output is not None and readers is not None:
@@ -48,7 +48,7 @@ class Readers(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         values = tree_leaves((args, dict(kwargs or {})))
-        if getattr(func, "__name__", "") != "__get__":  # shapes and dtypes are no values
+        if getattr(func, "__name__", "") != "__get__":  # reading a shape or dtype is not reading values
             layer = self._weights.get(id(args[1])) if func is linear and len(args) > 1 else None
             for value in values:
                 self.read(value, layer)
@@ -56,14 +56,14 @@ class Readers(TorchFunctionMode):
 
 
 def proven_norm_mappings(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
-    """Layer -> the normalization that carries its factors, of linears alone; nothing where the trial disagrees."""
+    """Return layer -> the normalization that can absorb its factors, for linears only; empty if the check fails."""
     weights = {
         id(layer.module.get_parameter("weight")): layer.name for layer in source.layers if layer.module is not None
     }
     norms = {name: module for name, module in source.module.named_modules() if _is_normalization(module)}
     watch = Readers(weights)
     hooks = [(norm, _gives(watch, name)) for name, norm in norms.items()]
-    with hooked(after=hooks), watch:  # an output that is returned is read as well: it is moved off the device
+    with hooked(after=hooks), watch:  # a returned output counts as read too, since it is copied off the device
         expected = floating_outputs(source, batch)
     source.reset()
     linears = {layer.name for layer in source.layers if layer.kind == "Linear"}
@@ -81,7 +81,7 @@ def _gives(watch: Readers, name: str) -> AfterForward:
 
 
 def _is_normalization(module: nn.Module) -> bool:
-    """Whether it gives a weight to each channel of the last dimension, as layer and RMS norms of all libraries do."""
+    """Return whether the module has a weight for each channel of the last dimension, as layer and RMS norms do."""
     weight = module._parameters.get("weight")
     named = "norm" in type(module).__name__.lower() and not isinstance(module, nn.modules.batchnorm._NormBase)
     return named and not isinstance(module, nn.GroupNorm) and weight is not None and weight.dim() == 1
@@ -89,7 +89,7 @@ def _is_normalization(module: nn.Module) -> bool:
 
 @contextmanager
 def _scaled(source: Source, norms: Mapping[str, nn.Module], norm_mappings: Mapping[str, str]) -> Iterator[None]:
-    """The normalizations twice and half as large in turn, and what their layers are given back at its size."""
+    """Scale channels of the normalizations by 2 and 1/2 alternately, and scale their layers' inputs back."""
     before = [(norm, dict(norm._parameters)) for norm in norms.values()]
     factors = {name: _factors(norms[name]) for name in set(norm_mappings.values())}
     modules = {layer.name: layer.module for layer in source.layers if layer.module is not None}

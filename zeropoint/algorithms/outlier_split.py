@@ -1,10 +1,10 @@
-"""Outlier split: a few input channels leave the integer product and go through a small one in float.
+"""Outlier split: multiply a few input channels in float, and the others in integers.
 
     y = x̂ · ŵᵀ + x[..., channels] · W[:, channels]ᵀ
 
-The channels are those with the largest calibrated range, as the grid meets them (after smoothing); the grid then spans
-the others alone. Their numbers are 0, so what the grid makes of them doesn't count. It is LLM.int8's decomposition
-(Dettmers et al., NeurIPS 2022) with the channels fixed at calibration: k / in of the products are in float.
+The channels in float are those with the largest calibrated range, after smoothing; the input's qparams then cover only
+the others. The quantized weight is 0 in their columns, so their quantized inputs don't count. It is the decomposition
+of LLM.int8 (Dettmers et al., NeurIPS 2022) with channels fixed at calibration: k / in of the products are in float.
 """
 
 import torch
@@ -16,13 +16,13 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.schema.algorithms import OutlierSplit
 
 WORTH = 0.8
-"""A layer whose range stays above this share of what it was is left alone: less than 2 dB don't pay for the product."""
+"""A layer is split only if its range shrinks to at most this share: a gain below 2 dB isn't worth the float product."""
 SMALLEST_SHARE = 8
-"""Layers with fewer than so many channels for each one that leaves are left alone."""
+"""A layer is split only if it has at least this many input channels for each one moved to float."""
 
 
 def split_outliers(settings: OutlierSplit, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The linears with static integer inputs that are wide enough, split."""
+    """Return the split layers: linears with static inputs and enough input channels."""
     changed: dict[str, QuantizedLayer] = {}
     if not context.products:
         return changed
@@ -39,7 +39,7 @@ def split_outliers(settings: OutlierSplit, context: AlgorithmContext, layers: La
 
 
 def widest_channels(abs_max: Tensor, count: int) -> tuple[Tensor, float]:
-    """The `count` widest channels by reach [in], int64 in their order, and the share of the range that is left."""
+    """Return the `count` channels with the largest max|x| [in], int64 ascending, and the share of the range left."""
     order = torch.sort(abs_max, descending=True, stable=True).indices
     widest = float(abs_max[order[0]])
     return order[:count].sort().values, float(abs_max[order[count]]) / widest if widest else 1.0

@@ -1,4 +1,4 @@
-"""Which layers are given the same values: what is done to them on the way in can be done once."""
+"""Find the layers that read the same values, whose input can then be scaled once for all of them."""
 
 from collections.abc import Callable, Sequence
 from weakref import ref
@@ -12,7 +12,7 @@ from zeropoint.model.source import Source
 
 
 def same_inputs(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
-    """Layer -> the first layer that is given the very same values. A graph tells; a module is run on `batch`."""
+    """Return layer -> the first layer that reads the same tensor, from the graph, or by running a module on `batch`."""
     modules = {id(layer.module): layer.name for layer in source.layers if layer.module is not None}
     if isinstance(source.module, GraphModule):
         return _of_graph(source.module, modules)

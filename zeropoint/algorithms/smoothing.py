@@ -1,13 +1,13 @@
-"""Smoothing: channels with a wide range are narrowed, and the weight's columns that read them made larger.
+"""Smoothing: scale down input channels with a wide range, and scale up the weight columns that read them.
 
     y = (x / s) · (s · W)ᵀ,   s_c = max|x_c|^α / max|W_c|^(1 − α)
 
-Source: Xiao et al., "SmoothQuant" (ICML 2023), equation 4. Layers that read the same values share s, which then looks
-at the largest of their weights. Where a normalization can carry 1 / s (`AlgorithmContext.norm_mappings`), nothing
-multiplies at run time.
+Source: Xiao et al., "SmoothQuant" (ICML 2023), equation 4. Layers that read the same values share s, computed from the
+largest of their weights. If a normalization can absorb 1 / s (`AlgorithmContext.norm_mappings`), the input isn't
+multiplied at run time.
 
-A channel that calibration hardly saw would get an s of next to nothing, and clip as soon as it says something. Ranges
-are taken to be no smaller than one step of the plain 8-bit grid over the whole input, which can't tell them from 0.
+A channel that is nearly 0 in calibration would get a tiny s, and clip at the first larger value. So each range is
+raised to at least one 8-bit step of the whole input's range, below which unsmoothed quantization gives 0 anyway.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ STEPS = 256
 
 
 def smooth(settings: Smoothing, context: AlgorithmContext, layers: Layers) -> Layers:
-    """The layers with static integer inputs, smoothed; those whose channels were not watched are left out."""
+    """Return the smoothed layers: those with static inputs whose channels were observed."""
     eligible = {n: layer for n, layer in targeted(layers, settings.layer_types).items() if _can(layer, context)}
     changed = {}
     for names in context.scalable_groups(eligible):
@@ -41,7 +41,7 @@ def smooth(settings: Smoothing, context: AlgorithmContext, layers: Layers) -> La
 
 
 def factors(abs_max: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """s [in] of max|x| [in] and max|W| [in]; 1 throughout where either is all zeros."""
+    """Return s [in] for max|x| [in] and max|W| [in]; all ones if either is all zeros."""
     if not bool(abs_max.any()) or not bool(weights.any()):
         return torch.ones_like(abs_max)
     abs_max = abs_max.clamp(min=float(abs_max.max()) / STEPS)

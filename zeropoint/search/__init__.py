@@ -1,1 +1,1 @@
-"""Decisions by measurement: which algorithms stay, and which layers a target leaves in float."""
+"""Decisions by measurement: which algorithms are kept, and which layers a target leaves in float."""

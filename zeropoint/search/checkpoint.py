@@ -1,6 +1,6 @@
-"""The checkpoint of a search that is interrupted: `search` holds the layers as the last algorithm left them.
+"""The checkpoint of an interrupted search: `search` holds the layers after the last algorithm that was tried.
 
-An algorithm that was tried is not tried again; the next one finds the same layers, so the result has the same bytes.
+A resumed search tries only the remaining algorithms, on the same layers, so the result has the same bytes.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _ALGORITHMS: TypeAdapter[tuple[AlgorithmSettings, ...]] = TypeAdapter(tuple[Algo
 
 
 class KeptSearch:
-    """The checkpoint of a search among these layers, which are as quantization to nearest left them."""
+    """The checkpoint of a search that begins with these layers, rounded to nearest."""
 
     def __init__(self, checkpoints: Checkpoints, layers: Sequence[QuantizedLayer]) -> None:
         self._checkpoints = checkpoints
@@ -31,7 +31,7 @@ class KeptSearch:
         checkpoints.begin()
 
     def found(self) -> tuple[int, Candidate] | None:
-        """Return how many algorithms were tried, and the candidate then; None when no checkpoint serves."""
+        """Return how many algorithms were tried and the candidate after them; None when no checkpoint fits."""
         tried = self._checkpoints.load(NAME, self._read)
         if tried is not None:
             self._checkpoints.note_resumed("quantizing")
@@ -54,7 +54,10 @@ class KeptSearch:
         self._checkpoints.save(NAME, state, tensors)
 
     def _read(self, state: State, tensors: Tensors) -> tuple[int, Candidate]:
-        """Raise KeyError or ValueError when it is of other layers. A cast was not kept: it is as it was."""
+        """Return what `found` does; casts, which aren't stored, are taken from the layers at the start.
+
+        Raises KeyError or ValueError when the checkpoint belongs to other layers.
+        """
         signal, noise = (float.fromhex(energy) for energy in state["noise"])
         changed = unpack(state["layers"], tensors, self._decode)
         layers = {name: changed[name] if name in changed else self._plain[name] for name in state["names"]}

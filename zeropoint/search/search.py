@@ -1,4 +1,4 @@
-"""Searching: everything about a result that is decided by running the quantized model on samples, in one place."""
+"""Search: every decision that requires running the quantized model on samples."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ from zeropoint.simulation.sensitivity import Sensitivity, predicted_db, probe
 
 MetricDrop = Callable[[Layers], float]
 OnProgress = Callable[[int], None]
-"""Called with how many pieces were tried."""
+"""Called with the number of algorithms tried so far."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What there is to search with: samples that calibrated, samples that were kept out, and what calibration saw."""
+    """The samples of a search, those for calibration and those for acceptance, and the calibration's profile."""
 
     calibration: Batches
     acceptance: Batches
     profile: Profile | None
     metric_drop: MetricDrop | None = None
-    """What a target's metric loses with such layers."""
+    """Returns how much lower the target's metric is with the given layers."""
 
 
 def search(
@@ -47,7 +47,7 @@ def search(
     kept: KeptSearch,
     report: OnProgress,
 ) -> tuple[list[QuantizedLayer], Decisions]:
-    """Return the layers that come out, in their order, and how that was decided. It goes on from what was `kept`."""
+    """Return the resulting layers, in their order, and the decisions made. The search continues from `kept`."""
     context, acceptance, algorithms = (
         _context(source, recipe, material),
         Evaluator(source, material.acceptance),
@@ -91,14 +91,15 @@ def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmCon
 
 
 def _has_room(source: Source, recipe: Recipe) -> bool:
-    """Whether formats have a place for a product in front of a layer, at a price that is worth it: where convolutions
-    hand integers on (`needs_outputs`), one reader in float costs more than half of the speed."""
+    """Return whether formats can multiply a layer's input at run time without losing too much speed.
+
+    Where convolutions pass integers to each other (`needs_outputs`), one float reader costs more than half the speed.
+    """
     return not source.fixed and not (recipe.needs_outputs and any(layer.fused_output for layer in source.layers))
 
 
 def _alone(sensitivity: Sensitivity) -> Mapping[str, float]:
-    """By layer, the SQNR in dB that the whole model would have if it alone were quantized; without those that make no
-    noise."""
+    """Return by layer the whole model's SQNR in dB if only that layer were quantized, without noiseless layers."""
     return {
         name: predicted_db(sensitivity.signal, noise)
         for name, noise in sensitivity.noise.items()

@@ -1,10 +1,10 @@
-"""A target: algorithms are tried until it is met, and then layers stay in float, as few as it takes.
+"""Search for a target: try algorithms until it is met, then leave as few layers in float as necessary.
 
-min_sqnr_db, max_drop   pieces in their order until the target is met; if none of it is enough, the shortest list of
-                        layers in float that meets it, in the order of the probe's noise for each multiply-accumulate
-max_bytes               all pieces; then layers go back to float by their noise for each byte that costs, while it fits
+min_sqnr_db, max_drop   algorithms in their order until the target is met; if they aren't enough, the shortest list of
+                        float layers that meets it, in order of the probe's noise per multiply-accumulate
+max_bytes               all algorithms; then layers return to float, in order of noise per extra byte, while they fit
 
-Where the target can't be met, what came nearest is the result, and the report says so.
+If the target can't be met, the closest candidate is the result, and the report says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,12 @@ from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, probe
 
 MARGIN_DB = 0.3
-"""Margin in dB above a requested SQNR: other samples of one kind differ by as much (docs/explanation/accuracy.md)."""
+"""Margin in dB above a requested SQNR: similar samples differ by as much (docs/explanation/accuracy.md)."""
 
 
 @dataclass(frozen=True)
 class TargetCheck:
-    """What is asked, and how it is measured. `metric_drop`: how much lower the metric of these layers is than the float
-    model's."""
+    """A target and how to measure it. `metric_drop` returns how much lower the metric is than the float model's."""
 
     asked: AccuracyTarget
     source: Source
@@ -37,7 +36,7 @@ class TargetCheck:
 
     @property
     def sqnr_db(self) -> float | None:
-        """What the gate must show, in dB; None when the goal is another."""
+        """The SQNR in dB required on the acceptance samples; None when the target is not an SQNR."""
         return None if self.asked.min_sqnr_db is None else self.asked.min_sqnr_db + MARGIN_DB
 
     @property
@@ -45,7 +44,7 @@ class TargetCheck:
         return self.asked.max_bytes
 
     def met(self, candidate: Candidate) -> bool:
-        """Whether these layers do."""
+        """Return whether a candidate meets the target."""
         if self.sqnr_db is not None:
             return candidate.noise.noise <= candidate.noise.signal / 10 ** (self.sqnr_db / 10)
         value = self.value(candidate)
@@ -53,7 +52,7 @@ class TargetCheck:
         return value is not None and bound is not None and value <= bound
 
     def value(self, candidate: Candidate) -> float | None:
-        """What these layers reach, in the unit of the target; None: exact, or not a number."""
+        """Return what a candidate reaches, in the target's unit; None when that is infinite or not a number."""
         if self.asked.min_sqnr_db is not None:
             return finite(candidate.noise.db)
         if self.bytes_asked is not None:
@@ -61,11 +60,11 @@ class TargetCheck:
         return None if self.metric_drop is None else self.metric_drop(candidate.layers)
 
     def bytes_of(self, layers: Layers) -> int:
-        """Bytes of everything that would be stored."""
+        """Return the bytes of all tensors that would be stored."""
         return Quantized(self.source, Recipe(), list(layers.values()), [], NOT_CALIBRATED, {}).bytes
 
     def report(self, candidate: Candidate, share: float | None, in_float: int) -> TargetReport:
-        """What was asked, and what came of it."""
+        """Return the report on the target: what was asked, and what the candidate reaches."""
         met = self.met(candidate)
         detail = "The target is met" if met else "The target can't be met: this is the best that was found"
         detail += f"; {in_float} of the layers that could be quantized stay in float."
@@ -81,7 +80,7 @@ class TargetCheck:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search works with."""
+    """The inputs of a search for a target."""
 
     context: AlgorithmContext
     acceptance: Evaluator
@@ -92,7 +91,7 @@ class Search:
 def reach_target(
     search: Search, candidate: Candidate, everything: Layers, step: OnCandidate
 ) -> tuple[Candidate, TargetReport]:
-    """The layers that meet the target, or come nearest. `everything`: those that there were before the search."""
+    """Return the candidate that meets the target, or the closest one. `everything`: the layers before the search."""
     for settings in search.algorithms:
         if search.target_check.bytes_asked is None and search.target_check.met(candidate):
             break
@@ -107,9 +106,9 @@ def reach_target(
 
 
 def _fewest_in_float(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
-    """The shortest list of layers in float that meets the goal; the one with the least noise where none does."""
+    """Return the candidate with the fewest float layers that meets the target, or the one with the least noise."""
     order = by_noise_per_mac(sensitivity)
-    low, high = 0, max(len(order) - 1, 0)  # a result has one quantized layer at least
+    low, high = 0, max(len(order) - 1, 0)  # a result has at least one quantized layer
     tried: dict[int, Candidate] = {}
     while low < high:
         middle = (low + high) // 2 if tried else min(_predicted(search, sensitivity, order), high - 1)
@@ -125,7 +124,7 @@ def _fewest_in_float(search: Search, candidate: Candidate, sensitivity: Sensitiv
 
 
 def _predicted(search: Search, sensitivity: Sensitivity, order: Sequence[str]) -> int:
-    """How many layers the probe thinks are enough, at least 1; the middle where the goal is no SQNR."""
+    """Return how many float layers the probe predicts to suffice, at least 1; half of them without an SQNR target."""
     bound = search.target_check.sqnr_db
     if bound is None:
         return len(order) // 2
@@ -138,7 +137,7 @@ def _predicted(search: Search, sensitivity: Sensitivity, order: Sequence[str]) -
 
 
 def _within_bytes(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
-    """Layers back in float, the most noise for each byte first, while what is stored stays within the bound."""
+    """Return layers to float, in order of noise per extra byte, while the stored size stays within the bound."""
     bound = search.target_check.bytes_asked
     extra = {
         n: max(candidate.layers[n].layer.bytes - candidate.layers[n].bytes, 1)
@@ -161,7 +160,7 @@ def _without(search: Search, candidate: Candidate, names: Sequence[str]) -> Cand
 
 
 def _corrected(search: Search, candidate: Candidate) -> Candidate:
-    """Biases corrected anew where they were before: layers that are in float now made some of the error."""
+    """Correct biases again if any was corrected: layers now in float caused part of the error."""
     if not any(layer.bias is not None for layer in candidate.layers.values()):
         return candidate
     again = try_algorithms(search.context, search.acceptance, candidate, [BiasCorrection()])
@@ -169,6 +168,6 @@ def _corrected(search: Search, candidate: Candidate) -> Candidate:
 
 
 def _share(sensitivity: Sensitivity | None, names: Sequence[str]) -> float | None:
-    """Share of the multiply-accumulates of all quantizable layers that these do."""
+    """Return these layers' share of the multiply-accumulates of all quantizable layers."""
     work = 0 if sensitivity is None else sum(sensitivity.macs.values())
     return None if sensitivity is None or not work else sum(sensitivity.macs.get(name, 0) for name in names) / work

@@ -1,4 +1,4 @@
-"""Improving: each algorithm of the recipe is tried on the layers as they are, and stays only if the gate says so."""
+"""Try each algorithm of the recipe on the current layers, and keep it only if it improves the acceptance SQNR."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +13,20 @@ from zeropoint.simulation.measure import Evaluator
 
 @dataclass(frozen=True)
 class Candidate:
-    """The layers as they are now, what the gate says of them, and every step that led there."""
+    """The current layers, their signal and noise on the acceptance samples, and the steps so far."""
 
     layers: Layers
     noise: Noise
     steps: tuple[AlgorithmReport, ...] = ()
     tried: tuple[AlgorithmSettings, ...] = ()
-    """What was tried on these very layers: to try it again changes nothing."""
+    """Algorithms that were tried on exactly these layers; trying one again would change nothing."""
 
 
 OnCandidate = Callable[[Candidate], None]
 
 
 def baseline(acceptance: Evaluator, layers: Layers) -> Candidate:
-    """The layers that nothing was done to."""
+    """Return the candidate before any algorithm."""
     return Candidate(layers, acceptance.noise(layers.values()))
 
 
@@ -37,7 +37,7 @@ def try_algorithms(
     algorithms: Sequence[AlgorithmSettings],
     step: OnCandidate = lambda _: None,
 ) -> Candidate:
-    """Try these pieces in their order; `step` is called after each with what came of it."""
+    """Try these algorithms in their order, and call `step` with the candidate after each."""
     for settings in algorithms:
         if settings not in candidate.tried:
             candidate = _tried(context, acceptance, candidate, settings)
@@ -46,7 +46,7 @@ def try_algorithms(
 
 
 def _folded(context: AlgorithmContext, candidate: Candidate, settings: AlgorithmSettings) -> Candidate:
-    """What was done when the model was opened: it is exact, and there is nothing to judge."""
+    """Record normalizations folded when the model was opened: folding is exact, so no acceptance is needed."""
     layers = len([layer for layer in context.source.layers if layer.reason == "folded"])
     db = finite(candidate.noise.db)
     reason = "It changes no result." if layers else "No normalization that goes into the convolution before it."
@@ -72,7 +72,7 @@ def _tried(
 
 
 def improves(before: Noise, after: Noise, least_gain_db: float) -> bool:
-    """Whether the noise fell by so much at least, and fell at all; noise that is no number never passes."""
+    """Return whether the noise fell, and by at least `least_gain_db`; NaN never passes."""
     return after.noise < before.noise * 10 ** (-least_gain_db / 10)
 
 
