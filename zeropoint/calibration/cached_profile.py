@@ -1,6 +1,6 @@
-"""Profiles in files: one key for a job on disk and for data in memory, so that a profile of one serves the other.
+"""Profiles in files, with one key for jobs on disk and data in memory, so that either can reuse the other's profile.
 
-The key hashes what decides the statistics: the model's tensors and structure, and every batch that calibrates.
+The key hashes what determines the statistics: the model's tensors and structure, and every calibration batch.
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ def cached_profile(
     save: Path | None = None,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """Return the statistics of every layer, for any recipe: read from `load`, else collected; written to `save`.
+    """Return the statistics of every layer, for any recipe, from the file `load` or else from a forward pass.
 
-    Raises InvalidProfile when the file is damaged or was made from another model or other samples, InvalidSamples when
-    a sample isn't finite, OSError when `save` can't be written.
+    They are written to `save` if it is given. Raises InvalidProfile when the file is damaged or was made from another
+    model or other samples, InvalidSamples when a sample isn't finite, OSError when `save` can't be written.
     """
     key = key_of(source, samples)
     if load is not None:
@@ -39,7 +39,7 @@ def cached_profile(
 
 
 def key_of(source: Source, samples: Batches) -> str:
-    """Return the key of these samples through this model. One block of a tensor and one batch are in memory."""
+    """Return the key for this model and these samples, with one block of a tensor and one batch in memory."""
     model, dataset = Digest(), Digest()
     model.add_text(source.structure)
     for name, tensor in sorted(source.uploaded.items()):
@@ -47,5 +47,5 @@ def key_of(source: Source, samples: Batches) -> str:
     for number, batch in enumerate(samples):
         for position, tensor in enumerate(batch):
             dataset.add(f"{number}.{position}", tensor)
-    # a data set smaller than a batch is one batch, whatever its size could be
+    # a data set smaller than a batch is one batch, whatever the batch size is
     return profile_key(model.hex, dataset.hex, samples.count, min(samples.batch_size, samples.count))

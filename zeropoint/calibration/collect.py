@@ -28,16 +28,16 @@ from zeropoint.schema.recipe import Recipe
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a pass looks at beside ranges: histograms and single channels, by layer name, and outlets."""
+    """What a pass observes besides ranges: histograms and single channels, by layer name, and fused outputs."""
 
     histograms: Collection[str] = ()
     channels: Collection[str] = ()
     outputs: bool = False
-    """Whether the outlets of layers are watched as their inputs are, where they have one."""
+    """Whether fused outputs are observed too, where layers have one."""
 
 
 def everything(layers: Iterable[Layer]) -> Wanted:
-    """All that any recipe may ask for."""
+    """Return everything that any recipe may need."""
     names = {layer.name for layer in layers}
     return Wanted(names, names, outputs=True)
 
@@ -51,13 +51,13 @@ def calibrate(
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """The statistics that the recipe's observers and algorithms need of these choices."""
+    """Return the statistics that the recipe's observers and algorithms need for these choices."""
     layers, wanted = wanted_by(choices, recipe)
     return collect(source, layers, samples, step, wanted, checkpoints=checkpoints)
 
 
 def wanted_by(choices: Sequence[Choice], recipe: Recipe) -> tuple[list[Layer], Wanted]:
-    """The layers that the recipe's observers and algorithms watch, and what they look at there."""
+    """Return the layers whose inputs the recipe's observers and algorithms need, and what to observe there."""
     algorithms = algorithms_of(recipe)
     wishes = {c.layer.name: observer_for(c.activations.observer) for c in choices if c.activations is not None}
     histograms = {name for name, wish in wishes.items() if wish.needs_histogram}
@@ -76,10 +76,11 @@ def collect(
     *,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Profile:
-    """Statistics of the inputs of `layers`, and what else is wanted, in one pass. Padding stays out (`data.padding`).
+    """Return statistics of the inputs of `layers`, and of what else is `wanted`, from one forward pass.
 
-    Layers without a module, and those that no sample reaches, are left out. The pass goes on from its checkpoint if
-    there is one, to the same statistics bit for bit; a long one keeps its end too, which is all that they come from.
+    Padding is not counted (`data.padding`). Layers without a module, and those that no sample reaches, are left out.
+    The pass continues from its checkpoint if there is one, to bit-identical statistics; the final state of a long pass
+    is stored too, so that a later attempt runs no batch.
     """
     modules, collectors = _collectors(layers, wanted)
     checkpoints.begin()
@@ -103,7 +104,7 @@ def collect(
 
 
 def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.Module], dict[str, Collector]]:
-    """Modules to watch, and what watches each; outlets are under `fused_output_name`."""
+    """Return the modules to observe and a collector for each, by name; fused outputs have their `fused_output_name`."""
     modules = {layer.name: layer.module for layer in layers if layer.module is not None}
     axes = {layer.name: layer.channel_axis for layer in layers if layer.name in wanted.channels}
     collectors = {n: Collector(histogram=n in wanted.histograms, channel_axis=axes.get(n)) for n in modules}
@@ -115,5 +116,5 @@ def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.M
 
 
 def fused_output_name(layer: str) -> str:
-    """What the statistics of a layer's outlet are called among those of layers, whose names have no colon."""
+    """Return the name for the statistics of a layer's fused output; it is unique, as layer names have no colon."""
     return f"{layer}:output"

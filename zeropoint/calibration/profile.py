@@ -1,11 +1,12 @@
-"""A profile: what one calibration pass found out about each layer's input, to keep. A second recipe on the same model,
-samples and batch size then needs no forward pass.
+"""A profile: a file with the statistics of each layer's input from one calibration pass.
+
+With it, another recipe on the same model, samples and batch size needs no forward pass.
 
     <layer>.histogram    int64 [4096], the counts of histogram.py
     <layer>.channels     float32 [3, C], minimum, maximum and mean magnitude of each channel of channels.py
 
-The header has one JSON object `zeropoint.profile`: schema version, key, versions, sample counts, and by layer the
-numbers of `Statistics`. Same statistics in, same bytes out.
+The header has one JSON object `zeropoint.profile`: schema version, key, versions, sample counts, and the scalar fields
+of `Statistics` by layer. The same statistics give the same bytes.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ CALIBRATE_AGAIN = "Leave the profile out to calibrate with a forward pass, and k
 
 @dataclass(frozen=True)
 class Profile:
-    """Statistics by layer, and the samples they come from. `reused`: read from a file, so nothing ran."""
+    """Statistics by layer, and the samples they come from. `reused`: they were read from a file, without a pass."""
 
     layers: dict[str, Statistics]
     samples: int
@@ -42,7 +43,7 @@ class Profile:
 
 
 class LayerEntry(BaseModel):
-    """One layer in the header; `histogram` is (exponent, zeros), its counts are a tensor."""
+    """One layer in the header; `histogram` is (exponent, zeros), whose counts are stored as a tensor."""
 
     model_config = ConfigDict(extra="forbid")
     count: PositiveInt
@@ -51,7 +52,7 @@ class LayerEntry(BaseModel):
     early: tuple[FiniteFloat, FiniteFloat] | None
     histogram: tuple[int, NonNegativeInt] | None
     positions: PositiveInt | None
-    """Values of each channel; None where single channels were not watched."""
+    """Values per channel; None when single channels were not observed."""
 
 
 class ProfileHeader(BaseModel):
@@ -68,7 +69,10 @@ class ProfileHeader(BaseModel):
 
 
 def profile_key(model: str, dataset: str, samples: int, batch_size: int) -> str:
-    """Sha256 over all that decides the statistics: hashes of model and samples, how they ran, torch's version."""
+    """Return the SHA-256 of everything that determines the statistics.
+
+    This is the hashes of model and samples, the sample count, the batch size, and the versions of torch and the schema.
+    """
     parts = {
         "schema_version": SCHEMA_VERSION,
         "model": model,
@@ -81,7 +85,7 @@ def profile_key(model: str, dataset: str, samples: int, batch_size: int) -> str:
 
 
 def save_profile(profile: Profile, key: str, path: Path) -> None:
-    """Write the file; layers that met NaN or infinity stay out. Raises OSError when the disk doesn't take it."""
+    """Write the file, without layers that saw NaN or infinity. Raises OSError when the file can't be written."""
     kept = {name: statistics for name, statistics in profile.layers.items() if statistics.finite}
     header = ProfileHeader(
         schema_version=SCHEMA_VERSION,
@@ -99,7 +103,7 @@ def save_profile(profile: Profile, key: str, path: Path) -> None:
 
 
 def load_profile(path: Path, key: str) -> Profile:
-    """Read the file back. Raises InvalidProfile when it is damaged, or was not made for `key`."""
+    """Read the file. Raises InvalidProfile when it is damaged, or was not made for `key`."""
     try:
         with safe_open(path, framework="pt") as file:
             header = ProfileHeader.model_validate_json((file.metadata() or {}).get(HEADER_KEY, ""))

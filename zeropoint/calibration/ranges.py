@@ -12,15 +12,16 @@ from zeropoint.observers import observer_for
 from zeropoint.schema.recipe import ActivationSettings
 
 FEW_SAMPLES = 32
-"""Fewer lose over 1 dB on the digits network; both bounds are measured in docs/explanation/quantization.md."""
+"""Fewer samples lose over 1 dB on the digits network; docs/explanation/quantization.md measures both bounds."""
 LATE_GROWTH = 0.25
-"""Share of a range that may come with the last quarter of the batches; more is worth a warning."""
+"""Share of a range that the last quarter of the batches may add without a warning."""
 
 
 def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
-    """The static grid of each chosen layer's input, by layer name.
+    """Return the static range and qparams of each chosen layer's input, by layer name.
 
-    Raises InvalidSamples when an input turned NaN or infinite, naming the layer; InvalidProfile when statistics lack.
+    Raises InvalidSamples with the layer's name when an input became NaN or infinite, InvalidProfile when statistics are
+    missing.
     """
     return {
         choice.layer.name: _activation(choice.layer, choice.activations, profile)
@@ -30,9 +31,10 @@ def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
 
 
 def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
-    """The static grid at each chosen convolution's outlet, by layer name: chosen as its input's is. Raises likewise.
+    """Return the static range and qparams of each chosen convolution's fused output, by layer name.
 
-    None for float8: no runtime has a convolution that gives it.
+    They are chosen as those of inputs are, and the same errors are raised. Layers in float8 are left out, since no
+    runtime has a convolution with float8 outputs.
     """
     return {
         choice.layer.name: _activation(choice.layer, choice.activations, profile, output=True)
@@ -43,7 +45,10 @@ def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
 
 
 def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
-    """Return where these layers' statistics may not be enough, in stable words (docs/explanation/quantization.md)."""
+    """Return warnings where these layers' statistics may be too weak.
+
+    Each begins with a stable code (docs/explanation/quantization.md).
+    """
     spots = []
     if profile.samples < FEW_SAMPLES:
         spots.append(f"few_samples: {profile.samples}; {FEW_SAMPLES} or more give steadier ranges.")

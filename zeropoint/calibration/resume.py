@@ -1,10 +1,10 @@
-"""A pass over calibration samples that is left in the middle, and gone on with elsewhere as if nothing had happened.
+"""A pass over calibration samples that can be interrupted between batches and resumed elsewhere with the same result.
 
-Between two batches it is these: what the collectors saw, the buffers that a forward pass changes, the random numbers
-that come next (a program exported in training mode drops values out), and how many batches are done.
+Its state is what the collectors saw, the buffers that a forward pass changes, the state of the random generators (a
+program exported in training mode applies dropout), and the number of batches done.
 
-That is all of an exported program's state, whose graph lists the buffers that it writes. A module in Python may keep
-more in its attributes, and a generator of samples can't be read from the middle: neither is ever resumed.
+That is the whole state of an exported program, whose graph lists the buffers that it writes. A Python module may keep
+more state in its attributes, and a generator of samples can't be read from the middle, so neither is ever resumed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,20 +26,20 @@ NAME = "calibrating"
 
 @dataclass
 class Pass:
-    """A pass of `source`, `done` batches into the samples; `collectors` by layer name watch it."""
+    """A pass of `source` that has finished `done` batches, observed by `collectors`, by layer name."""
 
     source: Source
     collectors: dict[str, Collector]
     done: int = 0
 
     def resume(self, checkpoints: Checkpoints) -> None:
-        """Go on from the checkpoint, if there is one of the same layers and buffers; else begin."""
+        """Continue from the checkpoint if there is one of the same layers and buffers, else from the first batch."""
         self.source.reset()
         if checkpoints.load(NAME, self._take_over) is not None:
             checkpoints.note_resumed("calibrating")
 
     def keep(self, checkpoints: Checkpoints) -> None:
-        """Write the checkpoint."""
+        """Write a checkpoint of the pass."""
         states = {name: collector.state() for name, collector in self.collectors.items()}
         tensors = {f"{name}.{part}": t for name, (_, parts) in states.items() for part, t in parts.items()}
         buffers = {name: self.source.module.get_buffer(name).cpu().clone() for name in self.source.changing}
@@ -51,11 +51,14 @@ class Pass:
         checkpoints.save(NAME, state, tensors | random | {f"buffer:{name}": t for name, t in buffers.items()})
 
     def remaining(self, samples: Batches) -> Iterable[Sequence[Tensor]]:
-        """The batches that are left; those before are not read where the samples lie in a file."""
+        """Return the remaining batches; with samples in a file, the earlier ones are not read."""
         return samples.after(self.done) if isinstance(samples, Dataset) else islice(samples, self.done, None)
 
     def _take_over(self, state: State, tensors: Tensors) -> int:
-        """Raises ValueError or KeyError, and changes nothing, when the checkpoint is of other layers or buffers."""
+        """Restore the pass from a checkpoint, and return how many batches were done.
+
+        Raises ValueError or KeyError, before anything changes, when the checkpoint is of other layers or buffers.
+        """
         collectors = {
             name: Collector.restored(numbers, {part: tensors[f"{name}.{part}"] for part in parts}, self.source.device)
             for name, (numbers, parts) in state["collectors"].items()
@@ -75,13 +78,13 @@ class Pass:
 
 
 def _random(device: str) -> dict[str, Tensor]:
-    """The state of each generator that a forward pass draws from, uint8 [n]."""
+    """Return the state of each random generator that a forward pass uses, uint8 [n], by device."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {})
 
 
 def _set_random(states: Tensors) -> None:
-    """Raises RuntimeError when these are no states."""
+    """Set the states of the random generators. Raises RuntimeError when they are not valid."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])

@@ -1,1 +1,1 @@
-"""The float model computing as its quantized layers will, and what is measured of that."""
+"""Simulate quantized layers in the float model, and measure their effect."""

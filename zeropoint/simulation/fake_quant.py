@@ -1,8 +1,8 @@
-"""Simulation: the float module computes as its quantized layers will, in float arithmetic, as long as a block lasts.
+"""Simulation: within a `with` block, the float module computes what its quantized layers will, in float arithmetic.
 
-    y = layer(x̂, ŵ) + bias [+ outliers],  x̂ = x · pre_quant_scale on the activation's grid
+    y = layer(x̂, ŵ) + bias [+ outliers],  x̂ = x · pre_quant_scale, quantized and dequantized with the input's qparams
 
-Weights become float when a layer runs and are freed behind it: at any time, memory holds one of them more.
+A weight is dequantized when its layer runs and freed afterwards, so memory holds at most one such weight at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
     """Let the modules of these layers compute as quantized until the block ends; the others stay as they are."""
     modules = {layer.layer.name: (layer, layer.layer.module) for layer in layers}
     replaced = [(layer, module) for layer, module in modules.values() if module is not None]
-    # a hook keeps torch's fused transformer layer away, which would read the float weight past the module's forward
+    # a hook disables torch's fused transformer layer, which would read the float weight without calling forward
     with hooked(before=((module, stay_visible) for _, module in replaced)):
         try:
             for layer, module in replaced:
@@ -35,9 +35,9 @@ def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
 
 
 def forward_quantized(layer: QuantizedLayer, values: Tensor, *arguments: object) -> Tensor:
-    """Return what the quantized layer gives on a float input [..., in, ...], on its device; no hook of it runs.
+    """Return the quantized layer's output for a float input [..., in, ...], on its device, without running hooks.
 
-    `arguments`: what else the module's forward takes, an output size say.
+    `arguments`: further arguments of the module's forward, such as an output size.
     """
     module = layer.layer.module
     assert module is not None
@@ -45,7 +45,7 @@ def forward_quantized(layer: QuantizedLayer, values: Tensor, *arguments: object)
     weight = layer.dequantized_weight.to(values.device, dtype)
     bias = layer.layer.bias if layer.bias is None else layer.bias
     operator = copy(module)
-    operator.__dict__.pop("forward", None)  # of a simulation: it would call this function again
+    operator.__dict__.pop("forward", None)  # set by a simulation, and would call this function again
     operator.__dict__["_parameters"] = {
         **module._parameters,
         "weight": weight,
@@ -57,7 +57,7 @@ def forward_quantized(layer: QuantizedLayer, values: Tensor, *arguments: object)
 
 
 def quantize_input(values: Tensor, layer: QuantizedLayer) -> Tensor:
-    """Return x̂ of x as the layer's operator is given it, in the dtype of x."""
+    """Return x̂, the input of the layer's operator for the float input x, in the dtype of x."""
     return fake_quantize(layer.scale_input(values), None if layer.activation is None else layer.activation.qparams)
 
 
@@ -69,7 +69,10 @@ def broadcast_channels(channels: Tensor, layer: QuantizedLayer) -> Tensor:
 
 
 def fake_quantize(values: Tensor, qparams: QParams | None) -> Tensor:
-    """Return x̂ of x on a per-tensor grid, in the dtype of x; what `qparams` computes, in one sweep over memory."""
+    """Return x quantized and dequantized with per-tensor qparams, in the dtype of x.
+
+    For integers this equals `dequantize(quantize(x))`, in one pass over memory.
+    """
     if qparams is None:
         return values
     grid = qparams.quant_type

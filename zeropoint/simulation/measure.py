@@ -28,21 +28,21 @@ MAX_KEPT_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Measurement:
-    """Signal and noise of all floating outputs, and metrics of the first one."""
+    """Signal and noise of all floating-point outputs, and metrics of the first one."""
 
     noise: Noise = field(default_factory=Noise)
     metrics: Metrics = field(default_factory=Metrics)
 
 
 class Evaluator:
-    """Measures on `samples`; the float model's outputs are made once, and again each time where they are too large."""
+    """Measures on `samples`; the float model's outputs are kept if they are small enough, else computed each time."""
 
     def __init__(self, source: Source, samples: Batches) -> None:
         self._source, self._samples = source, samples
         self._kept: list[list[Tensor]] = []
 
     def measure(self, layers: Iterable[QuantizedLayer]) -> Measurement:
-        """What such layers do in place of the float ones. Raises InvalidSamples."""
+        """Measure noise and metrics with these layers in place of the float ones. Raises InvalidSamples."""
         result = Measurement()
         for noise, expected, outputs, truth in self._compared(list(layers)):
             result.noise.join(noise)
@@ -51,19 +51,22 @@ class Evaluator:
         return result
 
     def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
-        """The first half of it, which decides what stays. Raises InvalidSamples."""
+        """Measure the noise alone, by which algorithms are kept or dropped. Raises InvalidSamples."""
         total = Noise()
         for noise, *_ in self._compared(list(layers)):
             total.join(noise)
         return total
 
     def metric_drop(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
-        """What such layers lose of the metric that the recipe's target names; None where it names none."""
+        """Return a function from layers to their loss of the target's metric; None if the target has no metric."""
         bound = None if recipe.target is None else recipe.target.max_drop
         return None if bound is None else partial(self._drop, bound.metric)
 
     def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
-        """Infinite where outputs are not finite. Raises InvalidSamples when the samples don't allow the metric."""
+        """Return how much these layers lower a metric; infinity when outputs are not finite.
+
+        Raises InvalidSamples when the samples lack what the metric needs.
+        """
         values = self.measure(layers.values()).metrics.by_name.get(metric)
         if values is None:
             raise InvalidSamples(
@@ -75,7 +78,7 @@ class Evaluator:
         return math.inf if drop is None else drop
 
     def _compared(self, layers: list[QuantizedLayer]) -> Iterator[tuple[Noise, list[Tensor], list[Tensor], Truth]]:
-        """Batch by batch: its noise, what both models give, and what they are compared with."""
+        """Yield for each batch its noise, the outputs of the float and the quantized model, and the ground truth."""
         for number, (batch, truth) in enumerate(judged(self._samples)):
             expected, mask, noise = self._expected(number, batch), mask_of(batch), Noise()
             with simulated(layers):

@@ -1,11 +1,11 @@
-"""The sensitivity probe: how much of the whole model's noise each layer makes, for all layers at once.
+"""The sensitivity probe: measure how much of the whole model's noise each layer causes, for all layers at once.
 
     noise_l = Σ over samples ‖J_l · e_l‖² = E_v[ Σ (∂(v · outputs)/∂y_l · e_l)² ],   v of random signs
 
-e_l is what quantizing layer l alone changes in its output y_l on the float model's inputs, J_l the derivative of the
-outputs by y_l. One forward pass and one backward pass for each of `VECTORS` vectors, over a few samples. An error at a
-layer's output says little by itself of what reaches the end: on MiniLM its rank correlation with the truth is −0.4, the
-probe's 0.97 (docs/explanation/algorithms.md).
+e_l is the change in layer l's output y_l if only that layer is quantized, on the float model's inputs; J_l is the
+derivative of the model's outputs by y_l. The probe takes one forward pass, and a backward pass for each of `VECTORS`
+vectors, over a few samples. The error at a layer's output alone says little about the error at the model's end: on
+MiniLM its rank correlation with the true noise is −0.4, and the probe's is 0.97 (docs/explanation/algorithms.md).
 """
 
 import math
@@ -31,9 +31,9 @@ MAX_SAMPLES = 16
 
 @dataclass
 class Sensitivity:
-    """What the probe found; `noise` and `macs` (multiply-accumulates) by layer name, over the same samples.
+    """The probe's result: `noise` and `macs` (multiply-accumulates) by layer name, over the same samples.
 
-    `parameters`: how many weights each layer has.
+    `parameters`: the number of weights of each layer.
     """
 
     signal: float = 0.0
@@ -43,7 +43,7 @@ class Sensitivity:
 
 
 def probe(source: Source, layers: Mapping[str, QuantizedLayer], samples: Batches) -> Sensitivity | None:
-    """Rank these layers; None where no output can be differentiated."""
+    """Measure these layers' noise; return None when no output can be differentiated."""
     sensitivity = Sensitivity()
     generator = torch.Generator().manual_seed(0)
     for batch in first_of(samples, MAX_SAMPLES):
@@ -84,10 +84,10 @@ Shift = tuple[str, Tensor, Tensor]
 
 
 def _energies(shifts: Sequence[Shift], gradients: Sequence[Tensor | None]) -> dict[str, float]:
-    """By layer, Σ over samples (g · e)². A layer that is called twice makes one error."""
+    """Return by layer Σ over samples (g · e)²; the errors of a layer that is called twice are added before squaring."""
     totals: dict[str, Tensor] = {}
     for (name, _, error), gradient in zip(shifts, gradients, strict=True):
-        # without a gradient, nothing of the layer's output reaches the end
+        # without a gradient, the layer's output doesn't affect the model's outputs
         change = torch.zeros_like(error) if gradient is None else gradient * error
         products = change.double().flatten(1).sum(1) if change.dim() > 1 else change.double().sum()
         totals[name] = totals[name] + products if name in totals else products
@@ -95,7 +95,7 @@ def _energies(shifts: Sequence[Shift], gradients: Sequence[Tensor | None]) -> di
 
 
 def _signs(output: Tensor, mask: Tensor | None, generator: torch.Generator) -> Tensor:
-    """±1 at random, 0 where a position doesn't count."""
+    """Return random ±1 in the output's shape, and 0 at masked positions."""
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output.device, output.dtype) * 2 - 1
     if mask is not None and output.dim() >= 3 and output.shape[:2] == mask.shape:
         signs = signs * mask.to(signs.device, signs.dtype).reshape(*mask.shape, *[1] * (output.dim() - 2))
@@ -104,7 +104,7 @@ def _signs(output: Tensor, mask: Tensor | None, generator: torch.Generator) -> T
 
 @contextmanager
 def _shifted(layers: Mapping[str, QuantizedLayer], sensitivity: Sensitivity) -> Iterator[list[Shift]]:
-    """Add zeros to each layer's output whose gradient can be asked for, and note the error there."""
+    """Add zeros to each layer's output, whose gradient can then be computed, and yield them with the output's error."""
     shifts: list[Shift] = []
 
     def shift(name: str, layer: QuantizedLayer, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _shifted(layers: Mapping[str, QuantizedLayer], sensitivity: Sensitivity) -> 
 
 
 def _macs(layer: QuantizedLayer, values: Tensor, output: Tensor) -> int:
-    """Multiply-accumulates of one call: each weight at each position of the output (of the input, if transposed)."""
+    """Return the multiply-accumulates of one call: weights × positions of the output (of the input, if transposed)."""
     axis = layer.layer.channel_axis
     if axis is None:
         return 0
@@ -134,11 +134,11 @@ def _macs(layer: QuantizedLayer, values: Tensor, output: Tensor) -> int:
 
 
 def predicted_db(signal: float, noise: float) -> float:
-    """SQNR in dB."""
+    """Return the SQNR in dB; infinity without signal or noise."""
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
 def by_noise_per_mac(sensitivity: Sensitivity) -> list[str]:
-    """Layers that do work, in the order of noise for each multiply-accumulate."""
+    """Return the names of layers with multiply-accumulates, in falling order of noise per multiply-accumulate."""
     names = [name for name in sensitivity.noise if sensitivity.macs.get(name)]
     return sorted(names, key=lambda name: -sensitivity.noise[name] / sensitivity.macs[name])
