@@ -1,1 +1,1 @@
-"""The engine: a plan is calibrated, quantized and searched, whatever the source and the formats."""
+"""The engine: calibrate, quantize and search according to a plan, for any source and any formats."""

@@ -1,4 +1,4 @@
-"""Planning: what will be done, decided from the recipe, the layers and the number of samples alone."""
+"""Planning: decide what will be done from the recipe, the layers and the number of samples alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from zeropoint.schema.recipe import DEFAULT_CALIBRATION_SAMPLES, Recipe
 from zeropoint.schema.report import EvaluationReport, EvaluationSource, SkippedLayer
 
 MAX_HELD_OUT_SAMPLES = 256
-"""Samples kept out of calibration that evaluate; evaluation data is always used whole."""
+"""Most samples held out of calibration for evaluation; a given evaluation dataset is always used whole."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class EvaluationSamples:
 
     @property
     def report(self) -> EvaluationReport:
-        """Return what the report says of them; of a stream, once it was read."""
+        """Return their entry in the report; for a stream, only after it was read."""
         return EvaluationReport(source=self.source, samples=0 if self.batches is None else self.batches.count)
 
 
@@ -38,19 +38,19 @@ class QuantizationPlan:
     calibration: Batches | None
     held_out: Samples | None
     acceptance: Batches | None = None
-    """A quarter of the calibration samples, which calibrate nothing: algorithms are kept or dropped by them."""
+    """A quarter of the samples, held out of calibration, to decide which algorithms are kept."""
     evaluation: EvaluationSamples = EvaluationSamples()
     known: Mapping[str, QuantizedLayer] = field(default_factory=dict)
-    """By name, layers whose weights were quantized so before: only the grid of the input is another."""
+    """Layer -> a layer quantized before with the same weight settings, to be reused with other input qparams."""
 
 
 def plan(
     source: Source, recipe: Recipe, samples: Samples | None, evaluation: Batches | None = None
 ) -> QuantizationPlan:
-    """Choose layers, and split samples into those that calibrate, decide and evaluate.
+    """Choose layers, and split samples into those for calibration, acceptance and evaluation.
 
-    `evaluation`: data to evaluate on, if there is any: then no sample needs to be held out for that.
-    Raises InvalidRecipe, or InvalidSamples when what the recipe asks for needs samples.
+    `evaluation`: a dataset to evaluate on; if there is one, no sample is held out for that.
+    Raises InvalidRecipe, or InvalidSamples when the recipe needs samples and there are none.
     """
     choices, skipped = select(source.layers, recipe)
     static = any(choice.activations is not None for choice in choices)
@@ -71,7 +71,7 @@ def plan(
 def choose_evaluation(
     evaluation: Batches | None, held_out: Samples | None, calibration: Samples | None
 ) -> EvaluationSamples:
-    """Choose the evaluation data, else samples kept out of calibration, else the calibration samples, else none."""
+    """Choose the evaluation dataset, else samples held out of calibration, else the calibration samples, else none."""
     if evaluation is not None:
         return EvaluationSamples("evaluation_dataset", evaluation)
     if held_out is not None:
@@ -80,7 +80,7 @@ def choose_evaluation(
 
 
 def most_samples(recipe: Recipe, smallest_batch: int, *, keep_out: bool) -> int:
-    """Return how many samples `plan` can use: of a longer data set, it uses the same ones."""
+    """Return how many samples `plan` uses at most; further samples don't change the plan."""
     calibrating = max(recipe.calibration.samples or DEFAULT_CALIBRATION_SAMPLES, smallest_batch)
     return calibrating + (max(MAX_HELD_OUT_SAMPLES, smallest_batch) if keep_out else 0)
 
@@ -100,7 +100,7 @@ def split(samples: Samples, calibrating: int | None, *, keep_out: bool = True) -
 
 
 def _keep_acceptance(calibration: Samples) -> tuple[Samples, Samples]:
-    """Return what calibrates, and the last quarter, which decides; with less than two batches, both are all of it."""
+    """Return calibration samples and, as acceptance samples, the last quarter; if too few to split, both are all."""
     quarter = max(calibration.count // 4, calibration.smallest_batch)
     cut = calibration.stop - quarter
     acceptance = calibration.between(cut, calibration.stop)
@@ -110,7 +110,7 @@ def _keep_acceptance(calibration: Samples) -> tuple[Samples, Samples]:
 
 
 def without_idle(planned: QuantizationPlan, profile: Profile) -> QuantizationPlan:
-    """Return the plan without layers that no calibration sample reached: they have no range, and stay in float.
+    """Return the plan without layers that no calibration sample reached; without a range, they stay in float.
 
     Raises InvalidRecipe when nothing is left.
     """

@@ -1,4 +1,4 @@
-"""The engine: calibrate, quantize, search. It knows sources by their leaves and formats not at all."""
+"""The engine: calibrate, quantize, search. It sees only a source's layers, and no formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ from zeropoint.search.search import Material, MetricDrop, search
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run of the engine has beside model, recipe and samples."""
+    """What a run of the engine uses besides the model, the recipe and samples."""
 
     checkpoints: Checkpoints = NO_CHECKPOINTS
-    """Where an earlier attempt was left; this one goes on from there."""
+    """Checkpoints of an earlier attempt, from which this one continues."""
     scratch: Path | None = None
-    """A folder for quantized values of layers whose float weights lie in files too; None keeps them in memory."""
+    """A folder for the quantized values of layers whose float weights are in files too; None keeps them in memory."""
     metric_drop: MetricDrop | None = None
-    """How much lower a target's metric is with such layers."""
+    """Returns how much lower the target's metric is with the given layers."""
 
 
 def quantize_source(
@@ -46,9 +46,10 @@ def quantize_source(
     *,
     resources: Resources = Resources(),
 ) -> Quantized:
-    """Run the plan; with a `profile` of these samples, without a forward pass.
+    """Run the plan; a `profile` of these samples replaces the calibration pass.
 
-    Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when it lacks a layer.
+    Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when the profile lacks a
+    layer.
     """
     # 1. activations: one pass over the calibration samples
     watched = _watched(recipe, planned)
@@ -69,7 +70,7 @@ def quantize_source(
         report("quantizing", done, total)
 
     layers = quantize_layers(planned, activations, advance, resources.checkpoints, resources.scratch)
-    # 3. what running the quantized model decides
+    # 3. decisions that require running the quantized model
     decisions, quantized_layers = Decisions(), len(layers)
     if planned.acceptance is not None and planned.calibration is not None:
         material = Material(planned.calibration, planned.acceptance, profile, resources.metric_drop)
@@ -84,7 +85,7 @@ def quantize_source(
 
 
 def _watched(recipe: Recipe, planned: QuantizationPlan) -> list[Choice]:
-    """Return layers whose inputs matter: static ones, and those whose weights are scaled by their inputs."""
+    """Return the layers whose inputs calibration observes: those with static inputs, and those that AWQ scales."""
     algorithms = algorithms_of(recipe)
     return [c for c in planned.choices if c.activations is not None or is_targeted(c.layer, algorithms, ("awq",))]
 
@@ -103,7 +104,7 @@ def quantize_layers(
     checkpoints: Checkpoints,
     scratch: Path | None = None,
 ) -> list[QuantizedLayer]:
-    """Each choice quantized, in their order; those that checkpoints hold are taken as they are."""
+    """Return the quantized layer of each choice, in their order; layers found in checkpoints are reused."""
     choices = planned.choices
     finished = finished_layers(checkpoints, choices)
     done, layers = len(finished.read()), []

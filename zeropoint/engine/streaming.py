@@ -1,7 +1,7 @@
-"""Quantize a file of weights tensor by tensor, block by block, into a file that grows beside it.
+"""Quantize a file of weights tensor by tensor, block by block, and append the results to another file.
 
-Where each row has scales of its own, a block is quantized by itself; else the whole tensor is read first.
-Neither the model nor a tensor of it is held, except for a percentile or mse range that spans all rows of a tensor.
+If each row has its own scales, blocks are quantized independently; else the whole tensor is read first to choose them.
+Memory holds no whole tensor, except to find a percentile or mse range that spans all rows of one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ from zeropoint.sources.weights import WeightsSource
 
 @dataclass(frozen=True, kw_only=True)
 class Streamed(Quantized):
-    """A result whose tensors lie in a file: here they have shapes alone."""
+    """A result whose tensors are in a file; in memory they have only shapes."""
 
     written_bytes: int
 
@@ -53,9 +53,9 @@ def stream(
     searched: ChunkStore[QParams],
     step: ProgressCallback,
 ) -> Iterator[QuantizedLayer]:
-    """Append every tensor; `choices` by the name of the weight. Yield each layer as it is done, without its values.
+    """Append every tensor, and yield each quantized layer when it is done, without its values.
 
-    `searched`: the qparams that an earlier attempt found, and those of weights whose search takes long.
+    `choices`: by weight name. `searched`: stores qparams that take long to find, and holds those of an earlier attempt.
 
     Raises InvalidModel when a weight isn't finite.
     """

@@ -1,1 +1,1 @@
-"""Where work begins: a job's program and its modes, the Python face, and what they share."""
+"""Entry points: the program of a job with its modes, the Python API, and the steps that they share."""

@@ -1,4 +1,4 @@
-"""The Python face: `quantize` takes a module or a program and samples in memory, and gives a validated result."""
+"""The Python API: `quantize` takes a module or a program and samples in memory, and returns a validated result."""
 
 import shutil
 import weakref
@@ -40,7 +40,7 @@ Model = nn.Module | ExportedProgram | str | Path
 
 @dataclass(frozen=True)
 class Data:
-    """Calls of the model, as `calls` describes them, and where their statistics are kept."""
+    """Calls of the model, as `calls` describes them, and the file with their statistics."""
 
     calibration: Iterable[object] | None
     evaluation: Iterable[object] | None
@@ -49,7 +49,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on its way: how it runs, how its data is read, how it is written and read back."""
+    """An opened model: how to run it, read its data, write it and read it back."""
 
     source: Source
     read: Callable[[object], ModelInputs]
@@ -59,7 +59,7 @@ class Subject:
     """Samples of the smallest call that the model takes."""
 
 
-def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
+def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     model: Model,
     calibration_data: Iterable[object] | None = None,
     *,
@@ -73,13 +73,14 @@ def quantize(  # noqa: PLR0913 - the library's face: every wish is a keyword
     profile: str | Path | None = None,
     progress: PhaseCallback | Literal[False] | None = None,
 ) -> QuantizedModel:
-    """Quantize a module, an exported program or a `.pt2` file; the model given stays as it is.
+    """Quantize a module, an exported program or a `.pt2` file; the given model is not changed.
 
-    `calibration_data`, `evaluation_data`: one call of the model an item, as a tensor, a tuple (positional) or a dict
-    (keywords) of tensors, read once. The lists and `on_failure` replace fields of the recipe, which is a Recipe, a dict
-    or a preset's name. `profile`: a file of statistics that spares the forward pass when it was made from the same
-    model and samples; it is made when it is not there. `progress`: None shows a bar when work takes longer than two
-    seconds and someone can see it, False is silent, a callable gets (phase, done, total) at every step.
+    `calibration_data`, `evaluation_data`: each item is one call of the model, as a tensor, a tuple (positional) or a
+    dict (keywords) of tensors, and is read once. `recipe`: a Recipe, a dict or a preset's name; the lists and
+    `on_failure` replace its fields. `profile`: a file of statistics that replaces the calibration pass if it was made
+    from the same model and samples; it is created if it doesn't exist. `progress`: None shows a bar on a terminal or in
+    a notebook if the work takes longer than two seconds, False shows nothing, a callable gets (phase, done, total) at
+    every step.
 
     Raises QuantizationError with a stable `code`: InvalidModel, InvalidSamples, InvalidProfile, InvalidRecipe,
     Unsupported, or ValidationFailed (whose `report` is the Report) when a check fails and `on_failure` is "error".
@@ -111,7 +112,7 @@ def _quantize(
     model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None]
 ) -> tuple[Report, nn.Module]:
     """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it."""
-    recipe = recipe.model_copy(update={"mode": "quantize"})  # the plan is in the report, and the model beside it
+    recipe = recipe.model_copy(update={"mode": "quantize"})  # mode "plan" would return no model
     clock = Clock(emit)
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder) as subject:
@@ -135,7 +136,7 @@ def _quantize(
 
 
 def _places(profile: Path | None) -> ProfilePlaces:
-    """Return where statistics come from: the file, or a pass that makes it when it is not there."""
+    """Return the profile file as one to read if it exists, else as one to write."""
     if profile is None:
         return ProfilePlaces()
     return ProfilePlaces(load=profile) if profile.exists() else ProfilePlaces(save=profile)
@@ -168,12 +169,12 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
 
 
 def _samples(subject: Subject, recipe: Recipe, data: Data) -> tuple[CallDataset | None, IterableBatches | None]:
-    """Read what calibrates, as far as it can be used, and what evaluates, which may be a stream."""
+    """Read as many calibration samples as the plan can use, and open the evaluation samples, possibly as a stream."""
     calibration = evaluation = None
     if data.calibration is not None:
         most = most_samples(recipe, subject.smallest_batch, keep_out=data.evaluation is None)
         calibration = read_calls(data.calibration, subject.read, most, subject.smallest_batch)
     if data.evaluation is not None:
-        again = recipe.target is not None  # a search measures on it again and again
+        again = recipe.target is not None  # a search measures on it repeatedly
         evaluation = IterableBatches(list(data.evaluation) if again else data.evaluation, subject.read)
     return calibration, evaluation

@@ -1,4 +1,4 @@
-"""The clock of one quantization: which phase it is in, how long each took, and who hears of it."""
+"""The clock of one quantization: measure how long each phase takes, and report progress."""
 
 import resource
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from zeropoint.validation.report import Effort
 
 @dataclass
 class Clock:
-    """Where the work stands, told to `emit` at every step, and how long each phase took."""
+    """The current phase, reported to `emit` at every step, and the seconds that each phase took."""
 
     emit: Callable[[Progress], None]
     phase: Phase = "loading"
@@ -22,7 +22,7 @@ class Clock:
     """Whether the phase took its last step."""
 
     def report(self, phase: Phase, done: int, total: int) -> None:
-        """Take a step. The last one ends its phase, so that what comes before a phase's first step is that phase's."""
+        """Report a step. A phase ends with its last step; time before a phase's first step counts for that phase."""
         if phase != self.phase:
             if not self.ended:
                 self._close()
@@ -38,7 +38,7 @@ class Clock:
         self.started = now
 
     def effort(self, resumed: Sequence[ResumedPhase] = ()) -> Effort:
-        """Return seconds by phase, the current one included, and the most memory that was held."""
+        """Return the seconds by phase, including the current one, and the peak memory."""
         self._close()
         return Effort(dict(self.timings), peak_memory_bytes(), tuple(resumed))
 

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder is, told without a weight in memory (`python -m zeropoint describe TAR` by hand).
+"""Describe a Hugging Face folder without loading its weights (`python -m zeropoint describe TAR` by hand).
 
 One line of JSON on standard output: `{"facts": {"inputs", "layers", "parameters"}}` in the API's words, or
 `{"refusal": {"code", "detail", "remedy"}}`. The network is built on the meta device, and its names and shapes are
@@ -20,10 +20,10 @@ from zeropoint.sources.huggingface.source import describe
 
 
 def main(lock_down: Callable[[], None], path: str) -> int:
-    """Lock the process down, print what the folder in the tar at `path` is, and return 0."""
+    """Lock the process down, print the description of the folder in the tar at `path`, and return 0."""
     lock_down()
     out = sys.stdout
-    sys.stdout = sys.stderr  # libraries speak
+    sys.stdout = sys.stderr  # libraries print
     try:
         said: dict[str, object] = {"facts": facts(Path(path))}
     except QuantizationError as error:
@@ -33,7 +33,7 @@ def main(lock_down: Callable[[], None], path: str) -> int:
 
 
 def facts(path: Path) -> dict[str, object]:
-    """Inputs, layers and the number of parameters. Raises InvalidModel or Unsupported."""
+    """Return inputs, layers and the number of parameters. Raises InvalidModel or Unsupported."""
     inputs, layers, tensors = describe(path)
     own: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

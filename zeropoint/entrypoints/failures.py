@@ -1,6 +1,6 @@
-"""How an exception becomes a failure when the system denied memory, disk space or a permission.
+"""Turn an exception into a failure when the system denied memory, disk space or a permission.
 
-Libraries wrap what they meet, and so do we: the cause of an error may lie below a refusal that blames the upload.
+Exceptions get wrapped, by libraries and by us: below an error that blames the upload, the cause may be the system.
 """
 
 import errno
@@ -35,10 +35,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out: Python, CUDA and torch's CPU allocator each say it in their own way."""
+    """Return whether memory ran out; Python, CUDA and torch's CPU allocator each report it in their own way."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _is_disk(error: BaseException) -> bool:
-    """Tell whether the disk was full, in Python's or safetensors' words. (torch's archive writer crashes instead.)"""
+    """Return whether Python or safetensors reports a full disk. (torch's archive writer crashes instead.)"""
     return any(os.strerror(number) in str(error) for number in NO_ROOM)

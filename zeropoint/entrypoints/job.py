@@ -1,6 +1,6 @@
-"""A job's program: it does one job, from a folder to a folder (`python -m zeropoint job FOLDER` by hand).
+"""The program of a job: it does one job, all in one folder (`python -m zeropoint job FOLDER` by hand).
 
-It knows no service: what it reads and writes lies in FOLDER, progress goes to standard output as JSON lines.
+It doesn't depend on the service: it reads and writes in FOLDER, and prints progress to standard output as JSON lines.
 """
 
 import sys
@@ -45,9 +45,10 @@ from zeropoint.validation.report import settle
 
 
 def main(lock_down: Callable[[], None], *read_back: str) -> int:
-    """Get ready, wait for GO on standard input, and do the job of the working directory; without GO do nothing.
+    """Prepare, wait for GO on standard input, and do the job in the working directory; without GO, do nothing.
 
-    `lock_down` is called once the second process runs, whose command line is `read_back`. Returns the exit code.
+    `lock_down` is called after the second process has started, with `read_back` as its command line. Returns the exit
+    code.
     """
     with loadback_process(read_back) as process:
         lock_down()
@@ -61,9 +62,9 @@ def run_by_hand(folder: Path) -> int:
 
 
 def do_job(folder: Path, process: Popen[bytes]) -> int:
-    """Do the job of `folder`, a path that stays. `process`: started by `loadback_process`, reads back what was saved.
+    """Do the job of `folder`, whose path must not change, and return the exit code.
 
-    What goes wrong becomes the exit code and FOLDER/out/error.json.
+    `process`: reads the saved files back, started by `loadback_process`. Errors are written to FOLDER/out/error.json.
     """
     lines = sys.stdout
     clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
@@ -77,7 +78,7 @@ def do_job(folder: Path, process: Popen[bytes]) -> int:
 
 
 def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
-    """Do a job on a model with a graph. Raises QuantizationError; the report is on disk as soon as there is one."""
+    """Do a job on a model with a graph, and write its report. Raises QuantizationError."""
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
@@ -95,7 +96,7 @@ def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scr
     recipe = spec.recipe
     require_fit(recipe, spec.format)
     source = open_source(folder / spec.model, spec.format, spec.device, fold=recipe.folds)
-    if spec.format == "huggingface":  # a job of the service says all of it; one by hand may not
+    if spec.format == "huggingface":  # the recipe of a service's job is complete; one by hand may not be
         recipe = complete(recipe, spec.format, [layer.name for layer in source.layers])
     outputs = Outputs.of(recipe, spec.format)
     require_writers(source, outputs.wanted)
@@ -119,7 +120,7 @@ def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scr
 
 
 def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:
-    """Run, and turn what goes wrong into words for the user; what it was goes to standard error."""
+    """Run the job; if it fails, return a failure for the user. Unexpected exceptions are printed to standard error."""
     recipe = Recipe()
     try:
         spec = read_spec(folder)

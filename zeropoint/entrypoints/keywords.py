@@ -1,4 +1,4 @@
-"""The keywords of `quantize` become fields of a recipe."""
+"""Turn the keywords of `quantize` into fields of a recipe."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,7 +14,7 @@ Types = Iterable[type | str]
 def resolve(
     recipe: Recipe | Mapping[str, object] | str, on_failure: str | None, lists: Mapping[str, Types | None]
 ) -> Recipe:
-    """The recipe, with `on_failure` and the fields in `lists` (layer types and patterns) in place of its own if given.
+    """Return the recipe, with its fields replaced by `on_failure` and `lists` (layer types and patterns) where given.
 
     Raises InvalidRecipe when there is no such preset, or a field doesn't validate.
     """

@@ -1,4 +1,4 @@
-"""Progress by itself: a bar on a terminal or in a notebook once work takes longer than two seconds, or a callback."""
+"""Progress: a bar on a terminal or in a notebook when the work takes longer than two seconds, or a callback."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase !=
 
 @contextmanager
 def shown(progress: PhaseCallback | Literal[False] | None) -> Iterator[Callable[[Progress], None]]:
-    """What to tell steps to. None: a bar where somebody can see it; False: silence; a callable gets every step."""
+    """Yield the function that receives every step. None: a bar if it would be seen; False: nothing is shown."""
     if callable(progress):
         callback = progress
         yield lambda step: _ignore(callback(step.phase, step.done, step.total))
@@ -30,7 +30,7 @@ def shown(progress: PhaseCallback | Literal[False] | None) -> Iterator[Callable[
 
 
 def position(step: Progress) -> float:
-    """How far along the phases a step is: 1.5 is the middle of the second one."""
+    """Return how far a step is, in phases: 1.5 is the middle of the second one."""
     return PHASES.index(step.phase) + (step.done / step.total if step.total else 0.0)
 
 
@@ -41,9 +41,9 @@ def _draw(bar: "tqdm[object]", step: Progress) -> None:
 
 
 def _is_visible() -> bool:
-    """A notebook's standard error is no terminal, and shows tqdm's widgets all the same."""
+    """Return whether a bar would be seen, on a terminal or in a notebook, whose standard error is no terminal."""
     return sys.stderr.isatty() or any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
 
 
 def _ignore(_: object) -> None:
-    """Nobody listens."""
+    """Ignore a step."""

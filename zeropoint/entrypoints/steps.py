@@ -1,7 +1,7 @@
-"""The steps of a quantization, each written once: plan, calibrate and quantize, save, validate, report.
+"""The steps of a quantization: plan, calibrate and quantize, save, validate, report.
 
-A job on disk and a call in memory load their own way, and then `run` the same list. A sweep, a file of weights and a
-validation by itself take from it what they need.
+A job on disk and a call in memory load differently, and then `run` the same steps. A sweep, a file of weights and a
+separate validation use only some of the steps.
 """
 
 from collections.abc import Iterable
@@ -33,11 +33,11 @@ from zeropoint.validation.report import Validated, build_plan, build_report
 
 
 class Saved(SavedModel, Protocol):
-    """What opens the saved files again, before they are there."""
+    """Opens the saved files again; it is created before they exist."""
 
     @property
     def loaded(self) -> list[Loaded]:
-        """Return which file was opened by what."""
+        """Return which library opened which file."""
 
     def open(self, folder: Path) -> bool:
         """Return whether the saved files open and agree with each other."""
@@ -48,13 +48,13 @@ class Outputs:
     """The formats of a result, by name."""
 
     wanted: tuple[str, ...]
-    """What the recipe asks for."""
+    """The formats that the recipe asks for."""
     written: tuple[str, ...]
-    """What is written, because validation needs more: in the writers' order."""
+    """The formats that are written, in the writers' order; validation may need more than the recipe asks for."""
 
     @classmethod
     def of(cls, recipe: Recipe, source: SourceFormat) -> "Outputs":
-        """Resolve the recipe's formats for such a source."""
+        """Return the formats of a recipe for this kind of source."""
         wanted = formats_of(recipe, source)
         return cls(wanted, tuple(name for name in WRITERS if name in {*wanted, *VALIDATED.get(source, ())}))
 
@@ -69,7 +69,7 @@ class ProfilePlaces:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A model that was loaded, its data, and where results go."""
+    """A loaded model, its data, and where results go."""
 
     source: Source
     recipe: Recipe
@@ -100,7 +100,7 @@ def run(work: Work) -> Report:
 
 
 def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:
-    """Run the plan, with statistics of a profile where there is one."""
+    """Run the plan, with the statistics of a profile if there is one."""
     batches = planned.evaluation.batches
     metric_drop = None if batches is None else Evaluator(work.source, batches).metric_drop(work.recipe)
     resources = Resources(work.checkpoints, work.scratch, metric_drop)
@@ -110,7 +110,7 @@ def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:
 
 
 def _profile(work: Work, planned: QuantizationPlan) -> Profile | None:
-    """Return the statistics to reuse, or those to keep; None when neither is asked, or nothing calibrates."""
+    """Return the profile that was read or written; None when no file is given or no samples calibrate."""
     if work.profile == ProfilePlaces() or planned.calibration is None:
         return None
     return cached_profile(
@@ -124,7 +124,7 @@ def _profile(work: Work, planned: QuantizationPlan) -> Profile | None:
 
 
 def save(quantized: Quantized, folder: Path, formats: Iterable[str], clock: Clock) -> None:
-    """Write these formats into the folder. Raises OSError when the disk doesn't take them."""
+    """Write these formats into the folder. Raises OSError when they can't be written."""
     names = list(formats)
     for done, _ in enumerate(write_formats(quantized, folder, names), start=1):
         clock.report("saving", done, len(names))
@@ -133,7 +133,7 @@ def save(quantized: Quantized, folder: Path, formats: Iterable[str], clock: Cloc
 def validate_saved(
     quantized: Quantized, evaluation: EvaluationSamples, saved: Saved, clock: Clock, *, opened: bool
 ) -> Validated:
-    """Run the samples through the float model and what was saved. `opened`: whether the saved files opened."""
+    """Run the samples through the float model and the saved one. `opened`: whether the saved files could be opened."""
     measured = None
     if opened and evaluation.batches is not None:
         measured = evaluate(quantized, evaluation.batches, saved, partial(clock.report, "validating"))

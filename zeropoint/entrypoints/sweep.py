@@ -1,7 +1,7 @@
 """A sweep: several recipes on one model, calibrated once, each measured in simulation; no model is written.
 
-Recipes that differ in what no row shows (checks, formats) are one. What is wrong with a recipe is said in its row, and
-the others go on.
+Recipes that differ only in what no row shows (checks, formats) are measured once. An error in a recipe is reported in
+its row, and the other recipes are still measured.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,14 +39,14 @@ from zeropoint.sources import open_source
 from zeropoint.validation.latency import Stopwatch, require_latency
 
 MAX_SAMPLES = 32
-"""Measured on so many at most, without an evaluation dataset: each costs every row a pass."""
+"""Most samples to measure on without an evaluation dataset, since every row runs all of them."""
 CHECKPOINT = "sweep-rows"
 UNNAMED = "-"
-"""What a row is called until its entry says so: several may have the same settings."""
+"""A row's name until it gets that of its entry: several entries may share one row's settings."""
 
 
 def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
-    """The job of a folder: its table. Raises QuantizationError when no row could be made."""
+    """Do the sweep of a folder, and write its table. Raises QuantizationError when no row could be made."""
     (folder / OUT_FOLDER).mkdir(exist_ok=True)
     clock.report("loading", 0, 1)
     folds = any(entry.recipe.folds for entry in spec.sweep)
@@ -57,7 +57,7 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
     if spec.dataset is None:
         raise InvalidSamples("dataset_required", "A sweep measures, and has no dataset.", "Give the job a dataset.")
     samples, evaluation = open_samples(folder, spec, source, batch_size)
-    assert samples is not None  # a dataset was asked for above
+    assert samples is not None  # checked above
     checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
     with TemporaryDirectory(dir=folder) as scratch:
         sweep = Sweep(source, samples, evaluation, clock, Path(scratch), checkpoints)
@@ -73,18 +73,18 @@ Weights = Mapping[tuple[str, WeightSettings], QuantizedLayer]
 
 @dataclass(frozen=True)
 class Task:
-    """One of the different recipes, and what is planned."""
+    """One of the distinct recipes, and its plan."""
 
     recipe: Recipe
     plan: QuantizationPlan
 
     @property
     def weights(self) -> Iterator[tuple[str, WeightSettings]]:
-        """What is to be made of which layer's weight."""
+        """Each layer to quantize, with the settings of its weight."""
         return ((choice.layer.name, choice.weights) for choice in self.plan.choices)
 
     def knowing(self, known: Weights) -> "Task":
-        """The same, with weights that were quantized so before."""
+        """Return the task with the `known` weights that it can reuse."""
         return replace(
             self, plan=replace(self.plan, known={key[0]: known[key] for key in self.weights if key in known})
         )
@@ -92,7 +92,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Tools:
-    """What every row is measured with."""
+    """The measuring tools that all rows share."""
 
     measure: Evaluator
     profile: Profile | None
@@ -101,7 +101,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What recipes are compared on."""
+    """The model and the samples on which recipes are compared."""
 
     source: Source
     samples: Dataset
@@ -111,7 +111,7 @@ class Sweep:
     checkpoints: Checkpoints = NO_CHECKPOINTS
 
     def compare(self, entries: Sequence[SweepEntry], *, latency: bool = False) -> SweepReport:
-        """A row for each entry. Raises QuantizationError for what concerns all of them."""
+        """Return a table with a row for each entry. Raises QuantizationError for an error that affects all of them."""
         # 1. plan
         if latency:
             require_latency(self.source)
@@ -119,7 +119,7 @@ class Sweep:
         tasks, rows = self._planned(dict.fromkeys(settings))
         evaluation = self._chosen(tasks[0].plan if tasks else None)
         self.clock.report("loading", 1, 1)
-        # 2. calibrate, once for all
+        # 2. calibrate once for all recipes
         profile, calibration = self._calibrated(tasks)
         # 3. quantize and measure, recipe by recipe
         batches = evaluation.batches
@@ -143,14 +143,14 @@ class Sweep:
         )
 
     def _planned(self, recipes: Iterable[Recipe]) -> tuple[list[Task], dict[Recipe, SweepRow]]:
-        """What can be done, on the same samples; and rows of what can't."""
+        """Return tasks for the recipes that can run, all on the same samples, and rows with errors for the others."""
         tasks, refused = [], {}
         for recipe in recipes:
             try:
                 tasks.append(Task(recipe, plan(self.source, recipe, self.samples, self.evaluation)))
             except QuantizationError as error:
                 refused[recipe] = _refused(recipe, error)
-        tasks.sort(key=lambda task: task.plan.acceptance is None)  # who keeps samples out of calibration does for all
+        tasks.sort(key=lambda task: task.plan.acceptance is None)  # if any recipe holds out acceptance samples, all do
         for position, task in enumerate(tasks):
             shared = tasks[0].plan
             same = replace(
@@ -167,7 +167,7 @@ class Sweep:
         return replace(chosen, batches=chosen.batches.first(MAX_SAMPLES))
 
     def _calibrated(self, tasks: Sequence[Task]) -> tuple[Profile | None, CalibrationReport]:
-        """The statistics that any of the recipes needs, from one pass."""
+        """Return the statistics that any of the recipes needs, from one pass, and the report on it."""
         parts = [wanted_by(task.plan.choices, task.recipe) for task in tasks]
         layers = {layer.name: layer for watched, _ in parts for layer in watched}
         batches = tasks[0].plan.calibration if tasks else None
@@ -208,7 +208,7 @@ class Sweep:
         return rows
 
     def _row(self, task: Task, tools: Tools) -> tuple[SweepRow, Weights]:
-        """What becomes of one recipe, and weights that another may share."""
+        """Return the row of one recipe, and quantized weights that other recipes may reuse."""
         began = monotonic()
         torch.manual_seed(task.recipe.seed)
         try:
@@ -237,18 +237,21 @@ class Sweep:
             float_latency_ms=times[1],
             seconds=round(monotonic() - began, 3),
         )
-        # what lies in files goes with them; what algorithms changed is this recipe's alone
+        # weights in scratch files are deleted with them; weights changed by algorithms fit only this recipe
         own = [] if task.plan.acceptance is not None else [layer for layer in quantized.layers if layer.file is None]
         return row, {(layer.layer.name, layer.settings): layer for layer in own}
 
 
 def _settings(recipe: Recipe, *, latency: bool) -> Recipe:
-    """The recipe without what no row shows. An ONNX file has grids where no other has, so latency calibrates them."""
+    """Return the recipe without settings that no row shows.
+
+    With latency, the format is ONNX, which also quantizes fused outputs, so that these are calibrated.
+    """
     return recipe.model_copy(update={"validation": ValidationSettings(), "formats": ("onnx",) if latency else None})
 
 
 def _needed(known: Weights, tasks: Sequence[Task]) -> Weights:
-    """Those that one of these tasks asks for: the others need no memory."""
+    """Return the weights that any of these tasks can reuse; the others are freed."""
     wanted = {key for task in tasks for key in task.weights}
     return {key: layer for key, layer in known.items() if key in wanted}
 
@@ -259,10 +262,10 @@ def _refused(recipe: Recipe, error: QuantizationError) -> SweepRow:
 
 
 def _rows(state: State, _: Tensors) -> dict[Recipe, SweepRow]:
-    """Rows of an earlier attempt. Raises ValueError."""
+    """Return the rows of an earlier attempt. Raises ValueError."""
     rows = [SweepRow.model_validate(row) for row in state["rows"]]
     return {row.recipe: row for row in rows}
 
 
 def _in_silence(phase: Phase, done: int, total: int) -> None:
-    """A step that is too small to be told."""
+    """Ignore steps within a row, which are too small to report."""

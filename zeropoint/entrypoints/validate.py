@@ -1,7 +1,8 @@
-"""Validation by itself: `python -m zeropoint validate FOLDER [--dataset FILE] [--model FLOAT.pt2]`.
+"""Separate validation: `python -m zeropoint validate FOLDER [--dataset FILE] [--model FLOAT.pt2]`.
 
-The files of a saved folder alone tell whether they open, agree, lie on their grids and are small. The float program
-they came from adds how far each weight moved, and with samples SQNR, cosine and saturation: the whole report.
+The files of a saved folder are enough to check that they open, agree with each other, hold valid values and are small.
+With the float program that they came from, the rounding error of each weight is measured too; with samples as well,
+SQNR, cosine and saturation, which gives the whole report.
 """
 
 import math
@@ -35,7 +36,7 @@ from zeropoint.validation.report import build_report
 
 
 class Findings(Part):
-    """What validation found: its verdict and checks, and the whole report if there was a float model."""
+    """The result of validation: the verdict and checks, and the whole report if a float model was given."""
 
     verdict: Verdict
     checks: list[Check]
@@ -44,14 +45,14 @@ class Findings(Part):
 
 @dataclass(frozen=True)
 class Reference:
-    """What to compare with: the float program, and samples for both."""
+    """The float program to compare with, and samples for both."""
 
     model: Path
     dataset: Path | None = None
 
 
 def validate(folder: Path, comparison: Reference | None = None) -> Findings:
-    """Ask every question that can be asked. Raises InvalidModel, InvalidSamples or Unsupported when one can't be."""
+    """Run every check that the given files allow. Raises InvalidModel, InvalidSamples or Unsupported."""
     if not (folder / SAFETENSORS_FILE).exists():
         raise InvalidModel(
             "saved_model_missing", f"The folder has no {SAFETENSORS_FILE}.", "Give the folder of a quantized model."
@@ -68,7 +69,7 @@ def validate(folder: Path, comparison: Reference | None = None) -> Findings:
 
 
 def _opens(folder: Path, stored: Stored, reader: LoadbackClient) -> bool:
-    """Whether the other files of the folder open and hold the same tensors."""
+    """Return whether the other files of the folder open and hold the same tensors."""
     if ((folder / PROGRAM_FILE).exists() or _holds_weights_alone(folder)) and not reader.open(folder):
         return False
     if (folder / TORCH_CHECKPOINT_FILE).exists():
@@ -116,7 +117,7 @@ def _range_check(stored: Stored) -> Check:
 
 
 def _faults(stored: Stored, layer: str) -> list[str]:
-    """What is wrong with the numbers and grids of a layer."""
+    """Return what is wrong with a layer's quantized values and qparams."""
     numbers, qparams = stored.weight(layer)
     shape = stored.layers[layer]["weight"]["shape"]
     faults = []
@@ -143,7 +144,7 @@ def _valid(qparams: QParams) -> bool:
 
 
 def run_by_hand(folder: Path, model: Path | None, dataset: Path | None) -> int:
-    """Print the findings as JSON; return 0 when every check passed, 1 when one did not or could not be asked."""
+    """Print the findings as JSON; return 0 when every check passed, 1 when one failed or could not be run."""
     try:
         findings = validate(folder, None if model is None else Reference(model, dataset))
     except QuantizationError as error:

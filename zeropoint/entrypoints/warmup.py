@@ -1,6 +1,6 @@
-"""What torch imports at first use, imported when this module is: for a process that waits for its job anyway.
+"""Import the modules that torch imports on first use, in a process that has to wait for its job anyway.
 
-Opening a `.pt2`, and decomposing and saving it, import over 800 modules between them. Nothing is run.
+Opening, decomposing and saving a `.pt2` import over 800 modules. Importing this module runs nothing else.
 """
 
 import torch._export.serde.serialize

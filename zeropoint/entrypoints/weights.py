@@ -1,4 +1,4 @@
-"""A job on a file of weights: there is no module, so it streams from file to file, and is compared instead of run."""
+"""A job on a file of weights: without a module to run, weights stream from file to file and are compared."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ from zeropoint.validation.report import Validated, build_report, settle
 
 
 def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
-    """The steps of the job. Raises QuantizationError; the report is on disk as soon as there is one."""
+    """Do the steps of the job, and write its report. Raises QuantizationError."""
     out, model = folder / OUT_FOLDER, folder / spec.model
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
@@ -51,7 +51,7 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]
 def quantize_weights(
     source: WeightsSource, recipe: Recipe, writer: TensorWriter, clock: Clock, checkpoints: Checkpoints
 ) -> Streamed:
-    """Append every tensor to the writer, quantized or as it is. Raises InvalidModel or InvalidRecipe."""
+    """Append every tensor to the writer, quantized or unchanged. Raises InvalidModel or InvalidRecipe."""
     choices, skipped = select(source.layers, recipe)
     clock.report("loading", 1, 1)
     grids = searched_qparams(checkpoints, choices)
@@ -83,7 +83,7 @@ def compare(
 
 
 def _equal(left: float | None, right: float | None) -> bool:
-    """Return whether two SQNRs in dB are equal, but for the order in which a sum was taken."""
+    """Return whether two SQNRs in dB are equal, up to the error of summing in another order."""
     if left is None or right is None:
         return left is right
     return math.isclose(left, right, rel_tol=1e-9) or (math.isnan(left) and math.isnan(right))
