@@ -1,7 +1,7 @@
-"""What checkpoints keep of quantization: finished layers, or the qparams of weights that are written as they come.
+"""Checkpoints of quantization: finished layers, or the qparams of weights that are streamed to a file.
 
-An algorithm that works layer by layer finds its finished layers there, and goes on behind them. Casts are not kept: to
-make one again takes no longer than to read it.
+An algorithm that works layer by layer reads its finished layers there, and continues with the next one. Casts are not
+stored, since computing one again takes no longer than reading it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def finished_layers(checkpoints: Checkpoints, choices: Sequence[Choice]) -> Chun
 
 
 def searched_qparams(checkpoints: Checkpoints, choices: Sequence[Choice]) -> ChunkStore[QParams]:
-    """Open the store of weight qparams by layer, for those of `choices` that `is_searched` holds of."""
+    """Open the store of weight qparams by layer, for those of `choices` for which `is_searched` is true."""
     settings = {choice.layer.name: choice.weights for choice in choices}
 
     def decode(name: str, state: State, tensors: Tensors) -> QParams:
@@ -41,9 +41,10 @@ def is_searched(settings: WeightSettings) -> bool:
 
 
 def encode_layer(layer: QuantizedLayer) -> tuple[State, Tensors]:
-    """Return what a layer that is no cast is made of, without the qparams of its outlet.
+    """Return the state of a layer that is no cast, without the qparams of its output.
 
-    `stride`: the program's file depends on it. Floats in hexadecimal, which has words for infinity and NaN too.
+    It includes the `stride`, since the program's file depends on it. Floats are written in hexadecimal, which has
+    infinity and NaN.
     """
     assert layer.qparams is not None
     qparams, tensors = _encode_qparams(layer.qparams)
@@ -69,7 +70,7 @@ def encode_layer(layer: QuantizedLayer) -> tuple[State, Tensors]:
 
 
 def decode_layer(choice: Choice, state: State, tensors: Tensors) -> QuantizedLayer:
-    """Return the layer that was encoded. Raises KeyError or ValueError when it is of another weight."""
+    """Return the layer that was encoded. Raises KeyError or ValueError when the state belongs to another weight."""
     values, quant_type = tensors["weight"], quant_type_for(choice.weights.dtype, choice.weights.scheme)
     if values.shape != choice.layer.weight.shape or values.dtype != quant_type.dtype:
         raise ValueError("it is of another weight")

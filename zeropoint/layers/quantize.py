@@ -90,7 +90,7 @@ def _activation(
     pre_quant_scale: Tensor | None,
     channels: Tensor | None,
 ) -> Activation:
-    """Return the input's qparams from the range of each channel: exact, where a histogram of all is of no use."""
+    """Return the input's qparams from the channels' ranges, since a histogram of all channels no longer fits them."""
     assert statistics.channels is not None, layer.name
     low, high = statistics.channels.minimum, statistics.channels.maximum
     if pre_quant_scale is not None:

@@ -37,7 +37,7 @@ def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
 
 
 Rounding = Literal["nearest", "gptq"]
-"""nearest: no value is further than half a step from its weight. gptq: some are, to make up for those before them."""
+"""nearest: every rounding error is at most half a step. gptq: some are larger, to compensate for earlier columns."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Selection: which layers are quantized, with which settings, and why the others are not.
 
-Order of the questions, first answer counts: can this layer be quantized at all? is its type skipped, or not selected?
-is its name excluded, or not included? then the first override whose names match, then the recipe's own settings.
+A layer is left in float for the first of these reasons that applies: it is dead code or folded; its type is skipped or
+not selected; its name is excluded or not included; it can't be quantized at all. Otherwise the first override whose
+names match gives its settings, or else the recipe itself.
 """
 
 from collections.abc import Collection, Iterable

@@ -1,4 +1,4 @@
-"""Observers: each chooses a range. To add one: a settings class in `recipe`, a file here, one `case` below."""
+"""Observers: each chooses a range. To add one, write a settings class in `recipe`, a file here and a `case` below."""
 
 from zeropoint.observers.minmax import MinMax
 from zeropoint.observers.mse import Mse

@@ -1,4 +1,4 @@
-"""Statistics of each channel of a layer's input: smoothing and outlier splits act on how they differ."""
+"""Statistics of each channel of a layer's input, for algorithms that treat channels differently."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class ChannelStatistics:
 
     @property
     def stacked(self) -> Tensor:
-        """Minimum, maximum and magnitude as one tensor [3, C], to be stored."""
+        """Minimum, maximum and magnitude as one tensor [3, C], for storage."""
         return torch.stack([self.minimum, self.maximum, self.magnitude])
 
     @classmethod

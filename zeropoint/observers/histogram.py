@@ -1,9 +1,9 @@
-"""A histogram that widens without looking at old values again: 4096 bins over a range that is a power of two.
+"""A histogram with 4096 bins over a power-of-two range, which can widen without the values counted before.
 
     reach = 2^exponent > max|x|        width = reach / 2048        bin i holds [(i − 2048) · width, (i − 2047) · width)
 
-Scaling a float by a power of two is exact, and so is pairing bins: ⌊⌊y⌋ / 2⌋ = ⌊y / 2⌋. The order of batches, and
-whether two runs were counted together or merged later, can't be seen in the result.
+Scaling a float by a power of two is exact, and so is merging pairs of bins: ⌊⌊y⌋ / 2⌋ = ⌊y / 2⌋. So the result doesn't
+depend on the order of batches, or on whether values were counted together or in histograms merged later.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch import Tensor
 BINS = 4096
 HALF = BINS // 2
 SMALLEST_EXPONENT = -100
-"""Narrower values are noise in float32; they share the two bins beside zero."""
+"""Smaller values are noise in float32; they fall into the two bins beside zero."""
 CHUNK = 2**20
-"""Values counted at once: small enough for the processor's cache, large enough to hide the calls."""
+"""Values counted at once: few enough for the processor's cache, enough to make the overhead of calls negligible."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts` int64 [BINS]; `zeros` of them, in bin HALF, are exactly 0 (padding, ReLU), which is always exact."""
+    """`counts` int64 [BINS]; `zeros` values in bin HALF are exactly 0 (padding, ReLU) and have no rounding error."""
 
     exponent: int
     counts: Tensor

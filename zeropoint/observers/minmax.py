@@ -12,7 +12,7 @@ from zeropoint.observers.statistics import Statistics
 
 @dataclass(frozen=True)
 class MinMax:
-    """Nothing is clipped."""
+    """Chooses the full range, so that no value is clipped."""
 
     needs_histogram: ClassVar[bool] = False
 

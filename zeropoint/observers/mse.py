@@ -1,4 +1,4 @@
-"""MSE: the range with the smallest error Σ (x − x̂)², clipping weighed against rounding.
+"""MSE: choose the range with the smallest error Σ (x − x̂)², the sum of clipping and rounding errors.
 
 Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), section 3.1. Values [C, n] are quantized as
 they are. In a histogram, values are taken to be spread evenly over their bin [a, b]; with steps of s from l to h
@@ -7,10 +7,11 @@ the error of the bin is count · (G(b) − G(a)) / (b − a), where
     G(x) = s³ · F(c / s) + (x − c)³ / 3,  c = clamp(x, l, h)        F(y) = n / 12 + (y − n)³ / 3,  n = round(y)
 
 is the antiderivative of (x − x̂)²: from l to h the error is the distance to the nearest step, beyond them the
-distance to the end. Exact zeros are left out of the count: they are always exact.
+distance to the end. Exact zeros are not counted, since they have no rounding error.
 
-The range is searched as shares 2^−k of the extremes, one k for symmetric grids, one for each side of asymmetric ones:
-k from 0 to 5 by ones, then around the best down to steps of 1/32. Min-max is the first candidate.
+The range is searched as shares 2^−k of the extremes, with one k for symmetric qparams and one for each side of
+asymmetric ones: k from 0 to 5 in steps of 1, then around the best k in steps from 1/2 down to 1/32. The first candidate
+is min-max.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ FINE_STEPS = (0.5, 0.25, 0.125, 0.0625, 0.03125)
 
 @dataclass(frozen=True)
 class Mse:
-    """No settings: the error decides."""
+    """Chooses the range with the smallest error; it has no settings."""
 
     needs_histogram: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""What an observer does: it chooses a range from collected statistics or from the values themselves."""
+"""The interface of observers, which choose a range from collected statistics or from the values themselves."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -20,7 +20,7 @@ class QuantizationSpec:
     quant_type: QuantType
     scheme: Literal["symmetric", "asymmetric"]
     scale_dtype: torch.dtype = torch.float32
-    """What the scale will be stored in; it is rounded to that before any value is quantized."""
+    """The dtype that the scale will be stored in, to which it is rounded before any value is quantized."""
 
     def choose_qparams(self, minimum: Tensor, maximum: Tensor, axis: int | None = None) -> QParams:
         """Choose the qparams for a range, both ends [C] or []."""
@@ -29,7 +29,7 @@ class QuantizationSpec:
 
 
 class Observer(Protocol):
-    """Chooses ranges. `statistics` collects what it needs, and `QuantizationSpec` makes qparams of the range."""
+    """Chooses ranges from what `statistics` collects; `QuantizationSpec` computes the qparams from a range."""
 
     needs_histogram: ClassVar[bool]
     """Whether `of_statistics` reads `statistics.histogram`."""

@@ -13,12 +13,12 @@ from zeropoint.observers.histogram import BINS, Histogram, count, merge
 
 LONGEST_HISTORY = 64
 FEWEST_QUARTERS = 4
-"""Batches below which there is no last quarter to speak of."""
+"""Fewest batches that are divided into quarters."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """`count` values lay in [`minimum`, `maximum`]. NaN or infinity, once seen, stays in the range.
+    """`count` values lie in [`minimum`, `maximum`]; the range is not finite if any value was NaN or infinite.
 
     `early`: the range after three quarters of the batches; None when there were fewer than four.
     """
@@ -37,7 +37,7 @@ class Statistics:
 
     @property
     def late_growth(self) -> float | None:
-        """The share of the range that the last quarter of the batches added, 0 to 1; None when that is not known."""
+        """The share of the range that the last quarter of the batches added, 0 to 1; None when there were too few."""
         if self.early is None:
             return None
         width = self.maximum - self.minimum
@@ -45,9 +45,9 @@ class Statistics:
 
 
 class Collector:
-    """Takes float tensors of any shape, gives their statistics. The histogram costs most: only on request.
+    """Collects statistics of float tensors of any shape; the histogram, which costs most, only on request.
 
-    `channel_axis`: the dimension, counted from the end (−1), whose channels are watched one by one; None: none is.
+    `channel_axis`: the dimension of single channels to observe, counted from the end (−1); None observes none.
     """
 
     def __init__(self, *, histogram: bool, channel_axis: int | None = None) -> None:
@@ -56,7 +56,7 @@ class Collector:
         self.count = 0
         self._channels: ChannelStatistics | None = None
         self._calls = 0
-        # Numbers and not tensors: a small tensor that stays pins all of the heap below it that was freed
+        # floats, not tensors: a small tensor kept here would stop the allocator from returning freed memory below it
         self._range: tuple[float, float] | None = None
         self._histogram: Histogram | None = None
         self._history: list[tuple[float, float]] = []
@@ -64,7 +64,7 @@ class Collector:
 
     @property
     def wants(self) -> tuple[bool, int | None]:
-        """What it collects beside the range."""
+        """What is collected besides the range: whether a histogram, and the axis of single channels."""
         return self.wants_histogram, self.channel_axis
 
     def observe(self, values: Tensor) -> None:
@@ -91,7 +91,7 @@ class Collector:
         return Statistics(self.count, *self._range, early, histogram, self._channels)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return everything that was seen so far, as JSON and tensors on the CPU; `restored` goes on from it exactly.
+        """Return the collected state, as JSON and tensors on the CPU; `restored` continues from it exactly.
 
         `ranges`: float32 [1 + history, 2], the range and its history; `counts`: int64 [4096].
         """
@@ -111,7 +111,7 @@ class Collector:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> "Collector":
-        """Return the collector whose `state` this was. Raises KeyError or ValueError when it was none."""
+        """Return the collector that has this `state`. Raises KeyError or ValueError when it is not valid."""
         collector = cls(histogram=state["histogram"], channel_axis=state["channel_axis"])
         collector.count, collector._calls = state["count"], state["calls"]
         if collector.count:
@@ -126,7 +126,7 @@ class Collector:
         return collector
 
     def _limits(self, values: Tensor) -> tuple[float, float]:
-        """Return the range of a batch; add that of its channels where they are watched."""
+        """Return the range of a batch, and add its channel statistics if channels are observed."""
         if self.channel_axis is None:
             return _numbers(torch.aminmax(values))
         batch = channel_statistics(values, self.channel_axis)
@@ -134,7 +134,7 @@ class Collector:
         return _numbers((batch.minimum.min(), batch.maximum.max()))
 
     def _remember(self, low: float, high: float) -> None:
-        """Keep the range after every `stride` calls; twice the stride when that gets long."""
+        """Append the range to the history every `stride` calls; double the stride when the history gets long."""
         self._calls += 1
         if self._calls % self._stride == 0:
             self._history.append((low, high))
@@ -144,17 +144,17 @@ class Collector:
 
     def _count_bins(self, values: Tensor, low: float, high: float) -> None:
         largest = max(abs(low), abs(high))
-        if math.isfinite(largest):  # if not, the range says so, and nobody will read the histogram
+        if math.isfinite(largest):  # if not, the range shows it, and the histogram is never read
             batch = count(values, largest)
             self._histogram = batch if self._histogram is None else merge(self._histogram, batch)
 
 
 def _least(first: float, second: float) -> float:
-    """Return the smaller one; NaN if either is."""
+    """Return the smaller value; NaN if either is NaN."""
     return first if math.isnan(first) or first < second else second
 
 
 def _numbers(limits: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """Return both ends as float32, which qparams are made of, in one transfer from the device."""
+    """Return both ends, rounded to float32 as qparams need them, in one transfer from the device."""
     low, high = torch.stack(limits).to(torch.float32).tolist()
     return low, high

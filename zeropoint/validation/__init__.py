@@ -1,1 +1,1 @@
-"""Validation of what was saved: checks, the comparison with the float model, and the report."""
+"""Validation of the saved files: checks, the comparison with the float model, and the report."""

@@ -5,8 +5,8 @@ sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` if 
 size          the stored tensors are smaller than the uploaded ones (or equal, if the recipe only changes one 16-bit
               float for another), within `max_size_ratio` if the recipe sets it
 load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
-weight_range  integers are in their range, scales are valid, and no weight moved by more than half a step (GPTQ moves
-              some further on purpose)
+weight_range  integers are in their range, scales are valid, and no rounding error exceeds half a step (except for GPTQ,
+              which rounds some weights further on purpose)
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ from zeropoint.schema.report import (
 from zeropoint.validation.evaluation import TensorDiff
 
 ROUNDING = 1e-3
-"""Share of a step that float32 arithmetic may add to the half step of rounding."""
+"""Share of a step by which float32 arithmetic may raise the rounding error above half a step."""
 LARGEST_GAP_DB = 3.0
-"""What a further artifact may lose more than the first: it rounds where that one does, and results of layers once."""
+"""How far a further artifact's SQNR may be below the first one's: it also rounds each layer's result once."""
 
 
 def verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
-    """What the checks come to, under the recipe's `on_failure`."""
+    """Return the verdict on these checks under the recipe's `on_failure`."""
     if all(check.passed for check in checks):
         return "not_evaluated" if evaluated.source == "none" else "passed"
     return "warned" if settings.on_failure == "warn" else "failed"
@@ -58,7 +58,7 @@ def _sqnr_check(summary: Summary, beside: Mapping[str, Noise], ran: bool, settin
 
 
 def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
-    """Whether a further artifact is as good as the first (None: exact), but for the gap, and meets the bound."""
+    """Return whether a further artifact meets the bound, and is at most the gap below `first` (None: exact)."""
     if noise.exact:
         return True
     db = finite(noise.db)
@@ -90,7 +90,7 @@ def _load_check(ran: bool, evaluated: EvaluationReport) -> Check:
 
 
 def _comparison_check(comparison: TensorDiff, *, opened: bool) -> Check:
-    """What was loaded and compared, in words that don't claim more."""
+    """Return the check of a file of weights, whose detail says only what was loaded and compared."""
     if not opened:
         detail = "The saved file did not load in a fresh process."
     elif comparison.unlike:
@@ -105,7 +105,7 @@ def _comparison_check(comparison: TensorDiff, *, opened: bool) -> Check:
 
 
 def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
-    """By layer, how far its weight moved, in steps."""
+    """Return the largest rounding error of each layer's weight in steps, by layer name."""
     moves = {}
     for layer in layers:
         moves[layer.layer.name] = layer_rounding_error(layer)
@@ -114,7 +114,10 @@ def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
 
 
 def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -> Check:
-    """`steps`: infinite for numbers or scales that are not valid, which is all that is asked where GPTQ rounded."""
+    """Return the check of rounding errors, which are infinite in `steps` for values or scales that are not valid.
+
+    Layers rounded by GPTQ fail only then.
+    """
     if not steps:
         return Check(name="weight_range", passed=False, bound=0.5, detail="No weight could be read back.")
     moved_on_purpose = {layer.layer.name for layer in layers if layer.rounding == "gptq"}

@@ -1,4 +1,4 @@
-"""Evaluation: the same samples through the float model here and through the saved program in the second process."""
+"""Evaluation: run the same samples through the float model here and the saved program in the second process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,22 +20,22 @@ from zeropoint.simulation.fake_quant import forward_quantized
 
 
 class SavedModel(Protocol):
-    """The saved files, opened again; asked for one batch at a time."""
+    """The saved files, opened again, which run one batch at a time."""
 
     @property
     def further_outputs(self) -> Mapping[str, Mapping[int, Tensor]]:
-        """What further artifacts gave of the last batch, by file name, as `finish` gives it."""
+        """The outputs of further artifacts for the last batch, by file name, in the form that `finish` returns."""
 
     def start(self, batch: Sequence[Tensor]) -> None:
-        """Take a batch."""
+        """Start to run a batch."""
 
     def finish(self) -> dict[int, Tensor] | None:
-        """The tensors that came out of it, by position; None when the files don't serve."""
+        """Return the batch's output tensors, by position; None when the saved files can't run it."""
 
 
 @dataclass
 class Evaluation:
-    """What was measured. `ran` is false as soon as the second process fails once, and the measurement stops there."""
+    """The measurements. When the second process fails, `ran` becomes False and the evaluation stops."""
 
     model: Noise = field(default_factory=Noise)
     layers: dict[str, Noise] = field(default_factory=dict)
@@ -43,22 +43,22 @@ class Evaluation:
     cosine: Cosine = field(default_factory=Cosine)
     saturation: dict[str, Share] = field(default_factory=dict)
     beside: dict[str, Noise] = field(default_factory=dict)
-    """By file, for further artifacts that were run."""
+    """Signal and noise of the further artifacts that ran, by file."""
     metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass
 class TensorDiff:
-    """What was measured of weights without a graph: saved against uploaded, tensor by tensor, in the second process."""
+    """The comparison of weights without a graph, saved with uploaded, tensor by tensor, in the second process."""
 
     moves: dict[str, float] = field(default_factory=dict)
-    """By layer, how far its weight moved, in steps of its grid."""
+    """The largest rounding error of each layer's weight in steps, by layer name."""
     unlike: list[str] = field(default_factory=list)
-    """Tensors that the saved file does not give back as it should."""
+    """Names of tensors in the saved file that differ from what they should be."""
 
 
 def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: ProgressCallback) -> Evaluation:
-    """Run every batch on both sides; add up signal and noise of the floating outputs, and of each layer's."""
+    """Run every batch in both models, and measure signal and noise of the floating-point outputs and of each layer."""
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
     source = quantized.source
@@ -81,7 +81,10 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
 
 
 def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor], truth: Truth) -> bool:
-    """Whether every tensor came back in its shape and dtype; floating ones count, and the first makes metrics."""
+    """Add one batch to the result; return False if an output is missing or has another shape or dtype.
+
+    All floating-point outputs count for the noise, and the first one for metrics.
+    """
     pairs = _paired(expected, got)
     if pairs:
         result.metrics.add(*pairs[0], truth)
@@ -92,7 +95,7 @@ def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tenso
 
 
 def _add_beside(result: Evaluation, expected: Sequence[object], beside: Mapping[str, Mapping[int, Tensor]]) -> bool:
-    """The same of every further artifact."""
+    """Add one batch of every further artifact to the result; return False as `_add` does."""
     for file, got in beside.items():
         pairs = _paired(expected, got)
         if pairs is None:
@@ -103,7 +106,7 @@ def _add_beside(result: Evaluation, expected: Sequence[object], beside: Mapping[
 
 
 def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]] | None:
-    """The floating tensors with what came back for them; None when one is missing, or has another shape or dtype."""
+    """Pair expected and actual floating-point tensors; return None if one is missing or has another shape or dtype."""
     pairs = []
     for position, reference in enumerate(expected):
         if not isinstance(reference, Tensor):
@@ -117,7 +120,7 @@ def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple
 
 
 def _comparisons(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[tuple[nn.Module, AfterForward]]:
-    """Give each layer's module, and a hook that computes the layer again, quantized, on its float input."""
+    """Yield each layer's module with a hook that runs the quantized layer on the same float input."""
     for layer in layers:
         if layer.layer.module is not None:
             yield layer.layer.module, _comparison(layer, result)
@@ -138,7 +141,7 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
 
 
 def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:
-    """The values [..., in] that the layer computes with as integers: all but those that stay in float."""
+    """Return the values [..., in] that the layer quantizes, without the channels that stay in float."""
     if layer.outliers is None:
         return values
     inside = torch.ones(values.shape[-1], dtype=torch.bool)
@@ -147,7 +150,7 @@ def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:
 
 
 def count_outside(values: Tensor, qparams: QParams) -> int:
-    """How many of `values` [...] round to an integer beyond the grid of a per-tensor `qparams`, and are clamped."""
+    """Return how many of `values` [...] are clamped, as per-tensor `qparams` round them outside the integer range."""
     half = float(qparams.scale) / 2
     low = (qparams.quant_type.quant_min - int(qparams.zero_point)) * float(qparams.scale) - half
     high = (qparams.quant_type.quant_max - int(qparams.zero_point)) * float(qparams.scale) + half

@@ -1,7 +1,7 @@
-"""Latency: what a call costs in onnxruntime, of the float program and of a quantized one, in turns.
+"""Latency: measure a call of the float program and of a quantized one in onnxruntime, alternately.
 
-One thread and one batch; a busy machine slows both alike. Compiled programs are not measured: no compiler runs where an
-upload is open.
+Both run one batch in one thread, so that a busy machine slows both alike. Compiled programs are not measured, since no
+compiler may run in a process that has opened an upload.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Run = Callable[[], object]
 
 
 def require_latency(source: Source) -> None:
-    """Raises Unsupported, before any work, when the model can't be an ONNX file, or none can be run here."""
+    """Raise Unsupported, before any work, when the model can't become an ONNX file or ONNX files can't run here."""
     try:
         require_onnx(source)
     except Unsupported as refusal:
@@ -36,7 +36,7 @@ def require_latency(source: Source) -> None:
 
 
 class Stopwatch:
-    """Times programs on one batch; files are written into `scratch`."""
+    """Measures the latency of programs on one batch; their files are written into `scratch`."""
 
     def __init__(self, source: Source, batch: Sequence[Tensor], scratch: Path) -> None:
         self._arrays = [tensor.contiguous().numpy() for tensor in batch]
@@ -44,7 +44,7 @@ class Stopwatch:
         self._float = self._opened(Quantized(source, Recipe(), [], [], NOT_CALIBRATED, {}), "float.onnx")
 
     def time(self, quantized: Quantized) -> tuple[float, float]:
-        """Milliseconds of a call: the quantized program's, and the float program's between its calls. Medians."""
+        """Return the median milliseconds per call of the quantized program, and of the float program in alternation."""
         runs = (self._opened(quantized, "quantized.onnx"), self._float)
         for _ in range(WARM_UP):
             _timed(runs)
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 def _timed(runs: tuple[Run, ...]) -> list[float]:
-    """Milliseconds of one call of each."""
+    """Return the milliseconds of one call of each program."""
     taken = []
     for run in runs:
         began = perf_counter()

@@ -1,4 +1,4 @@
-"""The report of a result: what each layer cost, the validation checks, and the verdict."""
+"""The report of a result: the quantization error of each layer, the validation checks, and the verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +37,11 @@ from zeropoint.validation.evaluation import Evaluation, TensorDiff
 
 
 def recommended(quantized: Quantized) -> Recipe:
-    """The recipe that gives this result again, without its target: algorithms that stayed, and an override for each
-    layer that is in float because of it. Everything else is as it was asked."""
+    """Return a recipe without a target that reproduces this result.
+
+    It has the algorithms that were kept, and an override for each layer that the target left in float. Everything else
+    stays as requested.
+    """
     recipe, decisions = quantized.recipe, quantized.decisions
     in_float = [skip.name for skip in quantized.skipped if skip.reason == "mixed_precision"]
     kept = [{"kind": step.algorithm, **step.settings} for step in decisions.algorithms if step.kept]
@@ -50,7 +53,7 @@ def recommended(quantized: Quantized) -> Recipe:
 
 
 def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None:
-    """The target on the evaluation samples, where its unit is what they measure."""
+    """Return the target's report, measured again on the evaluation samples if it asks for an SQNR."""
     bound = None if target is None else target.asked.min_sqnr_db
     if target is None or bound is None or (summary.sqnr_db is None and not summary.exact):
         return target
@@ -62,26 +65,26 @@ def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None
 
 
 def with_target(verdict: Verdict, target: TargetReport | None) -> Verdict:
-    """A result that is sound and misses its target is worth a warning."""
+    """Return the verdict; a result that passes but misses its target is "warned"."""
     return "warned" if target is not None and not target.met and verdict == "passed" else verdict
 
 
 @dataclass(frozen=True)
 class Validated:
-    """What reading the saved files back, and running them, has shown."""
+    """The results of reading the saved files back and running them."""
 
     evaluated: EvaluationReport
     opened: bool
-    """Whether the files loaded back."""
+    """Whether the saved files could be opened."""
     measured: Evaluation | TensorDiff | None = None
     """None without samples, a TensorDiff without a graph."""
     loaded: Sequence[Loaded] = ()
-    """What opened them."""
+    """The libraries that opened them."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What a result cost."""
+    """The time and memory that a result took."""
 
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by phase."""
@@ -123,12 +126,12 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
 
 
 def build_plan(quantized: Quantized, effort: Effort) -> Report:
-    """Return the report of what would be done: nothing was written, so nothing was read back or evaluated."""
+    """Return the report of a plan: no file was written, so none was read back or evaluated."""
     return _planned(quantized, None, effort).model_copy(update={"recommendation": recommended(quantized)})
 
 
 def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort) -> Report:
-    """Return what a report says of any result, before its files are validated."""
+    """Return the part of a report that is known before the files are validated."""
     decisions = quantized.decisions
     return Report(
         verdict="not_evaluated",
@@ -156,14 +159,14 @@ def _gate_report(decisions: Decisions) -> AcceptanceReport | None:
 
 
 def settle(report: Report, out: Path) -> None:
-    """Write the report into a job's `out`. Raises ValidationFailed when the recipe wants that of such a verdict."""
+    """Write the report into a job's `out`. Raises ValidationFailed when the verdict is an error for the recipe."""
     (out / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     if report.verdict == "failed" and report.recipe.validation.on_failure == "error":
         raise validation_failed(report)
 
 
 def validation_failed(report: Report) -> ValidationFailed:
-    """The error that a failed verdict becomes, in the words of the checks."""
+    """Return the error for a failed verdict, with the details of the failed checks."""
     failed = [check for check in report.checks if not check.passed]
     return ValidationFailed(
         "validation_failed",
