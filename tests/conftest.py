@@ -6,6 +6,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,30 @@ TEMPLATE = "zeropoint_template"
 
 
 GROUPS = ("chaos", "service", "timed")
-"""Markers whose tests run one after another on one process; a test is of the first that it has."""
+"""Markers whose files run one after another on one process; a file is of the first that it has."""
 QUEUE = ("service", "chaos", "slow", "", "timed")
 """What begins first: the groups that take longest, then files with long tests; what looks at the clock has few beside
 it in the end."""
 
 
+@cache
+def marker_of(file: Path) -> str:
+    """Return the marker that decides where a file's tests run, and when; "" for none.
+
+    It is looked for in the text: xdist tells the controlling process of its own groups by tests' ids, which since
+    pytest 9.2 it can no longer change.
+    """
+    text = file.read_text()
+    return next((name for name in (*GROUPS, "slow") if f"pytest.mark.{name}" in text), "")
+
+
 class GroupsAndFiles(LoadGroupScheduling):  # type: ignore[misc]
-    """Keep the tests of a group on one process, and those of a file: what a module makes once is made once."""
+    """Keep the files of a group on one process, and the tests of a file: what a module makes once is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        scope: str = super()._split_scope(nodeid)
-        return scope.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        marker = marker_of(self.config.rootpath / file)
+        return marker if marker in GROUPS else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
@@ -54,15 +67,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupSch
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group what has to run one test after another, and begin with what takes longest."""
-    long_files = {item.path for item in items if item.get_closest_marker("slow")}
-    places = {}
-    for item in items:
-        group = next((name for name in GROUPS if item.get_closest_marker(name)), None)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-        places[item] = QUEUE.index(group or ("slow" if item.path in long_files else ""))
-    items.sort(key=places.__getitem__)
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: QUEUE.index(marker_of(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

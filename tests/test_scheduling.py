@@ -1,0 +1,42 @@
+"""Which tests run on one process, and what begins first."""
+
+import pytest
+
+from tests.conftest import QUEUE, GroupsAndFiles, marker_of, pytest_xdist_make_scheduler
+from tests.servers import ROOT
+
+
+def scheduler(config: pytest.Config) -> GroupsAndFiles:
+    made = GroupsAndFiles.__new__(GroupsAndFiles)  # as xdist makes one it needs its processes
+    made.config = config
+    return made
+
+
+@pytest.mark.parametrize(
+    ("test", "together"),
+    [
+        ("tests/service/test_jobs.py::test_a[x]", "service"),
+        ("tests/reliability/test_stopped_worker.py::test_a", "service"),
+        ("tests/chaos/test_chaos.py::test_a[b@c]", "chaos"),
+        ("tests/worker/test_heartbeat.py::test_a", "timed"),
+        ("tests/app/intake/test_fuzz.py::test_a", "tests/app/intake/test_fuzz.py"),
+        ("tests/app/test_errors.py::test_a[x]", "tests/app/test_errors.py"),
+    ],
+)
+def test_groups_and_files_stay_together(pytestconfig: pytest.Config, test: str, together: str) -> None:
+    assert scheduler(pytestconfig)._split_scope(test) == together
+
+
+def test_what_takes_long_begins_and_what_looks_at_the_clock_comes_last() -> None:
+    files = ("service/test_jobs.py", "chaos/test_chaos.py", "app/intake/test_fuzz.py", "worker/test_heartbeat.py")
+    markers = [marker_of(ROOT / "tests" / file) for file in files]
+    assert markers == ["service", "chaos", "slow", "timed"]
+    assert sorted(markers, key=QUEUE.index) == markers
+    assert marker_of(ROOT / "tests" / "app" / "test_errors.py") == ""
+
+
+def test_other_ways_to_distribute_are_left_to_xdist(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytestconfig.option, "dist", "load")
+    assert pytest_xdist_make_scheduler(pytestconfig, None) is None
