@@ -82,13 +82,13 @@ def _report(
     old, new = finite(before.db), None if after is None else finite(after.db)
     least = ALGORITHMS[settings.kind].least_gain_db
     if after is None:
-        reason = "No layer that the piece is meant for."
+        reason = "The algorithm applies to no layer."
     elif old is None or new is None:
         reason = "SQNR is no number." if not kept else "SQNR became a number."
     elif kept:
         reason = f"SQNR rose by {new - old:.2f} dB."
     elif new > old:
-        reason = f"SQNR rose by {new - old:.2f} dB, and at least {least:g} dB are asked of this piece."
+        reason = f"SQNR rose by {new - old:.2f} dB, less than the {least:g} dB that this algorithm must gain."
     else:
         reason = f"SQNR fell by {old - new:.2f} dB." if new < old else "SQNR stayed as it was."
     return _step(settings, layers, (old, new), reason, kept=kept)

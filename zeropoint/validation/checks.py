@@ -98,19 +98,19 @@ def _comparison_check(comparison: TensorDiff, *, opened: bool) -> Check:
     else:
         detail = (
             "A fresh process loaded the file and compared each tensor with the upload: the quantized ones have the "
-            "SQNR told here, the others are the same. Nothing was run: weights alone have no graph."
+            "SQNR reported here, the others are the same. Nothing was run: weights alone have no graph."
         )
     passed = opened and not comparison.unlike
     return Check(name="load_and_run", passed=passed, value=None, bound=None, detail=detail)
 
 
-def _moves(layers: list[QuantizedLayer]) -> dict[str, float]:
+def _rounding_errors(layers: list[QuantizedLayer]) -> dict[str, float]:
     """Return the largest rounding error of each layer's weight in steps, by layer name."""
-    moves = {}
+    errors = {}
     for layer in layers:
-        moves[layer.layer.name] = layer_rounding_error(layer)
+        errors[layer.layer.name] = layer_rounding_error(layer)
         layer.release()
-    return moves
+    return errors
 
 
 def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -> Check:
@@ -120,14 +120,14 @@ def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -
     """
     if not steps:
         return Check(name="weight_range", passed=False, bound=0.5, detail="No weight could be read back.")
-    moved_on_purpose = {layer.layer.name for layer in layers if layer.rounding == "gptq"}
-    bounded = {name: 0.0 if name in moved_on_purpose and isfinite(move) else move for name, move in steps.items()}
+    rounded_by_gptq = {layer.layer.name for layer in layers if layer.rounding == "gptq"}
+    bounded = {name: 0.0 if name in rounded_by_gptq and isfinite(error) else error for name, error in steps.items()}
     worst = max(bounded, key=lambda name: bounded[name])
     passed = bounded[worst] <= 0.5 + ROUNDING
-    detail = f"No weight moved more than {bounded[worst]:.3f} steps of its grid (layer {worst!r})."
+    detail = f"The largest rounding error of a weight is {bounded[worst]:.3f} steps (layer {worst!r})."
     if not passed:
-        detail = f"Weights of layer {worst!r} don't lie on their grid."
-    elif moved_on_purpose:
-        of_gptq = f"Of {len(moved_on_purpose)} layers that GPTQ rounded, all numbers lie inside their grids."
-        detail = of_gptq if len(moved_on_purpose) == len(steps) else f"{detail} {of_gptq}"
+        detail = f"Weights of layer {worst!r} are not within half a step of what was uploaded, or a scale is invalid."
+    elif rounded_by_gptq:
+        of_gptq = f"All values of the {len(rounded_by_gptq)} layers that GPTQ rounded are within their range."
+        detail = of_gptq if len(rounded_by_gptq) == len(steps) else f"{detail} {of_gptq}"
     return Check(name="weight_range", passed=passed, value=finite(bounded[worst]), bound=0.5, detail=detail)

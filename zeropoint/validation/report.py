@@ -27,8 +27,8 @@ from zeropoint.validation.checks import (
     _beside_db,
     _comparison_check,
     _load_check,
-    _moves,
     _range_check,
+    _rounding_errors,
     _size_check,
     _sqnr_check,
     verdict,
@@ -60,7 +60,7 @@ def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None
     met = summary.exact or (summary.sqnr_db is not None and summary.sqnr_db >= bound)
     detail = target.detail
     if target.met and not met:
-        detail = "Met by the samples that decided, and not by those that evaluate: calibrate with more samples."
+        detail = "Met on the acceptance samples, but not on the evaluation samples: calibrate with more samples."
     return target.model_copy(update={"met": met, "value": summary.sqnr_db, "detail": detail})
 
 
@@ -100,14 +100,14 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
     ran = validated.opened and (evaluation is None or evaluation.ran)
     beside = {} if evaluation is None else evaluation.beside
     if isinstance(measured, TensorDiff):
-        load_check, moves = _comparison_check(measured, opened=validated.opened), measured.moves
+        load_check, errors = _comparison_check(measured, opened=validated.opened), measured.moves
     else:
-        load_check, moves = _load_check(ran, validated.evaluated), _moves(quantized.layers)
+        load_check, errors = _load_check(ran, validated.evaluated), _rounding_errors(quantized.layers)
     checks = [
         *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
         _size_check(summary, quantized.layers, settings),
         load_check,
-        _range_check(moves, quantized.layers),
+        _range_check(errors, quantized.layers),
     ]
     target = judged(quantized.decisions.target, summary)
     return _planned(quantized, evaluation, effort).model_copy(

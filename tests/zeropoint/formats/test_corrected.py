@@ -187,7 +187,10 @@ def test_weights_that_gptq_rounded_may_move_further(quantized: QuantizeExample) 
     assert not _range_check(replace(result, layers=moved)).passed
     gptq = [replace(layer, rounding="gptq") for layer in moved]
     check = _range_check(replace(result, layers=gptq))
-    assert (check.passed, check.detail) == (True, "Of 2 layers that GPTQ rounded, all numbers lie inside their grids.")
+    assert (check.passed, check.detail) == (
+        True,
+        "All values of the 2 layers that GPTQ rounded are within their range.",
+    )
     off_grid = replace(gptq[0], weight=torch.full_like(gptq[0].weight, -128))
     assert not _range_check(replace(result, layers=[off_grid, gptq[1]])).passed
 

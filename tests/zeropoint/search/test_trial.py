@@ -54,13 +54,13 @@ def test_a_piece_with_a_risk_or_a_price_must_gain_more(place: Place, monkeypatch
     monkeypatch.setitem(ALGORITHMS, "outlier_split", Algorithm(ALGORITHMS["outlier_split"].run, least_gain_db=200))
     (step,) = tried(place, OutlierSplit(channels=3)).steps
     assert not step.kept
-    assert "at least 200 dB are asked" in step.reason
+    assert "less than the 200 dB that this algorithm must gain" in step.reason
 
 
 def test_a_piece_that_is_meant_for_no_layer_says_so(place: Place) -> None:
     (step,) = tried(place, MseClipping()).steps
     assert (step.kept, step.layers, step.after_db) == (False, 0, None)
-    assert "meant for" in step.reason
+    assert "applies to no layer" in step.reason
 
 
 def test_folding_is_told_and_not_judged(place: Place) -> None:
