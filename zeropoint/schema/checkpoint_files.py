@@ -4,10 +4,8 @@ import re
 from collections.abc import Mapping
 
 CONFIG_FILE = "config.json"
-GENERATION_CONFIG_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 FOLDER_FILE = "model.tar"
 """The whole folder as one file to download."""
 
