@@ -30,13 +30,14 @@ def _of_graph(module: GraphModule, names: dict[int, str]) -> dict[str, str]:
 
 
 def _of_run(source: Source, names: dict[int, str], batch: Sequence[Tensor]) -> dict[str, str]:
-    seen: list[tuple[Callable[[], Tensor | None], str]] = []
+    seen: list[tuple[Callable[[], Tensor | None], int, str]] = []
     sharing: dict[str, str] = {}
 
     def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         values, name = arguments[0], names[id(module)]
-        first = next((first for known, first in seen if known() is values), name)
-        seen.append((ref(values), name))
+        version = values._version  # a write in place makes it another tensor
+        first = next((first for known, then, first in seen if known() is values and then == version), name)
+        seen.append((ref(values), version, name))
         sharing.setdefault(name, first)
 
     layers = [layer.module for layer in source.layers if layer.module is not None]

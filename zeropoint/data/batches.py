@@ -113,6 +113,15 @@ class Samples(ABC):
         return self.between(self.start, min(self.stop, self.start + max(count, self.smallest_batch)))
 
 
+def own_copies(tensors: Iterable[Tensor], device: str = "cpu") -> list[Tensor]:
+    """Return copies on a device for one forward pass, which may write into its inputs: `x.sub_(mean)` changes them.
+
+    Every pass over samples takes its arguments from here, so that no later pass, and no caller, meets changed ones.
+    The copy costs a read and a write of the batch, which is little beside a pass that reads it too.
+    """
+    return [tensor.to(device, copy=True) for tensor in tensors]
+
+
 def batch_sizes(inputs: tuple[Input, ...], batch_size: int | None) -> tuple[int, int]:
     """Return (batch size, smallest batch): a static batch dimension decides both, a dynamic one bounds the wish."""
     dimensions = [spec.shape[0] for spec in inputs if spec.shape]

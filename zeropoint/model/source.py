@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from zeropoint.data.batches import Input
+from zeropoint.data.batches import Input, own_copies
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
 
@@ -43,7 +43,7 @@ class Source:
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
         """Run one forward pass of one batch, its tensors in the order of the model's inputs."""
-        return list(self.module(*(tensor.to(self.device) for tensor in batch)))
+        return list(self.module(*own_copies(batch, self.device)))
 
     def reset(self) -> None:
         """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
@@ -71,7 +71,7 @@ class ProgramSource(Source):
         return self.original
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        arguments: list[object] = [tensor.to(self.device) for tensor in batch]
+        arguments: list[object] = [*own_copies(batch, self.device)]
         for position, value in sorted(self.constants.items()):
             arguments.insert(position, value)
         return list(self.module(*arguments))

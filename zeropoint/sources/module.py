@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from zeropoint.data.batches import ModelInputs
+from zeropoint.data.batches import ModelInputs, own_copies
 from zeropoint.errors import Unsupported
 from zeropoint.model.layer import Layer, LayerKind, distinct_bytes
 from zeropoint.model.source import Source
@@ -94,7 +94,7 @@ def copy_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
 def call_module(module: nn.Module, batch: Sequence[Tensor], device: str) -> list[object]:
     """Return the module's outputs as a flat list. Raises Unsupported when they hold no tensor."""
     keywords = batch.keywords if isinstance(batch, ModelInputs) else ()
-    tensors = [tensor.to(device) for tensor in batch]
+    tensors = own_copies(batch, device)
     first = len(tensors) - len(keywords)
     output = module(*tensors[:first], **dict(zip(keywords, tensors[first:], strict=True)))
     flat = list(_flat(output))

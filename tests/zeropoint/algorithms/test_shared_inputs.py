@@ -1,6 +1,7 @@
 """Which layers read the same values: a graph tells as a run does."""
 
 import torch
+from torch import Tensor, nn
 
 from tests.networks import prenorm, residual
 from tests.zeropoint.conftest import OpenExample
@@ -23,3 +24,23 @@ def test_query_key_and_value_share_what_comes_out_of_the_normalization(opened: O
     first = found["query"]
     assert found["query"] == found["key"] == found["value"] == first
     assert found["down"] == "down"
+
+
+class WritesBetween(nn.Module):
+    """Two layers read one tensor, which changes in place between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x + 1
+        before = self.first(hidden)
+        hidden.mul_(2)
+        output: Tensor = before + self.second(hidden) + self.third(hidden)
+        return output
+
+
+def test_a_tensor_that_was_written_in_between_is_another(opened: OpenExample) -> None:
+    found = same_inputs(module_source(WritesBetween()), ModelInputs([torch.zeros(2, 4)]))
+    assert found == {"first": "first", "second": "second", "third": "second"}

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
+from zeropoint.data.batches import own_copies
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded
 
@@ -27,7 +28,7 @@ class OpenedProgram:
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """Return the program's outputs as a flat list; inputs go by position."""
-        tensors = iter(batch.values())
+        tensors = iter(own_copies(batch.values()))
         inputs = [s.arg for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
         flat = [argument.value if isinstance(argument, ConstantArgument) else next(tensors) for argument in inputs]
         arguments, options = cast(tuple[Any, Any], pytree.tree_unflatten(flat, self.program.call_spec.in_spec))
