@@ -57,6 +57,9 @@ def _validate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
 
 def _describe(options: argparse.Namespace) -> int:
+    if not Path(options.tar).is_file():
+        print(f"There is no file {options.tar}.", file=sys.stderr)  # noqa: T201 - a program speaks
+        return 2
     from zeropoint.entrypoints.describe import main as describe  # noqa: PLC0415
 
     return describe(_unconfined, options.tar)

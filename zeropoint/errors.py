@@ -2,9 +2,11 @@
 
     QuantizationError
     ├── InvalidModel        the upload is not a model that can be quantized
+    ├── InvalidJob          a job's folder is not complete, or its job.json not valid
     ├── InvalidSamples      the calibration or evaluation samples don't fit the model
     ├── InvalidProfile      the statistics to reuse belong to another model or dataset
     ├── InvalidRecipe       the recipe asks for something that this model does not have
+    ├── ModelFailed         the float model raises an error on these samples
     ├── Unsupported         a valid request that this version can't fulfil
     └── ValidationFailed    the result was written, but a check failed
 
@@ -31,6 +33,12 @@ class InvalidModel(QuantizationError):
     title = "The model can't be used"
 
 
+class InvalidJob(QuantizationError):
+    """A job's folder is not complete, or its job.json is not valid."""
+
+    title = "The job can't be read"
+
+
 class InvalidSamples(QuantizationError):
     """The calibration or evaluation samples don't fit the model."""
 
@@ -49,6 +57,12 @@ class InvalidRecipe(QuantizationError):
     title = "The recipe doesn't fit the model"
 
 
+class ModelFailed(QuantizationError):
+    """The float model raises an error on these samples."""
+
+    title = "The model fails on these samples"
+
+
 class Unsupported(QuantizationError):
     """A valid request that this version can't fulfil."""
 
@@ -61,3 +75,8 @@ class ValidationFailed(QuantizationError):
     title = "Validation failed"
     report: object = None
     """The Report, where `quantize` raises it."""
+
+
+def invalid_recipe(pointer: str, problem: str) -> InvalidRecipe:
+    """Return the error for a recipe that doesn't validate: what is wrong at a JSON pointer ("" is the whole recipe)."""
+    return InvalidRecipe("recipe_invalid", f"{pointer or 'The recipe'} {problem}.", "See docs/reference/recipe.md.")

@@ -89,7 +89,9 @@ def requeue(session: Session, job: Job, at: datetime, because: str, **changes: A
 
 def finish(session: Session, job_id: str, token: int, by: Move, at: datetime, **results: Any) -> bool:
     """End a job for good, within the caller's transaction; False when its token is another one."""
-    ended = {"phase": None, "eta_seconds": None, "lease_until": None, "finished_at": at}
+    ended: dict[str, Any] = {"phase": None, "eta_seconds": None, "lease_until": None, "finished_at": at}
+    if by is SUCCEED:
+        ended["done"] = Job.total  # the last step of publishing is this transaction
     if repository.move(session, job_id, by, token, {**ended, **results}) is None:
         return False
     repository.end_attempt(session, job_id, token, ended_at=at, outcome=by.target)

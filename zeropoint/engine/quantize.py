@@ -57,6 +57,7 @@ def quantize_source(
         profile = None
     elif profile is None:
         step, samples = partial(report, "calibrating"), planned.calibration
+        step(0, len(samples))  # an error in the first batch belongs to this phase
         profile = calibrate(source, watched, recipe, samples, step, checkpoints=resources.checkpoints)
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)

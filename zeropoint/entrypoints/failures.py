@@ -1,14 +1,18 @@
-"""Turn an exception into a failure when the system denied memory, disk space or a permission.
+"""Turn an exception into a failure: the system denied memory, disk space or a permission, or the user's model failed.
 
 Exceptions get wrapped, by libraries and by us: below an error that blames the upload, the cause may be the system.
 """
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from zeropoint.errors import ModelFailed, QuantizationError
+from zeropoint.model.failure import FloatFailure, float_failure
+from zeropoint.model.source import Source
 from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.job import Failure, Phase
 from zeropoint.schema.recipe import Recipe
@@ -26,6 +30,34 @@ def death_by(error: BaseException, phase: Phase, recipe: Recipe) -> Failure | No
     if any(isinstance(cause, PermissionError) for cause in causes):
         return describe_failure("sandbox_violation", phase)
     return None
+
+
+@contextmanager
+def model_errors(source: Source, phase: Callable[[], Phase]) -> Iterator[None]:
+    """Raise ModelFailed in place of an unexpected error, if the float model alone raises one on the same batch.
+
+    Every other error passes: it is ours. So does a lack of memory.
+    """
+    try:
+        yield
+    except (QuantizationError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        failure = None if death_by(error, phase(), Recipe()) else float_failure(source)
+        if failure is None:
+            raise
+        raise model_failed(failure, phase()) from failure.error
+
+
+def model_failed(failure: FloatFailure, phase: Phase) -> ModelFailed:
+    """Return the error for a float model that fails, with where, what torch says, and the batch."""
+    where = f" in {failure.where}" if failure.where else ""
+    return ModelFailed(
+        "model_failed",
+        f"The float model fails while {phase}{where}: {failure.text}. The batch: {failure.batch}.",
+        "Run the float model on these samples yourself. Repair the samples (indices in range, sizes that fit), or "
+        "export a model that takes them.",
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

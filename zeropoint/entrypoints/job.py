@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from traceback import print_exc
 
 import torch
+from pydantic import ValidationError
 
 from zeropoint.entrypoints import steps
 from zeropoint.entrypoints.clock import Clock
@@ -19,24 +20,28 @@ from zeropoint.entrypoints.failures import death_by
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Work, open_samples
 from zeropoint.entrypoints.sweep import run_sweep
 from zeropoint.entrypoints.weights import run_weights
-from zeropoint.errors import QuantizationError
+from zeropoint.errors import InvalidJob, QuantizationError, invalid_recipe
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
 from zeropoint.loading.loadback import LoadbackClient, loadback_client, loadback_process
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.failures import describe_failure
+from zeropoint.schema.faults import first_fault
 from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
     ERROR_FILE,
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_USAGE,
     GO,
+    JOB_FILE,
     OUT_FOLDER,
     PROFILE_FILE,
     Failure,
     JobSpec,
     Phase,
+    missing_path,
     read_spec,
 )
 from zeropoint.schema.recipe import Recipe
@@ -57,6 +62,9 @@ def main(lock_down: Callable[[], None], *read_back: str) -> int:
 
 def run_by_hand(folder: Path) -> int:
     """Do the job of `folder` and return the exit code (see `schema.job`)."""
+    if missing := missing_path(folder):
+        print(missing, file=sys.stderr)  # noqa: T201 - a program speaks
+        return EXIT_USAGE
     with loadback_process() as process:
         return do_job(folder.resolve(), process)
 
@@ -123,7 +131,7 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
     """Run the job; if it fails, return a failure for the user. Unexpected exceptions are printed to standard error."""
     recipe = Recipe()
     try:
-        spec = read_spec(folder)
+        spec = _read_spec(folder)
         recipe = spec.recipe
         if spec.sweep:
             run_sweep(folder, spec, clock)
@@ -136,6 +144,30 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
         print_exc()
         return death_by(error, clock.phase, recipe) or describe_failure("internal_error", clock.phase)
     return None
+
+
+def _read_spec(folder: Path) -> JobSpec:
+    """Read the folder's job.json.
+
+    Raises InvalidRecipe for a fault in a recipe, InvalidJob for any other, or if a file that it names is missing.
+    """
+    try:
+        spec = read_spec(folder)
+    except OSError as error:
+        raise _invalid_job(f"The folder has no readable {JOB_FILE}.") from error
+    except ValidationError as error:
+        pointer, problem = first_fault(error)
+        if pointer.startswith(("/recipe", "/sweep")):
+            raise invalid_recipe(pointer, problem) from error
+        raise _invalid_job(f"{JOB_FILE}{f': {pointer}' if pointer else ''} {problem}.") from error
+    for name in filter(None, (spec.model, spec.dataset, spec.evaluation_dataset, spec.profile)):
+        if not (folder / name).exists():
+            raise _invalid_job(f"{JOB_FILE} names {name!r}, and the folder has no such file.")
+    return spec
+
+
+def _invalid_job(detail: str) -> InvalidJob:
+    return InvalidJob("job_invalid", detail, "See docs/reference/cli.md for the files and keys of a job's folder.")
 
 
 def _refusal(error: QuantizationError, phase: Phase) -> Failure:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from zeropoint.errors import InvalidRecipe
+from zeropoint.errors import InvalidRecipe, invalid_recipe
+from zeropoint.schema.faults import first_fault
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
 
@@ -38,6 +39,4 @@ def _validated(fields: Mapping[str, object]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = "/".join(["", *map(str, first["loc"])])
-        raise InvalidRecipe("recipe_invalid", f"{place}: {first['msg']}.", "See docs/reference/recipe.md.") from error
+        raise invalid_recipe(*first_fault(error)) from error

@@ -17,6 +17,7 @@ from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, plan
 from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.failures import model_errors
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, write_formats
 from zeropoint.layers.result import Quantized
@@ -87,6 +88,11 @@ class Work:
 
 def run(work: Work) -> Report:
     """Do all steps after loading. Raises QuantizationError."""
+    with model_errors(work.source, lambda: work.clock.phase):
+        return _run(work)
+
+
+def _run(work: Work) -> Report:
     planned = plan(work.source, work.recipe, work.samples, work.evaluation)
     work.clock.report("loading", 1, 1)
     quantized = calibrate_and_quantize(work, planned)
@@ -113,10 +119,13 @@ def _profile(work: Work, planned: QuantizationPlan) -> Profile | None:
     """Return the profile that was read or written; None when no file is given or no samples calibrate."""
     if work.profile == ProfilePlaces() or planned.calibration is None:
         return None
+    step = partial(work.clock.report, "calibrating")
+    if work.profile.load is None:
+        step(0, len(planned.calibration))
     return cached_profile(
         work.source,
         planned.calibration,
-        partial(work.clock.report, "calibrating"),
+        step,
         load=work.profile.load,
         save=work.profile.save,
         checkpoints=work.checkpoints,
@@ -143,12 +152,16 @@ def validate_saved(
 def open_samples(
     folder: Path, spec: JobSpec, source: ProgramSource | HuggingFaceSource, batch_size: int | None
 ) -> tuple[Dataset | None, Dataset | None]:
-    """Open a job's dataset and evaluation dataset. Raises InvalidSamples when one doesn't fit the model."""
+    """Open a job's dataset and evaluation dataset.
+
+    Raises InvalidSamples when one doesn't fit the model, ModelFailed when the model can't run on the first samples.
+    """
     samples, evaluation = (
         None if name is None else open_dataset(folder / name, source.inputs, batch_size)
         for name in (spec.dataset, spec.evaluation_dataset)
     )
     measuring = evaluation or samples
     if measuring is not None:
-        require_truth_fits(source, measuring)
+        with model_errors(source, lambda: "loading"):
+            require_truth_fits(source, measuring)
     return samples, evaluation

@@ -21,6 +21,7 @@ from zeropoint.data.dataset import Dataset
 from zeropoint.engine.plan import EvaluationSamples, QuantizationPlan, choose_evaluation, plan
 from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.failures import model_errors
 from zeropoint.entrypoints.steps import open_samples
 from zeropoint.errors import InvalidSamples, QuantizationError
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints, State, Tensors
@@ -63,7 +64,8 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
         sweep = Sweep(source, samples, evaluation, clock, Path(scratch), checkpoints)
         for entry in entries:
             require_fit(entry.recipe, spec.format)
-        report = sweep.compare(entries, latency=spec.latency)
+        with model_errors(source, lambda: clock.phase):
+            report = sweep.compare(entries, latency=spec.latency)
     (folder / OUT_FOLDER / SWEEP_FILE).write_text(report.model_dump_json(indent=1))
 
 
@@ -179,6 +181,7 @@ class Sweep:
             outputs=any(part.outputs for _, part in parts),
         )
         step = partial(self.clock.report, "calibrating")
+        step(0, len(batches))
         found = collect(self.source, list(layers.values()), batches, step, wanted, checkpoints=self.checkpoints)
         warnings = thin_spots(found, [name for name in layers if name in found.layers])
         return found, CalibrationReport(

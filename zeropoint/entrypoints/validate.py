@@ -16,6 +16,7 @@ import torch
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import EvaluationSamples, choose_evaluation
 from zeropoint.entrypoints.clock import Clock
+from zeropoint.entrypoints.failures import model_errors
 from zeropoint.entrypoints.steps import validate_saved
 from zeropoint.errors import InvalidModel, QuantizationError
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
@@ -27,8 +28,7 @@ from zeropoint.model.layer import distinct_bytes
 from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.checkpoint_files import CONFIG_FILE
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
-from zeropoint.schema.job import EXIT_FAILED, EXIT_OK
-from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, EXIT_USAGE, missing_path
 from zeropoint.schema.report import Check, EvaluationReport, Part, Report, Verdict
 from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.checks import verdict
@@ -58,13 +58,13 @@ def validate(folder: Path, comparison: Reference | None = None) -> Findings:
             "saved_model_missing", f"The folder has no {SAFETENSORS_FILE}.", "Give the folder of a quantized model."
         )
     stored = read_safetensors(folder / SAFETENSORS_FILE)
+    settings = stored.recipe.validation
     with TemporaryDirectory() as scratch, second_process(Path(scratch)) as reader:
         opened = _opens(folder, stored, reader)
         if comparison is not None:
             report = _compare(stored, comparison, reader, opened=opened, runs=(folder / PROGRAM_FILE).exists())
             return Findings(verdict=report.verdict, checks=report.checks, report=report)
     checks = [_size_check(stored), _load_check(opened), _range_check(stored)]
-    settings = Recipe.model_validate(stored.about["recipe"]).validation
     return Findings(verdict=verdict(checks, settings, EvaluationReport(source="none", samples=0)), checks=checks)
 
 
@@ -87,20 +87,21 @@ def _holds_weights_alone(folder: Path) -> bool:
 
 def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, *, opened: bool, runs: bool) -> Report:
     clock = Clock(lambda _: None)
-    source = open_uploaded_program(comparison.model, "cpu", fold=Recipe.model_validate(stored.about["recipe"]).folds)
+    source = open_uploaded_program(comparison.model, "cpu", fold=stored.recipe.folds)
     quantized = restore(source, stored)
     evaluation = EvaluationSamples()
     if comparison.dataset is not None and runs:
         batch_size = quantized.recipe.calibration.batch_size
         evaluation = choose_evaluation(open_dataset(comparison.dataset, source.inputs, batch_size), None, None)
         clock.report("validating", 0, 1)
-    validated = validate_saved(quantized, evaluation, reader, clock, opened=opened)
+    with model_errors(source, lambda: clock.phase):
+        validated = validate_saved(quantized, evaluation, reader, clock, opened=opened)
     return build_report(quantized, validated, clock.effort())
 
 
 def _size_check(stored: Stored) -> Check:
     size, original = distinct_bytes(stored.tensors.values()), int(stored.about["statistics"]["original_bytes"])
-    bound = Recipe.model_validate(stored.about["recipe"]).validation.max_size_ratio
+    bound = stored.recipe.validation.max_size_ratio
     passed = size < original if bound is None else size <= bound * original
     return Check(name="size", passed=passed, value=size / original, bound=bound, detail=f"{size} of {original} bytes.")
 
@@ -144,7 +145,13 @@ def _valid(qparams: QParams) -> bool:
 
 
 def run_by_hand(folder: Path, model: Path | None, dataset: Path | None) -> int:
-    """Print the findings as JSON; return 0 when every check passed, 1 when one failed or could not be run."""
+    """Print the findings as JSON; return 0 when every check passed, 1 when one failed or could not be run.
+
+    Returns 2 when a path does not exist.
+    """
+    if missing := missing_path(folder, model, dataset):
+        print(missing, file=sys.stderr)  # noqa: T201 - a program speaks
+        return EXIT_USAGE
     try:
         findings = validate(folder, None if model is None else Reference(model, dataset))
     except QuantizationError as error:

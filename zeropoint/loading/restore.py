@@ -12,7 +12,7 @@ from zeropoint.loading.stored import Stored
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.layer import Layer
 from zeropoint.model.source import Source
-from zeropoint.schema.recipe import ActivationSettings, Recipe
+from zeropoint.schema.recipe import ActivationSettings
 from zeropoint.schema.report import NOT_CALIBRATED, SkippedLayer, SkipReason
 
 
@@ -21,7 +21,7 @@ def restore(source: Source, stored: Stored) -> Quantized:
 
     The file does not hold what calibration measured, so its report is empty.
     """
-    recipe = Recipe.model_validate(stored.about["recipe"])
+    recipe = stored.recipe
     float_layers = {layer.name: layer for layer in source.layers if layer.module is not None}
     for name in stored.layers:
         if name not in float_layers or float_layers[name].weight.shape != stored.weight(name)[0].shape:

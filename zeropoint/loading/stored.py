@@ -3,20 +3,23 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zeropoint.errors import InvalidModel, Unsupported
+from zeropoint.errors import InvalidModel, Unsupported, invalid_recipe
 from zeropoint.formats.safetensors import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
 from zeropoint.layers.weights import from_tensors
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.primitives.qparams import QParams, quant_type_for
-from zeropoint.schema.recipe import CASTS, WeightSettings
+from zeropoint.schema.faults import first_fault
+from zeropoint.schema.recipe import CASTS, Recipe, WeightSettings
 
 SAVE_AGAIN = "Save the quantized model again, or pass the complete folder that was saved."
 
@@ -28,6 +31,15 @@ class Stored:
     about: Mapping[str, Any]
     layers: Mapping[str, Mapping[str, Any]]
     tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Return the recipe that made the file. Raises InvalidRecipe, with the place, when it doesn't validate."""
+        try:
+            return Recipe.model_validate(self.about["recipe"])
+        except ValidationError as error:
+            fault = first_fault(error)
+            raise invalid_recipe(f"/recipe{fault.pointer}", fault.detail) from error
 
     def settings(self, layer: str) -> WeightSettings:
         """Return how the layer's weight was quantized."""
@@ -112,14 +124,25 @@ def read_torch_checkpoint(path: Path) -> Stored:
 def _stored(file_name: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Stored:
     if FILE_KEY not in metadata:
         raise _invalid(f"{file_name} has no metadata that Zeropoint wrote.")
-    about = json.loads(metadata[FILE_KEY])
+    try:
+        about = json.loads(metadata[FILE_KEY])
+        layers = {
+            key.removeprefix(LAYER_KEY): json.loads(value)
+            for key, value in sorted(metadata.items())
+            if key.startswith(LAYER_KEY)
+        }
+    except ValueError as error:
+        raise _invalid(f"{file_name}: its metadata is not JSON.") from error
+    if not isinstance(about, dict) or not all(isinstance(layer, dict) for layer in layers.values()):
+        raise _invalid(f"{file_name}: its metadata holds no objects.")
     if about.get("schema_version") != SCHEMA_VERSION:
         raise Unsupported(
             "unknown_schema_version",
             f"{file_name} has schema_version {about.get('schema_version')!r}; this version reads {SCHEMA_VERSION}.",
             "Read it with the version of Zeropoint that the file's metadata names, or quantize again.",
         )
-    layers = {k.removeprefix(LAYER_KEY): json.loads(v) for k, v in sorted(metadata.items()) if k.startswith(LAYER_KEY)}
+    if missing := [key for key in ("recipe", "versions", "statistics", "tied") if key not in about]:
+        raise _invalid(f"{file_name}: its metadata lacks {missing[0]!r}.")
     aliases = {alias: tensors[name] for alias, name in about["tied"].items() if name in tensors}
     return Stored(about, layers, {**tensors, **aliases})
 

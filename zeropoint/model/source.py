@@ -12,6 +12,13 @@ from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
 
 
+@dataclass
+class CurrentBatch:
+    """The batch of the pass that runs now; after an error, the batch that raised it."""
+
+    tensors: Sequence[Tensor] | None = None
+
+
 @dataclass(frozen=True)
 class Source:
     """A float model, ready to run: `run(batch)` calls `module` and gives its outputs as a flat list."""
@@ -31,6 +38,7 @@ class Source:
     """Optional packages that made it: their versions are kept with the result."""
     structure: str = ""
     """What the model computes beside its tensors, as far as text tells: operators, types of modules or a config."""
+    current: CurrentBatch = field(default_factory=CurrentBatch, compare=False, repr=False)
 
     @property
     def uploaded(self) -> Mapping[str, Tensor]:
@@ -42,7 +50,17 @@ class Source:
         return iter(torch.split(self.uploaded[name].detach().flatten(), BLOCK_VALUES))
 
     def run(self, batch: Sequence[Tensor]) -> list[object]:
-        """Run one forward pass of one batch, its tensors in the order of the model's inputs."""
+        """Run one forward pass of one batch, its tensors in the order of the model's inputs.
+
+        Raises whatever the model raises; `current` then has the batch.
+        """
+        self.current.tensors = batch
+        outputs = self.forward(batch)
+        self.current.tensors = None
+        return outputs
+
+    def forward(self, batch: Sequence[Tensor]) -> list[object]:
+        """Call the module with one batch, and return its outputs as a flat list."""
         return list(self.module(*own_copies(batch, self.device)))
 
     def reset(self) -> None:
@@ -70,11 +88,15 @@ class ProgramSource(Source):
     def uploaded(self) -> Mapping[str, Tensor]:
         return self.original
 
-    def run(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> list[object]:
+        return list(self.module(*self.arguments(batch)))
+
+    def arguments(self, batch: Sequence[Tensor]) -> list[object]:
+        """Return the flat inputs of one call: copies of the tensors on the device, and the constants between them."""
         arguments: list[object] = [*own_copies(batch, self.device)]
         for position, value in sorted(self.constants.items()):
             arguments.insert(position, value)
-        return list(self.module(*arguments))
+        return arguments
 
 
 def floating_outputs(source: Source, batch: Sequence[Tensor]) -> list[Tensor]:

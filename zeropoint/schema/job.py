@@ -44,7 +44,9 @@ PROFILE_FILE = "profile.safetensors"
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-"""The program gives the reason in error.json. Any other code is a crash."""
+"""The program gives the reason in error.json. Any other code but the next is a crash."""
+EXIT_USAGE = 2
+"""A program started by hand got a path that does not exist; it says which on standard error."""
 
 
 class JobSpec(Frozen):
@@ -84,6 +86,13 @@ class Failure(Frozen):
     detail: str
     remedy: str
     phase: Phase | None = None
+
+
+def missing_path(folder: Path, *files: Path | None) -> str | None:
+    """Return a sentence about the first path that a program can't read; None when all are there."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder." if folder.exists() else f"There is no folder {folder}."
+    return next((f"There is no file {file}." for file in files if file is not None and not file.is_file()), None)
 
 
 def read_spec(folder: Path) -> JobSpec:

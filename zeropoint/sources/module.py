@@ -36,7 +36,7 @@ KINDS: dict[type[nn.Module], LayerKind] = {
 class ModuleSource(Source):
     """A module in memory; batches may name their tensors, and outputs may be nested."""
 
-    def run(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> list[object]:
         """Run one forward pass. Raises Unsupported when it returns no tensor, and whatever the module raises."""
         return call_module(self.module, batch, self.device)
 

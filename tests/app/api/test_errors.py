@@ -7,12 +7,12 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session
 
-from app.api.wording import WORDS
 from app.errors import TITLES
 from app.main import create_services
 from app.settings import Settings
 from tests.factories import add_job
 from tests.servers import free_port
+from zeropoint.schema.faults import WORDS
 
 KEYS = {"type", "title", "status", "code", "detail", "remedy", "request_id"}
 

@@ -4,6 +4,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.database import clock
@@ -137,6 +138,15 @@ def test_progress_is_written_and_a_new_phase_is_an_event(session: Session) -> No
     )
     kinds = [(row.seq, row.kind) for row in queries.events(session, job.id, 0, 100)]
     assert kinds == [(1, "state"), (2, "state"), (3, "phase")]
+
+
+@pytest.mark.parametrize(("done", "total"), [(0, 0), (3, 4), (4, 4), (0, 7)])
+def test_a_job_that_succeeded_is_done_whatever_was_reported_last(session: Session, done: int, total: int) -> None:
+    claim = claimed(session)
+    claims.report_progress(session, claim, Progress(phase="publishing", done=done, total=total), None)
+    assert endings.succeed(session, claim, "passed", [])
+    progress = queries.read(session, claim.job_id).progress
+    assert progress == {"done": total, "total": total, "fraction": 1.0, "eta_seconds": None}
 
 
 def test_a_worker_hears_of_a_cancel(session: Session) -> None:

@@ -10,7 +10,7 @@ PAGE = ROOT / "docs" / "reference" / "errors.md"
 
 PYTHON_ONLY = {
     # refusals of the library that no job can meet: it takes modules in memory, saved folders and Python keywords
-    *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit", "recipe_invalid"),
+    *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit"),
     *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
     *("unsupported_model", "unsupported_module", "unsupported_output"),
 }
@@ -18,7 +18,9 @@ PYTHON_ONLY = {
 
 def refusals() -> set[str]:
     """The code of every QuantizationError that the library raises."""
-    kinds = "InvalidModel|InvalidSamples|InvalidProfile|InvalidRecipe|Unsupported|ValidationFailed"
+    kinds = (
+        "InvalidModel|InvalidJob|InvalidSamples|InvalidProfile|InvalidRecipe|ModelFailed|Unsupported|ValidationFailed"
+    )
     text = "".join(path.read_text() for path in (ROOT / "zeropoint").rglob("*.py"))
     return set(re.findall(rf'\b(?:{kinds})\(\s*"(\w+)"', text))
 

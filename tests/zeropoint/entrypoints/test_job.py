@@ -12,7 +12,17 @@ from safetensors.torch import save_file
 
 from tests.networks import Example, attention, audio, convolutional, counting
 from zeropoint.entrypoints.job import run_by_hand
-from zeropoint.schema.job import ERROR_FILE, EXIT_FAILED, EXIT_OK, OUT_FOLDER, REPORT_FILE, Failure, JobSpec, Progress
+from zeropoint.schema.job import (
+    ERROR_FILE,
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    OUT_FOLDER,
+    REPORT_FILE,
+    Failure,
+    JobSpec,
+    Progress,
+)
 from zeropoint.schema.report import Report
 
 
@@ -206,8 +216,73 @@ def test_an_activation_that_explodes_is_refused_with_the_layers_name(tmp_path: P
 def test_an_error_that_nobody_foresaw_is_told_to_the_operator_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "job.json").write_text(json.dumps({"model": "model.pt2", "surprise": 1}))
+    prepare(tmp_path, convolutional())
+    (tmp_path / OUT_FOLDER).mkdir()
+    (tmp_path / OUT_FOLDER / "model.safetensors").mkdir()  # a file can't be written there
     assert run_by_hand(tmp_path) == EXIT_FAILED
     assert "Traceback" in capsys.readouterr().err
     assert failure(tmp_path).code == "internal_error"
-    assert "surprise" not in failure(tmp_path).model_dump_json()
+    assert str(tmp_path) not in failure(tmp_path).model_dump_json()
+
+
+GOOD = {"model": "model.pt2", "format": "pt2"}
+RECIPES = {
+    "/recipe/weights/dtype": {"weights": {"dtype": "int7"}},
+    "/recipe/observer": {"observer": "minmax"},
+    "/recipe/algorithms/0": {"algorithms": [{"kind": "magic"}]},
+    "/recipe/algorithms/0/smoothing/alpha": {"algorithms": [{"kind": "smoothing", "alpha": 7}]},
+    "/recipe/validation/min_sqnr_db": {"validation": {"min_sqnr_db": "high"}},
+    "/recipe/exclude": {"exclude": "head"},
+    "/recipe/overrides/0/names": {"overrides": [{}]},
+    "/recipe": [],
+}
+
+
+@pytest.mark.parametrize("pointer", RECIPES)
+@pytest.mark.parametrize("place", ["recipe", "sweep"])
+def test_a_recipe_that_does_not_validate_is_refused_with_its_pointer(tmp_path: Path, pointer: str, place: str) -> None:
+    wish = {"recipe": RECIPES[pointer]} if place == "recipe" else {"sweep": [{"name": "a", "recipe": RECIPES[pointer]}]}
+    (tmp_path / "job.json").write_text(json.dumps({**GOOD, **wish}))
+    assert run_by_hand(tmp_path) == EXIT_FAILED
+    told = failure(tmp_path)
+    assert told.code == "recipe_invalid"
+    assert told.detail.startswith(pointer.replace("/recipe", "/recipe" if place == "recipe" else "/sweep/0/recipe"))
+    assert "Input should" not in told.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "JSON"),
+        ("{", "JSON"),
+        ("[]", "must be an object"),
+        ("null", "must be an object"),
+        ("{}", "/model is missing"),
+        ('{"model": "model.pt2", "surprise": 1}', "/surprise is not a known key"),
+        ('{"model": "model.pt2", "device": "tpu"}', "/device must be"),
+        ('{"model": "model.pt2", "checkpoint_seconds": "soon"}', "/checkpoint_seconds must be"),
+        ('{"model": "elsewhere.pt2"}', "'elsewhere.pt2'"),
+        ('{"model": "job.json", "dataset": "none.safetensors"}', "'none.safetensors'"),
+        (None, "job.json"),
+    ],
+)
+def test_a_job_file_that_is_not_valid_is_refused_with_the_place(
+    tmp_path: Path, content: str | None, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "job.json").write_text(content)
+    assert run_by_hand(tmp_path) == EXIT_FAILED
+    told = failure(tmp_path)
+    assert (told.code, told.phase) == ("job_invalid", "loading")
+    assert named in told.detail
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_gives_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for path, sentence in ((tmp_path / "none", "There is no folder"), (tmp_path / "file", "is not a folder")):
+        assert run_by_hand(path) == EXIT_USAGE
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert "Traceback" not in printed.err
+        assert printed.out == ""

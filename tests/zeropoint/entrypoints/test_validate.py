@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.networks import convolutional, projections
 from zeropoint import quantize
 from zeropoint.entrypoints.validate import Findings, Reference, run_by_hand, validate
-from zeropoint.errors import InvalidModel
+from zeropoint.errors import InvalidModel, QuantizationError
+from zeropoint.schema.job import EXIT_FAILED, EXIT_USAGE
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +113,47 @@ def test_the_program_prints_json_and_its_exit_code_tells(program: Path, capsys: 
 def test_a_folder_without_a_model_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_by_hand(tmp_path, None, None) == 1
     assert "model.safetensors" in capsys.readouterr().err
+
+
+def with_metadata(path: Path, change: Callable[[dict[str, str]], object]) -> None:
+    """Rewrite a file's metadata, as somebody might by hand."""
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    change(metadata)
+    save_file(load_file(path), path, metadata)
+
+
+def wrong_recipe(metadata: dict[str, str]) -> None:
+    about = json.loads(metadata["zeropoint"])
+    about["recipe"]["weights"]["dtype"] = "int7"
+    metadata["zeropoint"] = json.dumps(about)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "named"),
+    [
+        (wrong_recipe, "recipe_invalid", "/recipe/weights/dtype must be"),
+        (lambda metadata: metadata.update(zeropoint="{"), "saved_model_invalid", "not JSON"),
+        (lambda metadata: metadata.update(zeropoint="[]"), "saved_model_invalid", "no objects"),
+        (lambda metadata: metadata.update(zeropoint='{"schema_version": 1}'), "saved_model_invalid", "'recipe'"),
+    ],
+)
+def test_metadata_that_somebody_changed_is_refused_with_the_place(
+    module: Path, change: Callable[[dict[str, str]], object], code: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_metadata(module / "out" / "model.safetensors", change)
+    with pytest.raises(QuantizationError) as raised:
+        validate(module / "out")
+    assert (raised.value.code, named in raised.value.detail) == (code, True), raised.value.detail
+    assert run_by_hand(module / "out", None, None) == EXIT_FAILED
+    assert named in capsys.readouterr().err
+
+
+def test_paths_that_are_not_there_give_a_sentence(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, model, dataset in (
+        (module / "none", None, None),
+        (module / "out", module / "none.pt2", None),
+        (module / "out", module / "out" / "report.json", module / "none.safetensors"),
+    ):
+        assert run_by_hand(folder, model, dataset) == EXIT_USAGE
+        assert "none" in capsys.readouterr().err

@@ -35,7 +35,7 @@ class HuggingFaceSource(ModuleSource):
     def blocks(self, name: str) -> Iterator[Tensor]:
         return self.files[name].blocks() if name in self.files else super().blocks(name)
 
-    def run(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> list[object]:
         """Run one forward pass, with floating inputs cast to the network's dtype."""
         assert isinstance(batch, ModelInputs)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
