@@ -152,7 +152,7 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
         return
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
-            "unsupported_model",
+            "model_format_unsupported",
             f"{type(model).__name__} is no model.",
             "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
         )

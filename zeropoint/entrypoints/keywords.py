@@ -22,7 +22,7 @@ def resolve(
     if isinstance(recipe, str):
         if recipe not in PRESETS:
             raise InvalidRecipe(
-                "unknown_preset", f"There is no preset {recipe!r}.", f"Take one of: {', '.join(sorted(PRESETS))}."
+                "preset_not_found", f"There is no preset {recipe!r}.", f"Take one of: {', '.join(sorted(PRESETS))}."
             )
         recipe = PRESETS[recipe].recipe
     base = recipe if isinstance(recipe, Recipe) else _validated(recipe)

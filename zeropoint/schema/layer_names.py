@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+_PARAMETER_WORDS = {"weight", "bias"}
+_GLOB = set("*?[")
 _RECURRENT = re.compile(r"(?:weight|bias)_((?:ih|hh|hr)(?:_l\d+)?(?:_reverse)?)")
 
 
@@ -20,5 +22,20 @@ def layer_name(parameter: str) -> str:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether an exact name or a glob (`encoder.*`, `*.fc?`) matches a layer name, case-sensitively."""
-    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    """Return whether an exact name or a glob (`encoder.*`, `*.fc?`) matches a layer name, case-sensitively.
+
+    The name of a parameter means the layer that owns it: `encoder.0.weight` matches `encoder.0`, `encoder.*.bias` every
+    layer in `encoder`.
+    """
+    return any(_matches(name, pattern) for pattern in patterns)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if name == pattern or fnmatchcase(name, pattern):
+        return True
+    leaf = pattern.rpartition(".")[2]
+    # any other leaf would let a misspelled `encoder.0.wieght` pass for a parameter, and `*_weight` select everything
+    if not _PARAMETER_WORDS & set(leaf.split("_")) or _GLOB & set(leaf):
+        return False
+    owner = layer_name(pattern)
+    return name == owner or fnmatchcase(name, owner)

@@ -172,6 +172,12 @@ def test_a_wrong_layer_name_gets_near_names(session: Session, storage: Storage, 
     assert refusal.value.faults[0].detail == "'heed' matches no layer (near: head)."
 
 
+def test_the_name_of_a_parameter_is_taken_for_its_layer(session: Session, storage: Storage, archive: Path) -> None:
+    model = add_model(session, storage, archive)
+    recipe = Recipe(activations=None, include=("features.*.weight", "head.weight"), exclude=("features.0.bias",))
+    assert add_job(session, model=model.id, recipe=recipe).recipe["include"] == ["features.*.weight", "head.weight"]
+
+
 @pytest.mark.parametrize("field", ["model", "dataset", "evaluation_dataset"])
 def test_an_upload_that_is_not_there_is_refused(session: Session, field: str) -> None:
     with pytest.raises(NotFound):

@@ -11,8 +11,8 @@ PAGE = ROOT / "docs" / "reference" / "errors.md"
 PYTHON_ONLY = {
     # refusals of the library that no job can meet: it takes modules in memory, saved folders and Python keywords
     *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit"),
-    *("saved_model_invalid", "saved_model_missing", "unknown_preset", "unknown_schema_version"),
-    *("unsupported_model", "unsupported_module", "unsupported_output"),
+    *("saved_model_invalid", "saved_model_missing", "preset_not_found", "unknown_schema_version"),
+    *("model_format_unsupported", "unsupported_module", "unsupported_output"),
 }
 
 
@@ -34,6 +34,15 @@ def deaths() -> set[str]:
 def test_every_code_has_a_class_and_every_class_has_a_code() -> None:
     assert set(CLASSES) == (refusals() - PYTHON_ONLY) | deaths()
     assert set(CLASSES.values()) == set(FailureClass)
+
+
+def test_one_fault_has_one_code_in_the_library_and_over_http() -> None:
+    answered = set(re.findall(r"^\| `(\w+)` \| \d", PAGE.read_text(), re.MULTILINE))
+    assert {"preset_not_found", "model_format_unsupported"} <= answered & refusals()
+    spelled: dict[frozenset[str], set[str]] = {}
+    for code in answered | refusals() | deaths():
+        spelled.setdefault(frozenset(code.split("_")) - {"unknown", "not", "found", "no", "such"}, set()).add(code)
+    assert [codes for codes in spelled.values() if len(codes) > 1] == []
 
 
 def test_what_no_job_can_meet_is_raised_all_the_same() -> None:

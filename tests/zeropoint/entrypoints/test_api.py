@@ -201,7 +201,7 @@ def test_a_recipe_is_a_name_a_dict_or_a_recipe(recipe: str | dict[str, object] |
 
 
 @pytest.mark.parametrize(
-    ("recipe", "code"), [("int7", "unknown_preset"), ({"observer": 1}, "recipe_invalid")], ids=["preset", "field"]
+    ("recipe", "code"), [("int7", "preset_not_found"), ({"observer": 1}, "recipe_invalid")], ids=["preset", "field"]
 )
 def test_a_recipe_that_is_none_is_refused(recipe: str | dict[str, object], code: str) -> None:
     with pytest.raises(InvalidRecipe) as refused:
@@ -266,7 +266,7 @@ def test_without_samples_static_ranges_are_refused() -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(Unsupported) as refused:
         quantize(lambda x: x)  # type: ignore[arg-type]
-    assert refused.value.code == "unsupported_model"
+    assert refused.value.code == "model_format_unsupported"
 
 
 def test_a_weight_that_is_not_finite_is_refused_by_name() -> None:

@@ -62,6 +62,13 @@ def test_layers_that_share_a_weight_are_quantized_together(opened: OpenExample) 
     assert chosen["head"].activations is not None
 
 
+def test_names_of_parameters_select_exclude_and_override(opened: OpenExample) -> None:
+    float16 = {"names": ["head.weight"], "weights": {"dtype": "float16"}}
+    recipe = {"include": ["features.*.weight", "head.bias"], "exclude": ["features.0.weight"], "overrides": [float16]}
+    choices, _ = select(opened(convolutional()).layers, Recipe.model_validate(recipe))
+    assert [(c.layer.name, c.weights.dtype) for c in choices] == [("features.3", "qint8"), ("head", "float16")]
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_its_place(opened: OpenExample) -> None:
     with pytest.raises(InvalidRecipe, match=r"/exclude/0: 'heda'") as refused:
         reasons(opened(convolutional()).layers, exclude=["heda"])
