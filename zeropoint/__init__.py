@@ -11,12 +11,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zeropoint.entrypoints.api import quantize
+    from zeropoint.errors import QuantizationError, QuantizationWarning
+    from zeropoint.loading.plan import Plan
     from zeropoint.loading.quantized_model import QuantizedModel, load
 
 __version__ = "0.1.0"
-__all__ = ["QuantizedModel", "__version__", "load", "quantize"]
+__all__ = [
+    "Plan",
+    "QuantizationError",
+    "QuantizationWarning",
+    "QuantizedModel",
+    "__version__",
+    "load",
+    "quantize",
+]
 
-_HOMES = {"QuantizedModel": "loading.quantized_model", "load": "loading.quantized_model", "quantize": "entrypoints.api"}
+_HOMES = {
+    "Plan": "loading.plan",
+    "QuantizationError": "errors",
+    "QuantizationWarning": "errors",
+    "QuantizedModel": "loading.quantized_model",
+    "load": "loading.quantized_model",
+    "quantize": "entrypoints.api",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -77,6 +77,10 @@ class ValidationFailed(QuantizationError):
     """The Report, where `quantize` raises it."""
 
 
+class QuantizationWarning(UserWarning):
+    """A result is there, but a check failed, a target is missed, or the report says why it can't be trusted."""
+
+
 def invalid_recipe(pointer: str, problem: str) -> InvalidRecipe:
     """Return the error for a recipe that doesn't validate: what is wrong at a JSON pointer ("" is the whole recipe)."""
     return InvalidRecipe("recipe_invalid", f"{pointer or 'The recipe'} {problem}.", "See docs/reference/recipe.md.")

@@ -19,6 +19,7 @@ from zeropoint.engine.plan import most_samples
 from zeropoint.entrypoints import steps
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.keywords import Types, resolve
+from zeropoint.entrypoints.outcome import conclude
 from zeropoint.entrypoints.progress_bar import shown
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Saved, Work
 from zeropoint.errors import Unsupported
@@ -26,14 +27,14 @@ from zeropoint.formats import MODULE_FORMATS, drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
 from zeropoint.loading.in_process import ReopenedModule
 from zeropoint.loading.loadback import second_process
-from zeropoint.loading.quantized_model import QuantizedModel, open_module
+from zeropoint.loading.plan import Plan
+from zeropoint.loading.quantized_model import QuantizedModel, open_module, saved_files
 from zeropoint.model.source import Source
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
 from zeropoint.sources.module import module_source
 from zeropoint.sources.program import open_uploaded_program, program_source
-from zeropoint.validation.report import validation_failed
 
 Model = nn.Module | ExportedProgram | str | Path
 
@@ -82,8 +83,11 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     a notebook if the work takes longer than two seconds, False shows nothing, a callable gets (phase, done, total) at
     every step.
 
+    With the recipe's mode "recommend" the result is a Plan: a report and a recipe, but no model.
+
     Raises QuantizationError with a stable `code`: InvalidModel, InvalidSamples, InvalidProfile, InvalidRecipe,
-    Unsupported, or ValidationFailed (whose `report` is the Report) when a check fails and `on_failure` is "error".
+    Unsupported, ModelFailed, or ValidationFailed (whose `report` is the Report) when a check fails or the target is
+    missed, and `on_failure` is "error"; "warn" gives a QuantizationWarning instead, "ignore" nothing.
     """
     wishes = resolve(
         recipe,
@@ -96,23 +100,22 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
             torch.manual_seed(wishes.seed)
             data = Data(calibration_data, evaluation_data, None if profile is None else Path(profile))
             report, module = _quantize(model, data, wishes, folder, emit)
-        if report.verdict == "failed" and wishes.validation.on_failure == "error":
-            failure = validation_failed(report)
-            failure.report = report
-            raise failure
+        conclude(report)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    result = QuantizedModel(report, module, folder)
+    if module is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Plan(report)
+    result = QuantizedModel(report, module, saved_files(folder))
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     return result
 
 
 def _quantize(
     model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None]
-) -> tuple[Report, nn.Module]:
-    """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it."""
-    recipe = recipe.model_copy(update={"mode": "quantize"})  # mode "plan" would return no model
+) -> tuple[Report, nn.Module | None]:
+    """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it; a plan has no module."""
     clock = Clock(emit)
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder) as subject:
@@ -129,7 +132,9 @@ def _quantize(
             profile=_places(data.profile),
         )
         report = steps.run(work)
-        module = open_module(folder, subject.source.module if isinstance(model, nn.Module) else None)
+        if recipe.mode == "recommend":
+            return report, None
+        module = open_module(saved_files(folder), subject.source.module if isinstance(model, nn.Module) else None)
     drop_unwanted(folder, subject.outputs.written, subject.outputs.wanted)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report, module

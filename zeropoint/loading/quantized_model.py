@@ -1,92 +1,146 @@
-"""A quantized model in Python: run it, save it, load it again."""
+"""A quantized model in Python: call it, read its report, save it, load it again."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators of model.pt2
 from pydantic import ValidationError
 from torch import nn
 
 from zeropoint.errors import InvalidModel
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
+from zeropoint.loading.described import report_of
 from zeropoint.loading.quantized_module import quantized_module
-from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
+from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
+from zeropoint.loading.summary import layer_table, overview
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.report import Report
 
 FILES = (SAFETENSORS_FILE, PROGRAM_FILE, ONNX_FILE, TORCH_CHECKPOINT_FILE, REPORT_FILE)
+READERS: Mapping[str, Callable[[Path], Stored]] = {
+    TORCH_CHECKPOINT_FILE: read_torch_checkpoint,
+    SAFETENSORS_FILE: read_safetensors,
+}
+"""How to read the files that hold tensors and metadata, the preferred one first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantizedModel:
-    """The result of `quantize` and of `load`."""
+    """The result of `quantize` and of `load`. It is callable as the float model is."""
 
-    report: Report
+    told: Report | None
+    """The report, where there is one (see `report`)."""
     module: Callable[..., Any]
     """Has the inputs and outputs of the float model; a torch.nn.Module that needs only torch."""
-    folder: Path
-    """The validated files; the folder of a result of `quantize` is removed together with this object."""
+    files: Mapping[str, Path]
+    """The files by the names under which they are saved; those of `quantize` are removed together with this object."""
+    no_program: str = ""
+    """Why a module that `quantize` got has no `model.pt2`; empty where it has one, or was loaded."""
+
+    @property
+    def report(self) -> Report:
+        """Return the report. Raises InvalidModel for a program that was loaded from a file alone."""
+        if self.told is None:
+            raise InvalidModel(
+                "saved_model_missing",
+                f"The model was loaded from a program alone, which holds no report: there was no {REPORT_FILE}.",
+                f"Load the folder with {REPORT_FILE} or {SAFETENSORS_FILE} beside the program.",
+            )
+        return self.told
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the files."""
+        return next(iter(self.files.values())).parent
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run the quantized model, with the arguments that the float model takes."""
+        return self.module(*arguments, **options)
+
+    def __repr__(self) -> str:
+        told = ["(loaded from a program alone, without a report)"] if self.told is None else overview(self.told)
+        note = [f"program  none: {self.no_program}"] if self.no_program else []
+        return "\n  ".join([type(self).__name__, *told, *note])
+
+    def summary(self) -> str:
+        """Return a table of all layers as text. Raises what `report` raises."""
+        return "\n".join([repr(self), "", *layer_table(self.report)])
 
     def save(self, path: str | Path) -> None:
         """Write the validated files into the folder `path`, which is created if needed. Raises OSError."""
         target = Path(path)
         target.mkdir(parents=True, exist_ok=True)
-        if target.resolve() == self.folder.resolve():
+        if all(source.resolve() == (target / name).resolve() for name, source in self.files.items()):
             return
         for name in FILES:
             (target / name).unlink(missing_ok=True)  # an older file of that name would be taken for this model's
-            if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, target / name)
+            if name in self.files:
+                shutil.copyfile(self.files[name], target / name)
+
+
+def saved_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a result in its folder, by name."""
+    return {name: folder / name for name in FILES if (folder / name).exists()}
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
-    """Open a folder that `QuantizedModel.save` or a job wrote: the same input gives bit-identical output.
+    """Open what `QuantizedModel.save` or a job wrote, a folder or one of its files: bit-identical output.
 
-    `model`: for a folder of a whole module, the float module, of the class and arguments that were quantized (its
-    weights are not read); for a folder of a program, None. Raises InvalidModel or Unsupported when the folder is
-    incomplete, was written by another version, or doesn't fit the module.
+    `model`: the float module, of the class and arguments that were quantized (its weights are not read), into which
+    the quantized values are put; None runs `model.pt2`. Without `report.json`, the report has what the metadata of
+    `model.safetensors` or `model.pt` tells. Raises InvalidModel or Unsupported when something is missing, was written
+    by another version, or doesn't fit the module.
     """
-    folder = Path(path)
-    return QuantizedModel(_report(folder), open_module(folder, model), folder)
+    place = Path(path)
+    files = saved_files(place) if place.is_dir() else {_kind(place): place}
+    if not files.keys() - {REPORT_FILE}:
+        raise _missing(f"none of {', '.join(FILES[:-1])}")
+    module = open_module(files, model)
+    return QuantizedModel(_report(files), module, files)
 
 
-def open_module(folder: Path, model: nn.Module | None) -> nn.Module:
-    """Return the module in a saved folder; see `load`."""
+def open_module(files: Mapping[str, Path], model: nn.Module | None) -> nn.Module:
+    """Return the module in saved files, by name; see `load`."""
     if model is None:
-        return _program(folder)
-    if (folder / TORCH_CHECKPOINT_FILE).exists():
-        return quantized_module(model, read_torch_checkpoint(folder / TORCH_CHECKPOINT_FILE))
-    if (folder / SAFETENSORS_FILE).exists():
-        return quantized_module(model, read_safetensors(folder / SAFETENSORS_FILE))
-    raise _missing(f"neither {TORCH_CHECKPOINT_FILE} nor {SAFETENSORS_FILE}")
+        return _program(files)
+    for name, read in READERS.items():
+        if name in files:
+            return quantized_module(model, read(files[name]))
+    raise _missing(f"neither {TORCH_CHECKPOINT_FILE} nor {SAFETENSORS_FILE}, from which a module is filled")
 
 
-def _program(folder: Path) -> nn.Module:
-    if (folder / PROGRAM_FILE).exists():
+def _program(files: Mapping[str, Path]) -> nn.Module:
+    if PROGRAM_FILE in files:
         try:
-            return torch.export.load(folder / PROGRAM_FILE).module()
+            return torch.export.load(files[PROGRAM_FILE]).module()
         except Exception as error:
             raise InvalidModel(
                 "saved_model_invalid", f"{PROGRAM_FILE} can't be loaded as a program.", "Save the model again."
             ) from error
-    if (folder / TORCH_CHECKPOINT_FILE).exists() or (folder / SAFETENSORS_FILE).exists():
+    tensors = next((read(files[name]) for name, read in READERS.items() if name in files), None)
+    if tensors is not None:
+        types = sorted({str(layer["type"]) for layer in tensors.layers.values()})
         raise InvalidModel(
             "float_module_required",
-            "The folder holds tensors, but no program that computes with them.",
-            "Pass the float module too: load(path, model=YourModule()).",
+            f"The tensors are here ({len(tensors.layers)} quantized layers: {', '.join(types)}), but no program that "
+            f"computes with them: there is no {PROGRAM_FILE}.",
+            f"Pass the float module too: load(path, model=YourModule()), or put {PROGRAM_FILE} into the same folder.",
         )
     raise _missing(f"no {PROGRAM_FILE}")
 
 
-def _report(folder: Path) -> Report:
-    if not (folder / REPORT_FILE).exists():
-        raise _missing(f"no {REPORT_FILE}")
+def _report(files: Mapping[str, Path]) -> Report | None:
+    """Return the report that lies beside the files, else what their metadata tells; None if only a program is there."""
+    if REPORT_FILE not in files:
+        return next((report_of(read(files[name])) for name, read in READERS.items() if name in files), None)
     try:
-        return Report.model_validate_json((folder / REPORT_FILE).read_bytes())
+        return Report.model_validate_json(files[REPORT_FILE].read_bytes())
     except ValidationError as error:
         raise InvalidModel(
             "saved_model_invalid",
@@ -95,7 +149,24 @@ def _report(folder: Path) -> Report:
         ) from error
 
 
+def _kind(path: Path) -> str:
+    """Return which of FILES a file is, by its content: a download may have any name. Raises InvalidModel."""
+    if not path.is_file():
+        raise _missing("nothing of this name")
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return SAFETENSORS_FILE
+    try:
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+    except BadZipFile as error:
+        raise InvalidModel("saved_model_invalid", "The file is cut off.", "Download or save it again.") from error
+    return PROGRAM_FILE if any(name.endswith("models/model.json") for name in names) else TORCH_CHECKPOINT_FILE
+
+
 def _missing(what: str) -> InvalidModel:
     return InvalidModel(
-        "saved_model_missing", f"The folder has {what}.", "Pass the folder that QuantizedModel.save or a job wrote."
+        "saved_model_missing",
+        f"There is {what}.",
+        "Pass the folder that QuantizedModel.save or a job wrote, or one of its files.",
     )

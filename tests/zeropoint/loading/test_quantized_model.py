@@ -130,10 +130,6 @@ def lose_everything(folder: Path) -> None:
         (folder / name).unlink()
 
 
-def lose_the_report(folder: Path) -> None:
-    (folder / "report.json").unlink()
-
-
 def truncate(folder: Path) -> None:
     (folder / "model.pt").write_bytes((folder / "model.pt").read_bytes()[:100])
 
@@ -145,7 +141,6 @@ def truncate(folder: Path) -> None:
         (strip_metadata, "saved_model_invalid", "no metadata"),
         (lose_a_scale, "saved_model_invalid", "key.weight_scale"),
         (lose_everything, "saved_model_missing", "model.safetensors"),
-        (lose_the_report, "saved_model_missing", "report.json"),
         (truncate, "saved_model_invalid", "model.pt"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
