@@ -6,7 +6,7 @@ metrics compare outputs with; no model is fed them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
@@ -39,9 +39,11 @@ class Input:
 class ModelInputs(list[Tensor]):
     """The tensors of one call; the last ones are keyword arguments, named by `keywords`."""
 
-    def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = ()) -> None:
+    def __init__(self, tensors: Iterable[Tensor], keywords: Sequence[str] = (), labels: Tensor | None = None) -> None:
         super().__init__(tensors)
         self.keywords = tuple(keywords)
+        self.labels = labels
+        """The classes that came beside them, int64 [samples] or [samples, k]; no model is fed them."""
 
     @property
     def names(self) -> list[str]:
@@ -61,6 +63,8 @@ class Truth:
 
     labels: Tensor | None = None
     references: Tensor | None = None
+    assumed: bool = field(default=False, kw_only=True)
+    """Whether the labels only look like classes: where they don't fit the outputs, they are none."""
 
 
 class Batches(Protocol):

@@ -1,52 +1,46 @@
 """Calls: calibration data in memory. Every item of the user's iterable is one call of the model.
 
-A tensor is the only argument, a tuple or list holds positional arguments, a dict keyword arguments. The first
-dimension of the first tensor counts the samples. What a loader yields is taken as it is: `(inputs, labels)` is a call
-with two arguments, for nobody can know that the second one is not the model's.
+A tensor is the only argument, a tuple or list holds positional arguments, a dict keyword arguments; what the model
+doesn't take is left out (`data.items`). The first dimension of the first tensor counts the samples.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeropoint.data.batches import Input, ModelInputs, Samples, require_finite, require_names, require_shape
+from zeropoint.data.items import ModelInputsChoice, read_item, signature_of, signature_of_inputs
+from zeropoint.data.rows import may_be_reused
 from zeropoint.errors import InvalidSamples
 
 
 def read_inputs(item: object) -> ModelInputs:
-    """One item of calibration data for a module. Raises InvalidSamples when it holds anything but tensors."""
-    keywords = list(item) if isinstance(item, Mapping) else []
-    values = list(item.values()) if isinstance(item, Mapping) else _positional(item)
-    tensors: list[Tensor] = []
-    for position, value in enumerate(values):
-        if not isinstance(value, Tensor):
-            raise InvalidSamples(
-                "calibration_item_invalid",
-                f"Argument {keywords[position] if keywords else position!r} of a call is "
-                f"{type(value).__name__}, not a tensor.",
-                "Give each call as a tensor, or a tuple or dict of tensors; fix other arguments in a wrapper.",
-            )
-        tensors.append(value)
-    if not tensors:
-        raise InvalidSamples("calibration_item_invalid", "A call holds no tensor.", "Leave empty items out.")
-    return ModelInputs(tensors, keywords)
+    """Return one item as a call of a model that takes anything. Raises InvalidSamples."""
+    return read_item(item)
 
 
-def reader_for(inputs: tuple[Input, ...]) -> Callable[[object], ModelInputs]:
+def reader_for_module(module: nn.Module, choice: ModelInputsChoice | None = None) -> Callable[[object], ModelInputs]:
+    """Reads items for a module: what its `forward` takes, or what `choice` says."""
+    return partial(read_item, signature=signature_of(module), choice=choice)
+
+
+def reader_for(inputs: tuple[Input, ...], choice: ModelInputsChoice | None = None) -> Callable[[object], ModelInputs]:
     """Reads items for a program: its inputs by name or in their order, with their dtypes and shapes."""
+    signature = signature_of_inputs(inputs)
 
     def read(item: object) -> ModelInputs:
-        call = read_inputs(item)
+        call = read_item(item, signature, choice)
         named = dict(zip(call.names, call, strict=True))
         if not call.keywords and len(call) == len(inputs):
             named = dict(zip((spec.name for spec in inputs), call, strict=True))
         require_names({name: tuple(tensor.shape) for name, tensor in named.items()}, inputs)
         for spec in inputs:
             require_shape(spec, tuple(named[spec.name].shape), named[spec.name].dtype)
-        return ModelInputs((named[spec.name] for spec in inputs), [spec.name for spec in inputs])
+        return ModelInputs((named[spec.name] for spec in inputs), [spec.name for spec in inputs], call.labels)
 
     return read
 
@@ -57,6 +51,7 @@ class IterableBatches:
     def __init__(self, items: Iterable[object], read: Callable[[object], ModelInputs]) -> None:
         self._items = items
         self._read = read
+        self._reused = may_be_reused(items)
         self.batch_size = 0
         """Samples of the largest call so far."""
         self.count = 0
@@ -70,7 +65,7 @@ class IterableBatches:
             return 0
 
     def __iter__(self) -> Iterator[ModelInputs]:
-        """Raises InvalidSamples on NaN, infinity, or an item that is no call."""
+        """Raises InvalidSamples on NaN, infinity, an item that is no call, or when there is no sample."""
         self.count = self.batch_size = 0
         for item in self._items:
             call = self._read(item)
@@ -78,7 +73,17 @@ class IterableBatches:
                 require_finite(name, tensor, self.count)
             self.count += call.samples
             self.batch_size = max(self.batch_size, call.samples)
-            yield call
+            yield _copied(call) if self._reused else call
+        if self.count == 0:
+            raise InvalidSamples(
+                "dataset_empty",
+                "The data holds no sample.",
+                "Give at least one call; a generator that was read before is empty.",
+            )
+
+    def kept(self) -> Self:
+        """Return the same calls, held in memory to be read repeatedly."""
+        return type(self)(list(self), _as_it_is)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +105,9 @@ class CallDataset(Samples):
     def __iter__(self) -> Iterator[ModelInputs]:
         for batch in self._batches:
             parts = [_cut(self.calls[number], rows) for number, rows in batch]
-            tensors = zip(*parts, strict=True)
-            whole = parts[0] if len(parts) == 1 else (torch.cat(column) for column in tensors)
-            yield ModelInputs(whole, self.calls[batch[0][0]].keywords)
+            whole = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
+            first = self.calls[batch[0][0]]
+            yield ModelInputs(whole[: len(first)], first.keywords, *whole[len(first) :])
 
     @cached_property
     def _batches(self) -> list[list[tuple[int, range]]]:
@@ -149,12 +154,6 @@ def read_calls(
         calls.append(call)
         if stream.count >= most:
             break
-    if stream.count == 0:
-        raise InvalidSamples(
-            "dataset_empty",
-            "The calibration data holds no item.",
-            "Give at least one call; a generator that was read before is empty.",
-        )
     return CallDataset(
         start=0, stop=stream.count, batch_size=stream.batch_size, smallest_batch=smallest_batch, calls=tuple(calls)
     )
@@ -162,14 +161,28 @@ def read_calls(
 
 def _form(call: ModelInputs) -> object:
     """Return what calls must have in common to share a batch; None for a call that can't be cut between samples."""
-    if any(tensor.dim() == 0 or len(tensor) != call.samples for tensor in call):
+    columns = _columns(call)
+    if any(tensor.dim() == 0 or len(tensor) != call.samples for tensor in columns):
         return None
-    return call.keywords, tuple((tensor.dtype, tensor.device, tensor.shape[1:]) for tensor in call)
+    return call.keywords, tuple((tensor.dtype, tensor.device, tensor.shape[1:]) for tensor in columns)
 
 
 def _cut(call: ModelInputs, rows: range) -> Sequence[Tensor]:
-    return call if len(rows) == call.samples else [tensor[rows.start : rows.stop] for tensor in call]
+    """Return these rows of a call's tensors, and behind them of its labels, if it has any."""
+    columns = _columns(call)
+    return columns if len(rows) == call.samples else [tensor[rows.start : rows.stop] for tensor in columns]
 
 
-def _positional(item: object) -> list[object]:
-    return list(item) if isinstance(item, tuple | list) else [item]
+def _columns(call: ModelInputs) -> Sequence[Tensor]:
+    return [*call] if call.labels is None else [*call, call.labels]
+
+
+def _copied(call: ModelInputs) -> ModelInputs:
+    """Return a copy: a generator may fill the same memory with its next item."""
+    labels = None if call.labels is None else call.labels.clone()
+    return ModelInputs((tensor.clone() for tensor in call), call.keywords, labels)
+
+
+def _as_it_is(item: object) -> ModelInputs:
+    assert isinstance(item, ModelInputs)
+    return item

@@ -85,8 +85,10 @@ def first_of(batches: Batches, count: int) -> Batches:
 
 
 def judged(batches: Batches) -> Iterator[tuple[Sequence[Tensor], Truth]]:
-    """Yield batches with what their outputs are compared with; calls in memory have no such thing."""
-    return batches.judged() if isinstance(batches, Dataset) else ((batch, Truth()) for batch in batches)
+    """Yield batches with what their outputs are compared with: for calls in memory, the labels that came with them."""
+    if isinstance(batches, Dataset):
+        return batches.judged()
+    return ((batch, Truth(getattr(batch, "labels", None), assumed=True)) for batch in batches)
 
 
 def open_dataset(path: Path, inputs: tuple[Input, ...], batch_size: int | None) -> Dataset:

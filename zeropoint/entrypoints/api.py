@@ -14,7 +14,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from zeropoint.data.batches import ModelInputs, batch_sizes
-from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, read_inputs, reader_for
+from zeropoint.data.calls import CallDataset, IterableBatches, read_calls, reader_for, reader_for_module
+from zeropoint.data.items import ModelInputsChoice
+from zeropoint.data.rows import BatchSizes, items_of
 from zeropoint.engine.plan import most_samples
 from zeropoint.entrypoints import steps
 from zeropoint.entrypoints.clock import Clock
@@ -31,7 +33,7 @@ from zeropoint.loading.plan import Plan
 from zeropoint.loading.quantized_model import QuantizedModel, open_module, saved_files
 from zeropoint.model.source import Source
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
-from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE, Recipe
 from zeropoint.schema.report import Report
 from zeropoint.sources.module import module_source
 from zeropoint.sources.program import open_uploaded_program, program_source
@@ -43,9 +45,10 @@ Model = nn.Module | ExportedProgram | str | Path
 class Data:
     """Calls of the model, as `calls` describes them, and the file with their statistics."""
 
-    calibration: Iterable[object] | None
-    evaluation: Iterable[object] | None
+    calibration: object
+    evaluation: object
     profile: Path | None
+    model_inputs: ModelInputsChoice | None
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,13 @@ class Subject:
     read: Callable[[object], ModelInputs]
     outputs: Outputs
     saved: Saved
-    smallest_batch: int = 1
-    """Samples of the smallest call that the model takes."""
+    batches: BatchSizes
+    """How many rows of samples make a call, and the fewest that the model takes."""
 
 
 def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     model: Model,
-    calibration_data: Iterable[object] | None = None,
+    calibration_data: object = None,
     *,
     layer_types: Types | None = None,
     skip_layers: Types | None = None,
@@ -70,18 +73,22 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     exclude: Iterable[str] | None = None,
     recipe: Recipe | Mapping[str, object] | str = "int8-static",
     on_failure: Literal["error", "warn", "ignore"] | None = None,
-    evaluation_data: Iterable[object] | None = None,
+    evaluation_data: object = None,
+    model_inputs: ModelInputsChoice | None = None,
     profile: str | Path | None = None,
     progress: PhaseCallback | Literal[False] | None = None,
 ) -> QuantizedModel:
     """Quantize a module, an exported program or a `.pt2` file; the given model is not changed.
 
-    `calibration_data`, `evaluation_data`: each item is one call of the model, as a tensor, a tuple (positional) or a
-    dict (keywords) of tensors, and is read once. `recipe`: a Recipe, a dict or a preset's name; the lists and
-    `on_failure` replace its fields. `profile`: a file of statistics that replaces the calibration pass if it was made
-    from the same model and samples; it is created if it doesn't exist. `progress`: None shows a bar on a terminal or in
-    a notebook if the work takes longer than two seconds, False shows nothing, a callable gets (phase, done, total) at
-    every step.
+    `calibration_data`, `evaluation_data`: a list, a generator or a DataLoader, whose items are calls of the model (a
+    tensor, a tuple or a dict of tensors) and are read once; or samples as rows: a tensor, an array, a dict of tensors
+    or a Dataset. Of `(inputs, labels)` and of dicts with further keys the model gets what it takes, and labels serve
+    metrics; `model_inputs` says it in other cases: names or positions, or a function of the item.
+
+    `recipe`: a Recipe, a dict or a preset's name; the lists and `on_failure` replace its fields. `profile`: a file of
+    statistics that replaces the calibration pass if it was made from the same model and samples; it is created if it
+    doesn't exist. `progress`: None shows a bar on a terminal or in a notebook if the work takes longer than two
+    seconds, False shows nothing, a callable gets (phase, done, total) at every step.
 
     With the recipe's mode "recommend" the result is a Plan: a report and a recipe, but no model.
 
@@ -98,7 +105,8 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     try:
         with shown(progress) as emit, torch.random.fork_rng(devices=[]):
             torch.manual_seed(wishes.seed)
-            data = Data(calibration_data, evaluation_data, None if profile is None else Path(profile))
+            place = None if profile is None else Path(profile)
+            data = Data(calibration_data, evaluation_data, place, model_inputs)
             report, module = _quantize(model, data, wishes, folder, emit)
         conclude(report)
     except BaseException:
@@ -118,7 +126,7 @@ def _quantize(
     """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it; a plan has no module."""
     clock = Clock(emit)
     clock.report("loading", 0, 1)
-    with _subject(model, recipe, folder) as subject:
+    with _subject(model, recipe, folder, data.model_inputs) as subject:
         calibration, evaluation = _samples(subject, recipe, data)
         work = Work(
             source=subject.source,
@@ -148,12 +156,14 @@ def _places(profile: Path | None) -> ProfilePlaces:
 
 
 @contextmanager
-def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
+def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoice | None) -> Iterator[Subject]:
     """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
     if isinstance(model, nn.Module):
         source = module_source(model)
         outputs = Outputs(MODULE_FORMATS, MODULE_FORMATS)
-        yield Subject(source, read_inputs, outputs, ReopenedModule(source.module, source.device))
+        batches = BatchSizes(recipe.calibration.batch_size or DEFAULT_BATCH_SIZE)
+        reader = reader_for_module(model, choice)
+        yield Subject(source, reader, outputs, ReopenedModule(source.module, source.device), batches)
         return
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
@@ -162,7 +172,7 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
             "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
         )
     require_fit(recipe, "pt2")
-    with second_process(folder) as reader:
+    with second_process(folder) as saved:
         if isinstance(model, ExportedProgram):
             device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
             program = program_source(model, device, fold=recipe.folds)
@@ -170,16 +180,19 @@ def _subject(model: Model, recipe: Recipe, folder: Path) -> Iterator[Subject]:
             program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds)
         outputs = Outputs.of(recipe, "pt2")
         require_writers(program, outputs.written)
-        yield Subject(program, reader_for(program.inputs), outputs, reader, batch_sizes(program.inputs, None)[1])
+        batches = BatchSizes(*batch_sizes(program.inputs, recipe.calibration.batch_size))
+        yield Subject(program, reader_for(program.inputs, choice), outputs, saved, batches)
 
 
 def _samples(subject: Subject, recipe: Recipe, data: Data) -> tuple[CallDataset | None, IterableBatches | None]:
     """Read as many calibration samples as the plan can use, and open the evaluation samples, possibly as a stream."""
     calibration = evaluation = None
     if data.calibration is not None:
-        most = most_samples(recipe, subject.smallest_batch, keep_out=data.evaluation is None)
-        calibration = read_calls(data.calibration, subject.read, most, subject.smallest_batch)
+        smallest = subject.batches.smallest
+        most = most_samples(recipe, smallest, keep_out=data.evaluation is None)
+        calibration = read_calls(items_of(data.calibration, subject.batches), subject.read, most, smallest)
     if data.evaluation is not None:
-        again = recipe.target is not None  # a search measures on it repeatedly
-        evaluation = IterableBatches(list(data.evaluation) if again else data.evaluation, subject.read)
+        evaluation = IterableBatches(items_of(data.evaluation, subject.batches), subject.read)
+        if recipe.target is not None:  # a search measures on it repeatedly
+            evaluation = evaluation.kept()
     return calibration, evaluation

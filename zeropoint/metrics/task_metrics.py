@@ -59,8 +59,8 @@ class Metrics:
         if _classes(reference) >= FEWEST_CLASSES:
             same = reference.argmax(-1) == quantized.argmax(-1)
             self._metric("agreement").add(torch.ones_like(same), same)
-        if truth.labels is not None:
-            labels = _labels(reference, truth.labels)
+        labels = _fitting_labels(reference, truth)
+        if labels is not None:
             for name, count in TOP.items():
                 self._metric(name).add(*(_hits(output, labels, count) for output in (reference, quantized)))
         if truth.references is not None:
@@ -100,6 +100,18 @@ def require_truth_fits(source: Source, samples: Dataset) -> None:
 
 def _classes(output: Tensor) -> int:
     return output.shape[-1] if output.dim() else 0
+
+
+def _fitting_labels(output: Tensor, truth: Truth) -> Tensor | None:
+    """Return the right classes, [N, k]; None where there are none, or what was assumed to be labels doesn't fit."""
+    if truth.labels is None:
+        return None
+    try:
+        return _labels(output, truth.labels.to(output.device))
+    except InvalidSamples:
+        if not truth.assumed:
+            raise
+        return None
 
 
 def _labels(output: Tensor, labels: Tensor) -> Tensor:
