@@ -21,6 +21,7 @@ from zeropoint.engine.plan import most_samples
 from zeropoint.entrypoints import steps
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.keywords import Types, resolve
+from zeropoint.entrypoints.module_program import Exportable, add_program
 from zeropoint.entrypoints.outcome import conclude
 from zeropoint.entrypoints.progress_bar import shown
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Saved, Work
@@ -32,10 +33,11 @@ from zeropoint.loading.loadback import second_process
 from zeropoint.loading.plan import Plan
 from zeropoint.loading.quantized_model import QuantizedModel, open_module, saved_files
 from zeropoint.model.source import Source
+from zeropoint.schema.formats import PROGRAM_FILE
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE, Recipe
-from zeropoint.schema.report import Report
-from zeropoint.sources.module import module_source
+from zeropoint.schema.report import Loaded, Report
+from zeropoint.sources.module import ModuleSource, module_source
 from zeropoint.sources.program import open_uploaded_program, program_source
 
 Model = nn.Module | ExportedProgram | str | Path
@@ -76,6 +78,7 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     evaluation_data: object = None,
     model_inputs: ModelInputsChoice | None = None,
     profile: str | Path | None = None,
+    export: bool = True,
     progress: PhaseCallback | Literal[False] | None = None,
 ) -> QuantizedModel:
     """Quantize a module, an exported program or a `.pt2` file; the given model is not changed.
@@ -88,7 +91,8 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     `recipe`: a Recipe, a dict or a preset's name; the lists and `on_failure` replace its fields. `profile`: a file of
     statistics that replaces the calibration pass if it was made from the same model and samples; it is created if it
     doesn't exist. `progress`: None shows a bar on a terminal or in a notebook if the work takes longer than two
-    seconds, False shows nothing, a callable gets (phase, done, total) at every step.
+    seconds, False shows nothing, a callable gets (phase, done, total) at every step. `export`: whether a module is
+    also written as an exported program, `model.pt2`, which `load` opens without its class, where torch.export takes it.
 
     With the recipe's mode "recommend" the result is a Plan: a report and a recipe, but no model.
 
@@ -107,7 +111,7 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
             torch.manual_seed(wishes.seed)
             place = None if profile is None else Path(profile)
             data = Data(calibration_data, evaluation_data, place, model_inputs)
-            report, module = _quantize(model, data, wishes, folder, emit)
+            report, module, no_program = _quantize(model, data, wishes, folder, emit, export=export)
         conclude(report)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,15 +119,19 @@ def quantize(  # noqa: PLR0913 - the public API: every option is a keyword
     if module is None:
         shutil.rmtree(folder, ignore_errors=True)
         return Plan(report)
-    result = QuantizedModel(report, module, saved_files(folder))
+    result = QuantizedModel(report, module, saved_files(folder), no_program)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     return result
 
 
 def _quantize(
-    model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None]
-) -> tuple[Report, nn.Module | None]:
-    """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it; a plan has no module."""
+    model: Model, data: Data, recipe: Recipe, folder: Path, emit: Callable[[Progress], None], *, export: bool
+) -> tuple[Report, nn.Module | None, str]:
+    """Load, calibrate, quantize, save into `folder`, validate what was saved, and open it; a plan has no module.
+
+    The text says why a module has no program.
+    """
+    no_program = ""
     clock = Clock(emit)
     clock.report("loading", 0, 1)
     with _subject(model, recipe, folder, data.model_inputs) as subject:
@@ -141,11 +149,30 @@ def _quantize(
         )
         report = steps.run(work)
         if recipe.mode == "recommend":
-            return report, None
+            return report, None, ""
         module = open_module(saved_files(folder), subject.source.module if isinstance(model, nn.Module) else None)
+        if isinstance(model, nn.Module):
+            report, no_program = _with_program(subject, calibration, folder, report, export=export)
     drop_unwanted(folder, subject.outputs.written, subject.outputs.wanted)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
-    return report, module
+    return report, module, no_program
+
+
+def _with_program(
+    subject: Subject, calibration: CallDataset | None, folder: Path, report: Report, *, export: bool
+) -> tuple[Report, str]:
+    """Write a module's program if it has one; return the report with it, or the reason why there is none."""
+    source, saved = subject.source, subject.saved
+    assert isinstance(source, ModuleSource)
+    assert isinstance(saved, ReopenedModule)
+    if not export or saved.module is None or report.verdict == "failed":
+        return report, "" if export else "it was not asked for (export=False)"
+    calls = () if calibration is None else calibration.calls
+    reason = add_program(Exportable(source, saved.module, calls), folder, report)
+    if reason:
+        return report, reason
+    entry = Loaded(name=PROGRAM_FILE, loader="torch.export.load", version=str(torch.__version__))
+    return report.model_copy(update={"loaded": [*report.loaded, entry]}), ""
 
 
 def _places(profile: Path | None) -> ProfilePlaces:

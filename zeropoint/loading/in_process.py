@@ -44,6 +44,11 @@ class ReopenedModule:
         ]
         return True
 
+    @property
+    def module(self) -> nn.Module | None:
+        """Return the opened module, which ran on the evaluation samples; None where the files didn't open."""
+        return self._module
+
     def start(self, batch: Sequence[Tensor]) -> None:
         """Run a batch; `finish` returns its outputs."""
         self._outputs = None

@@ -16,6 +16,7 @@ from zeropoint.errors import InvalidModel
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.described import report_of
 from zeropoint.loading.quantized_module import quantized_module
+from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
 from zeropoint.loading.summary import layer_table, overview
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
@@ -90,10 +91,11 @@ def saved_files(folder: Path) -> dict[str, Path]:
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
-    """Open what `QuantizedModel.save` or a job wrote, a folder or one of its files: bit-identical output.
+    """Open what `QuantizedModel.save` or a job wrote, a folder or one of its files.
 
     `model`: the float module, of the class and arguments that were quantized (its weights are not read), into which
-    the quantized values are put; None runs `model.pt2`. Without `report.json`, the report has what the metadata of
+    the quantized values are put, for bit-identical output; None runs `model.pt2`, which a module has where torch.export
+    took it. Without `report.json`, the report has what the metadata of
     `model.safetensors` or `model.pt` tells. Raises InvalidModel or Unsupported when something is missing, was written
     by another version, or doesn't fit the module.
     """
@@ -118,7 +120,8 @@ def open_module(files: Mapping[str, Path], model: nn.Module | None) -> nn.Module
 def _program(files: Mapping[str, Path]) -> nn.Module:
     if PROGRAM_FILE in files:
         try:
-            return torch.export.load(files[PROGRAM_FILE]).module()
+            with torch_is_quiet():
+                return torch.export.load(files[PROGRAM_FILE]).module()
         except Exception as error:
             raise InvalidModel(
                 "saved_model_invalid", f"{PROGRAM_FILE} can't be loaded as a program.", "Save the model again."

@@ -98,7 +98,8 @@ def test_a_saved_result_outlives_the_one_that_wrote_it(tmp_path: Path) -> None:
     del q
     assert not folder.exists()
     load(tmp_path, model=example.module).save(tmp_path / "copy")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"model.safetensors", "model.pt", "report.json"}
+    files = {"model.safetensors", "model.pt", "model.pt2", "report.json"}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == files
 
 
 def saved(folder: Path) -> None:
@@ -192,8 +193,9 @@ def test_a_module_that_does_not_fit_is_refused_by_name(tmp_path: Path, model: nn
     assert refused.value.code == "module_does_not_fit"
 
 
-def test_a_whole_module_needs_its_class_from_the_caller(tmp_path: Path) -> None:
+def test_a_whole_module_without_a_program_needs_its_class_from_the_caller(tmp_path: Path) -> None:
     saved(tmp_path)
+    (tmp_path / "model.pt2").unlink()
     with pytest.raises(InvalidModel) as refused:
         load(tmp_path)
     assert refused.value.code == "float_module_required"
@@ -202,5 +204,5 @@ def test_a_whole_module_needs_its_class_from_the_caller(tmp_path: Path) -> None:
 def test_saving_over_another_model_leaves_nothing_of_it(tmp_path: Path) -> None:
     example = projections()
     quantize(example.export(tmp_path / "float.pt2"), calls(example)).save(tmp_path / "out")
-    quantize(example.module, calls(example)).save(tmp_path / "out")
+    quantize(example.module, calls(example), export=False).save(tmp_path / "out")
     assert not (tmp_path / "out" / "model.pt2").exists()
