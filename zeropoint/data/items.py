@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -192,13 +191,18 @@ def _with_labels(call: ModelInputs, rest: Sequence[object]) -> ModelInputs:
     return ModelInputs(call, call.keywords, labels.long())
 
 
-def as_tensor(value: object) -> Tensor | None:
+def as_tensor(value: Any) -> Tensor | None:
     """Return a tensor or a numeric numpy array as a tensor; None for anything else."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+    if is_array(value) and value.dtype.kind in "fiub":
         return torch.from_numpy(value if value.flags.writeable else value.copy())
     return None
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is a numpy array; the library runs without numpy."""
+    return type(value).__module__ == "numpy" and type(value).__name__ == "ndarray"
 
 
 def _like_labels(value: object, beside: object = None) -> bool:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from zeropoint.data.items import as_tensor, in_words
+from zeropoint.data.items import as_tensor, in_words, is_array
 from zeropoint.errors import InvalidSamples
 
 FORMS = (
@@ -37,7 +36,7 @@ def items_of(data: object, sizes: BatchSizes) -> Iterable[object]:
     if isinstance(data, Mapping):
         columns = {name: as_tensor(value) for name, value in data.items()}
         return _parts({name: column for name, column in columns.items() if column is not None}, sizes, data)
-    if isinstance(data, str | bytes | Path | np.ndarray) or data is None:
+    if isinstance(data, str | bytes | Path) or data is None or is_array(data):
         raise _invalid(f"{type(data).__name__} is no calibration data.")
     if _is_map(data):
         return MapRows(data, sizes)
