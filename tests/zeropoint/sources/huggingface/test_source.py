@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.intake.huggingface.architectures import ARCHITECTURES
 from app.intake.huggingface.rewrite import read_folder
@@ -62,3 +62,18 @@ def test_what_is_told_at_upload_is_what_the_job_finds(name: str, tmp_path: Path)
     assert told["parameters"] == sum(p.numel() for p in made.model.parameters())
     required = {entry["name"] for entry in told["inputs"] if not entry["optional"]}
     assert required <= set(made.inputs) <= {entry["name"] for entry in told["inputs"]}
+
+
+def test_a_network_that_writes_into_its_inputs_gets_copies(tmp_path: Path) -> None:
+    made = network("BertForSequenceClassification", tmp_path / "folder")
+    source = open_huggingface(upload(made, tmp_path), "cpu")
+    before = {name: tensor.clone() for name, tensor in made.inputs.items()}
+    plain = run(source, made.inputs)
+
+    def write(_: nn.Module, __: object, keywords: dict[str, Tensor]) -> None:
+        keywords["input_ids"].fill_(1)
+
+    source.module.register_forward_pre_hook(write, with_kwargs=True)
+    changed = run(source, made.inputs)
+    assert not torch.equal(changed[0], plain[0])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.inputs.items())
