@@ -4,6 +4,7 @@ The module was quantized as it is. The export only gives it a form that runs wit
 take the module, or the program would not compute the same, there is none, and the reason is kept.
 """
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
 
-from zeropoint.data.batches import ModelInputs
-from zeropoint.data.items import signature_of
+from zeropoint.data.batches import ModelInputs, own_copies
 from zeropoint.formats.program.writer import write_program
 from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.loading.readers.program import OpenedProgram, open_saved_program
@@ -100,16 +101,16 @@ def _exported(module: nn.Module, calls: Sequence[ModelInputs]) -> ExportedProgra
     """Export the module with every dimension dynamic that is a batch, or differs between calls. Raises NoProgram."""
     example = _example(calls[0])
     first = len(example) - len(example.keywords)
-    shapes = [_dynamic(position, tensor, calls) for position, tensor in enumerate(example)]
-    by_name = dict(zip(example.keywords, shapes[first:], strict=True))
+    shapes = {id(tensor): _dynamic(position, tensor, calls) for position, tensor in enumerate(example)}
     arguments, keywords = tuple(example[:first]), dict(zip(example.keywords, example[first:], strict=True))
-    dynamic: Any = tuple(shapes)
-    if keywords:
-        dynamic = dict(zip(signature_of(module).names, shapes[:first], strict=False)) | by_name
     try:
+        bound = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
+        if extra := sorted(keywords.keys() - bound.keys()):
+            raise NoProgram(f"{extra[0]!r} goes into **kwargs, which torch.export can't keep dynamic")
+        dynamic = pytree.tree_map(lambda tensor: shapes[id(tensor)], dict(bound))
         with torch_is_quiet(), torch.no_grad():
             return torch.export.export(module, arguments, keywords, dynamic_shapes=dynamic)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (NoProgram, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # torch.export raises whatever it meets in the module
         logger.info("torch.export does not take the module.", exc_info=True)
@@ -119,9 +120,9 @@ def _exported(module: nn.Module, calls: Sequence[ModelInputs]) -> ExportedProgra
 def _example(call: ModelInputs) -> ModelInputs:
     """Return a few rows of a call, at least two if it can be cut between samples."""
     if any(tensor.dim() == 0 or len(tensor) != call.samples for tensor in call):
-        return call
+        return ModelInputs(own_copies(call, str(call[0].device)), call.keywords)
     rows = [torch.cat([tensor, tensor]) if len(tensor) == 1 else tensor[:EXAMPLE_ROWS] for tensor in call]
-    return ModelInputs(rows, call.keywords)
+    return ModelInputs((row.clone() for row in rows), call.keywords)  # each its own tensor: shapes go by tensor
 
 
 def _dynamic(position: int, tensor: Tensor, calls: Sequence[ModelInputs]) -> dict[int, Any]:

@@ -84,6 +84,19 @@ def test_lengths_that_differ_between_calls_stay_dynamic(tmp_path: Path) -> None:
         assert torch.allclose(again(**call), q(**call), atol=1e-5)
 
 
+def test_further_arguments_are_exported_too_and_further_keywords_are_told(tmp_path: Path) -> None:
+    class Sums(Base):
+        def forward(self, x: Tensor, *others: Tensor, **named: Tensor) -> Tensor:
+            return self.inner(x + sum(others) + sum(named.values()))  # type: ignore[no-any-return]
+
+    first, *_ = rows = [torch.randn(4, 8) for _ in range(8)]
+    q = quantize(Sums(), [(row, row, row) for row in rows])
+    q.save(tmp_path)
+    assert torch.allclose(load(tmp_path)(first, first, first), q(first, first, first), atol=1e-5)
+    assert "'more' goes into **kwargs" in quantize(Sums(), [{"x": row, "more": row} for row in rows]).no_program
+    assert not quantize(Sums(), [{"x": row, "more": row} for row in rows], model_inputs="x").no_program
+
+
 Named = namedtuple("Named", "scores")
 
 
