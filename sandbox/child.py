@@ -31,8 +31,7 @@ def main(name: str, sandbox_text: str, *arguments: str) -> int:
     logging.basicConfig(format="sandbox: %(message)s")
     program, sandbox = PROGRAMS[name], parse(sandbox_text)
     try:
-        if not program.confined_by_parent:
-            confine(Path(os.curdir), sandbox)
+        confine(Path(os.curdir), sandbox)
         exit_code: int = _load(program).main(partial(lock_down, sandbox), *arguments)
     except Unconfined as error:
         logging.error("%s", error)

@@ -60,11 +60,6 @@ def command(program: str, sandbox: Sandbox, *arguments: str) -> list[str]:
     return [*words, *arguments]
 
 
-def job_command(sandbox: Sandbox) -> list[str]:
-    """Return the command line of a job's program; its argument is the command line of its second process."""
-    return command("job", sandbox, *command("loadback", sandbox))
-
-
 def import_path() -> str:
     """Return the folder that holds our packages, for the PYTHONPATH of a child: its working directory is no part."""
     return str(_CODE)

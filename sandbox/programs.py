@@ -17,17 +17,14 @@ class Program:
     Attributes:
         module: dotted name of the module that holds `main`.
         preload: module to import before it, with what torch would otherwise import while a job waits; None: nothing.
-        confined_by_parent: whether the process that starts it confined itself, so that every layer is on already.
     """
 
     module: str
     preload: str | None = None
-    confined_by_parent: bool = False
 
 
 PROGRAMS: Mapping[str, Program] = {
     "job": Program("zeropoint.entrypoints.job", _WARMUP),
-    "loadback": Program("zeropoint.loading.loadback", _WARMUP, confined_by_parent=True),
     "describe": Program("zeropoint.entrypoints.describe", _WARMUP),
     "gate": Program("app.intake.child"),
     "probe": Program("sandbox.probe"),

@@ -6,7 +6,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
 
@@ -31,7 +30,7 @@ from tests.matrix_jobs import (
 )
 from worker.outputs.publish import outputs, read_report, store, store_manifest
 from zeropoint.entrypoints.job import do_job
-from zeropoint.loading.loadback import loadback_process
+from zeropoint.loading.loadback import Pipes, loadback_process
 from zeropoint.schema.job import EXIT_OK, JOB_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 
@@ -55,7 +54,7 @@ def gated(uploads: Uploads, tmp_path_factory: pytest.TempPathFactory) -> Mapping
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[Popen[bytes]]:
+def process() -> Iterator[Pipes]:
     """The second process of all jobs, one after another: to import torch takes it longer than to read them back."""
     with loadback_process() as process:
         yield process
@@ -71,7 +70,7 @@ def test_every_source_and_recipe_that_is_accepted_has_a_job() -> None:
 def test_what_makes_sense_is_done_and_opens(
     uploads: Uploads,
     gated: Mapping[str, Path],
-    process: Popen[bytes],
+    process: Pipes,
     tmp_path: Path,
     *,
     subtests: pytest.Subtests,

@@ -2,7 +2,7 @@
 
 import sys
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from tests.chaos import mutants
 from tests.chaos import program as stand_in_program
 from worker import main
@@ -11,12 +11,12 @@ from worker.child import prestarted as spare
 PROGRAM = stand_in_program.__file__
 
 
-def stand_in(sandbox: Sandbox) -> list[str]:
+def stand_in(program: str, sandbox: Sandbox) -> list[str]:
     """Start the stand-in, which is told how to start the real program. -I -S: it needs nothing that is installed."""
-    real = job_command(sandbox)
+    real = command(program, sandbox)
     return [sys.executable, "-I", "-S", "-u", PROGRAM, *real[1:]]
 
 
 mutants.prepare()
-setattr(spare, job_command.__name__, stand_in)
+setattr(spare, command.__name__, stand_in)
 sys.exit(main.app.worker_main(["worker", *sys.argv[1:]]))

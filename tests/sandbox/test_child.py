@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from tests.networks import convolutional
 from tests.processor import EXACT_ONNXRUNTIME
 from tests.service.processes import descendants, eventually
@@ -21,7 +21,7 @@ from zeropoint.schema.report import Report
 def waiting(folder: Path) -> Iterator[Child]:
     """A job's program in an empty folder."""
     folder.mkdir()
-    with started(job_command(Sandbox()), folder) as child:
+    with started(command("job", Sandbox()), folder) as child:
         yield child
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.policy import EXIT_UNCONFINED, LAYERS, Sandbox, Unconfined, command, confine, job_command, missing, parse
+from sandbox.policy import EXIT_UNCONFINED, LAYERS, Sandbox, Unconfined, command, confine, missing, parse
 from worker.child.process import started
 from worker.self_test import ACTS, attempts, held_or_refuse, self_test
 
@@ -170,7 +170,7 @@ def test_files_of_a_job_are_its_users_alone(tmp_path: Path) -> None:
 
 
 def test_a_child_that_lacks_a_required_layer_does_nothing(tmp_path: Path) -> None:
-    with started(job_command(Sandbox(required=("moat",))), tmp_path) as child:
+    with started(command("job", Sandbox(required=("moat",))), tmp_path) as child:
         while not child.ended:
             assert child.read(1) == []
         assert child.stop() == EXIT_UNCONFINED

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from tests.honest_archive import honest_members
 from tests.hostile_uploads import ATTACKS
 from tests.networks import convolutional
@@ -63,7 +63,7 @@ def test_in_the_sandbox_it_does_nothing(tmp_path: Path, members: Members, name: 
     _, canary = hostile(name, members, folder)
     convolutional().save_dataset(folder / "dataset.safetensors")
     (folder / JOB_FILE).write_text(JobSpec(model="model.pt2", dataset="dataset.safetensors").model_dump_json())
-    with started(job_command(Sandbox()), folder) as child:
+    with started(command("job", Sandbox()), folder) as child:
         child.go()
         while not child.ended:
             child.read(1)

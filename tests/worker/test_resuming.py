@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from tests.networks import BATCH, Example
 from worker.child.process import started
 from zeropoint.schema.job import (
@@ -67,7 +67,7 @@ def attempt(folder: Path, inputs: Path, dies_at: tuple[Phase, int] | None = None
         JobSpec.model_validate({**spec, "checkpoint_seconds": 0.0, **wishes}).model_dump_json()
     )
     said: list[Progress] = []
-    with started(job_command(Sandbox()), folder) as child:
+    with started(command("job", Sandbox()), folder) as child:
         child.go()
         while not child.ended:
             said += [Progress.model_validate_json(line) for line in child.read(0.1)]

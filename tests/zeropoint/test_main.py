@@ -52,4 +52,4 @@ def test_every_confined_program_is_a_module_with_a_main() -> None:
         ]
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert set(PROGRAMS) == {"job", "loadback", "describe", "gate", "probe"}
+    assert set(PROGRAMS) == {"job", "describe", "gate", "probe"}

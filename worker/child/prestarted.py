@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from worker.child.process import Child, started
 from worker.child.scratch import JobFolder, make_folder
 
@@ -57,5 +57,5 @@ def _start(scratch: Path, sandbox: Sandbox) -> PrestartedChild:
     with ExitStack() as stack:
         folder = make_folder(scratch)
         stack.callback(folder.remove)
-        child = stack.enter_context(started(job_command(sandbox), folder.path))
+        child = stack.enter_context(started(command("job", sandbox), folder.path))
         return PrestartedChild(child, folder, stack.pop_all().close)

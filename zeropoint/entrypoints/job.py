@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from subprocess import Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
 
@@ -24,7 +23,7 @@ from zeropoint.errors import InvalidJob, QuantizationError, invalid_recipe
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
-from zeropoint.loading.loadback import LoadbackClient, loadback_client, loadback_process
+from zeropoint.loading.loadback import LoadbackClient, Pipes, copied_process, loadback_client, loadback_process
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.faults import first_fault
@@ -49,15 +48,14 @@ from zeropoint.sources import open_source
 from zeropoint.validation.report import settle
 
 
-def main(lock_down: Callable[[], None], *read_back: str) -> int:
+def main(lock_down: Callable[[], None]) -> int:
     """Prepare, wait for GO on standard input, and do the job in the working directory; without GO, do nothing.
 
-    `lock_down` is called after the second process has started, with `read_back` as its command line. Returns the exit
-    code.
+    `lock_down` is called in the second process and, after its start, in this one. Returns the exit code.
     """
-    with loadback_process(read_back) as process:
+    with copied_process(lock_down) as pipes:
         lock_down()
-        return do_job(Path.cwd(), process) if sys.stdin.buffer.readline() == GO else EXIT_OK
+        return do_job(Path.cwd(), pipes) if sys.stdin.buffer.readline() == GO else EXIT_OK
 
 
 def run_by_hand(folder: Path) -> int:
@@ -65,19 +63,19 @@ def run_by_hand(folder: Path) -> int:
     if missing := missing_path(folder):
         print(missing, file=sys.stderr)  # noqa: T201 - a program speaks
         return EXIT_USAGE
-    with loadback_process() as process:
-        return do_job(folder.resolve(), process)
+    with loadback_process() as pipes:
+        return do_job(folder.resolve(), pipes)
 
 
-def do_job(folder: Path, process: Popen[bytes]) -> int:
+def do_job(folder: Path, pipes: Pipes) -> int:
     """Do the job of `folder`, whose path must not change, and return the exit code.
 
-    `process`: reads the saved files back, started by `loadback_process`. Errors are written to FOLDER/out/error.json.
+    `pipes`: of the process that reads the saved files back. Errors are written to FOLDER/out/error.json.
     """
     lines = sys.stdout
     clock = Clock(lambda progress: print(progress.model_dump_json(), file=lines, flush=True))
     with redirect_stdout(sys.stderr):
-        failure = _attempt(folder, clock, process)
+        failure = _attempt(folder, clock, pipes)
     if failure is None:
         return EXIT_OK
     (folder / OUT_FOLDER).mkdir(exist_ok=True)
@@ -85,12 +83,12 @@ def do_job(folder: Path, process: Popen[bytes]) -> int:
     return EXIT_FAILED
 
 
-def run(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
+def run(folder: Path, spec: JobSpec, clock: Clock, pipes: Pipes) -> None:
     """Do a job on a model with a graph, and write its report. Raises QuantizationError."""
     out = folder / OUT_FOLDER
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
-    with loadback_client(folder, process) as reader, TemporaryDirectory(dir=folder) as scratch:
+    with loadback_client(folder, pipes) as reader, TemporaryDirectory(dir=folder) as scratch:
         work = _load(folder, spec, clock, reader, Path(scratch))
         report = steps.run(work)
     if spec.recipe.mode != "recommend":
@@ -127,7 +125,7 @@ def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scr
     )
 
 
-def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | None:
+def _attempt(folder: Path, clock: Clock, pipes: Pipes) -> Failure | None:
     """Run the job; if it fails, return a failure for the user. Unexpected exceptions are printed to standard error."""
     recipe = Recipe()
     try:
@@ -137,7 +135,7 @@ def _attempt(folder: Path, clock: Clock, process: Popen[bytes]) -> Failure | Non
             run_sweep(folder, spec, clock)
         else:
             mode = run_weights if spec.format == "safetensors" else run
-            mode(folder, spec, clock, process)
+            mode(folder, spec, clock, pipes)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from subprocess import Popen
 
 import torch
 
@@ -16,7 +15,7 @@ from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.formats.safetensors import describe
 from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.selection import require_fit, select
-from zeropoint.loading.loadback import LoadbackClient, loadback_client
+from zeropoint.loading.loadback import LoadbackClient, Pipes, loadback_client
 from zeropoint.schema.formats import SAFETENSORS_FILE
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, JobSpec
 from zeropoint.schema.recipe import Recipe
@@ -27,13 +26,13 @@ from zeropoint.validation.evaluation import TensorDiff
 from zeropoint.validation.report import Validated, build_report, settle
 
 
-def run_weights(folder: Path, spec: JobSpec, clock: Clock, process: Popen[bytes]) -> None:
+def run_weights(folder: Path, spec: JobSpec, clock: Clock, pipes: Pipes) -> None:
     """Do the steps of the job, and write its report. Raises QuantizationError."""
     out, model = folder / OUT_FOLDER, folder / spec.model
     out.mkdir(exist_ok=True)
     torch.manual_seed(spec.recipe.seed)
     checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds)
-    with loadback_client(folder, process) as reader, TensorWriter(folder) as writer:
+    with loadback_client(folder, pipes) as reader, TensorWriter(folder) as writer:
         clock.report("loading", 0, 1)
         require_fit(spec.recipe, spec.format)
         _require_no_samples(spec)

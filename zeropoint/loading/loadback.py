@@ -1,6 +1,7 @@
 """Open and run saved files in a second process, as another user would, with the format's own software alone.
 
-The process starts before the upload is opened, imports torch meanwhile, and then answers JSON lines:
+The process starts before the upload is opened, as a program or as a copy of a job's own process, and then answers JSON
+lines:
 
     {"folder": F}                               open the artifacts in F (see `readers`) -> {"ok": true, "loaded": […]}
     {"inputs": I, "names": […], "outputs": O}   run on the tensors "0", "1", … of file I, which are the inputs of these
@@ -20,10 +21,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGKILL
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
-from typing import Any, cast
+from typing import IO, Any, NamedTuple, NoReturn, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,11 +40,18 @@ from zeropoint.schema.report import Loaded
 COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
+class Pipes(NamedTuple):
+    """The ends of a second process that the first one holds."""
+
+    questions: IO[bytes]
+    answers: IO[bytes]
+
+
 class LoadbackClient:
     """The parent's end, which asks one question at a time; the answer False or None means unusable files."""
 
-    def __init__(self, process: Popen[bytes], scratch: Path) -> None:
-        self._process = process
+    def __init__(self, pipes: Pipes, scratch: Path) -> None:
+        self._pipes = pipes
         self._scratch = scratch
         self.loaded: list[Loaded] = []
         """The opened files, and the software that opened each."""
@@ -82,15 +91,13 @@ class LoadbackClient:
         return outputs[""]
 
     def _ask(self, question: Mapping[str, object]) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._pipes.questions.write(json.dumps(question).encode() + b"\n")
         except BrokenPipeError:
             return  # the process died: `_answer` then reads no line
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._pipes.answers.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"ok": False}
         return answer
 
@@ -98,19 +105,60 @@ class LoadbackClient:
 @contextmanager
 def second_process(folder: Path) -> Iterator[LoadbackClient]:
     """Start the process and connect to it; both the process and the files exchanged in `folder` end with the block."""
-    with loadback_process() as process, loadback_client(folder, process) as client:
+    with loadback_process() as pipes, loadback_client(folder, pipes) as client:
         yield client
 
 
 @contextmanager
-def loadback_process(command: Sequence[str] = COMMAND) -> Iterator[Popen[bytes]]:
-    """Start the process alone, before its files are known; it ends with the block."""
+def loadback_process() -> Iterator[Pipes]:
+    """Start the process alone, as a program, before its files are known; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
-    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
+    with Popen(COMMAND, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            yield process
+            yield Pipes(process.stdin, process.stdout)
         finally:
             process.kill()
+
+
+@contextmanager
+def copied_process(lock_down: Callable[[], None]) -> Iterator[Pipes]:
+    """Start the process as a copy of this one, which saves it the import of torch; it ends with the block.
+
+    This process must have opened no upload yet, and torch must have computed nothing: a copy has none of the threads.
+    The copy calls `lock_down` before it opens a file.
+    """
+    (question, questions), (answers, answer) = os.pipe(), os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    copy = os.fork()
+    if copy == 0:
+        _answer_as_a_copy(lock_down, (question, answer), (questions, answers))
+    os.close(question)
+    os.close(answer)
+    with os.fdopen(questions, "wb", buffering=0) as asked, os.fdopen(answers, "rb") as told:
+        try:
+            yield Pipes(asked, told)
+        finally:
+            os.kill(copy, SIGKILL)
+            os.waitpid(copy, 0)
+
+
+def _answer_as_a_copy(lock_down: Callable[[], None], own: tuple[int, int], others: tuple[int, int]) -> NoReturn:
+    """Answer on the pipes `own`, and end. While the copy held the `others`, its questions would never end."""
+    code = 1
+    try:
+        for end in others:
+            os.close(end)
+        for number, end in enumerate(own):  # standard input and output
+            os.dup2(end, number)
+            os.close(end)
+        code = main(lock_down)
+    except BaseException:  # nothing of the first process may go on in its copy
+        print_exc()
+    finally:
+        os._exit(code)
 
 
 def _environment() -> dict[str, str]:
@@ -121,10 +169,10 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def loadback_client(folder: Path, process: Popen[bytes]) -> Iterator[LoadbackClient]:
+def loadback_client(folder: Path, pipes: Pipes) -> Iterator[LoadbackClient]:
     """Connect to a started process; the files exchanged in `folder` are removed with the block."""
     with TemporaryDirectory(dir=folder) as scratch:
-        yield LoadbackClient(process, Path(scratch))
+        yield LoadbackClient(pipes, Path(scratch))
 
 
 def main(lock_down: Callable[[], None]) -> int:

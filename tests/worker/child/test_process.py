@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.policy import Sandbox, job_command
+from sandbox.policy import Sandbox, command
 from tests.service.processes import eventually, is_running
 from worker.child.process import LINE_CAP, STDERR_CAP, STDERR_FILE, LineReader, started
 from zeropoint.schema.job import EXIT_FAILED
@@ -140,7 +140,7 @@ def test_a_line_in_pieces_is_put_together() -> None:
 
 def test_the_childs_program_never_imports_from_the_jobs_folder(tmp_path: Path) -> None:
     (tmp_path / "pydantic.py").write_text("print('imported')")
-    with started(job_command(Sandbox()), tmp_path) as child:
+    with started(command("job", Sandbox()), tmp_path) as child:
         child.go()
         while not child.ended:
             assert b"imported" not in child.read(1)

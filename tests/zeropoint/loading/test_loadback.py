@@ -1,6 +1,11 @@
 """The second process tells the truth about the saved files, also when they are broken."""
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.networks import convolutional
+from tests.servers import ROOT
+from tests.service.processes import descendants, eventually, is_running
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import VALIDATED, write_formats
@@ -59,8 +66,53 @@ def test_a_process_that_died_does_not_pass(quantized: QuantizeExample, tmp_path:
     result = quantized(convolutional())
     assert isinstance(result.source, ProgramSource)
     samples = open_dataset(tmp_path / "dataset.safetensors", result.source.inputs, None)
+    others = set(descendants(os.getpid()))
     with second_process(tmp_path) as reader:
-        reader._process.kill()
-        reader._process.wait()
+        (process,) = set(descendants(os.getpid())) - others
+        os.kill(process, signal.SIGKILL)
+        eventually(lambda: not is_running(process))
         assert not reader.open(tmp_path)
         assert not evaluate(result, samples, reader, lambda *_: None).ran
+
+
+COPIES = """
+import sys
+from pathlib import Path
+from zeropoint.loading.loadback import copied_process, loadback_client
+
+folder = Path(sys.argv[1])
+with copied_process(lambda: print("locked down", file=sys.stderr)) as pipes, loadback_client(folder, pipes) as client:
+    print(client.open(folder), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def copying(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that opens a folder in a copy of itself, and waits for the end of its standard input."""
+    command = [sys.executable, "-c", COPIES, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        yield process
+        process.kill()
+
+
+def test_a_copy_opens_files_once_it_is_locked_down(quantized: QuantizeExample, tmp_path: Path) -> None:
+    save(quantized, tmp_path)
+    with copying(tmp_path) as process:
+        said, errors = process.communicate()
+        assert (said, errors) == (b"True\n", b"locked down\n")
+        assert process.returncode == 0
+    truncate(tmp_path)
+    with copying(tmp_path) as process:
+        assert process.communicate()[0] == b"False\n"
+
+
+def test_a_copy_ends_with_the_process_that_made_it(quantized: QuantizeExample, tmp_path: Path) -> None:
+    save(quantized, tmp_path)
+    with copying(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"True\n"
+        _, copy = descendants(process.pid)
+        process.kill()
+        eventually(lambda: not is_running(copy))
