@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 # The whole suite runs on several processes, which a part of it is too short for.
-PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadgroup --durations=40
+PARALLEL := --numprocesses=auto --dist=loadgroup --durations=40
 
 .PHONY: help install quickstart serve test check format bench up down lock
 

@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from app.main import create_app, create_services
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.servers import api_thread, redis_server
+from tests.service.running import Running, service
 
 with warnings.catch_warnings():
     # Where XDG_RUNTIME_DIR is not set, one of its dependencies says so at import.
@@ -37,8 +38,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 GROUPS = ("chaos", "service", "timed")
-"""Markers whose files run one after another on one process; a file is of the first that it has."""
-QUEUE = ("service", "chaos", "slow", "", "timed")
+"""Markers whose files run one after another on one process."""
+QUEUE = ("service", "chaos", "own_service", "slow", "", "timed")
 """What begins first: the groups that take longest, then files with long tests; what looks at the clock has few beside
 it in the end."""
 
@@ -51,7 +52,7 @@ def marker_of(file: Path) -> str:
     pytest 9.2 it can no longer change.
     """
     text = file.read_text()
-    return next((name for name in (*GROUPS, "slow") if f"pytest.mark.{name}" in text), "")
+    return next((name for name in ("own_service", *GROUPS, "slow") if f"pytest.mark.{name}" in text), "")
 
 
 class GroupsAndFiles(LoadGroupScheduling):  # type: ignore[misc]
@@ -61,6 +62,11 @@ class GroupsAndFiles(LoadGroupScheduling):  # type: ignore[misc]
         file = nodeid.partition("::")[0]
         marker = marker_of(self.config.rootpath / file)
         return marker if marker in GROUPS else file
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than cores, at most four: tests wait for other processes half of their time."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
@@ -82,6 +88,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports(outcome):
             for name, value in report.user_properties:
                 terminalreporter.write_line(f"{name}: {value}")
+
+
+@pytest.fixture(scope="session")
+def environment() -> Mapping[str, str]:
+    """This process's environment without any setting of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Iterator[Running]:
+    """One service on SQLite for all tests that don't end it."""
+    with service(tmp_path_factory.mktemp("service"), environment) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

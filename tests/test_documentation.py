@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from tests.networks import Residual, convolutional
 from tests.servers import ROOT
 from tests.service.processes import eventually
-from tests.service.running import Running, service
+from tests.service.running import Running
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 
@@ -99,13 +99,6 @@ def commands(code: str) -> Iterator[str]:
                 yield pending
             pending = ""
     assert not pending, f"a shell block ends in the middle of a command: {pending}"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
-    with service(tmp_path_factory.mktemp("documentation"), environment) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

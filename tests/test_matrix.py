@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from app.intake.limits import Limits
 from app.jobs.claims import Claim, Input
 from app.jobs.work import QuantizeWork
 from app.storage import Storage, open_storage
+from tests.job_program import run_job
 from tests.matrix import ACCEPTED, SOURCES, Cell
 from tests.matrix_jobs import (
     FOLDERS,
@@ -29,8 +30,6 @@ from tests.matrix_jobs import (
     recipe_of,
 )
 from worker.outputs.publish import outputs, read_report, store, store_manifest
-from zeropoint.entrypoints.job import do_job
-from zeropoint.loading.loadback import Pipes, loadback_process
 from zeropoint.schema.job import EXIT_OK, JOB_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 
@@ -53,13 +52,6 @@ def gated(uploads: Uploads, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     return {name: folder / name for name in uploads.models}
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[Pipes]:
-    """The second process of all jobs, one after another: to import torch takes it longer than to read them back."""
-    with loadback_process() as process:
-        yield process
-
-
 def test_every_source_and_recipe_that_is_accepted_has_a_job() -> None:
     assert {(cell.source, cell.recipe) for cell in JOBS} == {(s, recipe) for s in SOURCES for recipe in ACCEPTED[s]}
     assert {folder_of(cell) for cell in JOBS if cell.source == "huggingface"} == set(FOLDERS)
@@ -70,7 +62,6 @@ def test_every_source_and_recipe_that_is_accepted_has_a_job() -> None:
 def test_what_makes_sense_is_done_and_opens(
     uploads: Uploads,
     gated: Mapping[str, Path],
-    process: Pipes,
     tmp_path: Path,
     *,
     subtests: pytest.Subtests,
@@ -79,7 +70,7 @@ def test_what_makes_sense_is_done_and_opens(
     claim = claim_of(cell, uploads, gated)
     folder = tmp_path / "job"
     prepare(cell, claim, uploads, gated, folder)
-    assert do_job(folder, process) == EXIT_OK, [path.read_text() for path in folder.glob("out/error.json")]
+    assert run_job(folder) == EXIT_OK, [path.read_text() for path in folder.glob("out/error.json")]
     files = published(folder, claim, open_storage(f"file:{tmp_path / 'storage'}"))
     result = Done(claim.job_id, claim.work.recipe.model_dump(mode="json"), files)
     check(cell, result, uploads, tmp_path / "network", subtests)

@@ -101,7 +101,7 @@ def test_an_installed_package_migrates_a_database(site: Path, environment: dict[
     assert {"models", "datasets", "jobs", "alembic_version"} <= tables
 
 
-@pytest.mark.service
+@pytest.mark.own_service
 def test_a_job_is_done_where_the_user_has_files_of_our_names(
     site: Path, environment: dict[str, str], elsewhere: Path, tmp_path: Path
 ) -> None:

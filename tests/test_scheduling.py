@@ -16,7 +16,8 @@ def scheduler(config: pytest.Config) -> GroupsAndFiles:
     ("test", "together"),
     [
         ("tests/service/test_jobs.py::test_a[x]", "service"),
-        ("tests/reliability/test_stopped_worker.py::test_a", "service"),
+        ("tests/service/test_serve.py::test_a", "tests/service/test_serve.py"),
+        ("tests/reliability/test_stopped_worker.py::test_a", "tests/reliability/test_stopped_worker.py"),
         ("tests/chaos/test_chaos.py::test_a[b@c]", "chaos"),
         ("tests/worker/test_heartbeat.py::test_a", "timed"),
         ("tests/app/intake/test_fuzz.py::test_a", "tests/app/intake/test_fuzz.py"),
@@ -28,9 +29,15 @@ def test_groups_and_files_stay_together(pytestconfig: pytest.Config, test: str, 
 
 
 def test_what_takes_long_begins_and_what_looks_at_the_clock_comes_last() -> None:
-    files = ("service/test_jobs.py", "chaos/test_chaos.py", "app/intake/test_fuzz.py", "worker/test_heartbeat.py")
-    markers = [marker_of(ROOT / "tests" / file) for file in files]
-    assert markers == ["service", "chaos", "slow", "timed"]
+    files = (
+        "service/test_jobs",
+        "chaos/test_chaos",
+        "service/test_serve",
+        "app/intake/test_fuzz",
+        "worker/test_heartbeat",
+    )
+    markers = [marker_of(ROOT / "tests" / f"{file}.py") for file in files]
+    assert markers == ["service", "chaos", "own_service", "slow", "timed"]
     assert sorted(markers, key=QUEUE.index) == markers
     assert marker_of(ROOT / "tests" / "app" / "test_errors.py") == ""
 

@@ -99,7 +99,7 @@ def test_hints_that_were_flushed_are_sent_again(
     celery.close()
 
 
-@pytest.mark.service
+@pytest.mark.own_service
 def test_a_worker_goes_on_when_its_redis_is_flushed_stopped_and_back(
     world: World, api: httpx.Client, settings: Settings, port: int, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from tests.service.running import Running, service
 from tests.upload_archives import write
 from worker.child.process import STDERR_CAP
 
-pytestmark = [pytest.mark.service, pytest.mark.slow]
+pytestmark = [pytest.mark.service, pytest.mark.own_service]
 
 MEMORY, DISK = 6 << 30, 32 << 20
 LIMITS = {
@@ -105,7 +105,7 @@ def test_each_ends_as_its_own_code_and_none_harms_another(poisoned: Running, pro
         model = poison(poisoned, program, code)
         limits = {"running_seconds": 3} if expected == "wall_time_limit" else {}  # its own limit must come first
         jobs[name] = submit(poisoned, model, dataset, limits=limits, owner="poison")
-        if number % 3 == 0:
+        if number % 7 == 0:
             controls.append(submit(poisoned, honest, dataset, owner="honest"))
     ended = {name: poisoned.ended(job_id) for name, job_id in jobs.items()}
     found = {name: (job["state"], job["attempts"], job["error"]["code"]) for name, job in ended.items()}

@@ -95,59 +95,47 @@ def report(folder: Path) -> Report:
 def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same job without an interruption, and without checkpoints."""
     folder = tmp_path_factory.mktemp("whole") / "job"
-    said = attempt(folder, inputs, checkpoint_key=None)
+    said = attempt(folder, inputs, checkpoint_key=None, keep_profile=True)
     assert steps(said, "calibrating") == list(range(1, SAMPLES + 1))
     assert steps(said, "quantizing") == list(range(1, LAYERS + 1))
     assert not (folder / CHECKPOINT_FOLDER).exists()
     return folder
 
 
-@pytest.mark.parametrize(
-    ("dies_at", "resumed"),
-    [
-        (("calibrating", 20), ["calibrating"]),
-        (("quantizing", 5), ["calibrating", "quantizing"]),
-        (("saving", 1), ["calibrating", "quantizing"]),
-    ],
-    ids=["calibrating", "quantizing", "saving"],
-)
-def test_a_killed_job_goes_on_and_leaves_the_same_files(
-    tmp_path: Path, inputs: Path, whole: Path, dies_at: tuple[Phase, int], resumed: list[str]
+def test_a_job_that_is_killed_in_each_phase_goes_on_and_leaves_the_same_files(
+    tmp_path: Path, inputs: Path, whole: Path
 ) -> None:
-    before = attempt(tmp_path / "job", inputs, dies_at)
-    after = attempt(tmp_path / "job", inputs)
-    assert report(tmp_path / "job").resumed == resumed
+    deaths: list[tuple[Phase, int] | None] = [("calibrating", 20), ("quantizing", 5), ("saving", 1), None]
+    said = [attempt(tmp_path / "job", inputs, dies_at, keep_profile=True) for dies_at in deaths]
     phases: list[tuple[Phase, int]] = [("calibrating", SAMPLES), ("quantizing", LAYERS)]
     for phase, total in phases:
-        first, second = steps(before, phase), steps(after, phase)
-        if phase in resumed:  # a step that nobody heard of may have been done too
-            assert max(first) <= second[0]
-        assert second == list(range(second[0], total + 1))
+        reached = 0
+        for numbers in [steps(one, phase) for one in said]:  # a step that nobody heard of may have been done too
+            if numbers:
+                assert numbers == list(range(numbers[0], numbers[-1] + 1))
+                assert numbers[0] >= max(reached, 1)
+                reached = numbers[-1]
+        assert reached == total
+    assert steps(said[1], "calibrating")[0] >= 20
+    assert steps(said[2], "quantizing")[0] >= 5
+    assert [steps(one, "calibrating") for one in said[2:]] == [[SAMPLES]] * 2  # it reads what it knows
     assert artifacts(tmp_path / "job") == artifacts(whole)
+    assert len(artifacts(whole)) == 3
     told, expected = report(tmp_path / "job"), report(whole)
+    assert told.resumed == ["calibrating", "quantizing"]
     assert (told.calibration, told.layers) == (expected.calibration, expected.layers)
     assert (told.calibration.passes, told.calibration.reused) == (1, False)
 
 
-def test_a_job_that_dies_twice_and_keeps_its_profile_goes_on_too(tmp_path: Path, inputs: Path, whole: Path) -> None:
-    attempt(tmp_path / "whole", inputs, keep_profile=True, checkpoint_key=None)
-    attempt(tmp_path / "job", inputs, ("calibrating", 20), keep_profile=True)
-    attempt(tmp_path / "job", inputs, ("quantizing", 5), keep_profile=True)
-    after = attempt(tmp_path / "job", inputs, keep_profile=True)
-    assert steps(after, "calibrating") == [SAMPLES]
-    assert artifacts(tmp_path / "job") == artifacts(tmp_path / "whole")
-    assert len(artifacts(whole)) + 1 == len(artifacts(tmp_path / "job"))
-
-
 def test_checkpoints_of_another_job_and_damaged_ones_cost_time_alone(tmp_path: Path, inputs: Path, whole: Path) -> None:
-    attempt(tmp_path / "job", inputs, ("quantizing", 5))
+    attempt(tmp_path / "job", inputs, ("quantizing", 5), keep_profile=True)
     (tmp_path / "job" / CHECKPOINT_FOLDER / "layers-0002.safetensors").write_bytes(b"damaged")
     (tmp_path / "job" / CHECKPOINT_FOLDER / "calibrating.safetensors").write_bytes(b"damaged")
-    after = attempt(tmp_path / "job", inputs, checkpoint_seconds=3600.0)
+    after = attempt(tmp_path / "job", inputs, checkpoint_seconds=3600.0, keep_profile=True)
     assert steps(after, "calibrating") == list(range(1, SAMPLES + 1))
     assert steps(after, "quantizing")[0] >= 4
     assert artifacts(tmp_path / "job") == artifacts(whole)
-    after = attempt(tmp_path / "job", inputs, checkpoint_key="another", checkpoint_seconds=3600.0)
+    after = attempt(tmp_path / "job", inputs, checkpoint_key="another", checkpoint_seconds=3600.0, keep_profile=True)
     assert steps(after, "quantizing") == list(range(1, LAYERS + 1))
     assert artifacts(tmp_path / "job") == artifacts(whole)
     assert report(tmp_path / "job").resumed == []

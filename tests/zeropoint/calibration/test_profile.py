@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import job_program
 from tests.networks import audio, convolutional
 from zeropoint.calibration.cached_profile import key_of
 from zeropoint.calibration.collect import Wanted, collect, everything
@@ -15,7 +16,6 @@ from zeropoint.calibration.profile import HEADER_KEY, Profile, load_profile, pro
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import QuantizationPlan, plan
 from zeropoint.engine.quantize import quantize_source
-from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.errors import InvalidProfile
 from zeropoint.formats.safetensors import write_safetensors
 from zeropoint.model.source import ProgramSource
@@ -58,7 +58,7 @@ def profile(planned: tuple[ProgramSource, QuantizationPlan]) -> Profile:
 def run_job(folder: Path, **spec: object) -> int:
     wishes = {"model": "model.pt2", "dataset": "dataset.safetensors", **spec}
     (folder / "job.json").write_text(JobSpec.model_validate(wishes).model_dump_json())
-    return run_by_hand(folder)
+    return job_program.run_job(folder)
 
 
 def test_a_profile_is_read_back_as_it_was_saved(tmp_path: Path, profile: Profile) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.job_program import run_job
 from tests.networks import Example, attention, audio, convolutional, counting
 from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.schema.job import (
@@ -45,7 +46,7 @@ def prepare(folder: Path, example: Example, *, evaluation: int = 0, dataset: boo
 def run(folder: Path, example: Example, *, evaluation: int = 0, dataset: bool = True, **recipe: object) -> int:
     """Write a job folder and run the program on it."""
     prepare(folder, example, evaluation=evaluation, dataset=dataset, **recipe)
-    return run_by_hand(folder)
+    return run_job(folder)
 
 
 def in_its_own_process(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -219,7 +220,7 @@ def test_an_error_that_nobody_foresaw_is_told_to_the_operator_alone(
     prepare(tmp_path, convolutional())
     (tmp_path / OUT_FOLDER).mkdir()
     (tmp_path / OUT_FOLDER / "model.safetensors").mkdir()  # a file can't be written there
-    assert run_by_hand(tmp_path) == EXIT_FAILED
+    assert run_job(tmp_path) == EXIT_FAILED
     assert "Traceback" in capsys.readouterr().err
     assert failure(tmp_path).code == "internal_error"
     assert str(tmp_path) not in failure(tmp_path).model_dump_json()
@@ -243,7 +244,7 @@ RECIPES = {
 def test_a_recipe_that_does_not_validate_is_refused_with_its_pointer(tmp_path: Path, pointer: str, place: str) -> None:
     wish = {"recipe": RECIPES[pointer]} if place == "recipe" else {"sweep": [{"name": "a", "recipe": RECIPES[pointer]}]}
     (tmp_path / "job.json").write_text(json.dumps({**GOOD, **wish}))
-    assert run_by_hand(tmp_path) == EXIT_FAILED
+    assert run_job(tmp_path) == EXIT_FAILED
     told = failure(tmp_path)
     assert told.code == "recipe_invalid"
     assert told.detail.startswith(pointer.replace("/recipe", "/recipe" if place == "recipe" else "/sweep/0/recipe"))
@@ -271,7 +272,7 @@ def test_a_job_file_that_is_not_valid_is_refused_with_the_place(
 ) -> None:
     if content is not None:
         (tmp_path / "job.json").write_text(content)
-    assert run_by_hand(tmp_path) == EXIT_FAILED
+    assert run_job(tmp_path) == EXIT_FAILED
     told = failure(tmp_path)
     assert (told.code, told.phase) == ("job_invalid", "loading")
     assert named in told.detail

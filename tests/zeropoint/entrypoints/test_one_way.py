@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.job_program import run_job
 from tests.networks import Example, convolutional, prenorm
 from zeropoint import QuantizedModel, quantize
-from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.schema.job import EXIT_OK, JOB_FILE, OUT_FOLDER, PROFILE_FILE, REPORT_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
@@ -38,7 +38,7 @@ def do_job(folder: Path, example: Example, fields: dict[str, object], **spec: ob
     recipe = Recipe.model_validate({**fields, "calibration": {"batch_size": BATCH}})
     job = JobSpec.model_validate({"model": "model.pt2", "dataset": "dataset.safetensors", "recipe": recipe, **spec})
     (folder / JOB_FILE).write_text(job.model_dump_json())
-    assert run_by_hand(folder) == EXIT_OK
+    assert run_job(folder) == EXIT_OK
     return Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
 
 

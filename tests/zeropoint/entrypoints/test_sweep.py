@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.job_program import run_job
 from tests.networks import convolutional
 from tests.zeropoint.conftest import OpenExample
 from zeropoint.data.dataset import open_dataset
@@ -14,7 +15,6 @@ from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints import sweep as sweeping
 from zeropoint.entrypoints.clock import Clock
-from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.entrypoints.sweep import Sweep
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.model.source import ProgramSource
@@ -148,7 +148,7 @@ def folder(path: Path, *recipes: Mapping[str, object], **more: object) -> Path:
 
 
 def test_the_folder_of_a_sweep_gets_its_table_and_nothing_else(tmp_path: Path) -> None:
-    assert run_by_hand(folder(tmp_path, {}, MSE)) == EXIT_OK
+    assert run_job(folder(tmp_path, {}, MSE)) == EXIT_OK
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["sweep.json"]
     report = SweepReport.model_validate_json((tmp_path / "out" / "sweep.json").read_bytes())
     assert [row.recipe.formats for row in report.rows] == [("safetensors", "pt2")] * 2
@@ -159,5 +159,5 @@ def test_the_folder_of_a_sweep_gets_its_table_and_nothing_else(tmp_path: Path) -
 def test_what_concerns_all_recipes_fails_the_sweep(tmp_path: Path, change: dict[str, object], code: str) -> None:
     folder(tmp_path, {}, MSE, **change)
     (tmp_path / "dataset.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    assert run_by_hand(tmp_path) == EXIT_FAILED
+    assert run_job(tmp_path) == EXIT_FAILED
     assert Failure.model_validate(json.loads((tmp_path / "out" / "error.json").read_text())).code == code

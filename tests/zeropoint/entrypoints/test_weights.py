@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from tests.job_program import run_job
 from tests.weight_files import PROJECTIONS, prepare, transformer
 from zeropoint import load
 from zeropoint.engine.streaming import _ranges
-from zeropoint.entrypoints.job import do_job
 from zeropoint.entrypoints.validate import validate
 from zeropoint.errors import InvalidModel
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.selection import Choice
 from zeropoint.layers.weights import dequantize_weight
-from zeropoint.loading.loadback import loadback_process
 from zeropoint.loading.stored import read_safetensors
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, Failure, Progress
@@ -31,20 +29,11 @@ from zeropoint.schema.report import Report
 INT8: dict[str, Any] = {"activations": None}
 
 
-Run = Callable[..., int]
-"""Does a job: `run(folder, recipe, tensors, **spec)`; without a recipe, that of the folder."""
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    with loadback_process() as process:  # one for all of them: most of a small job is its start
-
-        def do(folder: Path, recipe: Any = None, tensors: dict[str, torch.Tensor] | None = None, **spec: object) -> int:
-            if recipe is not None:
-                prepare(folder, transformer() if tensors is None else tensors, recipe, **spec)
-            return do_job(folder, process)
-
-        yield do
+def run(folder: Path, recipe: Any = None, tensors: dict[str, torch.Tensor] | None = None, **spec: object) -> int:
+    """Do a job of weights alone; without a recipe, that of the folder."""
+    if recipe is not None:
+        prepare(folder, transformer() if tensors is None else tensors, recipe, **spec)
+    return run_job(folder)
 
 
 def report(folder: Path) -> Report:
@@ -55,7 +44,7 @@ def failure(folder: Path) -> Failure:
     return Failure.model_validate_json((folder / "out" / "error.json").read_bytes())
 
 
-def test_the_report_says_what_can_be_said_and_no_more(run: Run, tmp_path: Path) -> None:
+def test_the_report_says_what_can_be_said_and_no_more(tmp_path: Path) -> None:
     assert run(tmp_path, INT8) == EXIT_OK
     told, tensors = report(tmp_path), transformer()
     assert told.verdict == "not_evaluated"
@@ -87,7 +76,7 @@ def test_the_report_says_what_can_be_said_and_no_more(run: Run, tmp_path: Path) 
     assert (loaded.name, loaded.loader) == ("model.safetensors", "safetensors.safe_open")
 
 
-def test_the_header_explains_the_file(run: Run, tmp_path: Path) -> None:
+def test_the_header_explains_the_file(tmp_path: Path) -> None:
     run(tmp_path, {"weights": {"dtype": "int4"}, "exclude": ["lm_head"]})
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
@@ -101,7 +90,7 @@ def test_the_header_explains_the_file(run: Run, tmp_path: Path) -> None:
         assert (said["weight"]["shape"], said["weight"]["group_size"]) == (layer.weight.shape, 32)
 
 
-def test_names_types_and_overrides_choose_as_for_other_models(run: Run, tmp_path: Path) -> None:
+def test_names_types_and_overrides_choose_as_for_other_models(tmp_path: Path) -> None:
     recipe = {
         **INT8,
         "layer_types": ["Linear", "Embedding"],
@@ -119,7 +108,7 @@ def test_names_types_and_overrides_choose_as_for_other_models(run: Run, tmp_path
     assert {skip.reason for skip in told.skipped if "q_proj" in skip.name} == {"override"}
 
 
-def test_the_same_job_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+def test_the_same_job_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     written = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -128,7 +117,7 @@ def test_the_same_job_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> No
     assert written[0] == written[1]
 
 
-def test_progress_counts_tensors_and_nothing_is_left_behind(run: Run, tmp_path: Path) -> None:
+def test_progress_counts_tensors_and_nothing_is_left_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zeropoint", "job", str(prepare(tmp_path, transformer(), INT8))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     steps = [Progress.model_validate_json(line) for line in done.stdout.splitlines()]
@@ -139,13 +128,13 @@ def test_progress_counts_tensors_and_nothing_is_left_behind(run: Run, tmp_path: 
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "report.json"}
 
 
-def test_a_cast_to_another_float_of_that_size_is_no_failure(run: Run, tmp_path: Path) -> None:
+def test_a_cast_to_another_float_of_that_size_is_no_failure(tmp_path: Path) -> None:
     assert run(tmp_path, {"weights": {"dtype": "float16"}}) == EXIT_OK
     (size,) = [check for check in report(tmp_path).checks if check.name == "size"]
     assert (size.passed, size.value) == (True, 1)
 
 
-def test_a_cast_beyond_its_range_fails(run: Run, tmp_path: Path) -> None:
+def test_a_cast_beyond_its_range_fails(tmp_path: Path) -> None:
     tensors = {"a.weight": torch.tensor([[1.0, 1e5]])}
     assert run(tmp_path, {"weights": {"dtype": "float16"}}, tensors) == EXIT_FAILED
     assert failure(tmp_path).code == "validation_failed"
@@ -165,15 +154,13 @@ def test_a_cast_beyond_its_range_fails(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_what_weights_alone_cannot_do_is_refused(
-    run: Run, tmp_path: Path, recipe: dict[str, Any], spec: dict[str, str], code: str
+    tmp_path: Path, recipe: dict[str, Any], spec: dict[str, Any], code: str
 ) -> None:
     assert run(tmp_path, recipe, **spec) == EXIT_FAILED
     assert failure(tmp_path).code == code
 
 
-def test_a_weight_that_is_not_finite_is_refused_by_its_place(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_weight_that_is_not_finite_is_refused_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropoint.files.block_reader.BLOCK_VALUES", 200)
     tensors = transformer()
     tensors["lm_head.weight"][7, 3] = float("nan")
@@ -182,7 +169,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_its_place(
     assert "'lm_head.weight' holds NaN or infinity, first at index [7, 3]" in failure(tmp_path).detail
 
 
-def test_names_that_are_taken_keep_a_weight_in_float(run: Run, tmp_path: Path) -> None:
+def test_names_that_are_taken_keep_a_weight_in_float(tmp_path: Path) -> None:
     tensors = transformer() | {"lm_head.weight_scale": torch.ones(1)}
     assert run(tmp_path, INT8, tensors) == EXIT_OK
     (skipped,) = [skip for skip in report(tmp_path).skipped if skip.name == "lm_head"]
@@ -191,7 +178,7 @@ def test_names_that_are_taken_keep_a_weight_in_float(run: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "model.step"])
 def test_a_file_that_reads_otherwise_than_it_was_saved_fails(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def spoil(path: Path) -> None:
         data = bytearray(path.read_bytes())
@@ -212,7 +199,7 @@ def test_a_file_that_reads_otherwise_than_it_was_saved_fails(
     assert repr(name) in check.detail
 
 
-def test_a_file_that_does_not_open_again_fails(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_does_not_open_again_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TensorWriter, "finish", lambda _self, path, _metadata: path.write_bytes(b"hello"))
     assert run(tmp_path, INT8) == EXIT_FAILED
     failed = {check.name for check in report(tmp_path).checks if not check.passed}
@@ -240,9 +227,7 @@ class Mortal(Checkpoints):
             raise Killed
 
 
-def test_a_job_goes_on_with_the_grids_that_were_found(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_goes_on_with_the_grids_that_were_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropoint.files.block_reader.BLOCK_VALUES", 1000)
     recipe = {"weights": {"dtype": "int4", "observer": {"kind": "mse"}}}
     (tmp_path / "whole").mkdir()
@@ -270,13 +255,13 @@ def test_a_job_goes_on_with_the_grids_that_were_found(
     assert cut == whole
 
 
-def test_min_max_grids_are_not_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_min_max_grids_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropoint.entrypoints.weights.Checkpoints", Mortal)
     assert run(tmp_path, INT8, checkpoint_key="key") == EXIT_OK
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_the_saved_folder_is_validated_by_itself(run: Run, tmp_path: Path) -> None:
+def test_the_saved_folder_is_validated_by_itself(tmp_path: Path) -> None:
     run(tmp_path, INT8)
     findings = validate(tmp_path / "out")
     assert findings.verdict == "not_evaluated"
@@ -285,7 +270,7 @@ def test_the_saved_folder_is_validated_by_itself(run: Run, tmp_path: Path) -> No
     )
 
 
-def test_a_saved_folder_has_no_module_until_one_is_given(run: Run, tmp_path: Path) -> None:
+def test_a_saved_folder_has_no_module_until_one_is_given(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     run(tmp_path, INT8, {name: tensor.contiguous() for name, tensor in module.state_dict().items()})
     with pytest.raises(InvalidModel, match="no program that computes") as refusal:
