@@ -182,7 +182,7 @@ def test_a_refusal_names_the_phase_and_keeps_quiet_about_the_machine(tmp_path: P
     example.dataset["x"][3, 0, 0, 0] = float("nan")
     assert run(tmp_path, example) == EXIT_FAILED
     told = failure(tmp_path)
-    assert (told.code, told.phase) == ("non_finite_samples", "loading")
+    assert (told.code, told.phase) == ("non_finite_samples", "calibrating")
     assert str(tmp_path) not in told.model_dump_json()
 
 
