@@ -160,8 +160,10 @@ class Expressions(nn.Module):
     def forward(self, x: Tensor, y: Tensor, i: Tensor) -> list[Tensor]:
         results = []
         for code in self.codes:
-            values = {"x": x.clone(), "y": y.clone(), "i": i.clone()}
-            derived = {name: eval(text, {}, values) for name, text in DERIVED.items() if name in code.co_names}
+            used = [derive for name, derive in DERIVE.items() if name in code.co_names]
+            read = {*code.co_names, *(name for derive in used for name in derive.co_names)}
+            values = {name: value.clone() for name, value in {"x": x, "y": y, "i": i}.items() if name in read}
+            derived = {derive.co_filename: eval(derive, {}, values) for derive in used}
             result = eval(code, {"torch": torch, "F": F, **values, **derived})
             results.append(result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result)
         return results
@@ -181,6 +183,7 @@ DERIVED = {
     "w": "y[0, :4, :4, None, None].expand(4, 4, 3, 3)",
     "w3": "y[0, :4, :4, None, None, None].expand(4, 4, 2, 2, 2)",
 }
+DERIVE = {name: compile(text, name, "eval") for name, text in DERIVED.items()}
 """What an expression may name besides x, y and i. Each is made where it is named: to trace them all takes longest."""
 
 
