@@ -79,7 +79,8 @@ def attempt(folder: Path, inputs: Path, dies_at: tuple[Phase, int] | None = None
 
 
 def steps(said: Sequence[Progress], phase: Phase) -> list[int]:
-    return [step.done for step in said if step.phase == phase]
+    """The steps that were done of a phase, without its beginning."""
+    return [step.done for step in said if step.phase == phase and step.done]
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:

@@ -1,13 +1,15 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.job_program import shared_second_process
 from tests.networks import Example, residual
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
+from zeropoint.entrypoints import api, validate
 from zeropoint.formats import write_formats
 from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource
@@ -18,6 +20,15 @@ from zeropoint.sources.program import open_uploaded_program
 OpenExample = Callable[..., ProgramSource]
 QuantizeExample = Callable[..., Quantized]
 PROGRAM_FORMATS = ("safetensors", "pt2", "onnx")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_second_process() -> Iterator[None]:
+    """Let all calls of the library share a second process; tests/zeropoint/loading/test_loadback.py starts others."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (api, validate):
+            patch.setattr(module, "second_process", shared_second_process)
+        yield
 
 
 @pytest.fixture

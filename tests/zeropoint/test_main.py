@@ -36,7 +36,8 @@ def test_help_and_version_import_no_torch() -> None:
 
 
 def test_names_of_the_face_are_listed() -> None:
-    assert dir(zeropoint) == ["QuantizedModel", "__version__", "load", "quantize"]
+    names = ["Plan", "QuantizationError", "QuantizationWarning", "QuantizedModel", "__version__", "load", "quantize"]
+    assert dir(zeropoint) == names
 
 
 def test_every_confined_program_is_a_module_with_a_main() -> None:

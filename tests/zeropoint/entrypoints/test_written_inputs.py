@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.job_program import run_job
 from tests.networks import BATCH
 from zeropoint import quantize
-from zeropoint.entrypoints.job import run_by_hand
 from zeropoint.loading.quantized_model import QuantizedModel
 from zeropoint.schema.job import EXIT_OK, OUT_FOLDER, REPORT_FILE, JobSpec
 from zeropoint.schema.report import Report
@@ -185,7 +185,7 @@ def test_a_job_on_a_dataset_in_a_file_is_measured_on_the_same_samples(tmp_path: 
         recipe = {"algorithms": [{"kind": "bias_correction"}] if preset == "int8-accurate" else [], "formats": formats}
         spec = JobSpec.model_validate({"model": "uploaded.pt2", "dataset": "dataset.safetensors", "recipe": recipe})
         (folder / "job.json").write_text(spec.model_dump_json())
-        assert run_by_hand(folder) == EXIT_OK
+        assert run_job(folder) == EXIT_OK
         assert (folder / "dataset.safetensors").read_bytes() == bytes_before
         report = Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
         found[writes] = [report.summary.sqnr_db, *(entry.sqnr_db for entry in report.loaded)]
