@@ -13,16 +13,18 @@ CALLERS = 3
 def conclude(report: Report) -> None:
     """Follow the recipe's `on_failure`: "error" raises, "warn" warns, "ignore" does nothing.
 
-    A failed check and a missed target both count. What is "warned" for another reason is a warning under "error" too.
-    Raises ValidationFailed, whose `report` is the report.
+    A failed check and a missed target both count; a plan that misses its target is only warned about. What is
+    "warned" for another reason is a warning under "error" too. Raises ValidationFailed, whose `report` is the
+    report.
     """
     wish = report.recipe.validation.on_failure
     missed = report.target if report.target is not None and not report.target.met else None
-    if wish == "error" and (report.verdict == "failed" or missed is not None):
+    planned = report.recipe.mode == "recommend"
+    if wish == "error" and not planned and (report.verdict == "failed" or missed is not None):
         failure = validation_failed(report) if report.verdict == "failed" or missed is None else _target_missed(missed)
         failure.report = report
         raise failure
-    if wish != "ignore" and report.verdict in ("warned", "failed"):
+    if wish != "ignore" and (report.verdict in ("warned", "failed") or (planned and missed is not None)):
         warnings.warn(QuantizationWarning(_reasons(report)), stacklevel=CALLERS)
 
 

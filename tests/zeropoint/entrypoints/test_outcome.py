@@ -62,6 +62,14 @@ def test_what_passes_says_nothing(on_failure: OnFailure) -> None:
     assert quantize(model(), calls(), on_failure=on_failure).report.verdict == "passed"
 
 
+def test_a_plan_that_misses_its_target_is_there_with_a_warning() -> None:
+    with pytest.warns(QuantizationWarning, match="can't be met"):
+        plan = quantize(model(), calls(), recipe=MISSED | {"mode": "recommend"})
+    assert isinstance(plan, Plan)
+    assert plan.report.target is not None
+    assert not plan.report.target.met
+
+
 def test_a_plan_has_a_recipe_and_a_report_and_no_model(tmp_path: Path) -> None:
     recipe = {"mode": "recommend", "algorithms": [{"kind": "bias_correction"}]}
     plan = quantize(model(), calls(), recipe=recipe)
