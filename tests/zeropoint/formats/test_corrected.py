@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.job_program import shared_second_process
 from tests.networks import convolutional, prenorm, projections
 from tests.networks_with_corrections import by_hand, corrected
 from tests.patterns import unusual
@@ -29,7 +30,6 @@ from zeropoint.layers.corrections import beside_weight
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import select
-from zeropoint.loading.loadback import second_process
 from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.restore import restore
 from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
@@ -124,7 +124,7 @@ def test_a_job_with_all_of_it_is_validated(quantized: QuantizeExample, tmp_path:
     out.mkdir()
     list(write_formats(result, out, ["safetensors", "pt2"]))
     samples = open_dataset(example.save_dataset(tmp_path / "x.safetensors"), result.source.inputs, None)  # type: ignore[attr-defined]
-    with second_process(tmp_path) as reader:
+    with shared_second_process(tmp_path) as reader:
         opened = reader.open(out)
         evaluation = evaluate(result, samples, reader, lambda *_: None)
     about = EvaluationReport(source="calibration_samples", samples=samples.count)

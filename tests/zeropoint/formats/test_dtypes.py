@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.job_program import shared_second_process
 from tests.matrix import settings
 from tests.networks import Example, attention, convolutional, recurrent
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.formats import VALIDATED, write_formats
 from zeropoint.formats.program.writer import quantized_program
-from zeropoint.loading.loadback import LoadbackClient, second_process
+from zeropoint.loading.loadback import LoadbackClient
 from zeropoint.metrics.sqnr import Noise
 
 LEAST_DB = {
@@ -40,7 +41,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def plain_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadbackClient]:
     """One for all of this file: to import torch takes it longer than to open and run a program."""
-    with second_process(tmp_path_factory.mktemp("exchanged")) as reader:
+    with shared_second_process(tmp_path_factory.mktemp("exchanged")) as reader:
         yield reader
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.job_program import shared_second_process
 from tests.networks import convolutional
 from tests.servers import ROOT
 from tests.service.processes import descendants, eventually, is_running
@@ -58,7 +59,7 @@ def test_a_damaged_file_does_not_pass(
 ) -> None:
     save(quantized, tmp_path)
     damage(tmp_path)
-    with second_process(tmp_path) as reader:
+    with shared_second_process(tmp_path) as reader:
         assert not reader.open(tmp_path)
 
 

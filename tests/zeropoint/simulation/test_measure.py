@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.job_program import shared_second_process
 from tests.networks import convolutional, counting
 from tests.zeropoint.conftest import OpenExample, QuantizeExample
 from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import WRITERS
-from zeropoint.loading.loadback import second_process
 from zeropoint.model.source import ProgramSource
 from zeropoint.simulation import measure as judging
 from zeropoint.simulation.measure import Evaluator
@@ -27,7 +27,7 @@ def test_noise_and_metrics_are_those_of_the_saved_program(tmp_path: Path, quanti
     (tmp_path / "out").mkdir()
     for name in ("safetensors", "pt2"):
         WRITERS[name].write(result, tmp_path / "out" / WRITERS[name].file)
-    with second_process(tmp_path) as reader:
+    with shared_second_process(tmp_path) as reader:
         assert reader.open(tmp_path / "out")
         saved = evaluate(result, samples, reader, lambda *_: None)
     simulated = Evaluator(result.source, samples).measure(result.layers)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from tests.job_program import shared_second_process
 from tests.networks import dictionary
 from tests.processor import EXACT_ONNXRUNTIME, needs_exact_onnxruntime
 from tests.zeropoint.conftest import PROGRAM_FORMATS, QuantizeExample, SavedResult
 from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import write_formats
-from zeropoint.loading.loadback import LoadbackClient, second_process
+from zeropoint.loading.loadback import LoadbackClient
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.formats import ONNX_FILE
 from zeropoint.schema.recipe import ValidationSettings
@@ -29,7 +30,7 @@ from zeropoint.validation.report import Effort, Validated, build_report
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadbackClient]:
     """One second process for all of this file: to import torch takes it longer than to open and run a model."""
-    with second_process(tmp_path_factory.mktemp("exchanged")) as reader:
+    with shared_second_process(tmp_path_factory.mktemp("exchanged")) as reader:
         yield reader
 
 
