@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests import opened_artifacts as opened
+from tests.file_metadata import check_metadata
 from tests.matrix import ACCEPTED, RECIPES, Cell
 from tests.networks import convolutional
 from tests.onnx_sessions import in_each_session
@@ -155,6 +156,7 @@ def check(cell: Cell, result: Done, uploads: Uploads, folder: Path, subtests: py
     """Every file is there, is what the manifest says, opens in what it is for, and computes what it should."""
     assert set(result.files) == promised(cell, uploads)
     _check_manifest(cell, result)
+    check_metadata(result.files["model.safetensors"])
     if cell.source == "pt2":
         _check_program(cell, result, subtests)
     elif cell.source == "safetensors":

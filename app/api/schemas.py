@@ -46,6 +46,15 @@ class LayerBody(Body):
     parameters: int
 
 
+class ModelWarningBody(Body):
+    """Something about a model that makes its results useless, though it is taken; `layers` are paths of modules."""
+
+    code: Literal["training_mode"]
+    detail: str
+    remedy: str
+    layers: list[str]
+
+
 class ModelBody(Body):
     id: str
     name: str
@@ -56,6 +65,7 @@ class ModelBody(Body):
     inputs: list[InputBody]
     layers: list[LayerBody]
     parameters: int
+    warnings: list[ModelWarningBody]
 
 
 class DatasetBody(Body):

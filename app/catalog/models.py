@@ -25,6 +25,7 @@ class Model(Base):
     inputs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     layers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     parameters: Mapped[int] = mapped_column(BigInteger)
+    warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
 
 
 class Dataset(Base):

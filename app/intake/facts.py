@@ -51,13 +51,28 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Warning:
+    """Something about an upload that its owner should know: it is taken, but results may be useless."""
+
+    code: Literal["training_mode"]
+    detail: str
+    remedy: str
+    layers: tuple[str, ...]
+    """Modules by their paths, at most `MOST_NAMES`."""
+
+
+MOST_NAMES = 20
+
+
+@dataclass(frozen=True)
 class Model:
-    """A network: its upload format, its inputs, and the layers that own its parameters."""
+    """A network: its upload format, its inputs, the layers that own its parameters, and warnings."""
 
     format: Format
     inputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     parameters: int
+    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True)

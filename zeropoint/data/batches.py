@@ -57,6 +57,14 @@ class ModelInputs(list[Tensor]):
         return self[0].shape[0] if self[0].dim() else 1
 
 
+class ModelOutputs(list[object]):
+    """The flat outputs of one call; `names` has the name or the position of each: "logits", "0", "states.1"."""
+
+    def __init__(self, values: Iterable[object], names: Sequence[str] = ()) -> None:
+        super().__init__(values)
+        self.names = tuple(names) if len(names) == len(self) else tuple(str(place) for place in range(len(self)))
+
+
 @dataclass(frozen=True)
 class Truth:
     """What the outputs of one batch are compared with; the first dimension counts samples. None: not in the dataset."""

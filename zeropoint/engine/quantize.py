@@ -1,11 +1,12 @@
 """The engine: calibrate, quantize, search. It sees only a source's layers, and no formats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from zeropoint.calibration.collect import calibrate
+from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges, fixed_inputs
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
 from zeropoint.engine.plan import QuantizationPlan, without_idle
@@ -19,7 +20,7 @@ from zeropoint.model.source import Source
 from zeropoint.schema.job import PhaseCallback, ProgressCallback
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, SkippedLayer
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWarning, SkippedLayer
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.search import Material, MetricDrop, search
@@ -82,7 +83,22 @@ def quantize_source(
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
-    return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
+    warnings = _warnings(source, profile, planned, activations)
+    return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions, warnings)
+
+
+def _warnings(
+    source: Source, profile: Profile | None, planned: QuantizationPlan, activations: Mapping[str, Activation]
+) -> tuple[ReportWarning, ...]:
+    """Return what is wrong with the samples and with the static ranges that they give."""
+    if profile is None or planned.calibration is None or not activations:
+        return ()
+    batches = planned.calibration
+
+    def fixed(names: Collection[str]) -> set[str]:
+        return fixed_inputs(source, next(iter(batches)), names)
+
+    return (*constant_samples(batches), *degenerate_ranges(profile, activations, fixed))
 
 
 def _watched(recipe: Recipe, planned: QuantizationPlan) -> list[Choice]:

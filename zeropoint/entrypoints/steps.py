@@ -19,7 +19,7 @@ from zeropoint.engine.quantize import Resources, quantize_source
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.failures import model_errors
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
-from zeropoint.formats import VALIDATED, WRITERS, write_formats
+from zeropoint.formats import VALIDATED, WRITERS, record_results, write_formats
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import ProgramSource, Source
@@ -102,7 +102,9 @@ def _run(work: Work) -> Report:
     work.clock.report("validating", 0, 0)
     opened = work.saved.open(work.folder)
     validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, opened=opened)
-    return build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
+    report = build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
+    record_results(quantized, work.folder, work.outputs.written, report)
+    return report
 
 
 def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:

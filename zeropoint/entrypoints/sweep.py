@@ -231,7 +231,7 @@ class Sweep:
             preset=None,
             recipe=task.recipe,
             sqnr_db=finite(measurement.noise.db),
-            exact=measurement.noise.exact,
+            exact=measurement.exact,
             metrics=tuple(measurement.metrics.reports()),
             bytes=stored,
             compression_ratio=self.source.original_bytes / stored,

@@ -10,9 +10,9 @@ from zeropoint.engine.streaming import Streamed, stream
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.errors import InvalidSamples
 from zeropoint.files.checkpoints import Checkpoints
-from zeropoint.files.safetensors import in_json
+from zeropoint.files.safetensors import in_json, replace_metadata
 from zeropoint.files.stream_writer import TensorWriter
-from zeropoint.formats.safetensors import describe
+from zeropoint.formats.metadata import describe, room_for_results
 from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.selection import require_fit, select
 from zeropoint.loading.loadback import LoadbackClient, Pipes, loadback_client
@@ -39,12 +39,14 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, pipes: Pipes) -> None
         source = open_weights(model)
         quantized = quantize_weights(source, spec.recipe, writer, clock, checkpoints)
         clock.report("saving", 0, 1)
-        writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})))
+        writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})), room_for_results(quantized))
         clock.report("saving", 1, 1)
         opened = reader.open(out)
         comparison = compare(quantized, source, model, reader, clock) if opened else TensorDiff()
     validated = Validated(EvaluationSamples().report, opened=opened, measured=comparison, loaded=reader.loaded)
-    settle(build_report(quantized, validated, clock.effort(checkpoints.resumed)), out)
+    report = build_report(quantized, validated, clock.effort(checkpoints.resumed))
+    replace_metadata(out / SAFETENSORS_FILE, in_json(describe(quantized, {}, report)))
+    settle(report, out)
 
 
 def quantize_weights(

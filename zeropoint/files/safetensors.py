@@ -9,6 +9,7 @@ the order of a hash table, another each time.
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ CODES: Mapping[torch.dtype, str] = {
 """What the format calls a dtype."""
 
 
+COPY_BYTES = 2**20
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """A tensor as a header describes it."""
@@ -40,20 +44,44 @@ class TensorEntry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object]) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object], room: int = 0) -> None:
     """Write tensors, and each value of `metadata` as JSON; a tensor that isn't contiguous takes its size of memory.
 
-    Larger elements come first, so that all are aligned. Raises OSError when the disk doesn't take it.
+    `room`: bytes to leave free in the header, for `replace_metadata`. Larger elements come first, so that all are
+    aligned. Raises OSError when the disk doesn't take it.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     with path.open("wb") as file:
-        file.write(header_of([TensorEntry(name, t.dtype, tuple(t.shape)) for name, t in ordered], in_json(metadata)))
+        entries = [TensorEntry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in ordered]
+        file.write(header_of(entries, in_json(metadata), room))
         for _, tensor in ordered:
             write_values(tensor, file)
 
 
-def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of a file whose tensors follow one another in this order.
+def replace_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replace a file's metadata; the tensors keep their bytes and, if the header has room, their places.
+
+    Without room the file is copied once. Raises OSError.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = _as_text(header)
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text + b" " * (length - len(text)))
+            return
+        copy = path.with_name(f"{path.name}.new")
+        with copy.open("wb") as target:
+            target.write(_framed(text))
+            file.seek(8 + length)
+            shutil.copyfileobj(file, target, COPY_BYTES)
+    copy.replace(path)
+
+
+def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str], room: int = 0) -> bytes:
+    """Return the header of a file whose tensors follow one another in this order, with `room` bytes of spaces.
 
     Raises KeyError for a dtype that the format doesn't have.
     """
@@ -63,7 +91,15 @@ def header_of(entries: Iterable[TensorEntry], metadata: Mapping[str, str]) -> by
         places = [free, free + entry.bytes]
         header[entry.name] = {"dtype": CODES[entry.dtype], "shape": entry.shape, "data_offsets": places}
         free += entry.bytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return _framed(_as_text(header) + b" " * room)
+
+
+def _as_text(header: Mapping[str, object]) -> bytes:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _framed(text: bytes) -> bytes:
+    """Return the length and the text, padded so that tensors begin at a multiple of 8."""
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -52,12 +52,12 @@ class TensorWriter:
         self._entries[name] = entry
         self.bytes += entry.bytes
 
-    def finish(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the file; the scratch files are used up."""
+    def finish(self, path: Path, metadata: Mapping[str, str], room: int = 0) -> None:
+        """Write the file, with `room` bytes free in its header; the scratch files are used up."""
         sizes = sorted({entry.dtype.itemsize for entry in self._entries.values()}, reverse=True)
         entries = sorted(self._entries.values(), key=lambda entry: -entry.dtype.itemsize)  # stable: as they came
         with path.open("wb") as target:
-            target.write(header_of(entries, metadata))
+            target.write(header_of(entries, metadata, room))
             for size in sizes:
                 with self._file(size).open("rb") as source:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
@@ -83,11 +83,12 @@ class ShardWriter:
     A tensor larger than that has a shard of its own. Only one shard waits in scratch files at a time.
     """
 
-    def __init__(self, folder: Path, max_shard_bytes: int, metadata: Mapping[str, str]) -> None:
-        """Write `metadata` into every file."""
+    def __init__(self, folder: Path, max_shard_bytes: int, metadata: Mapping[str, str], room: int = 0) -> None:
+        """Write `metadata` into every file, with `room` bytes free in its header."""
         self._folder = folder
         self._max_bytes = max_shard_bytes
         self._metadata = metadata
+        self._room = room
         self._scratch = TemporaryDirectory(dir=folder)
         self._shard = self._next()
         self._shards = 0
@@ -130,7 +131,7 @@ class ShardWriter:
         return TensorWriter(Path(self._scratch.name))
 
     def _end_shard(self) -> None:
-        self._shard.finish(self._path(self._shards), self._metadata)
+        self._shard.finish(self._path(self._shards), self._metadata, self._room)
         self._shards += 1
         self._bytes += self._shard.bytes
         self._shard.close()

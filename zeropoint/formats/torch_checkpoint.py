@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from zeropoint.formats.safetensors import describe
+from zeropoint.formats.metadata import describe
 from zeropoint.layers.result import Quantized
+from zeropoint.schema.report import Report
 
 METADATA = "metadata"
 TENSORS = "tensors"
@@ -19,5 +20,14 @@ TENSORS = "tensors"
 
 def write_torch_checkpoint(quantized: Quantized, path: Path) -> None:
     """Write the file. Raises OSError when the disk can't take it."""
-    metadata = {key: json.dumps(value, sort_keys=True) for key, value in describe(quantized, {}).items()}
+    _write(quantized, path, None)
+
+
+def record_torch_checkpoint(quantized: Quantized, path: Path, report: Report) -> None:
+    """Write the file again, with what validation measured. Raises OSError."""
+    _write(quantized, path, report)
+
+
+def _write(quantized: Quantized, path: Path, report: Report | None) -> None:
+    metadata = {key: json.dumps(value, sort_keys=True) for key, value in describe(quantized, {}, report).items()}
     torch.save({METADATA: metadata, TENSORS: quantized.tensors}, path)

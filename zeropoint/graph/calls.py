@@ -102,7 +102,7 @@ def module_types(node: Node) -> Iterator[tuple[str, str]]:
 def _match(node: Node) -> LayerCall | None:
     if node.op != "call_function":
         return None
-    arguments = _named_arguments(node)
+    arguments = named_arguments(node)
     if node.target is aten.linear.default:
         return _call(node, "Linear", 0, weight=arguments["weight"], bias=arguments.get("bias"))
     if node.target is aten.addmm.default and arguments.get("alpha", 1) == arguments.get("beta", 1) == 1:
@@ -129,7 +129,7 @@ def _call(
     return LayerCall(node, kind, input_index, weight, bias, options or {})
 
 
-def _named_arguments(node: Node) -> dict[str, Any]:
+def named_arguments(node: Node) -> dict[str, Any]:
     """Return the arguments by the schema's names; those left at their default are absent."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:

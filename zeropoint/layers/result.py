@@ -10,7 +10,7 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import Source
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import AlgorithmReport, CalibrationReport, SkippedLayer, TargetReport
+from zeropoint.schema.report import AlgorithmReport, CalibrationReport, ReportWarning, SkippedLayer, TargetReport
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Quantized:
     calibration: CalibrationReport
     versions: dict[str, str]
     decisions: Decisions = Decisions()
+    warnings: tuple[ReportWarning, ...] = ()
+    """What calibration found about the samples and the ranges."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:

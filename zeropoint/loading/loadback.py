@@ -76,7 +76,7 @@ class LoadbackClient:
         """Send a batch; the program runs on it while the caller continues."""
         inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
         names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
-        save_file({str(i): tensor.contiguous() for i, tensor in enumerate(batch)}, inputs)
+        save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
         self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
 
     def finish(self) -> dict[int, Tensor] | None:
@@ -214,9 +214,11 @@ def _run(opened: Opened, further: Mapping[str, Opened], question: Mapping[str, A
     """Run the artifacts and write their outputs. Raises ValueError when a further one has fewer or more outputs."""
     tensors = load_file(question["inputs"])
     batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
+    torch.manual_seed(0)  # a model that draws random numbers is measured the same way in every run
     with torch.no_grad():
         result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
         others = {file: zip(result, artifact.run(batch), strict=True) for file, artifact in further.items()}
     outputs = {str(i): value for i, value in result.items()}
     outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
-    save_file({key: value.contiguous() for key, value in outputs.items()}, question["outputs"])
+    # clones: outputs may be one tensor, or parts of one, and the format stores none of these
+    save_file({key: value.contiguous().clone() for key, value in outputs.items()}, question["outputs"])

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zeropoint.errors import InvalidModel, Unsupported, invalid_recipe
-from zeropoint.formats.safetensors import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
 from zeropoint.layers.weights import from_tensors
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.faults import first_fault
+from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.schema.recipe import CASTS, Recipe, WeightSettings
 
 SAVE_AGAIN = "Save the quantized model again, or pass the complete folder that was saved."

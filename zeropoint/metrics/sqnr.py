@@ -4,7 +4,7 @@ SQNR = 10·log10(Σ float² / Σ (float − quantized)²) dB        cosine = Σ 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,18 @@ class Noise:
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
 
 
+def pooled(noises: Iterable[Noise]) -> Noise:
+    """Return the sums over outputs that differ; over all of them if none does.
+
+    An output that equals the float one (an input passed through) has signal and no noise: it would raise the number of
+    the others.
+    """
+    everything, total = list(noises), Noise()
+    for noise in [noise for noise in everything if not noise.exact] or everything:
+        total.join(noise)
+    return total
+
+
 def finite(value: float | None) -> float | None:
     """Return a value that JSON can hold: NaN and infinity become None."""
     return value if value is not None and math.isfinite(value) else None
@@ -65,6 +77,12 @@ class Cosine:
             self.product += float(exact @ other)
             self.reference_square += float(exact @ exact)
             self.approximation_square += float(other @ other)
+
+    def join(self, other: "Cosine") -> None:
+        """Add the sums of another one."""
+        self.product += other.product
+        self.reference_square += other.reference_square
+        self.approximation_square += other.approximation_square
 
     @property
     def value(self) -> float | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from zeropoint.data.batches import Input, own_copies
+from zeropoint.data.batches import Input, ModelOutputs, own_copies
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
 
@@ -49,7 +49,7 @@ class Source:
         """Give the values of an uploaded tensor in blocks, in the order of memory."""
         return iter(torch.split(self.uploaded[name].detach().flatten(), BLOCK_VALUES))
 
-    def run(self, batch: Sequence[Tensor]) -> list[object]:
+    def run(self, batch: Sequence[Tensor]) -> ModelOutputs:
         """Run one forward pass of one batch, its tensors in the order of the model's inputs.
 
         Raises whatever the model raises; `current` then has the batch.
@@ -59,9 +59,9 @@ class Source:
         self.current.tensors = None
         return outputs
 
-    def forward(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> ModelOutputs:
         """Call the module with one batch, and return its outputs as a flat list."""
-        return list(self.module(*own_copies(batch, self.device)))
+        return ModelOutputs(self.module(*own_copies(batch, self.device)))
 
     def reset(self) -> None:
         """Undo what forward passes did to buffers, so that every pass starts from the uploaded state."""
@@ -81,6 +81,10 @@ class ProgramSource(Source):
     inputs: tuple[Input, ...]
     original: Mapping[str, Tensor]
     """The state dict before pruning and folding; what did not change shares its memory with `tensors`."""
+    output_names: tuple[str, ...] = ()
+    """The name or position of each flat output."""
+    training: Mapping[str, str] = field(default_factory=dict)
+    """The modules that were exported in training mode: path -> class."""
     constants: Mapping[int, object] = field(default_factory=dict)
     """Inputs that the export fixed (None, numbers, strings), by position among the flat inputs."""
 
@@ -88,8 +92,8 @@ class ProgramSource(Source):
     def uploaded(self) -> Mapping[str, Tensor]:
         return self.original
 
-    def forward(self, batch: Sequence[Tensor]) -> list[object]:
-        return list(self.module(*self.arguments(batch)))
+    def forward(self, batch: Sequence[Tensor]) -> ModelOutputs:
+        return ModelOutputs(self.module(*self.arguments(batch)), self.output_names)
 
     def arguments(self, batch: Sequence[Tensor]) -> list[object]:
         """Return the flat inputs of one call: copies of the tensors on the device, and the constants between them."""

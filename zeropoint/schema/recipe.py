@@ -172,6 +172,10 @@ class ValidationSettings(Frozen):
     on_failure: Literal["error", "warn", "ignore"] = "error"
     min_sqnr_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] | None = None
     max_size_ratio: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    warn_below_db: Annotated[float, Field(ge=-100, le=400, allow_inf_nan=False)] | None = 10.0
+    """The verdict is "warned" if an output's SQNR is lower: at 10 dB, a tenth of its energy is noise."""
+    warn_below_agreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = 0.9
+    """The verdict is "warned" if a smaller share of an integer or bool output is equal."""
 
 
 class Recipe(LayerSettings):

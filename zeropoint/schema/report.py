@@ -36,8 +36,45 @@ ResumedPhase = Literal["calibrating", "quantizing"]
 EvaluationSource = Literal["evaluation_dataset", "held_out", "calibration_samples", "none"]
 
 
+WarningCode = Literal[
+    "low_sqnr",
+    "low_agreement",
+    "constant_samples",
+    "degenerate_range",
+    "uneven_channels",
+    "training_mode",
+    "not_deterministic",
+    "left_in_float",
+]
+
+
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ReportWarning(Part):
+    """Something about a result that its checks don't see; a list of layers or outputs holds the worst twenty."""
+
+    code: WarningCode
+    level: Literal["warning", "note"] = "warning"
+    """A "warning" means that the numbers can't be trusted, or that they are bad: the verdict is then "warned"."""
+    detail: str
+    remedy: str
+    layers: list[str] = []
+    outputs: list[str] = []
+
+
+class FloatShare(Part):
+    """Layers that stay in float for one reason, and their shares of the whole model."""
+
+    reason: SkipReason
+    layers: int
+    weights: float
+    """Share of the bytes of all weights of two dimensions or more, 0 to 1."""
+    macs: float | None = None
+    """Share of the multiply-accumulates with weights, 0 to 1; None if nothing was run."""
+    chosen: bool
+    """Whether the recipe's own words leave these layers out; such a share doesn't make the verdict "warned"."""
 
 
 class Summary(Part):
@@ -45,8 +82,18 @@ class Summary(Part):
 
     sqnr_db: float | None
     exact: bool
+    worst_output_db: float | None = None
+    """The lowest SQNR of a single floating output that quantization changed."""
+    worst_agreement: float | None = None
+    """The lowest share of equal elements of an integer or bool output."""
     cosine: float | None = None
-    """Cosine similarity of all floating outputs of the float and the saved model: 1 is the same direction."""
+    """Cosine similarity of the floating outputs of the float and the saved model: 1 is the same direction."""
+    weights_in_float: float | None = None
+    """Share of the bytes of all weights that stay in float, 0 to 1; normalizations and biases don't count."""
+    macs_in_float: float | None = None
+    """Share of the multiply-accumulates with weights that stay in float, 0 to 1; None if nothing was run."""
+    in_float: list[FloatShare] = []
+    """These shares by reason, largest first."""
     original_bytes: int
     quantized_bytes: int
     compression_ratio: float
@@ -54,6 +101,18 @@ class Summary(Part):
     """Bytes of uploaded tensors that no output depends on; counted in `original_bytes`, and not stored."""
     layers_quantized: int
     layers_skipped: int
+
+
+class OutputReport(Part):
+    """One output of the model: its name or position, and how it compares with the float model's."""
+
+    name: str
+    dtype: str
+    sqnr_db: float | None = None
+    """Of a floating output; None where it is equal or not finite."""
+    agreement: float | None = None
+    """The share of equal elements of an integer or bool output, 0 to 1."""
+    exact: bool
 
 
 class Check(Part):
@@ -110,6 +169,10 @@ class SkippedLayer(Part):
     name: str
     type: str
     reason: SkipReason
+    weights: float | None = None
+    """Its share of the bytes of all weights, 0 to 1."""
+    macs: float | None = None
+    """Its share of the multiply-accumulates with weights, 0 to 1."""
 
 
 class CalibrationReport(Part):
@@ -183,6 +246,8 @@ class Loaded(Part):
     version: str
     sqnr_db: float | None = None
     """The file's own SQNR, if it was run in addition to the file that `summary.sqnr_db` describes."""
+    outputs: list[OutputReport] = []
+    """The file's own outputs, likewise."""
 
 
 class Report(Part):
@@ -191,6 +256,8 @@ class Report(Part):
     verdict: Verdict
     summary: Summary
     checks: list[Check]
+    warnings: list[ReportWarning] = []
+    outputs: list[OutputReport] = []
     layers: list[LayerReport]
     skipped: list[SkippedLayer]
     calibration: CalibrationReport

@@ -15,7 +15,7 @@ from zeropoint.data.dataset import judged
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.errors import InvalidSamples
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.metrics.sqnr import Noise
+from zeropoint.metrics.sqnr import Noise, pooled
 from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.source import Source, floating_outputs
 from zeropoint.schema.labels import NEEDS
@@ -28,10 +28,12 @@ MAX_KEPT_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Measurement:
-    """Signal and noise of all floating-point outputs, and metrics of the first one."""
+    """Signal and noise of the floating-point outputs (see `metrics.sqnr.pooled`), and metrics of the first one."""
 
     noise: Noise = field(default_factory=Noise)
     metrics: Metrics = field(default_factory=Metrics)
+    exact: bool = False
+    """Whether there are floating outputs, and all are equal."""
 
 
 class Evaluator:
@@ -43,19 +45,20 @@ class Evaluator:
 
     def measure(self, layers: Iterable[QuantizedLayer]) -> Measurement:
         """Measure noise and metrics with these layers in place of the float ones. Raises InvalidSamples."""
-        result = Measurement()
-        for noise, expected, outputs, truth in self._compared(list(layers)):
-            result.noise.join(noise)
+        noises: list[Noise] = []
+        metrics = Metrics()
+        for batch, expected, outputs, truth in self._compared(list(layers)):
+            _join(noises, batch)
             if expected:
-                result.metrics.add(expected[0], outputs[0], truth)
-        return result
+                metrics.add(expected[0], outputs[0], truth)
+        return Measurement(pooled(noises), metrics, exact=bool(noises) and all(noise.exact for noise in noises))
 
     def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
         """Measure the noise alone, by which algorithms are kept or dropped. Raises InvalidSamples."""
-        total = Noise()
-        for noise, *_ in self._compared(list(layers)):
-            total.join(noise)
-        return total
+        noises: list[Noise] = []
+        for batch, *_ in self._compared(list(layers)):
+            _join(noises, batch)
+        return pooled(noises)
 
     def metric_drop(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
         """Return a function from layers to their loss of the target's metric; None if the target has no metric."""
@@ -77,15 +80,18 @@ class Evaluator:
         drop = values.report(metric).drop
         return math.inf if drop is None else drop
 
-    def _compared(self, layers: list[QuantizedLayer]) -> Iterator[tuple[Noise, list[Tensor], list[Tensor], Truth]]:
-        """Yield for each batch its noise, the outputs of the float and the quantized model, and the ground truth."""
+    def _compared(
+        self, layers: list[QuantizedLayer]
+    ) -> Iterator[tuple[list[Noise], list[Tensor], list[Tensor], Truth]]:
+        """Yield for each batch the noise of each output, both models' outputs, and the ground truth."""
         for number, (batch, truth) in enumerate(judged(self._samples)):
-            expected, mask, noise = self._expected(number, batch), mask_of(batch), Noise()
+            expected, mask = self._expected(number, batch), mask_of(batch)
             with simulated(layers):
                 outputs = floating_outputs(self._source, batch)
-            for reference, value in zip(expected, outputs, strict=True):
+            noises = [Noise() for _ in expected]
+            for noise, reference, value in zip(noises, expected, outputs, strict=True):
                 noise.add(visible(reference, mask), visible(value, mask))
-            yield noise, expected, outputs, truth
+            yield noises, expected, outputs, truth
         self._source.reset()
 
     def _expected(self, number: int, batch: Sequence[Tensor]) -> list[Tensor]:
@@ -96,3 +102,10 @@ class Evaluator:
         if number == len(self._kept) and size <= MAX_KEPT_BYTES:
             self._kept.append(outputs)
         return outputs
+
+
+def _join(totals: list[Noise], batch: Sequence[Noise]) -> None:
+    """Add the noise of a batch's outputs to the totals, by position."""
+    totals += [Noise() for _ in batch[len(totals) :]]
+    for total, noise in zip(totals, batch, strict=True):
+        total.join(noise)

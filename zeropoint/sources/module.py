@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from zeropoint.data.batches import ModelInputs, own_copies
+from zeropoint.data.batches import ModelInputs, ModelOutputs, own_copies
 from zeropoint.errors import Unsupported
 from zeropoint.model.layer import Layer, LayerKind, distinct_bytes
 from zeropoint.model.source import Source
@@ -36,7 +36,7 @@ KINDS: dict[type[nn.Module], LayerKind] = {
 class ModuleSource(Source):
     """A module in memory; batches may name their tensors, and outputs may be nested."""
 
-    def forward(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> ModelOutputs:
         """Run one forward pass. Raises Unsupported when it returns no tensor, and whatever the module raises."""
         return call_module(self.module, batch, self.device)
 
@@ -91,35 +91,35 @@ def copy_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
     return copied.eval()
 
 
-def call_module(module: nn.Module, batch: Sequence[Tensor], device: str) -> list[object]:
+def call_module(module: nn.Module, batch: Sequence[Tensor], device: str) -> ModelOutputs:
     """Return the module's outputs as a flat list. Raises Unsupported when they hold no tensor."""
     keywords = batch.keywords if isinstance(batch, ModelInputs) else ()
     tensors = own_copies(batch, device)
     first = len(tensors) - len(keywords)
     output = module(*tensors[:first], **dict(zip(keywords, tensors[first:], strict=True)))
     flat = list(_flat(output))
-    if not any(isinstance(value, Tensor) for value in flat):
+    if not any(isinstance(value, Tensor) for _, value in flat):
         raise Unsupported(
             "unsupported_output",
             f"The model returns {type(output).__name__} without a tensor in it.",
             "Return a tensor, or a tuple, list, dict or dataclass of tensors.",
         )
-    return flat
+    return ModelOutputs((value for _, value in flat), [path or "0" for path, _ in flat])
 
 
-def _flat(output: object) -> Iterator[object]:
-    """Yield the leaves of tuples, lists, dicts and dataclasses in order."""
+def _flat(output: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the path and the value of each leaf of tuples, lists, dicts and dataclasses, in order."""
     if isinstance(output, Mapping):
-        parts: Sequence[object] = list(output.values())
+        parts = [(str(key), value) for key, value in output.items()]
     elif isinstance(output, tuple | list):
-        parts = output
+        parts = [(str(position), value) for position, value in enumerate(output)]
     elif is_dataclass(output) and not isinstance(output, type):
-        parts = [getattr(output, field.name) for field in fields(output)]
+        parts = [(field.name, getattr(output, field.name)) for field in fields(output)]
     else:
-        yield output
+        yield path, output
         return
-    for part in parts:
-        yield from _flat(part)
+    for step, part in parts:
+        yield from _flat(part, f"{path}.{step}" if path else step)
 
 
 def list_layers(module: nn.Module) -> Iterator[Layer]:

@@ -15,6 +15,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgu
 from torch.export.passes import move_to_device_pass
 from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
+from torch.utils import _pytree as pytree
 from torch.utils._sympy.numbers import IntInfinity
 from torch.utils._sympy.value_ranges import bound_sympy
 
@@ -26,6 +27,7 @@ from zeropoint.graph.fused_outputs import insert_fused_outputs
 from zeropoint.graph.layers import layer_types, list_layers, obstacle
 from zeropoint.graph.leaves import insert_leaves
 from zeropoint.graph.pruning import functional, prune
+from zeropoint.graph.training_mode import modules_in_training
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import ProgramSource
 from zeropoint.sources.finite import require_finite
@@ -77,6 +79,8 @@ def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool
         original=original,
         structure=structure,
         inputs=inputs,
+        output_names=_output_names(program),
+        training=modules_in_training(uploaded),
         constants=constants,
         changing=_detach_mutated(program, module),
     )
@@ -117,6 +121,21 @@ def _inputs(program: ExportedProgram) -> tuple[tuple[Input, ...], dict[int, obje
     if not tensors:
         raise Unsupported("unsupported_input", "The model takes no tensor.", "Export it with its tensors as inputs.")
     return tuple(tensors), constants
+
+
+def _output_names(program: ExportedProgram) -> tuple[str, ...]:
+    """Return the path of each flat output in the structure that the user's model returns: "logits", "0", "states.1"."""
+    spec = program.call_spec.out_spec
+    if spec is None:
+        return ()
+    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(spec.num_leaves), spec))
+    return tuple(".".join(map(_step, path)) or "0" for path, _ in paths)
+
+
+def _step(key: object) -> str:
+    """Return one step of a path: a key, a position or an attribute."""
+    values = (getattr(key, name, None) for name in ("key", "idx", "name"))
+    return str(next(value for value in values if value is not None))
 
 
 def _dimension(program: ExportedProgram, size: int | torch.SymInt) -> int | Dim:

@@ -1,7 +1,7 @@
 """The four validation checks on the saved files, and the verdict.
 
-sqnr          the whole model's SQNR is a number, and at least `min_sqnr_db` if the recipe sets it; the SQNR of further
-              artifacts is a number too, and at most slightly lower
+sqnr          the whole model's SQNR is a number (without floating outputs, integers were compared), and at least
+              `min_sqnr_db` if the recipe sets it; that of further artifacts is a number too, and at most slightly lower
 size          the stored tensors are smaller than the uploaded ones (or equal, if the recipe only changes one 16-bit
               float for another), within `max_size_ratio` if the recipe sets it
 load_and_run  the saved files open in a fresh process, agree with each other, and give outputs of the right shape
@@ -14,7 +14,7 @@ from math import isfinite
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.rounding_error import layer_rounding_error
-from zeropoint.metrics.sqnr import Noise, finite
+from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import (
     Check,
@@ -23,11 +23,14 @@ from zeropoint.schema.report import (
     Verdict,
 )
 from zeropoint.validation.evaluation import TensorDiff
+from zeropoint.validation.outputs import Outputs
 
 ROUNDING = 1e-3
 """Share of a step by which float32 arithmetic may raise the rounding error above half a step."""
 LARGEST_GAP_DB = 3.0
 """How far a further artifact's SQNR may be below the first one's: it also rounds each layer's result once."""
+LARGEST_AGREEMENT_GAP = 0.05
+"""How far its agreement may be below the first one's."""
 
 
 def verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
@@ -37,37 +40,54 @@ def verdict(checks: list[Check], settings: ValidationSettings, evaluated: Evalua
     return "warned" if settings.on_failure == "warn" else "failed"
 
 
-def _sqnr_check(summary: Summary, beside: Mapping[str, Noise], ran: bool, settings: ValidationSettings) -> Check:
-    bound, value = settings.min_sqnr_db, summary.sqnr_db
-    measured = ran and (summary.exact or value is not None)
-    passed = measured and (bound is None or summary.exact or (value is not None and value >= bound))
-    if not measured:
-        detail = "SQNR could not be measured: the quantized outputs are missing, NaN or infinite."
-    elif summary.exact:
-        detail = "The quantized outputs equal the float outputs."
-    else:
-        detail = f"{value:.2f} dB over all floating outputs" + (
-            f"; at least {bound:g} dB asked." if bound is not None else "."
-        )
-    lost = [file for file, noise in beside.items() if not _keeps_up(noise, value, bound)] if measured else []
+def sqnr_check(outputs: Outputs, beside: Mapping[str, Outputs], ran: bool, settings: ValidationSettings) -> Check:
+    """Return the check of the outputs: floats have an SQNR, integers and bools an agreement.
+
+    Without a floating output there is no SQNR: a bound then holds only if every output is equal.
+    """
+    bound, value = settings.min_sqnr_db, finite(outputs.noise.db)
+    measured = ran and bool(outputs.by_position) and (value is not None or outputs.noise.exact)
+    equal = all(output.exact for output in outputs.floating) and (bool(outputs.floating) or outputs.exact)
+    passed = measured and (bound is None or equal or (value is not None and value >= bound))
+    detail = _outputs_in_words(outputs, bound) if measured else UNMEASURED
+    lost = [file for file, further in beside.items() if not _keeps_up(further, outputs, bound)] if measured else []
     for file in beside if measured else ():
-        db = _beside_db(beside, file)
-        text = f"{db:.2f} dB" if db is not None else "no finite number"
-        detail += f" {file}: {text}" + (", too far below." if file in lost else ".")
+        detail += f" {file}: {_numbers(beside[file])}" + (", too far below." if file in lost else ".")
     return Check(name="sqnr", passed=passed and not lost, value=value, bound=bound, detail=detail)
 
 
-def _keeps_up(noise: Noise, first: float | None, bound: float | None) -> bool:
-    """Return whether a further artifact meets the bound, and is at most the gap below `first` (None: exact)."""
-    if noise.exact:
+UNMEASURED = "SQNR could not be measured: the quantized outputs are missing, NaN or infinite."
+
+
+def _outputs_in_words(outputs: Outputs, bound: float | None) -> str:
+    if outputs.exact:
+        return "The quantized outputs equal the float outputs."
+    asked = f"; at least {bound:g} dB asked" if bound is not None else ""
+    if not outputs.floating:
+        return f"There is no floating output, and so no SQNR{asked}: {_numbers(outputs)}."
+    return f"{_numbers(outputs)} over the floating outputs that changed{asked}."
+
+
+def _numbers(outputs: Outputs) -> str:
+    """Return the SQNR of floating outputs and the lowest agreement of the others."""
+    db, share = finite(outputs.noise.db), outputs.worst_agreement
+    texts = []
+    if outputs.floating:
+        texts.append("equal" if outputs.noise.exact else "no finite number" if db is None else f"{db:.2f} dB")
+    if share is not None:
+        texts.append(f"{100 * share:.4g} % of integers and bools equal")
+    return ", ".join(texts)
+
+
+def _keeps_up(further: Outputs, first: Outputs, bound: float | None) -> bool:
+    """Return whether a further artifact meets the bound, and is at most the gaps below the first one."""
+    if (further.worst_agreement or 0.0) < (first.worst_agreement or 0.0) - LARGEST_AGREEMENT_GAP:
+        return False
+    if further.noise.exact:
         return True
-    db = finite(noise.db)
-    least = [limit for limit in (bound, first and first - LARGEST_GAP_DB) if limit is not None]
+    db, first_db = finite(further.noise.db), finite(first.noise.db)
+    least = [limit for limit in (bound, first_db and first_db - LARGEST_GAP_DB) if limit is not None]
     return db is not None and all(db >= limit for limit in least)
-
-
-def _beside_db(beside: Mapping[str, Noise], file: str) -> float | None:
-    return finite(beside[file].db) if file in beside else None
 
 
 def _size_check(summary: Summary, layers: Sequence[QuantizedLayer], settings: ValidationSettings) -> Check:

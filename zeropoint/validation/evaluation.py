@@ -11,12 +11,14 @@ from zeropoint.data.batches import Batches, Truth
 from zeropoint.data.dataset import judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
-from zeropoint.metrics.sqnr import Cosine, Noise, Share
+from zeropoint.metrics.sqnr import Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.job import ProgressCallback
 from zeropoint.simulation.fake_quant import forward_quantized
+from zeropoint.validation.float_run import watch_float_run
+from zeropoint.validation.outputs import Outputs
 
 
 class SavedModel(Protocol):
@@ -37,14 +39,19 @@ class SavedModel(Protocol):
 class Evaluation:
     """The measurements. When the second process fails, `ran` becomes False and the evaluation stops."""
 
-    model: Noise = field(default_factory=Noise)
+    outputs: Outputs = field(default_factory=Outputs)
     layers: dict[str, Noise] = field(default_factory=dict)
     ran: bool = True
-    cosine: Cosine = field(default_factory=Cosine)
     saturation: dict[str, Share] = field(default_factory=dict)
-    beside: dict[str, Noise] = field(default_factory=dict)
-    """Signal and noise of the further artifacts that ran, by file."""
+    channels: dict[str, Tensor] = field(default_factory=dict)
+    """The largest |x| of each channel of a layer's input [C], by layer name, of layers with a static range."""
+    beside: dict[str, Outputs] = field(default_factory=dict)
+    """The comparison of the further artifacts that ran, by file."""
     metrics: Metrics = field(default_factory=Metrics)
+    macs: Mapping[str, int] | None = None
+    """Multiply-accumulates of the first batch by layer name; None if nothing was run."""
+    unstable: list[str] = field(default_factory=list)
+    """Outputs of the float model that differ between two runs of the first batch."""
 
 
 @dataclass
@@ -58,21 +65,24 @@ class TensorDiff:
 
 
 def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: ProgressCallback) -> Evaluation:
-    """Run every batch in both models, and measure signal and noise of the floating-point outputs and of each layer."""
+    """Run every batch in both models, and measure signal and noise of the outputs and of each layer.
+
+    The first batch is run twice in the float model (see `float_run`).
+    """
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
     source = quantized.source
     source.reset()
-    with torch.no_grad(), hooked(after=_comparisons(quantized.layers, result)):
+    with torch.no_grad():
         for done, (batch, truth) in enumerate(judged(samples), start=1):
+            watched = watch_float_run(source, batch) if done == 1 else None
             reader.start(batch)
-            expected = source.run(batch)
-            got = reader.finish()
-            if (
-                got is None
-                or not _add(result, expected, got, truth)
-                or not _add_beside(result, expected, reader.further_outputs)
-            ):
+            with hooked(after=_comparisons(quantized.layers, result)):
+                expected = source.run(batch)
+            if watched is not None:
+                result.macs = watched.macs
+                result.unstable = [expected.names[position] for position in watched.differs(expected)]
+            if not _add(result, expected, reader, truth):
                 result.ran = False
                 break
             step(done, len(samples))
@@ -80,43 +90,19 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     return result
 
 
-def _add(result: Evaluation, expected: Sequence[object], got: Mapping[int, Tensor], truth: Truth) -> bool:
-    """Add one batch to the result; return False if an output is missing or has another shape or dtype.
+def _add(result: Evaluation, expected: Sequence[object], reader: SavedModel, truth: Truth) -> bool:
+    """Add one batch to the result; return False if an output of a saved file is missing or has another shape or dtype.
 
-    All floating-point outputs count for the noise, and the first one for metrics.
+    Metrics use the first floating output.
     """
-    pairs = _paired(expected, got)
-    if pairs:
-        result.metrics.add(*pairs[0], truth)
-    for reference, value in pairs or ():
-        result.model.add(reference, value)
-        result.cosine.add(reference, value)
-    return pairs is not None
-
-
-def _add_beside(result: Evaluation, expected: Sequence[object], beside: Mapping[str, Mapping[int, Tensor]]) -> bool:
-    """Add one batch of every further artifact to the result; return False as `_add` does."""
-    for file, got in beside.items():
-        pairs = _paired(expected, got)
-        if pairs is None:
-            return False
-        for reference, value in pairs:
-            result.beside.setdefault(file, Noise()).add(reference, value)
-    return True
-
-
-def _paired(expected: Sequence[object], got: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]] | None:
-    """Pair expected and actual floating-point tensors; return None if one is missing or has another shape or dtype."""
-    pairs = []
-    for position, reference in enumerate(expected):
-        if not isinstance(reference, Tensor):
-            continue
-        value = got.get(position)
-        if value is None or value.shape != reference.shape or value.dtype != reference.dtype:
-            return None
-        if reference.is_floating_point():
-            pairs.append((reference.cpu(), value))
-    return pairs
+    got = reader.finish()
+    if got is None or not result.outputs.add(expected, got):
+        return False
+    floating = [(v, got[i]) for i, v in enumerate(expected) if isinstance(v, Tensor) and v.is_floating_point()]
+    if floating:
+        result.metrics.add(floating[0][0].cpu(), floating[0][1], truth)
+    further = reader.further_outputs
+    return all(result.beside.setdefault(file, Outputs()).add(expected, further[file]) for file in further)
 
 
 def _comparisons(layers: Sequence[QuantizedLayer], result: Evaluation) -> Iterator[tuple[nn.Module, AfterForward]]:
@@ -132,12 +118,24 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
     def compare(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         values = arguments[0].cpu()
         if layer.activation is not None:
+            _watch_channels(result, layer, values)
             counted = _on_integers(layer.scale_input(values), layer)
             clipped.count += count_outside(counted, layer.activation.qparams)
             clipped.total += counted.numel()
         noise.add(output.cpu(), forward_quantized(layer, values))
 
     return compare
+
+
+def _watch_channels(result: Evaluation, layer: QuantizedLayer, values: Tensor) -> None:
+    """Keep the largest |x| of each channel of the layer's input."""
+    axis, name = layer.layer.channel_axis, layer.layer.name
+    if axis is None or values.dim() < -axis or not values.numel():
+        return
+    others = [dimension for dimension in range(values.dim()) if dimension != values.dim() + axis]
+    largest = values.abs().amax(others).float() if others else values.abs().float()
+    before = result.channels.get(name)
+    result.channels[name] = largest if before is None else torch.maximum(before, largest)
 
 
 def _on_integers(values: Tensor, layer: QuantizedLayer) -> Tensor:

@@ -17,23 +17,27 @@ from zeropoint.schema.report import (
     LayerReport,
     Loaded,
     Report,
+    ReportWarning,
     ResumedPhase,
+    SkippedLayer,
     Summary,
     TargetReport,
     Verdict,
     WeightReport,
 )
 from zeropoint.validation.checks import (
-    _beside_db,
     _comparison_check,
     _load_check,
     _range_check,
     _rounding_errors,
     _size_check,
-    _sqnr_check,
+    sqnr_check,
     verdict,
 )
 from zeropoint.validation.evaluation import Evaluation, TensorDiff
+from zeropoint.validation.in_float import InFloat, in_float
+from zeropoint.validation.outputs import Outputs
+from zeropoint.validation.warnings import result_warnings
 
 
 def recommended(quantized: Quantized) -> Recipe:
@@ -55,8 +59,11 @@ def recommended(quantized: Quantized) -> Recipe:
 def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None:
     """Return the target's report, measured again on the evaluation samples if it asks for an SQNR."""
     bound = None if target is None else target.asked.min_sqnr_db
-    if target is None or bound is None or (summary.sqnr_db is None and not summary.exact):
+    if target is None or bound is None:
         return target
+    if summary.sqnr_db is None and not summary.exact:
+        detail = "No SQNR could be measured on the evaluation samples."
+        return target if summary.worst_agreement is None else target.model_copy(update={"met": False, "detail": detail})
     met = summary.exact or (summary.sqnr_db is not None and summary.sqnr_db >= bound)
     detail = target.detail
     if target.met and not met:
@@ -64,9 +71,10 @@ def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None
     return target.model_copy(update={"met": met, "value": summary.sqnr_db, "detail": detail})
 
 
-def with_target(verdict: Verdict, target: TargetReport | None) -> Verdict:
-    """Return the verdict; a result that passes but misses its target is "warned"."""
-    return "warned" if target is not None and not target.met and verdict == "passed" else verdict
+def with_doubts(verdict: Verdict, target: TargetReport | None, warnings: Sequence[ReportWarning]) -> Verdict:
+    """Return the verdict; a result that passes, but misses its target or has a warning, is "warned"."""
+    doubts = (target is not None and not target.met) or any(warning.level == "warning" for warning in warnings)
+    return "warned" if doubts and verdict == "passed" else verdict
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,8 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
     """Return the report of a result that was saved and read back."""
     measured, settings = validated.measured, quantized.recipe.validation
     evaluation = measured if isinstance(measured, Evaluation) else None
-    summary = _summary(quantized, evaluation)
+    left = in_float(quantized, None if evaluation is None else evaluation.macs)
+    summary = _summary(quantized, evaluation, left)
     ran = validated.opened and (evaluation is None or evaluation.ran)
     beside = {} if evaluation is None else evaluation.beside
     if isinstance(measured, TensorDiff):
@@ -104,41 +113,44 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
     else:
         load_check, errors = _load_check(ran, validated.evaluated), _rounding_errors(quantized.layers)
     checks = [
-        *([] if evaluation is None else [_sqnr_check(summary, beside, ran, settings)]),
+        *([] if evaluation is None else [sqnr_check(evaluation.outputs, beside, ran, settings)]),
         _size_check(summary, quantized.layers, settings),
         load_check,
         _range_check(errors, quantized.layers),
     ]
     target = judged(quantized.decisions.target, summary)
-    return _planned(quantized, evaluation, effort).model_copy(
+    warnings = result_warnings(quantized, evaluation, left)
+    return _planned(quantized, evaluation, effort, left).model_copy(
         update={
-            "verdict": with_target(verdict(checks, settings, validated.evaluated), target),
+            "verdict": with_doubts(verdict(checks, settings, validated.evaluated), target, warnings),
             "checks": checks,
+            "warnings": warnings,
+            "outputs": [] if evaluation is None else evaluation.outputs.reports(),
             "evaluation": validated.evaluated,
             "target": target,
             "recommendation": recommended(quantized) if quantized.recipe.searches else None,
             "metrics": [] if evaluation is None or not ran else evaluation.metrics.reports(),
-            "loaded": [
-                entry.model_copy(update={"sqnr_db": _beside_db(beside, entry.name)}) for entry in validated.loaded
-            ],
+            "loaded": [_loaded(entry, beside) for entry in validated.loaded],
         }
     )
 
 
 def build_plan(quantized: Quantized, effort: Effort) -> Report:
     """Return the report of a plan: no file was written, so none was read back or evaluated."""
-    return _planned(quantized, None, effort).model_copy(update={"recommendation": recommended(quantized)})
+    left = in_float(quantized, None)
+    found = {"recommendation": recommended(quantized), "warnings": result_warnings(quantized, None, left)}
+    return _planned(quantized, None, effort, left).model_copy(update=found)
 
 
-def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort) -> Report:
+def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort, left: InFloat) -> Report:
     """Return the part of a report that is known before the files are validated."""
     decisions = quantized.decisions
     return Report(
         verdict="not_evaluated",
-        summary=_summary(quantized, evaluation),
+        summary=_summary(quantized, evaluation, left),
         checks=[],
         layers=[_layer_report(layer, evaluation, decisions) for layer in quantized.layers],
-        skipped=quantized.skipped,
+        skipped=_skipped(quantized, left),
         calibration=quantized.calibration,
         evaluation=EvaluationReport(source="none", samples=0),
         gate=_gate_report(decisions),
@@ -150,6 +162,12 @@ def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort
         recipe=quantized.recipe,
         versions=quantized.versions,
     )
+
+
+def _skipped(quantized: Quantized, left: InFloat) -> list[SkippedLayer]:
+    """Return the skipped layers with their shares; what is not part of the model has none."""
+    shares = {layer.name: {"weights": layer.weights, "macs": layer.macs} for layer in left.layers}
+    return [skip.model_copy(update=shares.get(skip.name, {})) for skip in quantized.skipped]
 
 
 def _gate_report(decisions: Decisions) -> AcceptanceReport | None:
@@ -176,13 +194,27 @@ def validation_failed(report: Report) -> ValidationFailed:
     )
 
 
-def _summary(quantized: Quantized, evaluation: Evaluation | None) -> Summary:
+def _loaded(entry: Loaded, beside: Mapping[str, Outputs]) -> Loaded:
+    """Return the entry with the file's own numbers, if it was run in addition to the first file."""
+    outputs = beside.get(entry.name)
+    if outputs is None:
+        return entry
+    return entry.model_copy(update={"sqnr_db": finite(outputs.noise.db), "outputs": outputs.reports()})
+
+
+def _summary(quantized: Quantized, evaluation: Evaluation | None, left: InFloat) -> Summary:
     source = quantized.source
     stored = quantized.bytes
+    outputs = Outputs() if evaluation is None else evaluation.outputs
     return Summary(
-        sqnr_db=None if evaluation is None else finite(evaluation.model.db),
-        exact=evaluation is not None and evaluation.ran and evaluation.model.exact,
-        cosine=None if evaluation is None else evaluation.cosine.value,
+        sqnr_db=finite(outputs.noise.db),
+        exact=evaluation is not None and evaluation.ran and outputs.exact,
+        worst_output_db=outputs.worst_db,
+        worst_agreement=outputs.worst_agreement,
+        cosine=outputs.cosine,
+        weights_in_float=left.weights,
+        macs_in_float=left.macs,
+        in_float=left.by_reason,
         original_bytes=source.original_bytes,
         quantized_bytes=stored,
         compression_ratio=source.original_bytes / stored,

@@ -5,21 +5,22 @@ at a node that uses one of them.
 """
 
 import math
-import re
+from collections.abc import Iterator
 from typing import Any
 
-from app.intake.facts import Dim, Layer, Model, Tensor
+from app.intake.facts import MOST_NAMES, Dim, Layer, Model, Tensor, Warning
 from app.intake.program.dataflow import names_in
+from app.intake.program.module_stack import module_stack
 from app.intake.program.refusals import refused
 from app.intake.program.symbols import symbol_of
+from app.intake.program.training_mode import modules_in_training
 from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
 from zeropoint.schema.layer_names import layer_name
+from zeropoint.schema.training_mode import describe
 
 _WHERE = "models/model.json"
-_CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _WEIGHTED = ("Linear", "Embedding")
 """Classes whose weight may be tied to another layer's."""
-_REPEATED_CALL = re.compile(r"@\d+$")
 
 
 def read_facts(document: dict[str, Any]) -> Model:
@@ -46,7 +47,16 @@ def read_facts(document: dict[str, Any]) -> Model:
         inputs=tuple(_tensor(name, values, ranges) for name in inputs),
         layers=layers,
         parameters=sum(math.prod(shape) for shape in shapes.values()),
+        warnings=tuple(_warnings(document)),
     )
+
+
+def _warnings(document: dict[str, Any]) -> Iterator[Warning]:
+    modules = modules_in_training(document)
+    if modules:
+        detail, remedy = describe(modules)
+        names = [path or kind for path, kind in modules.items()]
+        yield Warning("training_mode", detail, remedy, tuple(names[:MOST_NAMES]))
 
 
 def _tensor(name: str, values: dict[str, Any], ranges: dict[str, Any]) -> Tensor:
@@ -83,7 +93,7 @@ def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[
         values = (value for entry in node["inputs"] for value in names_in(entry["arg"]))
         names = {parameters[value] for value in values if value in parameters}
         used |= names
-        stack = _module_stack(node) if names else {}
+        stack = module_stack(node) if names else {}
         for name in names:
             holder = name.rpartition(".")[0]
             if holder in stack:
@@ -92,16 +102,6 @@ def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[
             if kind in _WEIGHTED and path != holder and name.endswith("weight"):
                 borrowers.setdefault(path, (kind, name))
     return used, types, borrowers
-
-
-def _module_stack(node: dict[str, Any]) -> dict[str, str]:
-    stack: dict[str, str] = {}
-    for entry in filter(None, node["metadata"].get("nn_module_stack", "").split(";")):
-        _, path, qualified = entry.split(",")
-        name = qualified.rpartition(".")[2]
-        if _CLASS_NAME.fullmatch(name):
-            stack[_REPEATED_CALL.sub("", path)] = name
-    return stack
 
 
 def _layers(shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> tuple[Layer, ...]:

@@ -15,6 +15,7 @@ from app.api.multipart import FormFile
 from app.main import create_services
 from app.settings import Settings
 from tests.factories import safetensors
+from tests.networks_in_training import export, suspects
 from tests.servers import wait_until
 
 DATA = safetensors(x=("F32", [4, 3]))
@@ -221,3 +222,14 @@ def test_what_was_deleted_is_not_found(client: httpx.Client, archive: Path, kind
     assert client.delete(location).status_code == 204
     assert client.get(location).status_code == 404
     assert client.delete(location).json()["code"] == f"{kind[:-1]}_not_found"
+
+
+def test_a_program_in_training_mode_is_taken_and_its_modules_are_named(client: httpx.Client, tmp_path: Path) -> None:
+    suspect, path = suspects()["dropout"]
+    for train, names in ((True, [path]), (False, [])):
+        export(suspect, tmp_path / "model.pt2", train=train)
+        answer = client.post("/v1/models?name=m", content=(tmp_path / "model.pt2").read_bytes())
+        assert answer.status_code == 201
+        assert [warning["layers"] for warning in answer.json()["warnings"]] == ([names] if names else [])
+        read = client.get(f"/v1/models/{answer.json()['id']}").json()
+        assert read == answer.json()

@@ -137,7 +137,9 @@ def test_the_same_job_twice_gives_the_same_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [audio, attention, counting], ids=lambda make: make.__name__)
 def test_other_shapes_of_model_pass_too(tmp_path: Path, make: object) -> None:
     assert run(tmp_path, make()) == EXIT_OK  # type: ignore[operator]
-    assert report(tmp_path).verdict == "passed"
+    told = report(tmp_path)
+    assert all(check.passed for check in told.checks)
+    assert {warning.code for warning in told.warnings} <= {"left_in_float"}  # a head that shares the embedding
 
 
 @pytest.mark.parametrize(

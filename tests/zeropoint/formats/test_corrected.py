@@ -24,7 +24,7 @@ from zeropoint.engine.quantize import quantize_source
 from zeropoint.entrypoints.validate import validate
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import write_formats
-from zeropoint.formats.safetensors import LAYER_KEY, write_safetensors
+from zeropoint.formats.safetensors import write_safetensors
 from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.corrections import beside_weight
 from zeropoint.layers.quantized_layer import QuantizedLayer
@@ -34,6 +34,7 @@ from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.restore import restore
 from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
 from zeropoint.metrics.sqnr import Noise
+from zeropoint.schema.metadata import LAYER_KEY
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import EvaluationReport
 from zeropoint.sources.module import module_source

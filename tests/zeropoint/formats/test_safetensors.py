@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from tests.networks import attention, convolutional
 from tests.zeropoint.conftest import QuantizeExample
-from zeropoint.formats.safetensors import FILE_KEY, LAYER_KEY, write_safetensors
+from zeropoint.formats.safetensors import write_safetensors
+from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY
 
 
 def test_the_file_alone_gives_the_weights_back(quantized: QuantizeExample, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_noise_and_metrics_are_those_of_the_saved_program(tmp_path: Path, quanti
         assert reader.open(tmp_path / "out")
         saved = evaluate(result, samples, reader, lambda *_: None)
     simulated = Evaluator(result.source, samples).measure(result.layers)
-    assert simulated.noise.db == pytest.approx(saved.model.db, abs=0.5)
-    assert simulated.noise.signal == pytest.approx(saved.model.signal)
+    assert simulated.noise.db == pytest.approx(saved.outputs.noise.db, abs=0.5)
+    assert simulated.noise.signal == pytest.approx(saved.outputs.noise.signal)
     own, others = simulated.metrics.reports(), saved.metrics.reports()
     assert [metric.name for metric in own] == ["agreement", "top1", "top5"] == [metric.name for metric in others]
     assert [metric.float_value for metric in own] == [metric.float_value for metric in others]

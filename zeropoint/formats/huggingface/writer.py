@@ -14,12 +14,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from zeropoint.files.safetensors import in_json
+from zeropoint.files.safetensors import in_json, replace_metadata
 from zeropoint.files.stream_writer import ShardWriter
 from zeropoint.formats.huggingface.compressed_tensors import compressed, quantization_config
+from zeropoint.formats.metadata import file_metadata, room_for_results
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
-from zeropoint.schema.checkpoint_files import CONFIG_FILE
+from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS
+from zeropoint.schema.report import Report
 from zeropoint.sources.huggingface.source import HuggingFaceSource
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -36,9 +38,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         raise TypeError("only a Hugging Face folder can be written as one")
     for layer in quantized.layers:
         _require_storable(layer)
-    origin = {"layout": "compressed-tensors", "recipe": quantized.recipe.model_dump(mode="json")}
-    metadata = in_json({"zeropoint.origin": origin | {"versions": quantized.versions}}) | {"format": "pt"}
-    with ShardWriter(path, max_shard_bytes, metadata) as writer:
+    with ShardWriter(path, max_shard_bytes, _metadata(quantized), room_for_results(quantized)) as writer:
         for name, tensor, blocks in _tensors(quantized, source):
             writer.stream(name, tensor.dtype, tuple(tensor.shape), blocks)
         writer.finish()
@@ -47,6 +47,19 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for file in source.folder.carried:
         shutil.copyfile(file, path / file.name)
+
+
+def record_folder(quantized: Quantized, path: Path, report: Report) -> None:
+    """Write what validation measured into the metadata of every file of weights. Raises OSError."""
+    for file in sorted(path.iterdir()):
+        if KINDS["weights"].fullmatch(file.name):
+            replace_metadata(file, _metadata(quantized, report))
+
+
+def _metadata(quantized: Quantized, report: Report | None = None) -> dict[str, str]:
+    """Return the metadata of a file of weights: that transformers needs, and where the file comes from."""
+    origin = {"layout": "compressed-tensors", **file_metadata(quantized, {}, report)}
+    return in_json({"zeropoint.origin": origin}) | {"format": "pt"}
 
 
 def _require_storable(layer: QuantizedLayer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeropoint.data.batches import Input, ModelInputs
+from zeropoint.data.batches import Input, ModelInputs, ModelOutputs
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile, release_after_use, trim
 from zeropoint.model.layer import Layer, distinct_bytes
@@ -35,7 +35,7 @@ class HuggingFaceSource(ModuleSource):
     def blocks(self, name: str) -> Iterator[Tensor]:
         return self.files[name].blocks() if name in self.files else super().blocks(name)
 
-    def forward(self, batch: Sequence[Tensor]) -> list[object]:
+    def forward(self, batch: Sequence[Tensor]) -> ModelOutputs:
         """Run one forward pass, with floating inputs cast to the network's dtype."""
         assert isinstance(batch, ModelInputs)
         cast = [tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in batch]
