@@ -16,6 +16,7 @@ from app.settings import Settings
 from tests.servers import ROOT
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.job import JobSpec
+from zeropoint.schema.metadata import FileMetadata, FileStatistics, LayerMetadata, LayerStatistics, WeightMetadata
 from zeropoint.schema.recipe import (
     ActivationSettings,
     CalibrationSettings,
@@ -25,6 +26,7 @@ from zeropoint.schema.recipe import (
     ValidationSettings,
     WeightSettings,
 )
+from zeropoint.schema.report import WarningCode
 from zeropoint.schema.target import AccuracyTarget, MaxDrop
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -93,6 +95,18 @@ def test_the_recipe_page_has_every_key_with_its_type_and_default(heading: str) -
 
 def test_the_command_line_page_has_every_key_of_a_job_folder() -> None:
     assert ROW.findall(_sections("cli.md")["The folder of a job"]) == _rows(JobSpec)
+
+
+def test_the_report_page_has_every_warning() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", _sections("report.md")["Warnings"], re.MULTILINE)
+    assert rows == list(get_args(WarningCode))
+
+
+def test_the_artifacts_page_has_every_key_of_the_metadata() -> None:
+    section = _sections("artifacts.md")["`model.safetensors`"]
+    for model in (FileMetadata, LayerMetadata, FileStatistics, LayerStatistics, WeightMetadata):
+        missing = {name for name in model.model_fields if not re.search(rf"`(\w+\.)?{name}[`.]", section)}
+        assert missing <= {"quant_min", "quant_max"}, model
 
 
 def _settings() -> Iterator[tuple[str, str, str]]:

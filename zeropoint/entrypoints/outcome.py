@@ -42,4 +42,5 @@ def _reasons(report: Report) -> str:
     """Return why a result is not simply passed, in a sentence or two."""
     failed = [f"{check.name}: {check.detail}" for check in report.checks if not check.passed]
     target = [report.target.detail] if report.target is not None and not report.target.met else []
-    return f"The result is {report.verdict!r}. " + " ".join([*failed, *target] or ["See `report`."])
+    doubts = [f"{one.code}: {one.detail} {one.remedy}" for one in report.warnings if one.level == "warning"]
+    return f"The result is {report.verdict!r}. " + " ".join([*failed, *target, *doubts] or ["See `report`."])

@@ -103,7 +103,8 @@ def _run(work: Work) -> Report:
     opened = work.saved.open(work.folder)
     validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, opened=opened)
     report = build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
-    record_results(quantized, work.folder, work.outputs.written, report)
+    if opened:  # else a file is not what was written, and the report says so
+        record_results(quantized, work.folder, work.outputs.written, report)
     return report
 
 

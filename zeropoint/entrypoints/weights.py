@@ -39,13 +39,15 @@ def run_weights(folder: Path, spec: JobSpec, clock: Clock, pipes: Pipes) -> None
         source = open_weights(model)
         quantized = quantize_weights(source, spec.recipe, writer, clock, checkpoints)
         clock.report("saving", 0, 1)
-        writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})), room_for_results(quantized))
+        writer.room = room_for_results(quantized)
+        writer.finish(out / SAFETENSORS_FILE, in_json(describe(quantized, {})))
         clock.report("saving", 1, 1)
         opened = reader.open(out)
         comparison = compare(quantized, source, model, reader, clock) if opened else TensorDiff()
     validated = Validated(EvaluationSamples().report, opened=opened, measured=comparison, loaded=reader.loaded)
     report = build_report(quantized, validated, clock.effort(checkpoints.resumed))
-    replace_metadata(out / SAFETENSORS_FILE, in_json(describe(quantized, {}, report)))
+    if opened:
+        replace_metadata(out / SAFETENSORS_FILE, in_json(describe(quantized, {}, report)))
     settle(report, out)
 
 

@@ -30,6 +30,8 @@ class TensorWriter:
         self._entries: dict[str, TensorEntry] = {}
         self.bytes = 0
         """The bytes of all tensors so far."""
+        self.room = 0
+        """Bytes to leave free in the header."""
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Append a tensor. Raises ValueError when there is one of that name, OSError when the disk is full."""
@@ -52,12 +54,12 @@ class TensorWriter:
         self._entries[name] = entry
         self.bytes += entry.bytes
 
-    def finish(self, path: Path, metadata: Mapping[str, str], room: int = 0) -> None:
-        """Write the file, with `room` bytes free in its header; the scratch files are used up."""
+    def finish(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the file; the scratch files are used up."""
         sizes = sorted({entry.dtype.itemsize for entry in self._entries.values()}, reverse=True)
         entries = sorted(self._entries.values(), key=lambda entry: -entry.dtype.itemsize)  # stable: as they came
         with path.open("wb") as target:
-            target.write(header_of(entries, metadata, room))
+            target.write(header_of(entries, metadata, self.room))
             for size in sizes:
                 with self._file(size).open("rb") as source:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
@@ -131,7 +133,8 @@ class ShardWriter:
         return TensorWriter(Path(self._scratch.name))
 
     def _end_shard(self) -> None:
-        self._shard.finish(self._path(self._shards), self._metadata, self._room)
+        self._shard.room = self._room
+        self._shard.finish(self._path(self._shards), self._metadata)
         self._shards += 1
         self._bytes += self._shard.bytes
         self._shard.close()

@@ -52,9 +52,14 @@ class Left:
         return max(self.weights, self.macs or 0.0)
 
     @property
-    def is_skipped_embedding(self) -> bool:
-        """Whether it is a table that default lists of types leave out."""
+    def is_table(self) -> bool:
+        """Whether it is an embedding that the lists of types leave out."""
         return self.reason in ("type_skipped", "type_not_selected") and "Embedding" in self.type
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether neither a calibration sample nor an evaluation sample reached it."""
+        return self.reason == "never_ran" and not self.macs
 
 
 @dataclass(frozen=True)
@@ -153,12 +158,18 @@ def is_chosen(name: str, reason: SkipReason, recipe: Recipe) -> bool:
 
 
 def float_warnings(left: InFloat) -> list[ReportWarning]:
-    """Return a warning if more than a tenth of either kind stays in float unasked, and a note on skipped embeddings."""
+    """Return a warning if more than a tenth of either kind stays in float unasked, and a note on what defaults skip."""
     unasked = [layer for layer in left.layers if not layer.chosen and layer.most > 0]
-    embeddings = [layer for layer in unasked if layer.is_skipped_embedding]
-    others = [layer for layer in unasked if not layer.is_skipped_embedding]
-    kinds: list[tuple[list[Left], Literal["warning", "note"]]] = [(others, "warning"), (embeddings, "note")]
+    tables = any(layer.is_table for layer in unasked)
+    noted = [layer for layer in unasked if _is_noted(layer, tables=tables)]
+    others = [layer for layer in unasked if layer not in noted]
+    kinds: list[tuple[list[Left], Literal["warning", "note"]]] = [(others, "warning"), (noted, "note")]
     return [_warning(left, layers, level) for layers, level in kinds if max(_sums(layers)) > MOST_IN_FLOAT]
+
+
+def _is_noted(layer: Left, *, tables: bool) -> bool:
+    """Return whether a layer in float is only noted: an embedding, a head that shares its weight, or what never ran."""
+    return layer.is_table or layer.never_ran or (tables and layer.reason == "shared_weight_conflict")
 
 
 def _sums(layers: Iterable[Left]) -> tuple[float, float]:

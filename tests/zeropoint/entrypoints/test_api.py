@@ -12,7 +12,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.networks import Example, attention, convolutional, counting, projections
 from zeropoint import load, quantize
-from zeropoint.errors import InvalidModel, InvalidProfile, InvalidRecipe, InvalidSamples, Unsupported, ValidationFailed
+from zeropoint.errors import (
+    InvalidModel,
+    InvalidProfile,
+    InvalidRecipe,
+    InvalidSamples,
+    QuantizationWarning,
+    Unsupported,
+    ValidationFailed,
+)
 from zeropoint.schema.recipe import MseObserver, Recipe, WeightSettings
 from zeropoint.schema.report import Report
 
@@ -169,7 +177,8 @@ def test_half_precision_goes_in_and_comes_out(dtype: torch.dtype) -> None:
 def test_a_transformer_layer_does_not_slip_past_its_quantized_leaves() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    q = quantize(model, [torch.randn(2, 5, 16) for _ in range(4)])
+    with pytest.warns(QuantizationWarning, match="left_in_float"):
+        q = quantize(model, [torch.randn(2, 5, 16) for _ in range(4)])
     assert [layer.name for layer in q.report.layers] == ["linear1", "linear2"]
     assert q.report.verdict == "warned"  # half of the weights are those of the attention
     assert [warning.code for warning in q.report.warnings] == ["left_in_float"]

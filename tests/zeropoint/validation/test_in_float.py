@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.networks import convolutional
+from tests.networks import attention, convolutional
 from zeropoint import quantize
 from zeropoint.data.batches import ModelInputs
 from zeropoint.schema.report import Report, ReportWarning
@@ -36,7 +36,7 @@ IDS = torch.randint(0, 50, (64, 6), generator=torch.Generator().manual_seed(0))
 
 def told_of(**recipe: object) -> Report:
     torch.manual_seed(0)
-    return quantize(Mixed(), list(torch.split(IDS, 8)), recipe=recipe, progress=False).report
+    return quantize(Mixed(), list(torch.split(IDS, 8)), recipe=recipe, on_failure="ignore", progress=False).report
 
 
 def left(told: Report, level: str = "warning") -> list[ReportWarning]:
@@ -86,6 +86,33 @@ def test_what_a_preset_leaves_out_counts() -> None:
     told = quantize(network, data, recipe="int4-weight-only", on_failure="ignore", progress=False).report
     (warning,) = left(told)
     assert (warning.layers, told.verdict) == (["0"], "warned")
+
+
+def test_a_head_that_shares_a_skipped_embedding_is_a_note(tmp_path: Path) -> None:
+    example = attention()
+    rows = [{name: tensor[i : i + 2] for name, tensor in example.dataset.items()} for i in range(0, 8, 2)]
+    told = quantize(example.export(tmp_path / "m.pt2"), rows, progress=False).report
+    assert (left(told), told.verdict) == ([], "passed")
+    assert any("head" in note.layers or "embed" in note.layers for note in left(told, "note"))
+
+
+class Idle(nn.Module):
+    """Half of its weights are in a layer that no call reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.used(x)
+        return y
+
+
+def test_what_no_sample_reaches_is_a_note() -> None:
+    told = quantize(Idle(), list(torch.split(torch.randn(64, 8), 8)), progress=False).report
+    assert (left(told), told.verdict) == ([], "passed")
+    (note,) = left(told, "note")
+    assert note.layers == ["idle"]
 
 
 def test_a_small_share_is_no_warning() -> None:
