@@ -88,8 +88,8 @@ def _is_flat(profile: Profile, name: str) -> bool:
 def constant_samples(samples: Batches) -> list[ReportWarning]:
     """Return a warning if the calibration samples don't vary: one value everywhere, or all samples are the same.
 
-    Masks and single numbers are constant in good samples too, so floating inputs of several values decide where there
-    are some. Reading stops as soon as the samples vary.
+    One input that varies is enough: masks and numbers such as a temperature are constant in good samples too. Masks
+    that vary don't count where there is another input. Reading stops as soon as the samples vary.
     """
     inputs: list[_Variation] = []
     for batch in samples:
@@ -118,7 +118,7 @@ class _Variation:
     """Whether the values of one input vary at all, and whether its samples differ."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.decides, self.varies, self.differs = name, False, False, False
+        self.name, self.varies, self.differs = name, False, False
         self._row: Tensor | None = None
 
     def add(self, tensor: Tensor) -> None:
@@ -127,10 +127,9 @@ class _Variation:
             return
         rows = tensor.reshape(tensor.shape[0] if tensor.dim() else 1, -1)
         self._row = rows[0].clone() if self._row is None else self._row
-        self.decides = tensor.is_floating_point() and len(self._row) > 1 and not self.name.endswith("mask")
         self.varies |= bool((rows != self._row[0]).any())
         self.differs |= rows.shape[1] != len(self._row) or not torch.equal(rows, self._row.expand_as(rows))
 
 
 def _deciding(inputs: Sequence[_Variation]) -> Sequence[_Variation]:
-    return [each for each in inputs if each.decides] or inputs
+    return [each for each in inputs if not each.name.endswith("mask")] or inputs

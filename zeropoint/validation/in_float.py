@@ -160,7 +160,7 @@ def is_chosen(name: str, reason: SkipReason, recipe: Recipe) -> bool:
 def float_warnings(left: InFloat) -> list[ReportWarning]:
     """Return a warning if more than a tenth of either kind stays in float unasked, and a note on what defaults skip."""
     unasked = [layer for layer in left.layers if not layer.chosen and layer.most > 0]
-    tables = any(layer.is_table for layer in unasked)
+    tables = any(layer.is_table and not layer.chosen for layer in left.layers)
     noted = [layer for layer in unasked if _is_noted(layer, tables=tables)]
     others = [layer for layer in unasked if layer not in noted]
     kinds: list[tuple[list[Left], Literal["warning", "note"]]] = [(others, "warning"), (noted, "note")]

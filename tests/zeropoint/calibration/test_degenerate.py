@@ -37,12 +37,14 @@ CONSTANT = {
     "one value": {"x": torch.full((8, 4), 3.5)},
     "zeros in two inputs": {"x": torch.zeros(8, 4), "y": torch.zeros(8, 2, 3)},
     "zeros beside a mask": {"x": torch.zeros(8, 4), "attention_mask": torch.ones(8, 4, dtype=torch.int64)},
+    "zeros beside padding": {"x": torch.zeros(8, 4), "attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]] * 4)},
     "one token": {"ids": torch.zeros(8, 5, dtype=torch.int64)},
     "one sample eight times": {"x": NOISE[:1].expand(8, 4).clone()},
     "one text eight times": {"ids": torch.arange(5).expand(8, 5).clone(), "mask": torch.ones(8, 5)},
 }
 HONEST = {
     "noise": {"x": NOISE},
+    "ones beside tokens": {"ids": torch.randint(0, 9, (8, 5)), "weight": torch.ones(8, 5)},
     "a mask of ones": {"ids": torch.randint(0, 9, (8, 5)), "attention_mask": torch.ones(8, 5)},
     "a constant temperature": {"ids": torch.randint(0, 9, (8, 5)), "temperature": torch.ones(8, 1)},
     "types of zero": {"x": NOISE, "types": torch.zeros(8, 4, dtype=torch.int64)},
