@@ -15,6 +15,9 @@ from zeropoint import load, quantize
 from zeropoint.errors import InvalidModel
 from zeropoint.loading.quantized_model import QuantizedModel
 
+pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWarning")  # attention stays in float
+
+
 MEASURED = {"output_sqnr_db": None, "saturation": None}
 
 

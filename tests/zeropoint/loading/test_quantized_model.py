@@ -15,6 +15,9 @@ from tests.networks import Example, attention, audio, convolutional, counting, p
 from zeropoint import load, quantize
 from zeropoint.errors import InvalidModel, QuantizationError
 
+pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWarning")  # attention stays in float
+
+
 MAKERS = [convolutional, audio, attention, counting, projections]
 
 

@@ -1,10 +1,13 @@
 """A result as text is short, and its table has every layer."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests.networks import attention, convolutional
 from zeropoint import quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWarning")  # attention stays in float
 
 
 def test_a_result_is_a_few_lines_and_its_summary_a_line_a_layer() -> None:
