@@ -19,6 +19,9 @@ from zeropoint import load, quantize
 from zeropoint.errors import InvalidModel
 from zeropoint.metrics.sqnr import Noise
 
+pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWarning")  # attention stays in float
+
+
 NETWORKS = (convolutional, audio, attention, projections, counting, residual, prenorm, postnorm)
 ALONE = """
 import sys
