@@ -81,6 +81,9 @@ def _architecture(quantized: Quantized) -> dict[str, object]:
         for read in (layer.weight_name, layer.bias_name):
             if read is not None and read in uploaded:
                 owned.setdefault(layer.name, {})[read] = uploaded[read]
+    for name, parameter in quantized.source.module.named_parameters(remove_duplicate=False):
+        if layer_name(name) not in owned:  # a tied weight is stored under its first name
+            owned[layer_name(name)] = {name: parameter}
     return {
         layer.name: {
             "type": layer.type,
