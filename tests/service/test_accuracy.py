@@ -63,4 +63,4 @@ def test_a_metric_of_labels_chooses_and_a_missed_target_is_a_warning(
     assert {"top1", "agreement"} <= {metric["name"] for metric in report["metrics"]}
     job, report = done(running, program, few_samples, recipe={"target": {"max_bytes": 1}})
     assert (job["verdict"], report["target"]["met"]) == ("warned", False)
-    assert "can't be met" in report["target"]["detail"]
+    assert "Not found within" in report["target"]["detail"]

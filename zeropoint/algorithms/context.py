@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from zeropoint.data.batches import Batches
 from zeropoint.layers.quantized_layer import QuantizedLayer
@@ -66,3 +66,21 @@ def with_unshared_weight(layers: Layers) -> Layers:
     """Return the layers that share their weight with no other layer."""
     readers = Counter(layer.layer.weight_name for layer in layers.values())
     return {name: layer for name, layer in layers.items() if readers[layer.layer.weight_name] == 1}
+
+
+def left_in_float(context: AlgorithmContext, layers: Layers, names: Iterable[str]) -> Layers:
+    """Return the layers without these, which compute in float.
+
+    A normalization that holds a factor for its readers can do so only while all of them are quantized. The factor of
+    the others then becomes a multiplication at run time; where nothing can multiply there, they stay in float too.
+    """
+    leaving = set(names)
+    norms = {layer.scaled_by for name, layer in layers.items() if name in leaving and layer.scaled_by is not None}
+    bound = {name for name, layer in layers.items() if layer.scaled_by in norms}
+    if not context.products:
+        leaving |= bound
+    return {
+        name: replace(layer, scaled_by=None) if name in bound else layer
+        for name, layer in layers.items()
+        if name not in leaving
+    }

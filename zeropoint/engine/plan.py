@@ -24,6 +24,11 @@ class EvaluationSamples:
     batches: Batches | None = None
 
     @property
+    def independent(self) -> Batches | None:
+        """Return the samples if they are others than those that calibrate."""
+        return self.batches if self.source in ("evaluation_dataset", "held_out") else None
+
+    @property
     def report(self) -> EvaluationReport:
         """Return their entry in the report; for a stream, only after it was read."""
         return EvaluationReport(source=self.source, samples=0 if self.batches is None else self.batches.count)

@@ -23,7 +23,8 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWarning, SkippedLayer
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
-from zeropoint.search.search import Material, MetricDrop, search
+from zeropoint.search.search import Material, search
+from zeropoint.simulation.measure import MetricDrop
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def quantize_source(
     # 3. decisions that require running the quantized model
     decisions, quantized_layers = Decisions(), len(layers)
     if planned.acceptance is not None and planned.calibration is not None:
-        material = Material(planned.calibration, planned.acceptance, profile, resources.metric_drop)
+        material = Material(
+            planned.calibration, planned.acceptance, profile, resources.metric_drop, planned.evaluation.independent
+        )
         kept = KeptSearch(resources.checkpoints, layers)
         layers, decisions = search(
             source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)

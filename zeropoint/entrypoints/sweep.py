@@ -27,12 +27,12 @@ from zeropoint.errors import InvalidSamples, QuantizationError
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints, State, Tensors
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import require_fit
-from zeropoint.metrics.sqnr import finite
+from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.model.source import Source
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, SWEEP_FILE, JobSpec, Phase
 from zeropoint.schema.recipe import Recipe, ValidationSettings, WeightSettings
-from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, TargetReport
 from zeropoint.schema.sweep import SweepEntry, SweepError, SweepReport, SweepRow, pareto
 from zeropoint.schema.versions import versions
 from zeropoint.simulation.measure import Evaluator
@@ -232,6 +232,7 @@ class Sweep:
             recipe=task.recipe,
             sqnr_db=finite(measurement.noise.db),
             exact=measurement.exact,
+            met=_met(quantized.decisions.target, measurement.noise),
             metrics=tuple(measurement.metrics.reports()),
             bytes=stored,
             compression_ratio=self.source.original_bytes / stored,
@@ -243,6 +244,13 @@ class Sweep:
         # weights in scratch files are deleted with them; weights changed by algorithms fit only this recipe
         own = [] if task.plan.acceptance is not None else [layer for layer in quantized.layers if layer.file is None]
         return row, {(layer.layer.name, layer.settings): layer for layer in own}
+
+
+def _met(target: TargetReport | None, noise: Noise) -> bool | None:
+    """Return whether a target is met; an SQNR must hold on the samples that the row was measured on."""
+    if target is None or target.asked.min_sqnr_db is None:
+        return None if target is None else target.met
+    return target.met and noise.noise <= noise.signal / 10 ** (target.asked.min_sqnr_db / 10)
 
 
 def _settings(recipe: Recipe, *, latency: bool) -> Recipe:

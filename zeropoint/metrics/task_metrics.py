@@ -34,12 +34,21 @@ class Metric:
     float_total: float = 0.0
     total: float = 0.0
     count: int = 0
+    parts: list[Tensor] = field(default_factory=list)
+    """float64 [N] by batch: the float model's score of each sample minus the quantized model's."""
 
     def add(self, reference: Tensor, quantized: Tensor) -> None:
-        """Add the scores of both models, [N], one per sample or position."""
+        """Add the scores of both models, [N], or [N, ...] for several positions a sample."""
+        difference = reference.double() - quantized.double()
+        self.parts.append((difference.flatten(1).mean(1) if difference.dim() > 1 else difference.reshape(-1)).cpu())
         self.float_total += float(reference.double().sum())
         self.total += float(quantized.double().sum())
         self.count += reference.numel()
+
+    @property
+    def losses(self) -> Tensor:
+        """The float model's score of each sample minus the quantized model's, float64 [samples]."""
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *self.parts])
 
     def report(self, name: MetricName) -> MetricReport:
         """Return the means; None where outputs are not finite."""

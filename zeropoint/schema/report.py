@@ -215,6 +215,12 @@ class TargetReport(Part):
     asked: AccuracyTarget
     met: bool
     value: float | None
+    bound: float | None = None
+    """What 95 % of fresh sets of samples reach, by a bootstrap over the samples that decided; None for bytes."""
+    margin_db: float | None = None
+    """For an SQNR: by how many dB `bound` is below what the acceptance samples showed."""
+    trials: int | None = None
+    """How many candidates were measured for the target."""
     layers_in_float: int
     """Layers that could be quantized but stay in float to meet the target."""
     macs_in_float: float | None

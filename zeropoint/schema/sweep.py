@@ -44,6 +44,8 @@ class SweepRow(Part):
     recipe: Recipe
     sqnr_db: float | None = None
     exact: bool = False
+    met: bool | None = None
+    """Whether the recipe's target is met on the samples of this table; null without a target."""
     metrics: tuple[MetricReport, ...] = ()
     bytes: int | None = None
     """Bytes of stored tensors, as `summary.quantized_bytes` of a job's report."""

@@ -1,10 +1,10 @@
 """Search: every decision that requires running the quantized model on samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from zeropoint.algorithms.context import AlgorithmContext, Layers
+from zeropoint.algorithms.context import AlgorithmContext
 from zeropoint.algorithms.norm_mapping import proven_norm_mappings
 from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.profile import Profile
@@ -14,15 +14,17 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions
 from zeropoint.metrics.sqnr import finite
 from zeropoint.model.source import ProgramSource, Source
+from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.target import AccuracyTarget
 from zeropoint.search.checkpoint import KeptSearch
-from zeropoint.search.target import Search, TargetCheck, reach_target
+from zeropoint.search.target import Search, reach_target
+from zeropoint.search.target_check import TargetCheck
 from zeropoint.search.trial import Candidate, baseline, try_algorithms
-from zeropoint.simulation.measure import Evaluator
+from zeropoint.simulation.measure import Evaluator, MetricDrop
 from zeropoint.simulation.sensitivity import Sensitivity, predicted_db, probe
 
-MetricDrop = Callable[[Layers], float]
 OnProgress = Callable[[int], None]
 """Called with the number of algorithms tried so far."""
 
@@ -36,6 +38,8 @@ class Material:
     profile: Profile | None
     metric_drop: MetricDrop | None = None
     """Returns how much lower the target's metric is with the given layers."""
+    evaluation: Batches | None = None
+    """Samples that neither calibrate nor choose anything; None: there are none."""
 
 
 def search(
@@ -63,9 +67,8 @@ def search(
         report(number)
 
     if recipe.target is not None:
-        target_check = TargetCheck(recipe.target, source, material.metric_drop)
         candidate, target = reach_target(
-            Search(context, acceptance, target_check, algorithms[done:]), candidate, everything, step
+            _for_target(recipe.target, material, context, acceptance, algorithms[done:]), candidate, everything, step
         )
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
@@ -78,6 +81,23 @@ def search(
         target=target,
     )
     return [candidate.layers[layer.layer.name] for layer in layers if layer.layer.name in candidate.layers], decisions
+
+
+def _for_target(
+    asked: AccuracyTarget,
+    material: Material,
+    context: AlgorithmContext,
+    acceptance: Evaluator,
+    algorithms: Sequence[AlgorithmSettings],
+) -> Search:
+    """Return the inputs of the search for a target."""
+    source, evaluation = context.source, material.evaluation
+    fresh = (0 if evaluation is None else evaluation.count) or acceptance.samples
+    check = TargetCheck(asked, source, acceptance, fresh, material.metric_drop)
+    if evaluation is None or asked.min_sqnr_db is None:
+        return Search(context, acceptance, check, algorithms)
+    measure = Evaluator(source, evaluation)
+    return Search(context, acceptance, check, algorithms, lambda layers: measure.noise(layers.values()))
 
 
 def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmContext:

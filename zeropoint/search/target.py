@@ -1,81 +1,35 @@
-"""Search for a target: try algorithms until it is met, then leave as few layers in float as necessary.
+"""Search for a target: try algorithms until it is met, then leave layers in float, as cheaply as can be found.
 
-min_sqnr_db, max_drop   algorithms in their order until the target is met; if they aren't enough, the shortest list of
-                        float layers that meets it, in order of the probe's noise per multiply-accumulate
-max_bytes               all algorithms; then layers return to float, in order of noise per extra byte, while they fit
+min_sqnr_db, max_drop   algorithms in their order until the target is met; if they aren't enough, sets of float layers
+                        (`float_layers`), each with its biases corrected again and measured; the result is the cheapest
+                        of those that meet the target
+max_bytes               all algorithms; then the layers in float that remove most noise within the bound
 
-If the target can't be met, the closest candidate is the result, and the report says so.
+A set is chosen by the acceptance samples alone. If the result then misses an SQNR on the evaluation samples, the search
+continues once: its bound is higher by what was missing, and what meets it must hold on the evaluation samples too. If
+no set that was tried meets the target, the closest
+one is the result, and the report says so.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zeropoint.algorithms.context import AlgorithmContext, Layers, with_unshared_weight
-from zeropoint.layers.result import Quantized
+from zeropoint.algorithms.bias_correction import correct_biases
+from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float, with_unshared_weight
 from zeropoint.metrics.sqnr import finite
-from zeropoint.model.source import Source
 from zeropoint.schema.algorithms import AlgorithmSettings, BiasCorrection
-from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import NOT_CALIBRATED, TargetReport
-from zeropoint.schema.target import AccuracyTarget
+from zeropoint.schema.report import TargetReport
+from zeropoint.search.float_layers import FloatLayers, Tried, next_set
+from zeropoint.search.target_check import Evaluate, Standing, TargetCheck, Trial
 from zeropoint.search.trial import Candidate, OnCandidate, try_algorithms
 from zeropoint.simulation.measure import Evaluator
-from zeropoint.simulation.sensitivity import Sensitivity, by_noise_per_mac, probe
+from zeropoint.simulation.sensitivity import Sensitivity, probe
 
-MARGIN_DB = 0.3
-"""Margin in dB above a requested SQNR: similar samples differ by as much (docs/explanation/accuracy.md)."""
-
-
-@dataclass(frozen=True)
-class TargetCheck:
-    """A target and how to measure it. `metric_drop` returns how much lower the metric is than the float model's."""
-
-    asked: AccuracyTarget
-    source: Source
-    metric_drop: Callable[[Layers], float] | None = None
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """The SQNR in dB required on the acceptance samples; None when the target is not an SQNR."""
-        return None if self.asked.min_sqnr_db is None else self.asked.min_sqnr_db + MARGIN_DB
-
-    @property
-    def bytes_asked(self) -> int | None:
-        return self.asked.max_bytes
-
-    def met(self, candidate: Candidate) -> bool:
-        """Return whether a candidate meets the target."""
-        if self.sqnr_db is not None:
-            return candidate.noise.noise <= candidate.noise.signal / 10 ** (self.sqnr_db / 10)
-        value = self.value(candidate)
-        bound = self.bytes_asked if self.asked.max_drop is None else self.asked.max_drop.value
-        return value is not None and bound is not None and value <= bound
-
-    def value(self, candidate: Candidate) -> float | None:
-        """Return what a candidate reaches, in the target's unit; None when that is infinite or not a number."""
-        if self.asked.min_sqnr_db is not None:
-            return finite(candidate.noise.db)
-        if self.bytes_asked is not None:
-            return self.bytes_of(candidate.layers)
-        return None if self.metric_drop is None else self.metric_drop(candidate.layers)
-
-    def bytes_of(self, layers: Layers) -> int:
-        """Return the bytes of all tensors that would be stored."""
-        return Quantized(self.source, Recipe(), list(layers.values()), [], NOT_CALIBRATED, {}).bytes
-
-    def report(self, candidate: Candidate, share: float | None, in_float: int) -> TargetReport:
-        """Return the report on the target: what was asked, and what the candidate reaches."""
-        met = self.met(candidate)
-        detail = "The target is met" if met else "The target can't be met: this is the best that was found"
-        detail += f"; {in_float} of the layers that could be quantized stay in float."
-        return TargetReport(
-            asked=self.asked,
-            met=met,
-            value=self.value(candidate),
-            layers_in_float=in_float,
-            macs_in_float=share,
-            detail=detail,
-        )
+TRIALS = 12
+"""Sets of float layers to measure for one bound: so many, and the logarithm to base 2 of the number of layers."""
+UNKNOWN_STEP = 4.0
+"""A metric's drop says nothing about noise: until it holds, the noise is divided by so much from trial to trial."""
 
 
 @dataclass(frozen=True)
@@ -86,85 +40,188 @@ class Search:
     acceptance: Evaluator
     target_check: TargetCheck
     algorithms: Sequence[AlgorithmSettings]
+    evaluate: Evaluate | None = None
+    """Measures the result on samples that chose nothing; None: there are none, or the target is not an SQNR."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to: all trials, the one that is chosen, the probe if it ran, and algorithms not tried."""
+
+    trials: list[Trial]
+    chosen: Trial
+    sensitivity: Sensitivity | None = None
+    algorithms: Sequence[AlgorithmSettings] = ()
 
 
 def reach_target(
     search: Search, candidate: Candidate, everything: Layers, step: OnCandidate
 ) -> tuple[Candidate, TargetReport]:
     """Return the candidate that meets the target, or the closest one. `everything`: the layers before the search."""
-    for settings in search.algorithms:
-        if search.target_check.bytes_asked is None and search.target_check.met(candidate):
-            break
-        candidate = try_algorithms(search.context, search.acceptance, candidate, [settings], step)
-    sensitivity = probe(search.context.source, with_unshared_weight(candidate.layers), search.context.calibration)
-    if sensitivity is not None and search.target_check.bytes_asked is not None:
-        candidate = _within_bytes(search, candidate, sensitivity)
-    elif sensitivity is not None and not search.target_check.met(candidate):
-        candidate = _corrected(search, _fewest_in_float(search, candidate, sensitivity))
-    in_float = [name for name in everything if name not in candidate.layers]
-    return candidate, search.target_check.report(candidate, _share(sensitivity, in_float), len(in_float))
-
-
-def _fewest_in_float(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
-    """Return the candidate with the fewest float layers that meets the target, or the one with the least noise."""
-    order = by_noise_per_mac(sensitivity)
-    low, high = 0, max(len(order) - 1, 0)  # a result has at least one quantized layer
-    tried: dict[int, Candidate] = {}
-    while low < high:
-        middle = (low + high) // 2 if tried else min(_predicted(search, sensitivity, order), high - 1)
-        tried[middle] = _without(search, candidate, order[:middle])
-        low, high = (low, middle) if search.target_check.met(tried[middle]) else (middle + 1, high)
-    if low not in tried:
-        tried[low] = _without(search, candidate, order[:low])
-    return (
-        tried[low]
-        if search.target_check.met(tried[low])
-        else min((candidate, *tried.values()), key=lambda attempt: attempt.noise.noise)
+    check = search.target_check
+    find = _cheapest if check.bytes_asked is None else _within_bytes
+    found = find(search, [check.trial(candidate)], step)
+    short = _missing_db(search, found)
+    if short > 0:
+        check = replace(check, evaluate=search.evaluate, raised_db=short)
+        again = replace(search, target_check=check, algorithms=found.algorithms)
+        found = _cheapest(again, [check.evaluated(trial) for trial in found.trials], step)
+    chosen = found.chosen
+    in_float = [name for name in everything if name not in chosen.candidate.layers]
+    return chosen.candidate, check.report(
+        chosen,
+        check.standings(found.trials)[found.trials.index(chosen)],
+        share=_share(found.sensitivity, in_float) if in_float else 0.0,
+        in_float=len(in_float),
+        trials=len(found.trials),
     )
 
 
-def _predicted(search: Search, sensitivity: Sensitivity, order: Sequence[str]) -> int:
-    """Return how many float layers the probe predicts to suffice, at least 1; half of them without an SQNR target."""
-    bound = search.target_check.sqnr_db
-    if bound is None:
-        return len(order) // 2
-    remaining = sum(sensitivity.noise.values())
-    for number, name in enumerate(order[:-1]):
-        if remaining <= sensitivity.signal / 10 ** (bound / 10):
-            return max(number, 1)
-        remaining -= sensitivity.noise[name]
-    return len(order) - 1
+def _tried_algorithms(search: Search, trials: list[Trial], step: OnCandidate, *, all_of_them: bool) -> Found:
+    """Add a trial for each algorithm that changes the last candidate without float layers, until the target is met."""
+    check, base = search.target_check, [trial for trial in trials if not trial.in_float][-1]
+    for number, settings in enumerate(search.algorithms):
+        if not all_of_them and check.standings(trials)[trials.index(base)].met:
+            return Found(trials, base, algorithms=search.algorithms[number:])
+        candidate = try_algorithms(search.context, search.acceptance, base.candidate, [settings], step)
+        if candidate.layers is base.candidate.layers:
+            place, base = trials.index(base), replace(base, candidate=candidate)
+            trials = [*trials[:place], base, *trials[place + 1 :]]
+        else:
+            base = check.trial(candidate)
+            trials = [*trials, base]
+    return Found(trials, base)
 
 
-def _within_bytes(search: Search, candidate: Candidate, sensitivity: Sensitivity) -> Candidate:
-    """Return layers to float, in order of noise per extra byte, while the stored size stays within the bound."""
-    bound = search.target_check.bytes_asked
-    extra = {
-        n: max(candidate.layers[n].layer.bytes - candidate.layers[n].bytes, 1)
-        for n in sensitivity.noise
-        if n in candidate.layers
-    }
-    chosen: list[str] = []
-    size = search.target_check.bytes_of(candidate.layers)
+def _cheapest(search: Search, trials: list[Trial], step: OnCandidate) -> Found:
+    """Try algorithms, then sets of float layers behind them, and choose the cheapest that is enough.
+
+    Trials before the last one without float layers stand for earlier algorithms; they are not chosen from.
+    """
+    check, found = search.target_check, _tried_algorithms(search, trials, step, all_of_them=False)
+    trials, base = found.trials, found.chosen
+    first = trials.index(base)
+    if check.standings(trials)[first].met:
+        return found
+    sensitivity = _probed(search, base.candidate)
+    if sensitivity is None:
+        return found
+    layers = FloatLayers.of(sensitivity, _extra_bytes(base.candidate, sensitivity), len(base.candidate.layers))
+    for _ in range(TRIALS + math.ceil(math.log2(max(len(layers.noise), 1)))):
+        names = next_set(layers, _measured(check, trials, first))
+        if names is None:
+            break
+        trials = [*trials, check.trial(_without(search, base.candidate, names), names)]
+    pairs = list(zip(trials, check.standings(trials), strict=True))[first:]
+    met = [trial for trial, standing in pairs if standing.met]
+    chosen = (
+        min(met, key=lambda trial: (layers.cost(trial.in_float), trial.candidate.noise.noise))
+        if met
+        else min(trials[first:], key=_noise)
+    )
+    return Found(trials, chosen, sensitivity)
+
+
+def _missing_db(search: Search, found: Found) -> float:
+    """Return by how many dB a target that was met is missed on the evaluation samples; 0 where it holds."""
+    asked = search.target_check.sqnr_db
+    standing = search.target_check.standings(found.trials)[found.trials.index(found.chosen)]
+    if search.evaluate is None or asked is None or not standing.met:
+        return 0.0
+    db = finite(search.evaluate(found.chosen.candidate.layers).db)
+    return 0.0 if db is None else max(asked - db, 0.0)
+
+
+def _measured(check: TargetCheck, trials: Sequence[Trial], first: int) -> list[Tried]:
+    """Return what is known about sets of float layers: those from the trial `first` on."""
+    standings = check.standings(trials)
+    pairs = list(zip(trials, standings, strict=True))[first:]
+    if check.sqnr_db is None:
+        return _by_metric(pairs)
+    margins = [standing.margin for _, standing in pairs if standing.margin is not None]
+    usual = margins[-1] if margins else 0.0
+    return [
+        Tried(trial.in_float, trial.candidate.noise.noise, check.allowed(trial, standing, usual), standing.met)
+        for trial, standing in pairs
+    ]
+
+
+def _by_metric(pairs: Sequence[tuple[Trial, Standing]]) -> list[Tried]:
+    """Return the sets with the noise that is taken to be allowed: between the least that missed, and what met."""
+    noise = [(trial.candidate.noise.noise, standing.met) for trial, standing in pairs]
+    missed = min((energy for energy, met in noise if not met and math.isfinite(energy)), default=0.0)
+    most = max((energy for energy, met in noise if met), default=None)
+    allowed = missed / UNKNOWN_STEP if most is None else math.sqrt(max(most, missed) * most)
+    return [Tried(trial.in_float, trial.candidate.noise.noise, allowed, standing.met) for trial, standing in pairs]
+
+
+def _probed(search: Search, candidate: Candidate) -> Sensitivity | None:
+    """Return the noise of each layer that shares its weight with no other; None when there is no gradient."""
+    return probe(search.context.source, with_unshared_weight(candidate.layers), search.context.calibration)
+
+
+def _extra_bytes(candidate: Candidate, sensitivity: Sensitivity) -> dict[str, int]:
+    """Return how many more bytes each probed layer takes in float, at least 1."""
+    layers = {name: candidate.layers[name] for name in sensitivity.noise if name in candidate.layers}
+    return {name: max(layer.layer.bytes - layer.bytes, 1) for name, layer in layers.items()}
+
+
+def _without(search: Search, candidate: Candidate, names: frozenset[str]) -> Candidate:
+    """Return the candidate with these layers in float, and biases corrected again if any was corrected.
+
+    A correction also compensates errors of layers before it, which may be in float now.
+    """
+    layers = left_in_float(search.context, candidate.layers, names)
+    if any(layer.bias is not None for layer in layers.values()):
+        layers = {**layers, **correct_biases(BiasCorrection(), search.context, layers)}
+    return replace(candidate, layers=layers, noise=search.acceptance.noise(layers.values()), tried=())
+
+
+def _within_bytes(search: Search, trials: list[Trial], step: OnCandidate) -> Found:
+    """Try all algorithms, then sets of float layers that fit, chosen by the noise that they remove for their bytes."""
+    check, found = search.target_check, _tried_algorithms(search, trials, step, all_of_them=True)
+    base = found.chosen
+    sensitivity = _probed(search, base.candidate)
+    if sensitivity is None:
+        return found
+    extra = _extra_bytes(base.candidate, sensitivity)
+    room = (check.bytes_asked or 0) - check.bytes_of(base.candidate.layers)
+    sets = dict.fromkeys(chosen(sensitivity, extra, room) for chosen in (_most_noise, _greedy))
+    fitting = [check.trial(_without(search, base.candidate, names), names) for names in sets if names]
+    met = [trial for trial, standing in zip(fitting, check.standings(fitting), strict=True) if standing.met]
+    return Found([*found.trials, *fitting], min([base, *met], key=_noise), sensitivity)
+
+
+def _most_noise(sensitivity: Sensitivity, extra: dict[str, int], room: int) -> frozenset[str]:
+    """Return the layers with the most noise that add at most `room` bytes, by halving the noise they leave."""
+    size = max(sum(extra.values()), 1)
+    layers = FloatLayers(
+        {name: sensitivity.noise[name] for name in extra}, {name: extra[name] / size for name in extra}
+    )
+    fits, low, high = frozenset[str](), 0.0, sum(layers.noise.values())
+    for _ in range(20):
+        middle = (low + high) / 2
+        names = layers.cheapest(middle)
+        if sum(extra[name] for name in names) <= room:
+            fits, high = names, middle
+        else:
+            low = middle
+    return fits
+
+
+def _greedy(sensitivity: Sensitivity, extra: dict[str, int], room: int) -> frozenset[str]:
+    """Return layers in order of noise per extra byte, each that still fits."""
+    chosen = set[str]()
     for name in sorted(extra, key=lambda name: -sensitivity.noise[name] / extra[name]):
-        if bound is not None and size + extra[name] <= bound:
-            chosen.append(name)
-            size += extra[name]
-    tried = _without(search, candidate, chosen)
-    return tried if chosen and tried.noise.noise < candidate.noise.noise else candidate
+        if extra[name] <= room and len(chosen) + 1 < len(extra):
+            chosen.add(name)
+            room -= extra[name]
+    return frozenset(chosen)
 
 
-def _without(search: Search, candidate: Candidate, names: Sequence[str]) -> Candidate:
-    kept = {name: layer for name, layer in candidate.layers.items() if name not in set(names)}
-    return replace(candidate, layers=kept, noise=search.acceptance.noise(kept.values()), tried=())
-
-
-def _corrected(search: Search, candidate: Candidate) -> Candidate:
-    """Correct biases again if any was corrected: layers now in float caused part of the error."""
-    if not any(layer.bias is not None for layer in candidate.layers.values()):
-        return candidate
-    again = try_algorithms(search.context, search.acceptance, candidate, [BiasCorrection()])
-    return again if search.target_check.met(again) or not search.target_check.met(candidate) else candidate
+def _noise(trial: Trial) -> float:
+    energy = trial.candidate.noise.noise
+    return energy if math.isfinite(energy) else math.inf
 
 
 def _share(sensitivity: Sensitivity | None, names: Sequence[str]) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zeropoint.algorithms import ALGORITHMS
-from zeropoint.algorithms.context import AlgorithmContext, Layers
+from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.report import AlgorithmReport
@@ -64,7 +64,9 @@ def _tried(
     refused = replace(candidate, tried=(*candidate.tried, settings))
     if not changed:
         return replace(refused, steps=(*candidate.steps, _report(settings, candidate.noise, None, 0, kept=False)))
-    layers = {name: one for name, one in {**candidate.layers, **changed}.items() if one is not None}
+    in_float = [name for name, layer in changed.items() if layer is None]
+    quantized = {name: layer for name, layer in changed.items() if layer is not None}
+    layers = left_in_float(context, {**candidate.layers, **quantized}, in_float)
     noise = acceptance.noise(layers.values())
     kept = improves(candidate.noise, noise, algorithm.least_gain_db)
     steps = (*candidate.steps, _report(settings, candidate.noise, noise, len(changed), kept=kept))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from zeropoint.data.dataset import judged
 from zeropoint.data.padding import mask_of, visible
 from zeropoint.errors import InvalidSamples
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.metrics.rows import Rows, can_split, pooled_rows
 from zeropoint.metrics.sqnr import Noise, pooled
 from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.source import Source, floating_outputs
@@ -36,6 +38,31 @@ class Measurement:
     """Whether there are floating outputs, and all are equal."""
 
 
+@dataclass(frozen=True)
+class MetricLoss:
+    """How much lower a metric is than the float model's: `drop`, infinity where outputs are not finite, and by sample.
+
+    `rows`: float64 [samples], the float model's score of each sample minus the quantized model's.
+    """
+
+    drop: float
+    rows: Tensor
+
+
+MetricDrop = Callable[[Mapping[str, QuantizedLayer]], MetricLoss]
+"""Returns how much the given layers lower a target's metric."""
+
+
+class Compared(NamedTuple):
+    """One batch, the noise of each output, the outputs of the float and of the quantized model, and the truth."""
+
+    batch: Sequence[Tensor]
+    noises: list[Noise]
+    expected: list[Tensor]
+    outputs: list[Tensor]
+    truth: Truth
+
+
 class Evaluator:
     """Measures on `samples`; the float model's outputs are kept if they are small enough, else computed each time."""
 
@@ -43,11 +70,16 @@ class Evaluator:
         self._source, self._samples = source, samples
         self._kept: list[list[Tensor]] = []
 
+    @property
+    def samples(self) -> int:
+        """The number of samples; that of a stream is known once it was read."""
+        return self._samples.count
+
     def measure(self, layers: Iterable[QuantizedLayer]) -> Measurement:
         """Measure noise and metrics with these layers in place of the float ones. Raises InvalidSamples."""
         noises: list[Noise] = []
         metrics = Metrics()
-        for batch, expected, outputs, truth in self._compared(list(layers)):
+        for _, batch, expected, outputs, truth in self._compared(list(layers)):
             _join(noises, batch)
             if expected:
                 metrics.add(expected[0], outputs[0], truth)
@@ -56,17 +88,28 @@ class Evaluator:
     def noise(self, layers: Iterable[QuantizedLayer]) -> Noise:
         """Measure the noise alone, by which algorithms are kept or dropped. Raises InvalidSamples."""
         noises: list[Noise] = []
-        for batch, *_ in self._compared(list(layers)):
+        for _, batch, *_ in self._compared(list(layers)):
             _join(noises, batch)
         return pooled(noises)
 
-    def metric_drop(self, recipe: Recipe) -> Callable[[Mapping[str, QuantizedLayer]], float] | None:
+    def by_row(self, layers: Iterable[QuantizedLayer]) -> Rows:
+        """Measure the signal and noise of each sample. Raises InvalidSamples."""
+        rows: list[Rows] = []
+        for batch, _, expected, outputs, _ in self._compared(list(layers)):
+            samples, mask = len(batch[0]) if batch[0].dim() else 1, mask_of(batch)
+            rows += [Rows() for _ in expected[len(rows) :]]
+            split = can_split(expected, samples)
+            for output, reference, value in zip(rows, expected, outputs, strict=True):
+                output.add(reference, value, samples if split else None, mask)
+        return pooled_rows(rows)
+
+    def metric_drop(self, recipe: Recipe) -> MetricDrop | None:
         """Return a function from layers to their loss of the target's metric; None if the target has no metric."""
         bound = None if recipe.target is None else recipe.target.max_drop
         return None if bound is None else partial(self._drop, bound.metric)
 
-    def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> float:
-        """Return how much these layers lower a metric; infinity when outputs are not finite.
+    def _drop(self, metric: MetricName, layers: Mapping[str, QuantizedLayer]) -> MetricLoss:
+        """Return how much these layers lower a metric.
 
         Raises InvalidSamples when the samples lack what the metric needs.
         """
@@ -78,12 +121,10 @@ class Evaluator:
                 "Give an evaluation dataset that holds it, or ask for another metric.",
             )
         drop = values.report(metric).drop
-        return math.inf if drop is None else drop
+        return MetricLoss(math.inf if drop is None else drop, values.losses)
 
-    def _compared(
-        self, layers: list[QuantizedLayer]
-    ) -> Iterator[tuple[list[Noise], list[Tensor], list[Tensor], Truth]]:
-        """Yield for each batch the noise of each output, both models' outputs, and the ground truth."""
+    def _compared(self, layers: list[QuantizedLayer]) -> Iterator[Compared]:
+        """Yield each batch with what was measured on it."""
         for number, (batch, truth) in enumerate(judged(self._samples)):
             expected, mask = self._expected(number, batch), mask_of(batch)
             with simulated(layers):
@@ -91,7 +132,7 @@ class Evaluator:
             noises = [Noise() for _ in expected]
             for noise, reference, value in zip(noises, expected, outputs, strict=True):
                 noise.add(visible(reference, mask), visible(value, mask))
-            yield noises, expected, outputs, truth
+            yield Compared(batch, noises, expected, outputs, truth)
         self._source.reset()
 
     def _expected(self, number: int, batch: Sequence[Tensor]) -> list[Tensor]:

@@ -120,6 +120,18 @@ def test_a_target_is_searched_for_with_the_metric_of_the_rows(sweep: Sweep, sour
     assert report.calibration.samples == gated.calibration.count < 30
 
 
+def test_a_row_says_whether_its_target_is_met(sweep: Sweep) -> None:
+    """An SQNR and a size that anything meets, one of each that nothing does, and a recipe without a target."""
+    targets: list[Mapping[str, object]] = [
+        {"min_sqnr_db": 5},
+        {"max_bytes": 10**9},
+        {"min_sqnr_db": 390},
+        {"max_bytes": 1},
+    ]
+    table = sweep.compare(entries(*({"target": target, "algorithms": []} for target in targets), {}))
+    assert [row.met for row in table.rows] == [True, True, False, False, None]
+
+
 def test_without_an_evaluation_dataset_few_samples_measure(tmp_path: Path, source: ProgramSource) -> None:
     dataset = convolutional(400).save_dataset(tmp_path / "d.safetensors")
     samples = open_dataset(dataset, source.inputs, None)
