@@ -1,6 +1,6 @@
 """Facts about an upload, in the same words in the API, the database and the checks."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Format = Literal["pt2", "huggingface", "safetensors"]
@@ -48,6 +48,8 @@ class Layer:
     type: str
     weight_shape: tuple[int, ...] | None
     parameters: int
+    tensors: tuple[str, ...] = field(default=(), compare=False)
+    """The names of the parameters; a recipe may name the layer by any of them."""
 
 
 @dataclass(frozen=True)

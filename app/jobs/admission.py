@@ -1,14 +1,14 @@
 """Checks before a job is accepted: the dataset fits the model's inputs, and the recipe's names exist."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from app.catalog.models import Dataset, Model
 from app.errors import Fault, Invalid
 from app.intake.facts import Dim, Tensor
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.labels import NEEDS, TRUTHS, misfit
-from zeropoint.schema.layer_patterns import mismatches, nearest
+from zeropoint.schema.layer_patterns import layer_aliases, mismatches, nearest
 from zeropoint.schema.recipe import Recipe
 
 
@@ -18,6 +18,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
     `pointer`: where the request has the recipe.
     """
     names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
+    aliases = {layer["name"]: layer_aliases(_parameters(layer)) for layer in model.layers}
     faults = [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in unfit(recipe, source_of(model))]
     if faults:
         raise Invalid(
@@ -26,7 +27,9 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
             "Change the recipe, or upload the model in another form (docs/reference/formats.md has the table).",
             faults,
         )
-    faults = [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in mismatches(recipe, names, types)]
+    faults = [
+        Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in mismatches(recipe, names, types, aliases)
+    ]
     if faults:
         raise Invalid(
             "recipe_matches_nothing",
@@ -42,6 +45,14 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
             "algorithms, target and sensitivity out.",
             [Fault("/dataset", "is missing")],
         )
+
+
+def _parameters(layer: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of a layer's parameters; if the layer's facts lack them, those that torch's own layers have."""
+    if layer.get("tensors"):
+        return cast(Sequence[str], layer["tensors"])
+    usual = [f"{layer['name']}{part}" for part in (".weight", ".bias", "_weight", "_bias")]
+    return [] if layer["weight_shape"] is None else usual
 
 
 def source_of(model: Model) -> SourceFormat:

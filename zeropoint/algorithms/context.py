@@ -49,8 +49,10 @@ class AlgorithmContext:
         """Return whether a layer's bias can change without affecting any other layer."""
         if layer.module is None or layer.channel_axis is None:
             return False
-        biases = [id(other.bias) for other in self.source.layers if other.module is not None]
-        return not self.source.fixed if layer.bias is None else biases.count(id(layer.bias)) == 1
+        if layer.bias is None:
+            return not self.source.fixed
+        biases = [other.bias_name for other in self.source.layers if other.module is not None]
+        return layer.has_own_bias and biases.count(layer.bias_name) == 1
 
 
 def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:

@@ -11,6 +11,7 @@ from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
+from zeropoint.graph.preparing import prepared
 from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
@@ -53,6 +54,7 @@ def quantize_source(
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when the profile lacks a
     layer.
     """
+    source = prepared(source, [choice.layer.name for choice in planned.choices])
     # 1. activations: one pass over the calibration samples
     watched = _watched(recipe, planned)
     if not watched or planned.calibration is None:

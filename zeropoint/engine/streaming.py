@@ -15,7 +15,7 @@ from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.chunks import ChunkStore
 from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.checkpoints import is_searched
-from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.quantized_layer import QuantizedLayer, weight_names
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import Choice
 from zeropoint.layers.weights import (
@@ -23,6 +23,7 @@ from zeropoint.layers.weights import (
     concatenate_rows,
     dequantize_weight,
     has_qparams_per_row,
+    packed,
     quantize_weight_with,
     to_tensors,
     weight_blocks,
@@ -79,15 +80,15 @@ def _stream_layer(
             encoded = quantize_weight_with(qparams, block, settings)
             noise.add(block, dequantize_weight(encoded, qparams))
             parts.extend([] if qparams is None else [qparams])
-            yield to_tensors(name, settings, encoded, None)[name]
+            yield packed(encoded, settings)
 
     outline = torch.empty(stored.shape, dtype=_dtype_of(settings), device="meta")
-    packed = to_tensors(name, settings, outline, None)[name]
-    writer.stream(name, packed.dtype, tuple(packed.shape), quantized())
+    packed_outline = packed(outline, settings)
+    writer.stream(name, packed_outline.dtype, tuple(packed_outline.shape), quantized())
     if not parts:
         return QuantizedLayer(layer, settings, outline, None, None, noise.db)
     qparams = concatenate_rows(parts)
-    for part, tensor in to_tensors(name, settings, outline, qparams).items():
+    for part, tensor in to_tensors(weight_names(layer), settings, outline, qparams).items():
         if part != name:
             writer.add(part, tensor)
     if is_searched(settings):
@@ -129,7 +130,7 @@ def _qparams(choice: Choice, ranges: tuple[Tensor, Tensor], out: int) -> QParams
 
 
 def _axis(choice: Choice) -> int:
-    return choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+    return choice.layer.scale_axis(choice.weights.axis)
 
 
 def _dtype_of(settings: WeightSettings) -> torch.dtype:

@@ -202,9 +202,9 @@ def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoi
     with second_process(folder) as saved:
         if isinstance(model, ExportedProgram):
             device = next((tensor.device.type for tensor in model.state_dict.values()), "cpu")
-            program = program_source(model, device, fold=recipe.folds)
+            program = program_source(model, device, fold=recipe.folds, merge_lora=recipe.merge_lora)
         else:
-            program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds)
+            program = open_uploaded_program(Path(model), "cpu", fold=recipe.folds, merge_lora=recipe.merge_lora)
         outputs = Outputs.of(recipe, "pt2")
         require_writers(program, outputs.written)
         batches = BatchSizes(*batch_sizes(program.inputs, recipe.calibration.batch_size))

@@ -101,7 +101,7 @@ def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scr
     clock.report("loading", 0, 1)
     recipe = spec.recipe
     require_fit(recipe, spec.format)
-    source = open_source(folder / spec.model, spec.format, spec.device, fold=recipe.folds)
+    source = open_source(folder / spec.model, spec.format, spec.device, fold=recipe.folds, merge_lora=recipe.merge_lora)
     if spec.format == "huggingface":  # the recipe of a service's job is complete; one by hand may not be
         recipe = complete(recipe, spec.format, [layer.name for layer in source.layers])
     outputs = Outputs.of(recipe, spec.format)

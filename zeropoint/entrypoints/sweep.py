@@ -51,7 +51,8 @@ def run_sweep(folder: Path, spec: JobSpec, clock: Clock) -> None:
     (folder / OUT_FOLDER).mkdir(exist_ok=True)
     clock.report("loading", 0, 1)
     folds = any(entry.recipe.folds for entry in spec.sweep)
-    source = open_source(folder / spec.model, spec.format, spec.device, fold=folds)
+    merges = any(entry.recipe.merge_lora for entry in spec.sweep)
+    source = open_source(folder / spec.model, spec.format, spec.device, fold=folds, merge_lora=merges)
     names = [layer.name for layer in source.layers]
     entries = [e.model_copy(update={"recipe": complete(e.recipe, spec.format, names)}) for e in spec.sweep]
     batch_size = entries[0].recipe.calibration.batch_size

@@ -87,7 +87,8 @@ def _holds_weights_alone(folder: Path) -> bool:
 
 def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, *, opened: bool, runs: bool) -> Report:
     clock = Clock(lambda _: None)
-    source = open_uploaded_program(comparison.model, "cpu", fold=stored.recipe.folds)
+    recipe = stored.recipe
+    source = open_uploaded_program(comparison.model, "cpu", fold=recipe.folds, merge_lora=recipe.merge_lora)
     quantized = restore(source, stored)
     evaluation = EvaluationSamples()
     if comparison.dataset is not None and runs:
@@ -122,8 +123,9 @@ def _faults(stored: Stored, layer: str) -> list[str]:
     numbers, qparams = stored.weight(layer)
     shape = stored.layers[layer]["weight"]["shape"]
     faults = []
-    if list(numbers.shape) != shape:
-        faults.append(f"Layer {layer!r}: shape {list(numbers.shape)}, its metadata says {shape}.")
+    found = list(numbers.shape)[::-1] if stored.transposed(layer) else list(numbers.shape)
+    if found != shape:
+        faults.append(f"Layer {layer!r}: shape {found}, its metadata says {shape}.")
     values = numbers.to(torch.float32)
     low, high = (
         (-math.inf, math.inf) if qparams is None else (qparams.quant_type.quant_min, qparams.quant_type.quant_max)

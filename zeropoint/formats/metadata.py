@@ -9,13 +9,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.quantized_layer import QuantizedLayer, weight_names
 from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import finite
+from zeropoint.model.layer import Part
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.schema.report import LayerReport, Report
 
+CORRECTIONS: tuple[Part, ...] = ("pre_quant_scale", "outlier_channels", "outlier_weight")
 MEASURED = ("sqnr_db", "worst_output_db", "weights_in_float", "macs_in_float")
 
 
@@ -77,12 +79,14 @@ def _architecture(quantized: Quantized) -> dict[str, object]:
     uploaded = quantized.source.uploaded
     for name, tensor in uploaded.items():
         owned.setdefault(layer_name(name), {})[name] = tensor
-    for layer in quantized.source.layers:  # a layer may read another one's weight
+    for layer in quantized.source.layers:  # a layer may read another one's weight, or compute its own
+        if layer.parameters:
+            owned[layer.name] = {read: uploaded[read] for read in layer.parameters if read in uploaded}
         for read in (layer.weight_name, layer.bias_name):
             if read is not None and read in uploaded:
                 owned.setdefault(layer.name, {})[read] = uploaded[read]
     for name, parameter in quantized.source.module.named_parameters(remove_duplicate=False):
-        if layer_name(name) not in owned:  # a tied weight is stored under its first name
+        if not owned.get(layer_name(name)):  # a tied weight is stored under its first name
             owned[layer_name(name)] = {name: parameter}
     return {
         layer.name: {
@@ -116,8 +120,8 @@ def layer_metadata(layer: QuantizedLayer, measured: LayerReport | None = None) -
         "activation": activation
         and activation.settings.model_dump(mode="json")
         | {
-            "scale": f"{layer.layer.name}.input_scale",
-            "zero_point": f"{layer.layer.name}.input_zero_point",
+            "scale": layer.layer.stored_name("input_scale"),
+            "zero_point": layer.layer.stored_name("input_zero_point"),
             "minimum": activation.minimum,
             "maximum": activation.maximum,
             "quant_min": activation.qparams.quant_type.quant_min,
@@ -135,24 +139,27 @@ def layer_metadata(layer: QuantizedLayer, measured: LayerReport | None = None) -
 
 def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
     """Return the names of the stored correction tensors (see `zeropoint.layers.corrections`) that the layer has."""
-    parts = {f"{layer.layer.name}.{part}": part for part in ("pre_quant_scale", "outlier_channels", "outlier_weight")}
+    parts = {layer.layer.stored_name(part): part for part in CORRECTIONS}
     stored: dict[str, object] = {parts.get(name, "bias"): name for name in layer.corrections}
     return stored if layer.scaled_by is None else stored | {"scaled_by": layer.scaled_by}
 
 
 def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
     """Return settings, tensor names, axis and integer range of a weight; a cast has no scale and no range."""
-    name, qparams = layer.layer.weight_name, layer.qparams
+    names, qparams = weight_names(layer.layer), layer.qparams
     metadata: dict[str, object] = layer.settings.model_dump(mode="json")
-    metadata |= {"tensor": name, "shape": list(layer.weight.shape), "original_dtype": _word(layer.layer.weight.dtype)}
+    shape, dtype = layer.layer.stored_shape(layer.weight.shape), _word(layer.layer.weight.dtype)
+    metadata |= {"tensor": names.values, "shape": shape, "original_dtype": dtype}
+    if layer.layer.transposed:
+        metadata |= {"transposed": True}
     if qparams is None:
         return metadata
     stored_zero_point = layer.settings.scheme == "asymmetric"
     return metadata | {
         **({} if layer.rounding == "nearest" else {"rounding": layer.rounding}),
-        "axis": qparams.axis,
-        "scale": f"{name}_scale",
-        "zero_point": f"{name}_zero_point" if stored_zero_point else qparams.quant_type.middle,
+        "axis": layer.layer.stored_axis(qparams.axis),
+        "scale": names.scale,
+        "zero_point": names.zero_point if stored_zero_point else qparams.quant_type.middle,
         "quant_min": qparams.quant_type.quant_min,
         "quant_max": qparams.quant_type.quant_max,
     }

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
+from zeropoint.graph.calls import layer_calls, on_graph, stored_names
 from zeropoint.graph.fused_outputs import CONVOLUTIONS, normalized
 from zeropoint.graph.program_state import ProgramEditor
 from zeropoint.graph.pruning import copy_graph, prune, rebuild
 from zeropoint.model.layer import TRANSPOSED
-from zeropoint.schema.layer_names import layer_name
+from zeropoint.model.layer_call import LayerCall
+from zeropoint.schema.layer_names import free_name, layer_name
 
 aten = torch.ops.aten
 
@@ -29,7 +30,7 @@ def fold_normalizations(program: ExportedProgram) -> tuple[ExportedProgram, froz
     """Return the program with its normalizations folded where possible, and the names of the folded ones."""
     graph, names = copy_graph(program.graph), stored_names(program)
     editor, folded, results = ProgramEditor(program, graph), set[str](), list[Node]()
-    for layer, calls in layer_calls(graph, names).items():
+    for layer, calls in on_graph(layer_calls(program), graph).items():
         normalization = _normalization(calls, names)
         if normalization is not None:
             _fold(editor, names, layer, calls[0], normalization)
@@ -84,6 +85,8 @@ def _is_open(call: LayerCall) -> bool:
     It must be a convolution over a batch (without one, the normalization counts other channels), and alone read its
     weight and bias.
     """
+    if not call.is_ready:
+        return False
     in_groups = call.kind in TRANSPOSED and call.options.get("groups", 1) != 1
     private = all(len(node.users) == 1 for node in (call.weight, call.bias) if node is not None)
     batched = call.node.meta["val"].dim() == call.weight.meta["val"].dim()
@@ -101,7 +104,8 @@ def _fold(
     editor.change(name, (weight.double() * factor.view(along)).to(weight.dtype))
     if call.bias is None:
         bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-        added = editor.add(call.weight, f"{call.weight.name}_folded_bias", f"{layer}.bias", bias)
+        bias_name = free_name(f"{layer}.bias", editor.state)
+        added = editor.add(call.weight, f"{call.weight.name}_folded_bias", bias_name, bias)
         call.node.args = (*call.node.args[:2], added, *call.node.args[3:])
     else:
         old_bias = editor.state[names[call.bias.name]].detach()

@@ -1,89 +1,50 @@
 """Find layers in an exported graph: the operators that read a weight, and their names in the user's source.
 
 An export flattens modules into operators, but each node remembers its modules (`nn_module_stack`: path and class), and
-the signature remembers the name of every parameter. A layer is the module that owns a parameter; it can be quantized if
-the parameter is the weight of a linear, convolution or embedding operator, also in a decomposed graph (addmm).
+the signature remembers the name of every parameter. A layer is an operator's kind, its weight and the weight's owner:
+calls of different kinds, weights or biases are different layers.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from zeropoint.model.layer import TRANSPOSED, LayerKind
-from zeropoint.schema.layer_names import layer_name
+from zeropoint.graph.constants import Constants
+from zeropoint.graph.matching import match
+from zeropoint.model.layer_call import LayerCall
+from zeropoint.schema.layer_names import free_name, layer_name, owner_and_leaf, weight_layer_name
 
-aten = torch.ops.aten
-
-_CONVOLUTIONS: dict[object, LayerKind | None] = {
-    aten.conv1d.default: "Conv1d",
-    aten.conv1d.padding: "Conv1d",
-    aten.conv2d.default: "Conv2d",
-    aten.conv2d.padding: "Conv2d",
-    aten.conv3d.default: "Conv3d",
-    aten.conv3d.padding: "Conv3d",
-    aten.conv_transpose1d.default: "ConvTranspose1d",
-    aten.conv_transpose2d.input: "ConvTranspose2d",
-    aten.conv_transpose3d.input: "ConvTranspose3d",
-    aten.convolution.default: None,  # decided by the weight's rank and an argument
-}
-_BY_RANK: dict[tuple[int, bool], LayerKind] = {
-    (3, False): "Conv1d",
-    (4, False): "Conv2d",
-    (5, False): "Conv3d",
-    (3, True): "ConvTranspose1d",
-    (4, True): "ConvTranspose2d",
-    (5, True): "ConvTranspose3d",
-}
-_TRANSPOSES = (aten.permute.default, aten.t.default, aten.transpose.int)
-_CONVOLUTION_OPTIONS = ("stride", "padding", "output_padding", "dilation", "groups")
+Calls = Mapping[str, list[LayerCall]]
 
 
-@dataclass(frozen=True)
-class LayerCall:
-    """One operator that multiplies an input with a layer's weight. All nodes belong to the program's graph."""
+def layer_calls(
+    program: ExportedProgram, constants: Constants | None = None, original: Mapping[str, Tensor] | None = None
+) -> dict[str, list[LayerCall]]:
+    """Return the calls of every linear, convolution and embedding with a stored or computed weight, by layer name.
 
-    node: Node
-    kind: LayerKind
-    input_index: int
-    """The position of the input among the arguments of `node`."""
-    weight: Node
-    bias: Node | None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def input(self) -> Node:
-        return cast(Node, self.node.args[self.input_index])
-
-
-def layer_calls(graph: Graph, names: dict[str, str]) -> dict[str, list[LayerCall]]:
-    """Return every linear, convolution and embedding whose weight (and bias) is stored with the program, by layer name.
-
-    `names`: the result of `stored_names` for the program.
+    `original`: the uploaded state dict, which has a tied weight under all its names.
     """
-    calls: dict[str, list[LayerCall]] = {}
-    for node in graph.nodes:
-        call = _match(node)
-        if call is None or call.weight.name not in names or (call.bias is not None and call.bias.name not in names):
-            continue
-        calls.setdefault(_name(call, names[call.weight.name]), []).append(call)
-    return calls
+    constants = Constants(program, program.graph) if constants is None else constants
+    finder = _Finder(program, constants, program.state_dict if original is None else original)
+    groups: dict[object, _Group] = {}
+    for node in program.graph.nodes:
+        call = match(node, constants)
+        found = None if call is None else finder.owned(call)
+        if found is not None:
+            key, owner, place = found
+            groups.setdefault(key, _Group(owner.base, owner.main)).calls.append(place)
+    taken = {**program.state_dict, **(original or {})}
+    named = _named(list(groups.values()), taken)
+    return {name: _with_names(name, group, taken) for name, group in named.items()}
 
 
-def is_read_elsewhere(weight: Node, calls: Iterable[LayerCall]) -> bool:
-    """Return whether anything but these calls reads the weight."""
-    call_nodes = {call.node for call in calls}
-    readers = {user for user in weight.users if user not in call_nodes}
-    return not all(reader.target in _TRANSPOSES and set(reader.users) <= call_nodes for reader in readers)
-
-
-def _name(call: LayerCall, parameter: str) -> str:
-    """Return the name of the calling layer, which may read another layer's weight; else the parameter's owner."""
-    innermost = [*module_types(call.node)][-1:]
-    return next((path for path, kind in innermost if kind == call.kind), layer_name(parameter))
+def on_graph(calls: Calls, graph: Graph) -> dict[str, list[LayerCall]]:
+    """Return the calls on a copy of their graph, whose nodes have the same names."""
+    nodes = {node.name: node for node in graph.nodes}
+    return {name: [_moved(call, nodes) for call in places] for name, places in calls.items()}
 
 
 def stored_names(program: ExportedProgram) -> dict[str, str]:
@@ -99,52 +60,115 @@ def module_types(node: Node) -> Iterator[tuple[str, str]]:
         yield path.partition("@")[0], name.rpartition(".")[2]
 
 
-def _match(node: Node) -> LayerCall | None:
-    if node.op != "call_function":
-        return None
-    arguments = named_arguments(node)
-    if node.target is aten.linear.default:
-        return _call(node, "Linear", 0, weight=arguments["weight"], bias=arguments.get("bias"))
-    if node.target is aten.addmm.default and arguments.get("alpha", 1) == arguments.get("beta", 1) == 1:
-        return _call(node, "Linear", 1, weight=_transposed(arguments["mat2"]), bias=arguments["self"])
-    if node.target is aten.mm.default:
-        return _call(node, "Linear", 0, weight=_transposed(arguments["mat2"]), bias=None)
-    if node.target is aten.embedding.default:
-        return _call(node, "Embedding", 1, weight=arguments["weight"], bias=None)
-    if node.target in _CONVOLUTIONS:
-        kind = _CONVOLUTIONS[node.target] or _kind_by_rank(arguments["weight"], arguments["transposed"])
-        known = _CONVOLUTION_OPTIONS if kind in TRANSPOSED else set(_CONVOLUTION_OPTIONS) - {"output_padding"}
-        options = {key: arguments[key] for key in known if key in arguments}
-        return kind and _call(node, kind, 0, weight=arguments["weight"], bias=arguments.get("bias"), options=options)
-    return None
+def size_of(tensor: Tensor) -> tuple[bool, int]:
+    """Return what the owner of a computed weight has most of: parameters come before buffers."""
+    return isinstance(tensor, nn.Parameter), tensor.numel()
 
 
-def _call(
-    node: Node, kind: LayerKind, input_index: int, *, weight: Any, bias: Any, options: dict[str, Any] | None = None
-) -> LayerCall | None:
-    if not isinstance(weight, Node) or weight.op != "placeholder" or not weight.meta["val"].is_floating_point():
-        return None
-    if bias is not None and (not isinstance(bias, Node) or bias.op != "placeholder" or bias.meta["val"].dim() != 1):
-        return None
-    return LayerCall(node, kind, input_index, weight, bias, options or {})
+@dataclass
+class _Group:
+    """The calls of one layer."""
+
+    base: str
+    """The name of the layer, unless another layer has it."""
+    main: str
+    """The uploaded tensor that determines most of the weight."""
+    calls: list[LayerCall] = field(default_factory=list)
+
+    @property
+    def first(self) -> LayerCall:
+        return self.calls[0]
 
 
-def named_arguments(node: Node) -> dict[str, Any]:
-    """Return the arguments by the schema's names; those left at their default are absent."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return dict(node.kwargs)
-    names = [argument.name for argument in schema.arguments]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+class _Finder:
+    """Finds the owner of each call's weight."""
+
+    def __init__(self, program: ExportedProgram, constants: Constants, original: Mapping[str, Tensor]) -> None:
+        names = stored_names(program)
+        self._stored = {node: name for node, name in names.items() if name in program.state_dict}
+        self._state, self._constants, self._original = program.state_dict, constants, original
+
+    def owned(self, call: LayerCall) -> tuple[object, _Group, LayerCall] | None:
+        """Return what identifies the call's layer, the layer without calls, and the call with the names of its tensors.
+
+        None if no stored tensor determines the weight.
+        """
+        sources = [self._stored[node.name] for node in self._sources(call.weight)]
+        if not sources:
+            return None
+        plain = call.weight.op == "placeholder" and (call.spelling is None or len(call.order) == 2)
+        bias = call.bias
+        call = replace(
+            call,
+            sources=tuple(sources),
+            bias_sources=() if bias is None else tuple(self._stored[node.name] for node in self._sources(bias)),
+            folded=not plain or call.weight.name not in self._stored,
+            weight_name=self._stored.get(call.weight.name, ""),
+            bias_name=None if bias is None else self._stored.get(bias.name),
+            bias_folded=bias is not None and (bias.name not in self._stored or bias.meta["val"].dim() != 1),
+        )
+        main = max(sources, key=lambda name: size_of(self._state[name]))
+        borrower = self._borrower(call, main)
+        base = weight_layer_name(main) if borrower is None else borrower
+        weight, order = self._constants.same(call.weight), call.order if call.folded else call.transposed
+        key = (call.kind, weight, order, bias and self._constants.same(bias), base)
+        return key, _Group(base, main), call
+
+    def _sources(self, node: Node) -> list[Node]:
+        return [source for source in self._constants.sources(node) if source.name in self._stored]
+
+    def _borrower(self, call: LayerCall, main: str) -> str | None:
+        """Return the path of a layer of this kind that reads the weight of another one; None for any other call."""
+        path, kind = next(reversed(list(module_types(call.node))), ("", ""))
+        if not path or path == owner_and_leaf(main)[0] or call.folded:
+            return None
+        alias = self._original.get(f"{path}.weight")
+        tied = alias is not None and alias.untyped_storage().data_ptr() == self._storage(main)
+        return path if tied or (kind == call.kind and alias is None) else None
+
+    def _storage(self, name: str) -> int:
+        tensor: Tensor = self._original.get(name, self._state[name])
+        return tensor.untyped_storage().data_ptr()
 
 
-def _transposed(node: Any) -> Any:
-    """Return the weight [out, in] of a transposing view [in, out]; None for anything else."""
-    if not isinstance(node, Node) or node.target not in _TRANSPOSES:
-        return None
-    weight = cast(Node, node.args[0])
-    return weight if weight.meta["val"].dim() == 2 else None
+def _named(groups: list[_Group], original: Mapping[str, Tensor]) -> dict[str, _Group]:
+    """Return the groups by name. Slices of one weight are numbered; other layers of one name follow the first."""
+    by_base: dict[str, list[_Group]] = {}
+    for group in groups:
+        by_base.setdefault(group.base, []).append(group)
+    taken = {*by_base, *map(layer_name, original)}
+    named: dict[str, _Group] = {}
+    for base, alike in by_base.items():
+        slices = len(alike) > 1 and all(group.first.folded for group in alike)
+        first = next((group for group in alike if not group.first.folded), alike[0])
+        for number, group in enumerate(alike):
+            wanted = f"{base}.{number}" if slices else f"{base}.{group.first.kind.lower()}"
+            name = base if group is first and not slices else free_name(wanted, taken)
+            taken.add(name)
+            named[name] = group
+    return named
 
 
-def _kind_by_rank(weight: Any, transposed: bool) -> LayerKind | None:
-    return _BY_RANK.get((weight.meta["val"].dim(), transposed)) if isinstance(weight, Node) else None
+def _with_names(name: str, group: _Group, original: Mapping[str, Tensor]) -> list[LayerCall]:
+    """Return the calls with the names of weights and biases that are computed."""
+    weight, bias = (free_name(f"{name}.{part}", original) for part in ("weight", "bias"))
+    return [
+        replace(
+            call,
+            weight_name=weight if call.folded else call.weight_name,
+            bias_name=bias if call.bias_folded else call.bias_name,
+        )
+        for call in group.calls
+    ]
+
+
+def _moved(call: LayerCall, nodes: Mapping[str, Node]) -> LayerCall:
+    return replace(
+        call,
+        node=nodes[call.node.name],
+        operand=nodes[call.operand.name],
+        weight=nodes[call.weight.name],
+        bias=call.bias and nodes[call.bias.name],
+        views=tuple(nodes[view.name] for view in call.views),
+        addition=call.addition and nodes[call.addition.name],
+    )

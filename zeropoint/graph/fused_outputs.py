@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from zeropoint.graph.calls import LayerCall
 from zeropoint.model.layer import LayerKind
+from zeropoint.model.layer_call import LayerCall
 
 aten = torch.ops.aten
 

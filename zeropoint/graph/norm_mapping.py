@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch.fx import Node
 
-from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
+from zeropoint.graph.calls import stored_names
+from zeropoint.model.layer_call import LayerCall
 from zeropoint.model.source import ProgramSource
 
 aten = torch.ops.aten
@@ -31,7 +32,7 @@ def norm_mappings(source: ProgramSource) -> dict[str, str]:
     """
     graph, names = source.program.graph, stored_names(source.program)
     linear = {layer.name for layer in source.layers if layer.kind == "Linear"}
-    calls = layer_calls(graph, names)
+    calls = source.calls
     layer_of = {call.node: layer for layer, places in calls.items() if layer in linear for call in places}
     mappings: dict[str, str] = {}
     for node in graph.nodes:

@@ -1,10 +1,12 @@
 """Edit the tensors that a program holds: the graph's inputs for them, their specs and their values."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
@@ -53,3 +55,14 @@ class ProgramEditor:
     def _fake_mode(self) -> Any:
         values = (node.meta.get("val") for node in self._graph.nodes)
         return next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
+
+
+def add_node(graph: Graph, target: Any, *arguments: object, **options: object) -> Node:
+    """Insert a call of `target` with its fake value in `meta["val"]`, which export requires."""
+    node = graph.call_function(target, cast(Any, arguments), cast(Any, options))
+    fakes = torch.fx.node.map_arg(cast(Any, arguments), lambda argument: argument.meta["val"])
+    values = [argument.meta["val"] for argument in node.all_input_nodes]
+    fake_mode = next(value.fake_mode for value in values if isinstance(value, FakeTensor))
+    with fake_mode, enable_python_dispatcher():  # without it, some operators fix a size that is dynamic
+        node.meta["val"] = target(*cast(Any, fakes), **options)
+    return node

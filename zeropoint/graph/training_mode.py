@@ -4,7 +4,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from zeropoint.graph.calls import module_types, named_arguments
+from zeropoint.graph.calls import module_types
+from zeropoint.graph.matching import named_arguments
 from zeropoint.schema.training_mode import trains, updated_statistics
 
 

@@ -35,7 +35,7 @@ def spill_to_disk(layer: QuantizedLayer, path: Path) -> QuantizedLayer:
 def quantize_layer(choice: Choice, activation: Activation | None) -> QuantizedLayer:
     """Quantize the weight [out, ...] of a layer to the recipe's dtype, and measure its SQNR."""
     noise, stored = Noise(), choice.layer.stored
-    axis = choice.layer.output_axis if choice.weights.axis is None else choice.weights.axis
+    axis = choice.layer.scale_axis(choice.weights.axis)
     values: list[Tensor] = []
     params: list[QParams] = []
     whole = stored is None or not has_qparams_per_row(choice.weights, axis)
@@ -58,7 +58,7 @@ def requantize_layer(
     weight = layer.layer.weight.cpu()
     outliers = None if channels is None else Outliers(channels, weight[:, channels].contiguous())
     changed = replace(layer, pre_quant_scale=pre_quant_scale, scaled_by=None, outliers=outliers, rounding="nearest")
-    axis = layer.layer.output_axis if layer.settings.axis is None else layer.settings.axis
+    axis = layer.layer.scale_axis(layer.settings.axis)
     quantized, qparams = quantize_weight(changed.target_weight, layer.settings, axis, layer.layer.scale_dtype)
     activation = layer.activation
     if activation is not None and statistics is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zeropoint.files.mapped import MappedFile, trim
 from zeropoint.layers.corrections import beside_weight, outlier_product, scaled
-from zeropoint.layers.weights import dequantize_weight, to_tensors
+from zeropoint.layers.weights import WeightNames, as_stored, dequantize_weight, packed, to_tensors
 from zeropoint.model.layer import TRANSPOSED, Layer
 from zeropoint.observers.observer import QuantizationSpec
 from zeropoint.primitives.qparams import QParams, quant_type_for
@@ -38,6 +38,11 @@ def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
 
 Rounding = Literal["nearest", "gptq"]
 """nearest: every rounding error is at most half a step. gptq: some are larger, to compensate for earlier columns."""
+
+
+def weight_names(layer: Layer) -> WeightNames:
+    """Return the names under which a quantized weight is stored."""
+    return WeightNames(str(layer.weight_name), layer.stored_name("scale"), layer.stored_name("zero_point"))
 
 
 @dataclass(frozen=True)
@@ -102,26 +107,34 @@ class QuantizedLayer:
     @property
     def bias_name(self) -> str:
         """The name under which the bias is stored, also where only quantization gives the layer one."""
-        return self.layer.bias_name or f"{self.layer.name}.bias"
+        return self.layer.stored_name("bias")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are stored in place of the float weight, by name, corrections included."""
-        stored = to_tensors(str(self.layer.weight_name), self.settings, self.weight, self.qparams)
+        layer = self.layer
+        stored = to_tensors(weight_names(layer), self.settings, self.weight, self.qparams)
+        if layer.transposed:
+            stored = {name: as_stored(tensor) for name, tensor in stored.items()}
         if self.activation is not None:
-            stored[f"{self.layer.name}.input_scale"] = self.activation.qparams.scale
-            stored[f"{self.layer.name}.input_zero_point"] = self.activation.qparams.zero_point
+            stored[layer.stored_name("input_scale")] = self.activation.qparams.scale
+            stored[layer.stored_name("input_zero_point")] = self.activation.qparams.zero_point
         return stored | self.corrections
+
+    @property
+    def values(self) -> Tensor:
+        """The quantized weight [out, ...], two values a byte for int4."""
+        return packed(self.weight, self.settings)
 
     @property
     def corrections(self) -> dict[str, Tensor]:
         """The tensors that error compensation stores beside the quantized weight, by name."""
-        name, stored = self.layer.name, dict[str, Tensor]()
+        layer, stored = self.layer, dict[str, Tensor]()
         if self.pre_quant_scale is not None:
-            stored[f"{name}.pre_quant_scale"] = self.pre_quant_scale
+            stored[layer.stored_name("pre_quant_scale")] = self.pre_quant_scale
         if self.outliers is not None and self.outlier_weight is not None:
-            stored[f"{name}.outlier_channels"] = self.outliers.channels
-            stored[f"{name}.outlier_weight"] = self.outlier_weight
+            stored[layer.stored_name("outlier_channels")] = self.outliers.channels
+            stored[layer.stored_name("outlier_weight")] = self.outlier_weight
         if self.bias is not None:
             stored[self.bias_name] = self.bias
         return stored

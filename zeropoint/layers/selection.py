@@ -13,8 +13,8 @@ from zeropoint.model.layer import Layer
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.layer_names import matches
-from zeropoint.schema.layer_patterns import mismatches
-from zeropoint.schema.recipe import ActivationSettings, LayerSettings, Recipe, WeightSettings
+from zeropoint.schema.layer_patterns import Aliases, layer_aliases, mismatches, resolved
+from zeropoint.schema.recipe import DEFAULT_LAYER_TYPES, ActivationSettings, LayerSettings, Recipe, WeightSettings
 from zeropoint.schema.report import SkippedLayer, SkipReason
 
 
@@ -33,7 +33,8 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
     Raises InvalidRecipe when a name or type of the recipe matches nothing, or nothing is left to quantize.
     """
     everything = list(layers)
-    for mismatch in mismatches(recipe, [layer.name for layer in everything], [layer.type for layer in everything]):
+    aliases = {layer.name: layer_aliases(layer.parameters) for layer in everything}
+    for mismatch in mismatches(recipe, list(aliases), [layer.type for layer in everything], aliases):
         raise InvalidRecipe(
             "recipe_matches_nothing",
             f"{mismatch.pointer}: {mismatch.detail}",
@@ -41,7 +42,8 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
         )
     choices: list[Choice] = []
     skipped: list[SkippedLayer] = []
-    decisions = _agree_on_shared(everything, {layer.name: _decide(layer, recipe) for layer in everything})
+    meant = _with_layer_names(recipe, aliases)
+    decisions = _agree_on_shared(everything, {layer.name: _decide(layer, meant) for layer in everything})
     for layer in everything:
         decision = decisions[layer.name]
         if isinstance(decision, Choice):
@@ -76,6 +78,13 @@ def require_fit(recipe: Recipe, source: SourceFormat) -> None:
         )
 
 
+def _with_layer_names(recipe: Recipe, aliases: Aliases) -> Recipe:
+    """Return the recipe with the names of layers in place of those of their parameters."""
+    overrides = [o.model_copy(update={"names": resolved(o.names, aliases)}) for o in recipe.overrides]
+    changes = {"include": resolved(recipe.include, aliases), "exclude": resolved(recipe.exclude, aliases)}
+    return recipe.model_copy(update={**changes, "overrides": tuple(overrides)})
+
+
 def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
     if layer.reason in ("dead_code", "folded"):
         return layer.reason
@@ -83,7 +92,8 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
     if types & set(recipe.skip_layers):
         return "type_skipped"
     if not types & set(recipe.layer_types):
-        return "type_not_selected"
+        by_default = recipe.layer_types == DEFAULT_LAYER_TYPES  # then the user did not choose
+        return layer.reason if by_default and layer.reason is not None else "type_not_selected"
     if matches(layer.name, recipe.exclude):
         return "excluded"
     if not matches(layer.name, recipe.include):

@@ -108,27 +108,52 @@ def dequantize_weight(quantized: Tensor, qparams: QParams | None) -> Tensor:
     return quantized.to(torch.float32) if qparams is None else dequantize(quantized, qparams)
 
 
-def to_tensors(name: str, settings: WeightSettings, quantized: Tensor, qparams: QParams | None) -> dict[str, Tensor]:
-    """Return what is stored: `name`, `name_scale`, and `name_zero_point` where the scheme has one."""
-    stored = {name: pack_int4(quantized) if settings.dtype == "int4" else quantized}
+class WeightNames(NamedTuple):
+    """The names of the tensors that are stored for a weight."""
+
+    values: str
+    scale: str
+    zero_point: str
+
+    @classmethod
+    def usual(cls, name: str) -> "WeightNames":
+        """Return `name`, `name_scale`, `name_zero_point`."""
+        return cls(name, f"{name}_scale", f"{name}_zero_point")
+
+
+def packed(quantized: Tensor, settings: WeightSettings) -> Tensor:
+    """Return quantized values [out, ...] as they are stored: int4 two values a byte."""
+    return pack_int4(quantized) if settings.dtype == "int4" else quantized
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """Return a tensor of a weight [out, in], its scales or its zero points as those of [in, out], or back."""
+    return tensor.t().contiguous() if tensor.dim() == 2 else tensor
+
+
+def to_tensors(
+    names: WeightNames, settings: WeightSettings, quantized: Tensor, qparams: QParams | None
+) -> dict[str, Tensor]:
+    """Return what is stored: the values, their scale, and their zero point where the scheme has one."""
+    stored = {names.values: packed(quantized, settings)}
     if qparams is not None:
-        stored[f"{name}_scale"] = qparams.scale
+        stored[names.scale] = qparams.scale
         if settings.scheme == "asymmetric":
-            stored[f"{name}_zero_point"] = qparams.zero_point.to(qparams.quant_type.dtype)
+            stored[names.zero_point] = qparams.zero_point.to(qparams.quant_type.dtype)
     return stored
 
 
 def from_tensors(
-    name: str, settings: WeightSettings, axis: int | None, tensors: Mapping[str, Tensor]
+    names: WeightNames, settings: WeightSettings, axis: int | None, tensors: Mapping[str, Tensor]
 ) -> tuple[Tensor, QParams | None]:
     """Return the values and qparams that `to_tensors` stored. Raises KeyError with a name that is missing."""
-    stored = tensors[name]
+    stored = tensors[names.values]
     quantized = unpack_int4(stored) if settings.dtype == "int4" else stored
     if settings.dtype in CASTS:
         return quantized, None
-    quant_type, scale = quant_type_for(settings.dtype, settings.scheme), tensors[f"{name}_scale"]
+    quant_type, scale = quant_type_for(settings.dtype, settings.scheme), tensors[names.scale]
     if settings.scheme == "asymmetric":
-        zero_point = tensors[f"{name}_zero_point"].to(torch.int64)
+        zero_point = tensors[names.zero_point].to(torch.int64)
     else:
         zero_point = torch.full_like(scale, quant_type.middle, dtype=torch.int64)
     return quantized, QParams(quant_type, scale, zero_point, axis, settings.group_size)

@@ -14,14 +14,13 @@ from torch.func import functional_call
 
 from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
-from zeropoint.layers.weights import dequantize_weight, from_tensors
+from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors
 from zeropoint.loading.stored import Stored
 from zeropoint.model.hooks import stay_visible
 from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantize
 from zeropoint.sources.module import copy_module
 
-PARTS = ("", "_scale", "_zero_point")
-"""Suffixes of the tensors stored for a weight."""
+WEIGHT = WeightNames.usual("weight")
 CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
 """Names within the layer of the tensors that error compensation may store."""
 
@@ -46,10 +45,10 @@ class QuantizedLeaf(nn.Module):
         self._shell = (shell,)  # in a tuple it is no submodule: its parameters are not this module's
         self._settings, self._axis = stored.settings(name), stored.axis(name)
         self._dtype = shell.get_parameter("weight").dtype
-        tensors = {f"weight{part}": stored.tensors.get(stored.weight_name(name) + part) for part in PARTS}
-        self._stored = tuple(key for key, tensor in tensors.items() if tensor is not None)
-        for key in self._stored:
-            self.register_buffer(key, tensors[key])
+        tensors = {key: stored.tensors[own] for key, own in zip(WEIGHT, stored.own_names(name), strict=True) if own}
+        self._stored = tuple(tensors)
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor)
         bias = shell._parameters.get("bias")
         if bias is None and (correction := stored.correction(name, "bias")) is not None:
             bias = nn.Parameter(correction, requires_grad=False)
@@ -68,7 +67,7 @@ class QuantizedLeaf(nn.Module):
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """Return the float layer's output with the dequantized weight, in the float layer's dtype."""
         stored = {key: self.get_buffer(key) for key in self._stored}
-        weight = dequantize_weight(*from_tensors("weight", self._settings, self._axis, stored)).to(self._dtype)
+        weight = dequantize_weight(*from_tensors(WEIGHT, self._settings, self._axis, stored)).to(self._dtype)
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
         output = functional_call(self._shell[0], tensors, (self._fake_quantize(input), *arguments), options)
         if self.outlier_channels is None or self.outlier_weight is None:
@@ -142,9 +141,7 @@ def _require_layers(model: nn.Module, stored: Stored) -> None:
 def _require_same_tensors(
     tensors: Mapping[str, Tensor], state: Mapping[str, object], stored: Stored, quantized: Mapping[str, str]
 ) -> None:
-    layer_parts = ("input_scale", "input_zero_point", "bias", *CORRECTIONS)
-    added = {f"{name}{part}" for name in quantized for part in PARTS}
-    added |= {f"{name}.{part}" for name in stored.layers for part in layer_parts}
+    added = {name for layer in stored.layers for name in stored.own_tensors(layer)}
     for name, tensor in tensors.items():
         if name not in stored.tensors:
             raise _misfit(f"Tensor {name!r} of the model is not in the file.")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from zeropoint.errors import InvalidModel
+from zeropoint.graph.preparing import prepared
 from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import select
@@ -37,6 +38,7 @@ def restore(source: Source, stored: Stored) -> Quantized:
     layers = [
         _layer(layer, stored, stored.layers[name]) for name, layer in float_layers.items() if name in stored.layers
     ]
+    source = prepared(source, [choice.layer.name for choice in choices])
     return Quantized(source, recipe, layers, skipped, NOT_CALIBRATED, dict(stored.about["versions"]))
 
 

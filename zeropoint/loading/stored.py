@@ -1,7 +1,7 @@
 """Read `model.safetensors` or `model.pt` back: its metadata, the integers and their qparams."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zeropoint.errors import InvalidModel, Unsupported, invalid_recipe
+from zeropoint.formats.metadata import CORRECTIONS
 from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
-from zeropoint.layers.weights import from_tensors
+from zeropoint.layers.weights import WeightNames, as_stored, from_tensors
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.faults import first_fault
@@ -47,14 +48,46 @@ class Stored:
         return WeightSettings.model_validate({k: v for k, v in about.items() if k in WeightSettings.model_fields})
 
     def axis(self, layer: str) -> int | None:
-        """Return the axis of per_channel scales; None for other granularities."""
+        """Return the axis of per_channel scales in the stored weight; None for other granularities."""
         settings = self.settings(layer)
         if settings.granularity != "per_channel" or settings.dtype in CASTS:
             return None
-        return settings.axis if settings.axis is not None else int(self.layers[layer]["operator"] in TRANSPOSED)
+        axis = self._about(layer, "weight").get("axis")
+        if axis is None:
+            axis = settings.axis if settings.axis is not None else int(self.layers[layer]["operator"] in TRANSPOSED)
+        return int(axis)
+
+    def transposed(self, layer: str) -> bool:
+        """Return whether the weight is stored as [in, out]."""
+        return bool(self._about(layer, "weight").get("transposed", False))
+
+    def weight_names(self, layer: str) -> WeightNames:
+        """Return the names of the weight's values, scale and zero point, as far as these are stored."""
+        about = self._about(layer, "weight")
+        usual = WeightNames.usual(str(about["tensor"]))
+        scale, zero_point = about.get("scale"), about.get("zero_point")
+        return WeightNames(
+            usual.values,
+            scale if isinstance(scale, str) else usual.scale,
+            zero_point if isinstance(zero_point, str) else usual.zero_point,
+        )
+
+    def own_names(self, layer: str) -> tuple[str, str | None, str | None]:
+        """Return the names of the weight's values, scale and zero point; None for what a weight lacks."""
+        names = self.weight_names(layer)
+        if self.settings(layer).dtype in CASTS:
+            return names.values, None, None
+        return names.values, names.scale, names.zero_point if self.settings(layer).scheme == "asymmetric" else None
+
+    def own_tensors(self, layer: str) -> Iterator[str]:
+        """Yield the names of all tensors that the file holds for the layer."""
+        about, activation = self.layers[layer], self._about(layer, "activation") or {}
+        yield from filter(None, self.own_names(layer))
+        yield from (about[part] for part in ("bias", *CORRECTIONS) if part in about)
+        yield from (activation.get(part, f"{layer}.input_{part}") for part in ("scale", "zero_point") if activation)
 
     def weight_name(self, layer: str) -> str:
-        """Return the weight's name; the names of its scale and zero point begin with it."""
+        """Return the weight's name."""
         return str(self._about(layer, "weight")["tensor"])
 
     def weight(self, layer: str) -> tuple[Tensor, QParams | None]:
@@ -62,8 +95,12 @@ class Stored:
 
         Raises InvalidModel when one of its tensors is missing.
         """
+        names, axis, tensors = self.weight_names(layer), self.axis(layer), self.tensors
         try:
-            return from_tensors(self.weight_name(layer), self.settings(layer), self.axis(layer), self.tensors)
+            if self.transposed(layer):
+                axis = None if axis is None else 1 - axis
+                tensors = {name: as_stored(tensors[name]) for name in names if name in tensors}
+            return from_tensors(names, self.settings(layer), axis, tensors)
         except KeyError as error:
             raise _invalid(f"Layer {layer!r} needs tensor {error}, which is not stored.") from error
 
@@ -73,7 +110,8 @@ class Stored:
         if metadata is None:
             return None
         quant_type = quant_type_for(metadata["dtype"], metadata["scheme"])
-        scale, zero_point = (self._tensor(layer, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
+        names = (metadata.get(part, f"{layer}.input_{part}") for part in ("scale", "zero_point"))
+        scale, zero_point = (self._tensor(layer, name) for name in names)
         return QParams(quant_type, scale, zero_point)
 
     def correction(self, layer: str, part: str) -> Tensor | None:

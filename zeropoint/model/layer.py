@@ -1,14 +1,15 @@
 """A layer of a source: a module that owns parameters, and a real `nn` module if it can be quantized."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile
+from zeropoint.schema.layer_names import free_name
 from zeropoint.schema.report import SkipReason
 
 LayerKind = Literal[
@@ -32,6 +33,19 @@ CHANNEL_AXES: Mapping[LayerKind, int] = {
 }
 TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 
+Part = Literal[
+    "scale",
+    "zero_point",
+    "input_scale",
+    "input_zero_point",
+    "pre_quant_scale",
+    "outlier_channels",
+    "outlier_weight",
+    "bias",
+]
+"""A tensor that a quantized layer may store beside its integers."""
+PARTS: tuple[Part, ...] = get_args(Part)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -50,6 +64,8 @@ class Layer:
     """The weight's name in the state dict, `encoder.0.weight`."""
     bias_name: str | None = None
     """The bias's name, where it has one."""
+    has_own_bias: bool = True
+    """Whether nothing but the layer's calls reads its bias."""
     reason: SkipReason | None = None
     scale_dtype: torch.dtype = torch.float32
     """What the scales of the weight and the input are stored in."""
@@ -57,6 +73,14 @@ class Layer:
     """The module that a convolution's output goes through first (see `fused_outputs`); programs alone have it."""
     stored: StoredTensor | None = None
     """Where the weight lies, if it lies in a file: it can be read block by block."""
+    parameters: tuple[str, ...] = ()
+    """The names of the uploaded tensors that the layer owns or computes with; each of them means this layer."""
+    transposed: bool = False
+    """Whether the weight is stored as [in, out]; `weight` is [out, in] nevertheless."""
+    computed: bool = False
+    """Whether the weight is computed from uploaded tensors, and so is stored in no layout of the user's."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Names for the tensors of `stored_name` where the model has a tensor of the usual name."""
     file: MappedFile | None = None
     """That file, mapped: its pages can be released."""
 
@@ -70,11 +94,37 @@ class Layer:
         """The dimension of the input that counts its channels, from the end; None where the input holds indices."""
         return CHANNEL_AXES.get(self.kind) if self.kind is not None else None
 
+    def stored_name(self, part: Part) -> str:
+        """Return the name under which a quantized layer stores a tensor beside its integers."""
+        usual = self.usual_name(part)
+        return self.renamed.get(usual, usual)
+
+    def usual_name(self, part: Part) -> str:
+        """Return the name of `stored_name` in a model that has no tensor of this name."""
+        if part == "bias":
+            return self.bias_name or f"{self.name}.bias"
+        return f"{self.weight_name}_{part}" if part in ("scale", "zero_point") else f"{self.name}.{part}"
+
+    def scale_axis(self, axis: int | None) -> int:
+        """Return the dimension of `weight` for which a recipe's `axis` of the stored weight asks; None: the outputs."""
+        if axis is None:
+            return self.output_axis
+        return 1 - axis if self.transposed else axis
+
+    def stored_axis(self, axis: int | None) -> int | None:
+        """Return the dimension of the stored weight that corresponds to one of `weight`."""
+        return 1 - axis if self.transposed and axis is not None else axis
+
+    def stored_shape(self, shape: Iterable[int]) -> list[int]:
+        """Return the shape of the stored weight, given that of `weight`."""
+        return [*shape][::-1] if self.transposed else [*shape]
+
     @property
     def weight(self) -> Tensor:
         """The float weight [out, in / groups, *kernel] of a quantizable layer."""
         assert self.module is not None, self.name
-        return self.module.get_parameter("weight").detach()
+        weight = self.module.get_parameter("weight").detach()
+        return weight.contiguous() if self.computed else weight
 
     @property
     def bias(self) -> Tensor | None:
@@ -86,3 +136,24 @@ def distinct_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of tensors; a storage that several of them share counts once."""
     sizes = {t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in tensors if t.numel()}
     return sum(sizes.values())
+
+
+def with_free_names(layers: Iterable[Layer], tensors: Iterable[str]) -> Iterator[Layer]:
+    """Yield layers whose stored names differ from those of the model's tensors and of all other layers.
+
+    Layers that share a weight share its scale, and so the scale's name.
+    """
+    taken, chosen = set(tensors), dict[tuple[str | None, Part], str]()
+    for layer in layers:
+        renamed: dict[str, str] = {}
+        for part in PARTS if layer.module is not None else ():
+            owner = layer.weight_name if part in ("scale", "zero_point") else layer.name
+            usual = layer.usual_name(part)
+            if part == "bias" and layer.bias_name is not None:
+                continue
+            if (owner, part) not in chosen:
+                chosen[owner, part] = free_name(usual, taken)
+                taken.add(chosen[owner, part])
+            if chosen[owner, part] != usual:
+                renamed[usual] = chosen[owner, part]
+        yield replace(layer, renamed=renamed) if renamed else layer

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from zeropoint.data.batches import Input, ModelOutputs, own_copies
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
+from zeropoint.model.layer_call import LayerCall
 
 
 @dataclass
@@ -79,6 +80,8 @@ class ProgramSource(Source):
 
     program: ExportedProgram
     inputs: tuple[Input, ...]
+    calls: Mapping[str, list[LayerCall]]
+    """Layer -> its calls in the program's graph, also for layers that stay in float."""
     original: Mapping[str, Tensor]
     """The state dict before pruning and folding; what did not change shares its memory with `tensors`."""
     output_names: tuple[str, ...] = ()

@@ -95,6 +95,9 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
             yield Mismatch(f"/formats/{position}", f"{name} is not written from {SOURCES[source]}; known are: {known}.")
     if source == "safetensors":
         yield from _unrunnable(recipe)
+    if source != "pt2" and recipe.merge_lora:
+        detail = f"adapters are found in a graph, which {SOURCES[source]} lacks: give the model as a program (.pt2)."
+        yield Mismatch("/merge_lora", detail)
     if source == "safetensors" and recipe.validation.min_sqnr_db is not None:
         detail = "a file of weights has no outputs to measure SQNR on; the report has that of each weight."
         yield Mismatch("/validation/min_sqnr_db", detail)

@@ -99,6 +99,8 @@ class WeightMetadata(Described):
     """The name of the quantized tensor."""
     shape: list[int]
     """That of the float weight."""
+    transposed: bool = False
+    """Whether the weight is stored as [in, out]; groups then lie along the first dimension."""
     original_dtype: str
     scale: str | None = None
     """The name of the tensor of scales; absent for a cast."""

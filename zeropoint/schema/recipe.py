@@ -28,6 +28,13 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
 
 
+DEFAULT_LAYER_TYPES: tuple[str, ...] = (
+    *("Linear", "Conv1d", "Conv2d", "Conv3d"),
+    *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+)
+"""Every kind of layer that int8 fits: a list in a recipe is exact, this one is not the user's choice."""
+
+
 class MinMaxObserver(Frozen):
     """Range = smallest and largest value seen."""
 
@@ -182,7 +189,7 @@ class Recipe(LayerSettings):
     """What to quantize, to which dtype, scheme and granularity, by which observer, with which checks."""
 
     weights: WeightSettings = WeightSettings()
-    layer_types: Names = ("Linear", "Conv1d", "Conv2d")
+    layer_types: Names = DEFAULT_LAYER_TYPES
     skip_layers: Names = ("LayerNorm", "Embedding")
     include: Names = ("*",)
     exclude: Names = ()
@@ -192,6 +199,8 @@ class Recipe(LayerSettings):
     target: AccuracyTarget | None = None
     sensitivity: bool = False
     """Whether the report lists how much noise each layer adds to the whole model."""
+    merge_lora: bool = False
+    """Whether low-rank adapters are merged into the linears that they add to, before anything else is done."""
     mode: Literal["quantize", "recommend"] = "quantize"
     """recommend: decide everything, write no model, and return the plan as a recipe."""
     calibration: CalibrationSettings = CalibrationSettings()

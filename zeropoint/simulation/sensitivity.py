@@ -22,7 +22,7 @@ from zeropoint.data.padding import mask_of, visible
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.model.layer import TRANSPOSED
-from zeropoint.model.source import Source
+from zeropoint.model.source import ProgramSource, Source
 from zeropoint.simulation.fake_quant import forward_quantized
 
 VECTORS = 2
@@ -62,7 +62,7 @@ def _add(
 ) -> bool:
     """Accumulate one batch; return False if nothing is differentiable."""
     source.reset()
-    with torch.enable_grad(), _shifted(layers, sensitivity) as shifts:
+    with torch.enable_grad(), _frozen(source), _shifted(layers, sensitivity) as shifts:
         outputs = [v for v in source.run(batch) if isinstance(v, Tensor) and v.is_floating_point()]
     outputs = [output for output in outputs if output.requires_grad]
     if not outputs or not shifts:
@@ -103,13 +103,28 @@ def _signs(output: Tensor, mask: Tensor | None, generator: torch.Generator) -> T
 
 
 @contextmanager
+def _frozen(source: Source) -> Iterator[None]:
+    """Compute no gradients of a program's weights until the block ends: each would keep the layer's input in memory."""
+    leaves = [layer.module for layer in source.layers if layer.module is not None]
+    weights = [leaf.get_parameter("weight") for leaf in leaves if isinstance(source, ProgramSource)]
+    trainable = [weight for weight in weights if weight.requires_grad]
+    for weight in trainable:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trainable:
+            weight.requires_grad_(True)
+
+
+@contextmanager
 def _shifted(layers: Mapping[str, QuantizedLayer], sensitivity: Sensitivity) -> Iterator[list[Shift]]:
     """Add zeros to each layer's output, whose gradient can then be computed, and yield them with the output's error."""
     shifts: list[Shift] = []
 
     def shift(name: str, layer: QuantizedLayer, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         with torch.no_grad():
-            error = forward_quantized(layer, arguments[0].detach()) - output.detach()
+            error = forward_quantized(layer, arguments[0].detach(), *arguments[1:]) - output.detach()
         sensitivity.macs[name] = sensitivity.macs.get(name, 0) + _macs(layer, arguments[0], output)
         sensitivity.parameters[name] = layer.weight.numel()
         zeros = torch.zeros_like(output, requires_grad=True)

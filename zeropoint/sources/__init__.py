@@ -9,12 +9,12 @@ from zeropoint.sources.program import open_uploaded_program
 
 
 def open_source(
-    path: Path, file_format: SourceFormat, device: str, *, fold: bool = False
+    path: Path, file_format: SourceFormat, device: str, *, fold: bool = False, merge_lora: bool = False
 ) -> ProgramSource | HuggingFaceSource:
-    """Open an upload by its format; `fold`: see `open_uploaded_program`. Raises InvalidModel or Unsupported."""
+    """Open an upload by its format; for the options see `open_uploaded_program`. Raises InvalidModel or Unsupported."""
     match file_format:
         case "pt2":
-            return open_uploaded_program(path, device, fold=fold)
+            return open_uploaded_program(path, device, fold=fold, merge_lora=merge_lora)
         case "huggingface":
             return open_huggingface(path, device)
         case _:

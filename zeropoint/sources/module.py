@@ -14,7 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zeropoint.data.batches import ModelInputs, ModelOutputs, own_copies
 from zeropoint.errors import Unsupported
-from zeropoint.model.layer import Layer, LayerKind, distinct_bytes
+from zeropoint.model.layer import Layer, LayerKind, distinct_bytes, with_free_names
 from zeropoint.model.source import Source
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.schema.report import SkipReason
@@ -49,7 +49,7 @@ class ModuleSource(Source):
 
 def module_source(model: nn.Module) -> ModuleSource:
     """Return a module's source. Raises InvalidModel on NaN or infinity in weights, Unsupported on a single layer."""
-    if type(model) in KINDS:
+    if _kind(model) is not None:
         raise Unsupported(
             "unsupported_module",
             f"The model is a single {type(model).__name__}, so its layer has no name.",
@@ -59,7 +59,7 @@ def module_source(model: nn.Module) -> ModuleSource:
     require_finite(parameters | dict(model.named_buffers(remove_duplicate=False)))
     module = copy_module(model, {id(tensor): tensor for tensor in parameters.values()})
     buffers = {name: tensor.clone() for name, tensor in module.named_buffers(remove_duplicate=False)}
-    layers = tuple(list_layers(module))
+    layers = tuple(with_free_names(list_layers(module), module.state_dict()))
     stored = {n: buffers.get(n, t) for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     for alias in _aliases(module, layers):
         stored.pop(alias, None)
@@ -146,6 +146,7 @@ def list_layers(module: nn.Module) -> Iterator[Layer]:
                 weight_name=None if reason else first_names[id(owner._parameters["weight"])],
                 bias_name=None if reason or bias is None else first_names[id(bias)],
                 reason=reason,
+                parameters=tuple(parameters),
             )
 
 

@@ -22,10 +22,13 @@ from torch.utils._sympy.value_ranges import bound_sympy
 from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import InvalidModel, Unsupported
 from zeropoint.graph.batch_norm_folding import fold_normalizations
-from zeropoint.graph.calls import layer_calls, stored_names
+from zeropoint.graph.calls import layer_calls
+from zeropoint.graph.constants import Constants
 from zeropoint.graph.fused_outputs import insert_fused_outputs
-from zeropoint.graph.layers import layer_types, list_layers, obstacle
+from zeropoint.graph.layers import Found, list_layers, module_classes
 from zeropoint.graph.leaves import insert_leaves
+from zeropoint.graph.lora import merge_adapters
+from zeropoint.graph.obstacles import obstacles
 from zeropoint.graph.pruning import functional, prune
 from zeropoint.graph.training_mode import modules_in_training
 from zeropoint.model.layer import distinct_bytes
@@ -35,11 +38,12 @@ from zeropoint.sources.finite import require_finite
 EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
 
 
-def open_uploaded_program(path: Path, device: str, *, fold: bool = False) -> ProgramSource:
+def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_lora: bool = False) -> ProgramSource:
     """Load and prune a program, and find its layers.
 
-    `fold`: fold batch normalizations into the convolutions before them (`graph.batch_norm_folding`). Raises
-    InvalidModel if the file can't be loaded, Unsupported if the program takes something other than tensors and
+    `fold`: fold batch normalizations into the convolutions before them (`graph.batch_norm_folding`).
+    `merge_lora`: merge low-rank adapters into the linears beside them (`graph.lora`).
+    Raises InvalidModel if the file can't be loaded, Unsupported if the program takes something other than tensors and
     constants.
     """
     try:
@@ -48,34 +52,43 @@ def open_uploaded_program(path: Path, device: str, *, fold: bool = False) -> Pro
         raise InvalidModel(
             "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
         ) from error
-    return program_source(uploaded, device, fold=fold)
+    return program_source(uploaded, device, fold=fold, merge_lora=merge_lora)
 
 
-def program_source(uploaded: ExportedProgram, device: str = "cpu", *, fold: bool = False) -> ProgramSource:
+def program_source(
+    uploaded: ExportedProgram, device: str = "cpu", *, fold: bool = False, merge_lora: bool = False
+) -> ProgramSource:
     """Return the source of a loaded program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
     require_finite(uploaded.state_dict)
-    types, structure = layer_types(uploaded), "\n".join(_operators(uploaded))
+    classes, structure = module_classes(uploaded), "\n".join(_operators(uploaded))
     program, folded = prune(functional(uploaded)), frozenset[str]()
     live_bytes = distinct_bytes(program.state_dict.values())
+    if merge_lora:
+        program, folded = merge_adapters(program)
     if fold:
-        program, folded = fold_normalizations(program)
+        program, normalizations = fold_normalizations(program)
+        folded |= normalizations
     if device != "cpu":
         program = move_to_device_pass(program, device)
-    calls = layer_calls(program.graph, stored_names(program))
+    computed = Constants(program, program.graph)
+    calls = layer_calls(program, computed, original)
+    reasons = obstacles(calls, computed)
     module = _flat(program.module(check_guards=False))
-    quantizable = {name: places for name, places in calls.items() if obstacle(places, calls) is None}
+    quantizable = {name: places for name, places in calls.items() if name not in reasons}
     fused_outputs = insert_fused_outputs(module, quantizable)
-    leaves = insert_leaves(module, program, quantizable)
+    leaves = insert_leaves(module, computed, quantizable)
+    found = Found(calls, reasons, leaves, fused_outputs, classes, folded)
     inputs, constants = _inputs(program)
     return ProgramSource(
         module=module,
-        layers=tuple(list_layers(program, original, types, calls, leaves, fused_outputs=fused_outputs, folded=folded)),
+        layers=list_layers(program, original, found),
         tensors=program.state_dict,
         original_bytes=distinct_bytes(original.values()),
         dead_bytes=distinct_bytes(original.values()) - live_bytes,
         device=device,
         program=program,
+        calls=calls,
         original=original,
         structure=structure,
         inputs=inputs,

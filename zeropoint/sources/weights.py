@@ -58,7 +58,9 @@ def open_weights(path: Path) -> WeightsSource:
 def _layer(named: NamedLayer, tensors: Mapping[str, Tensor]) -> Layer:
     if named.weight is None or not _can_be_quantized(named, tensors):
         size = sum(tensors[name].nbytes for name in named.tensors)
-        return Layer(name=named.name, type=named.type, bytes=size, reason="unsupported")
+        return Layer(
+            name=named.name, type=named.type, bytes=size, reason="unsupported", parameters=tuple(named.tensors)
+        )
     bias = f"{named.name}.bias"
     module = MetaLayer(tensors[named.weight], tensors[bias] if bias in named.tensors else None)
     return Layer(
@@ -68,6 +70,7 @@ def _layer(named: NamedLayer, tensors: Mapping[str, Tensor]) -> Layer:
         kind=cast(LayerKind, named.type),
         module=module,
         weight_name=named.weight,
+        parameters=tuple(named.tensors),
     )
 
 

@@ -122,7 +122,7 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
             counted = _on_integers(layer.scale_input(values), layer)
             clipped.count += count_outside(counted, layer.activation.qparams)
             clipped.total += counted.numel()
-        noise.add(output.cpu(), forward_quantized(layer, values))
+        noise.add(output.cpu(), forward_quantized(layer, values, *arguments[1:]))
 
     return compare
 

@@ -233,8 +233,8 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decision
             dtype=layer.settings.dtype,
             scheme=layer.settings.scheme,
             granularity=layer.settings.granularity,
-            axis=None if layer.qparams is None else layer.qparams.axis,
-            shape=list(layer.weight.shape),
+            axis=None if layer.qparams is None else layer.layer.stored_axis(layer.qparams.axis),
+            shape=layer.layer.stored_shape(layer.weight.shape),
         ),
         activation=activation
         and ActivationReport(

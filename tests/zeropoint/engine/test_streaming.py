@@ -20,7 +20,7 @@ from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import select
-from zeropoint.layers.weights import dequantize_weight, quantize_weight, to_tensors
+from zeropoint.layers.weights import WeightNames, dequantize_weight, quantize_weight, to_tensors
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.recipe import Recipe, WeightSettings
 from zeropoint.sources.weights import open_weights
@@ -75,13 +75,13 @@ def test_every_tensor_is_what_the_whole_weight_would_give(
     expected, settings = dict(tensors), WeightSettings.model_validate(weights)
     for name, layer in layers.items():
         encoded, qparams = quantize_weight(tensors[name], settings, settings.axis or 0)
-        expected |= to_tensors(name, settings, encoded, qparams)
+        expected |= to_tensors(WeightNames.usual(name), settings, encoded, qparams)
         noise = Noise()
         noise.add(tensors[name], dequantize_weight(encoded, qparams))
         assert layer.weight_sqnr_db == pytest.approx(noise.db)
-        assert layer.bytes == sum(t.nbytes for t in to_tensors(name, settings, encoded, qparams).values()) + (
-            0 if layer.layer.bias is None else 256
-        )
+        assert layer.bytes == sum(
+            t.nbytes for t in to_tensors(WeightNames.usual(name), settings, encoded, qparams).values()
+        ) + (0 if layer.layer.bias is None else 256)
     found = load_file(tmp_path / OUT)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -65,9 +65,9 @@ def test_the_report_says_what_can_be_said_and_no_more(tmp_path: Path) -> None:
         assert layer.output_sqnr_db is None
     assert {skipped.name: skipped.reason for skipped in told.skipped} == {
         "model.embed_tokens": "type_skipped",
-        "model.layers.0.input_layernorm": "type_not_selected",
-        "model.layers.1.input_layernorm": "type_not_selected",
-        "model": "type_not_selected",
+        "model.layers.0.input_layernorm": "unsupported",
+        "model.layers.1.input_layernorm": "unsupported",
+        "model": "unsupported",
         "model.mask": "unsupported",
     }
     assert told.summary.original_bytes == sum(tensor.nbytes for tensor in tensors.values())

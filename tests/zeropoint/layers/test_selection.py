@@ -16,7 +16,7 @@ def test_every_layer_is_either_chosen_or_listed_with_its_reason(opened: OpenExam
     layers = opened(convolutional()).layers
     choices, skipped = select(layers, Recipe())
     assert sorted([c.layer.name for c in choices] + [s.name for s in skipped]) == sorted(layer.name for layer in layers)
-    assert {s.name: s.reason for s in skipped} == {"features.1": "type_not_selected", "unused": "dead_code"}
+    assert {s.name: s.reason for s in skipped} == {"features.1": "unsupported", "unused": "dead_code"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropoint.layers.weights import (
+    WeightNames,
     concatenate_rows,
     dequantize_weight,
     from_tensors,
@@ -54,9 +55,9 @@ def test_what_is_stored_comes_back_bit_for_bit(body: dict[str, object]) -> None:
     settings = WeightSettings.model_validate(body)
     weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     numbers, qparams = quantize_weight(weight, settings, settings.axis or 0)
-    stored = to_tensors("w", settings, numbers, qparams)
+    stored = to_tensors(WeightNames.usual("w"), settings, numbers, qparams)
     axis = qparams.axis if qparams is not None else None
-    again, grid = from_tensors("w", settings, axis, stored)
+    again, grid = from_tensors(WeightNames.usual("w"), settings, axis, stored)
     assert again.dtype == numbers.dtype
     assert torch.equal(dequantize_weight(again, grid), dequantize_weight(numbers, qparams))
     assert set(stored) == {"w"} | (set() if settings.dtype in CASTS else {"w_scale"}) | (

@@ -93,7 +93,7 @@ def test_types_that_nobody_knows_are_told_and_torchs_own_may_be_absent() -> None
 @pytest.mark.parametrize(
     ("parameter", "layer"),
     [
-        ("weight", ""),
+        ("weight", "weight"),
         ("fc.weight", "fc"),
         ("encoder.0.bias", "encoder.0"),
         ("attn.in_proj_weight", "attn.in_proj"),
@@ -101,7 +101,7 @@ def test_types_that_nobody_knows_are_told_and_torchs_own_may_be_absent() -> None
         ("lstm.weight_ih_l0", "lstm.ih_l0"),
         ("lstm.bias_hh_l1_reverse", "lstm.hh_l1_reverse"),
         ("weight_ih", "ih"),
-        ("token", ""),
+        ("token", "token"),
     ],
 )
 def test_a_parameter_belongs_to_the_layer_that_owns_it(parameter: str, layer: str) -> None:

@@ -64,7 +64,7 @@ class Weight:
 
 def store_int4_as_uint4(model: ir.Model, layers: Sequence[QuantizedLayer]) -> None:
     """Store int4 weights [out, in] as UINT4, two values per byte, and their zero points likewise."""
-    int4_layers = {f"{layer.layer.weight_name}_scale": layer for layer in layers if layer.settings.dtype == "int4"}
+    int4_layers = {layer.layer.stored_name("scale"): layer for layer in layers if layer.settings.dtype == "int4"}
     for node in model.graph:
         scale = node.inputs[1] if node.op_type == "DequantizeLinear" else None
         layer = int4_layers.get(str(scale.name)) if scale is not None else None

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from zeropoint.formats.program.qdq import add_node
 from zeropoint.formats.program.qdq_sharing import first_node_after, name_modules
-from zeropoint.graph.calls import LayerCall
-from zeropoint.graph.program_state import ProgramEditor
+from zeropoint.graph.program_state import ProgramEditor, add_node
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
+from zeropoint.model.layer_call import LayerCall
 
 aten = torch.ops.aten
 Calls = Mapping[str, list[LayerCall]]
@@ -70,12 +69,11 @@ class _Corrections:
         node, name, values = call.node, call.node.name, call.input
 
         def select() -> Node:
-            buffer = self._buffer(call, f"{layer.layer.name}.outlier_channels", outliers.channels)
+            buffer = self._buffer(call, layer.layer.stored_name("outlier_channels"), outliers.channels)
             return add_node(self._graph, aten.index_select.default, values, -1, buffer)
 
-        weight = self._buffer(
-            call, f"{layer.layer.name}.outlier_weight", layer.corrections[f"{layer.layer.name}.outlier_weight"]
-        )
+        name_of_weight = layer.layer.stored_name("outlier_weight")
+        weight = self._buffer(call, name_of_weight, layer.corrections[name_of_weight])
         selected = self._once(values, "outliers", outliers.channels, select)
         with self._graph.inserting_before(node):
             product = add_node(self._graph, aten.linear.default, selected, weight)
@@ -93,7 +91,7 @@ class _Corrections:
         dtype = values.meta["val"].dtype
 
         def multiply() -> Node:
-            factors = self._buffer(call, f"{layer.layer.name}.pre_quant_scale", scale)
+            factors = self._buffer(call, layer.layer.stored_name("pre_quant_scale"), scale)
             if spatial:
                 factors = add_node(self._graph, aten.reshape.default, factors, [-1, *[1] * spatial])
             product = add_node(self._graph, aten.mul.Tensor, values, factors)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import is_contiguous_or_false
 
-from zeropoint.graph.calls import LayerCall
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.layer_call import LayerCall
 from zeropoint.primitives.qparams import QParams, QuantType
 
 Form = Literal["kernel", "pt2e", "plain"]
@@ -37,12 +37,12 @@ def weight_form(layer: QuantizedLayer, call: LayerCall) -> Form:
 
 
 def buffers(layer: QuantizedLayer, form: Form) -> dict[str, Tensor]:
-    """Return the tensors that dequantize a weight, by name suffix, in this order: integers, scales, zero points.
+    """Return the tensors that dequantize a weight [out, ...] by name suffix: integers, scales, zero points, in order.
 
     Scale and zero point of a whole tensor are literals in the graph; a kernel, however, needs one scale per output, and
     zero points as int64 even if all are 0.
     """
-    qparams, tensors = layer.qparams, {"": layer.tensors[str(layer.layer.weight_name)]}
+    qparams, tensors = layer.qparams, {"": layer.values}
     if form == "kernel" and qparams is not None:
         outputs = layer.weight.shape[0]
         scale = {"_scale": qparams.scale} if qparams.axis == 0 else {"_scale_of_outputs": qparams.scale.repeat(outputs)}

@@ -10,10 +10,10 @@ import torch
 from torch.fx import Graph, Node
 
 from zeropoint.formats.program.inductor import Form, conv_options, input_qparams, is_noncontiguous, lacks_batch
-from zeropoint.formats.program.qdq import add_node
 from zeropoint.formats.program.qdq_sharing import QdqPairs, first_node_after
-from zeropoint.graph.calls import LayerCall
+from zeropoint.graph.program_state import add_node
 from zeropoint.layers.quantized_layer import Activation
+from zeropoint.model.layer_call import LayerCall
 
 aten = torch.ops.aten
 KERNEL_INPUT = "zeropoint_kernel_input"

@@ -6,15 +6,13 @@ Every result is bit-identical to what `primitives.qparams` and `primitives.packi
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
-from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, Node
 
 from zeropoint.formats.program.inductor import Form
+from zeropoint.graph.program_state import add_node
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.primitives.qparams import QParams, QuantType
 
@@ -104,14 +102,3 @@ def _unpack(graph: Graph, packed: Node) -> Node:
 
 def _to(graph: Graph, values: Node, dtype: torch.dtype) -> Node:
     return values if values.meta["val"].dtype == dtype else add_node(graph, aten.to.dtype, values, dtype)
-
-
-def add_node(graph: Graph, target: Any, *arguments: object, **options: object) -> Node:
-    """Insert a call of `target` with its fake value in `meta["val"]`, which export requires."""
-    node = graph.call_function(target, cast(Any, arguments), cast(Any, options))
-    fakes = torch.fx.node.map_arg(cast(Any, arguments), lambda argument: argument.meta["val"])
-    values = [argument.meta["val"] for argument in node.all_input_nodes]
-    fake_mode = next(value.fake_mode for value in values if isinstance(value, FakeTensor))
-    with fake_mode, enable_python_dispatcher():  # without it, some operators fix a size that is dynamic
-        node.meta["val"] = target(*cast(Any, fakes), **options)
-    return node

@@ -17,9 +17,9 @@ import torch
 from torch.fx import Graph, Node
 
 from zeropoint.formats.program.qdq import insert_qdq, ops
-from zeropoint.graph.calls import LayerCall
 from zeropoint.graph.fused_outputs import fused_output, is_rectified
 from zeropoint.layers.quantized_layer import Activation
+from zeropoint.model.layer_call import LayerCall
 from zeropoint.primitives.qparams import QuantType
 
 aten = torch.ops.aten

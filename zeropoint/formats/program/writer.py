@@ -22,13 +22,18 @@ from zeropoint.formats.program.inductor import Form, buffers, weight_form
 from zeropoint.formats.program.input_qdq import KERNEL_INPUT, quantize_input
 from zeropoint.formats.program.qdq import insert_dequantize
 from zeropoint.formats.program.qdq_sharing import QdqPairs, name_modules
-from zeropoint.graph.calls import LayerCall, layer_calls, stored_names
-from zeropoint.graph.program_state import ProgramEditor
+from zeropoint.graph.calls import on_graph
+from zeropoint.graph.program_state import ProgramEditor, add_node
 from zeropoint.graph.pruning import copy_graph, rebuild
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.layers.weights import as_stored
+from zeropoint.model.layer import Part
+from zeropoint.model.layer_call import LayerCall
 from zeropoint.model.source import ProgramSource
+from zeropoint.schema.layer_names import free_name
 
+STORED_SUFFIXES: Mapping[str, Part] = {"_scale": "scale", "_zero_point": "zero_point"}
 PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", KERNEL_INPUT)
 """Node metadata that reveals the user's files or serves only this writer; running needs none of it."""
 
@@ -49,7 +54,7 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
     program = quantized.source.program
     graph = copy_graph(program.graph)
     editor = ProgramEditor(program, graph, quantized.scaled_normalizations)
-    calls = correct(graph, editor, layer_calls(graph, stored_names(program)), quantized.layers)
+    calls = correct(graph, editor, on_graph(quantized.source.calls, graph), quantized.layers)
     qdq_pairs = QdqPairs(graph)
     form_of = weight_form if not outputs else _pt2e_form
     uses = _uses(quantized.layers, calls, form_of)
@@ -58,7 +63,7 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
             if layer.activation is not None:
                 quantize_input(graph, qdq_pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
-        _quantize_weight(graph, editor, weight, readers)
+        _quantize_weight(graph, editor, weight, readers, as_uploaded=not outputs)
     if outputs:
         activations = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
         qdq_pairs.insert_at_outputs([(call, output) for name, output in activations.items() for call in calls[name]])
@@ -78,29 +83,52 @@ class WeightUse:
     reader: Node
 
 
-def _quantize_weight(graph: Graph, editor: ProgramEditor, weight: Node, uses: list[WeightUse]) -> None:
+def _quantize_weight(
+    graph: Graph, editor: ProgramEditor, weight: Node, uses: list[WeightUse], *, as_uploaded: bool
+) -> None:
     """Replace the float parameter by buffers, the first under the parameter's name, dequantized before each use.
 
     Each use by a kernel has its own zero points: Inductor merges equal operators, but recognizes only those read once.
+    `as_uploaded`: store a transposed weight as [in, out], as it was uploaded, and transpose its integers.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
-    use_buffers = [_buffers(use, name, number) for number, use in enumerate(uses)]
+    use_buffers = [_buffers(use, editor.state, number) for number, use in enumerate(uses)]
+    transposed = uses[0].layer.layer.transposed
+    turned = transposed and as_uploaded
     tensors = {key: tensor for buffers_of_use in use_buffers for key, tensor in buffers_of_use.items()}
+    tensors = {key: as_stored(tensor) if turned else tensor for key, tensor in tensors.items()}
     nodes = {name: editor.put(weight, name, tensors.pop(name))}
     for key, tensor in tensors.items():
-        nodes[key] = editor.add([*nodes.values()][-1], weight.name + key.removeprefix(name), key, tensor)
+        label = weight.name + key.removeprefix(name).replace(".", "_")
+        nodes[key] = editor.add([*nodes.values()][-1], label, key, tensor)
     for use, names in zip(uses, use_buffers, strict=True):
         with graph.inserting_before(use.reader):
-            floats = insert_dequantize(graph, use.layer, use.form, [nodes[key] for key in names], value.dtype)
+            stored = [_turned(graph, nodes[key]) if turned else nodes[key] for key in names]
+            floats = insert_dequantize(graph, use.layer, use.form, stored, value.dtype)
         name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
-        use.reader.replace_input_with(weight, floats)
+        if transposed:
+            use.reader.replace_all_uses_with(floats)
+            graph.erase_node(use.reader)
+        else:
+            use.reader.replace_input_with(weight, floats)
 
 
-def _buffers(use: WeightUse, name: str, number: int) -> dict[str, Tensor]:
+def _turned(graph: Graph, stored: Node) -> Node:
+    return add_node(graph, torch.ops.aten.t.default, stored) if stored.meta["val"].dim() == 2 else stored
+
+
+def _buffers(use: WeightUse, state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     """Return the buffers that this use reads, by name in the state dict: integers, scales, zero points."""
-    tensors = {name + suffix: tensor for suffix, tensor in buffers(use.layer, use.form).items()}
-    if use.form == "kernel" and number:
-        tensors[f"{name}_zero_point_{number}"] = tensors.pop(f"{name}_zero_point")
+    layer, tensors = use.layer.layer, dict[str, Tensor]()
+    for suffix, tensor in buffers(use.layer, use.form).items():
+        name = str(layer.weight_name) + suffix
+        if suffix in STORED_SUFFIXES:
+            name = layer.stored_name(STORED_SUFFIXES[suffix])
+            own = use.form == "kernel" and suffix == "_zero_point"
+            name = free_name(f"{name}_{number}", state) if own and number else name
+        elif suffix:
+            name = free_name(name, state)
+        tensors[name] = tensor
     return tensors
 
 

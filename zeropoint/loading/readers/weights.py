@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeropoint.files.block_reader import spans
 from zeropoint.layers.rounding_error import max_rounding_error
-from zeropoint.layers.weights import dequantize_weight, from_tensors, weight_blocks
+from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors, weight_blocks
 from zeropoint.loading.readers.program import same
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.formats import SAFETENSORS_FILE
@@ -96,8 +96,8 @@ class OpenedWeights:
         settings, axis = WeightSettings.model_validate(fields), about.get("axis")
         noise, move = Noise(), 0.0
         for rows, weight, _ in weight_blocks(uploaded.blocks(name)):
-            stored = self._rows(name, settings, axis, rows.start, rows.stop)
-            quantized_values, qparams = from_tensors(name, settings, axis, stored)
+            stored = self._rows(_names(name, about), settings, axis, rows.start, rows.stop)
+            quantized_values, qparams = from_tensors(_names(name, about), settings, axis, stored)
             noise.add(weight, dequantize_weight(quantized_values, qparams))
             move = max(move, max_rounding_error(weight, quantized_values, qparams, settings))
         return {"move": move, "sqnr_db": noise.db}
@@ -109,13 +109,21 @@ class OpenedWeights:
             raise ValueError(f"{name} differs from the uploaded tensor")
 
     def _rows(
-        self, name: str, settings: WeightSettings, axis: int | None, first: int, last: int
+        self, names: WeightNames, settings: WeightSettings, axis: int | None, first: int, last: int
     ) -> Mapping[str, Tensor]:
         """Return the quantized values of some rows, and the scales and zero points that they need."""
-        stored = {name: self._saved.rows(name, first, last)}
+        stored = {names.values: self._saved.rows(names.values, first, last)}
         if settings.dtype in CASTS:
             return stored
-        for part in [f"{name}_scale", *([f"{name}_zero_point"] if settings.scheme == "asymmetric" else [])]:
+        for part in [names.scale, *([names.zero_point] if settings.scheme == "asymmetric" else [])]:
             by_rows = settings.granularity == "per_group" or axis == 0
             stored[part] = self._saved.rows(part, first, last) if by_rows else self._saved.all(part)
         return stored
+
+
+def _names(name: str, about: Mapping[str, Any]) -> WeightNames:
+    """Return the names of a weight's tensors: the header names the scale, and the zero point if it is a tensor."""
+    usual, zero_point = WeightNames.usual(name), about.get("zero_point")
+    return WeightNames(
+        name, about.get("scale", usual.scale), zero_point if isinstance(zero_point, str) else usual.zero_point
+    )

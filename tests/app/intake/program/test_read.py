@@ -93,7 +93,7 @@ def test_a_projection_inside_a_module_is_a_layer_of_its_own(tmp_path: Path) -> N
 def test_parameters_that_no_module_calls_weight_make_a_layer_without_weight_shape(tmp_path: Path) -> None:
     exported = torch.export.export(Scaled(), (torch.zeros(3),))
     torch.export.save(exported, tmp_path / "model.pt2")
-    assert facts_of(tmp_path / "model.pt2").layers == (Layer("", "Scaled", None, 3),)
+    assert facts_of(tmp_path / "model.pt2").layers == (Layer("scale", "Scaled", None, 3),)
 
 
 def test_static_inputs_of_several_dtypes(tmp_path: Path) -> None:

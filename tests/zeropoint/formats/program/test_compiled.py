@@ -56,7 +56,7 @@ CASES = {
     "sequence": Case(sequence, 2, 6),
     "structured": Case(structured, 1, 4),
     "unbatched": Case(unbatched, 2, 1),
-    "decomposed": Case(sequence, 2, 2, decompose=True),  # what is left of the others is a bmm
+    "decomposed": Case(sequence, 2, 6, decompose=True),
     "corrected-vision": Case(vision, 9, 2, corrected=True),
     "corrected-sequence": Case(sequence, 2, 6, corrected=True),
     "tied": Case(attention, 0, 4),
