@@ -129,9 +129,12 @@ def _weight_bytes(quantized: Quantized) -> dict[str, int]:
     sizes: dict[str, int] = {}
     known = {layer.name for layer in quantized.source.layers}
     by_weight = {layer.layer.weight_name: layer.layer.name for layer in quantized.layers}
+    layers = [*reversed(quantized.source.layers)]  # the first layer that has a tensor owns it
+    by_name = {parameter: layer.name for layer in layers for parameter in layer.parameters}
+    by_name |= {layer.weight_name: layer.name for layer in layers if layer.weight_name is not None}
     named = sorted(quantized.source.tensors.items(), key=lambda item: item[0] not in by_weight)
     for name, tensor in named:
-        owner = by_weight.get(name, layer_name(name))
+        owner = by_weight.get(name) or by_name.get(name, layer_name(name))
         if tensor.dim() < 2 or not tensor.is_floating_point() or owner not in known:
             continue
         address = tensor.untyped_storage().data_ptr()

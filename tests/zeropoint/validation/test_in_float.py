@@ -16,7 +16,7 @@ from zeropoint.validation.float_run import watch_float_run
 
 
 class Mixed(nn.Module):
-    """A linear, a transposed convolution that the default recipe leaves out, and an embedding."""
+    """A linear, a transposed convolution that the preset for int4 leaves out, and an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +31,8 @@ class Mixed(nn.Module):
         return output
 
 
+LINEARS = {"weights": {"dtype": "int4", "group_size": 8}, "activations": None, "layer_types": ["Linear"]}
+"""The types and the dtype of a preset: what this leaves out is not the user's choice."""
 IDS = torch.randint(0, 50, (64, 6), generator=torch.Generator().manual_seed(0))
 
 
@@ -44,7 +46,7 @@ def left(told: Report, level: str = "warning") -> list[ReportWarning]:
 
 
 def test_shares_of_bytes_and_of_work_are_those_of_the_whole_model() -> None:
-    told = told_of()
+    told = told_of(**LINEARS)
     embed, body, up = 50 * 8, 8 * 8, 8 * 16 * 4
     assert told.summary.weights_in_float == pytest.approx((embed + up) / (embed + body + up))
     assert told.summary.macs_in_float == pytest.approx(up / (body + up))
@@ -54,7 +56,7 @@ def test_shares_of_bytes_and_of_work_are_those_of_the_whole_model() -> None:
 
 
 def test_more_than_a_tenth_is_warned_with_the_key_and_embeddings_are_a_note() -> None:
-    told = told_of()
+    told = told_of(**LINEARS)
     (warning,) = left(told)
     assert (told.verdict, warning.layers) == ("warned", ["up"])
     assert '"layer_types"' in warning.remedy
@@ -117,7 +119,7 @@ def test_what_no_sample_reaches_is_a_note() -> None:
 
 def test_a_small_share_is_no_warning() -> None:
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Unflatten(1, (64, 1)), nn.ConvTranspose1d(64, 2, 1))
-    told = quantize(network, list(torch.split(torch.randn(64, 64), 8)), progress=False).report
+    told = quantize(network, list(torch.split(torch.randn(64, 64), 8)), recipe=LINEARS, progress=False).report
     assert left(told) == []
     assert told.summary.weights_in_float == pytest.approx(128 / (128 + 64 * 64))
 
