@@ -18,6 +18,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from sandbox.policy import EXIT_UNCONFINED, Unconfined, confine, lock_down, parse
 from sandbox.programs import PROGRAMS, Program
@@ -32,14 +33,14 @@ def main(name: str, sandbox_text: str, *arguments: str) -> int:
     program, sandbox = PROGRAMS[name], parse(sandbox_text)
     try:
         confine(Path(os.curdir), sandbox)
-        exit_code: int = _load(program).main(partial(lock_down, sandbox), *arguments)
+        exit_code: int = load(program).main(partial(lock_down, sandbox), *arguments)
     except Unconfined as error:
         logging.error("%s", error)
         return EXIT_UNCONFINED
     return exit_code
 
 
-def _load(program: Program) -> ModuleType:
+def load(program: Program) -> ModuleType:
     """Import the program. Libraries remember where their caches are when they are imported: in the folder."""
     os.environ.update(HOME=HERE, TMPDIR=HERE, TORCHINDUCTOR_CACHE_DIR=HERE)  # noqa: TID251 - no setting is read
     with _kept_for_good():
@@ -57,7 +58,7 @@ def _kept_for_good() -> Iterator[None]:
     gc.enable()
 
 
-def _exit(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End the process at once: Python would spend half a second on unloading torch."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,4 +66,4 @@ def _exit(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))

@@ -60,6 +60,11 @@ def command(program: str, sandbox: Sandbox, *arguments: str) -> list[str]:
     return [*words, *arguments]
 
 
+def template_command(program: str) -> list[str]:
+    """Return the command line of a template of a program."""
+    return [sys.executable, "-P", "-m", "sandbox.template", program]
+
+
 def import_path() -> str:
     """Return the folder that holds our packages, for the PYTHONPATH of a child: its working directory is no part."""
     return str(_CODE)

@@ -92,7 +92,6 @@ def claim_of(cell: Cell, uploads: Uploads, gated: Mapping[str, Path]) -> Claim:
         model_format=cell.source,
         dataset=None if dataset is None else _input(uploads.datasets[dataset]),
         evaluation_dataset=None,
-        others_wait=False,
     )
 
 

@@ -71,8 +71,6 @@ def supervise(claim: Claim, context: WorkerContext) -> None:
         # 2. The child, watched; it may be stopped because the row says so.
         prestarted.child.go()
         log.info("attempt %s: child %s goes", claim.attempt, prestarted.child.pid)
-        if claim.others_wait:  # else this job has the cores to itself, and the next process is started after it
-            context.prestarted.prepare()
         child_exit = watch(prestarted, claim, context.sandbox, heartbeat, keeper.look)
         # 3. The end, recorded once.
         _conclude(claim, context, folder, child_exit, heartbeat)

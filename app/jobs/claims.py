@@ -54,8 +54,6 @@ class Claim:
     model_format: SourceFormat
     dataset: Input | None
     evaluation_dataset: Input | None
-    others_wait: bool
-    """Whether there were more jobs for this device when this one was claimed."""
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -80,7 +78,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     )
     repository.note_served(session, job.owner, at)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
-    claimed = _claim_of(session, job, others_wait=device in repository.count_due(session, at))
+    claimed = _claim_of(session, job)
     session.commit()
     return claimed
 
@@ -146,7 +144,7 @@ def _status(state: JobState | None) -> ClaimStatus:
     return ClaimStatus.CANCEL if state == JobState.CANCELLING else ClaimStatus.GO_ON
 
 
-def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
+def _claim_of(session: Session, job: Job) -> Claim:
     model = MODELS.read(session, job.model_id)
     return Claim(
         job_id=job.id,
@@ -159,7 +157,6 @@ def _claim_of(session: Session, job: Job, *, others_wait: bool) -> Claim:
         model_format=source_of(model),
         dataset=_dataset(session, job.dataset_id),
         evaluation_dataset=_dataset(session, job.evaluation_dataset_id),
-        others_wait=others_wait,
     )
 
 

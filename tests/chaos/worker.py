@@ -6,7 +6,7 @@ from sandbox.policy import Sandbox, command
 from tests.chaos import mutants
 from tests.chaos import program as stand_in_program
 from worker import main
-from worker.child import prestarted as spare
+from worker.child import prestarted
 
 PROGRAM = stand_in_program.__file__
 
@@ -18,5 +18,7 @@ def stand_in(program: str, sandbox: Sandbox) -> list[str]:
 
 
 mutants.prepare()
-setattr(spare, command.__name__, stand_in)
+setattr(prestarted, command.__name__, stand_in)
+# Without a template, programs start by themselves.
+setattr(prestarted.PrestartedChildren, prestarted.PrestartedChildren.prepare.__name__, lambda _: None)
 sys.exit(main.app.worker_main(["worker", *sys.argv[1:]]))

@@ -1,17 +1,23 @@
-"""The next job's process, started before there is a job: it has imported torch, and waits in an empty folder.
+"""The process of each job: forked from a template that has imported torch, and else started by itself.
 
-Each is started by exec, used for one job and gone with it, so nothing of one job is in the next. If none waits, one is
-started then: a job finds the same process either way, sooner or later.
+Each is used for one job and gone with it, so nothing of one job is in the next. A job finds the same process either
+way, sooner or later.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.policy import Sandbox, command
 from worker.child.process import Child, started
 from worker.child.scratch import JobFolder, make_folder
+from worker.child.template import NoTemplate, Template
+
+PROGRAM = "job"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,38 +30,45 @@ class PrestartedChild:
 
 
 class PrestartedChildren:
-    """Keeps one process waiting. Used by one thread only: the kernel ends a child with the thread that started it."""
+    """Keeps a template. Used by one thread only: the kernel ends a child with the thread that started it."""
 
     def __init__(self, scratch: Path, sandbox: Sandbox) -> None:
         self._scratch = scratch
         self._sandbox = sandbox
-        self._waiting: PrestartedChild | None = None
+        self._template: Template | None = None
 
     def prepare(self) -> None:
-        """Start a process that waits, unless one does already."""
-        if self._waiting is None:
-            self._waiting = _start(self._scratch, self._sandbox)
+        """Start a template, unless one serves."""
+        if self._template is None or not self._template.serves:
+            self.close()
+            self._template = Template(PROGRAM)
 
     def claim(self) -> PrestartedChild:
-        """Return the waiting process if it still lives, or start one."""
-        prestarted, self._waiting = self._waiting, None
-        if prestarted is not None:
-            prestarted.child.read(0)
-            if not prestarted.child.ended:
-                return prestarted
-            prestarted.end()
-        return _start(self._scratch, self._sandbox)
+        """Return a process for one job."""
+        with ExitStack() as stack:
+            folder = make_folder(self._scratch)
+            stack.callback(folder.remove)
+            child = stack.enter_context(self._started(folder.path))
+            return PrestartedChild(child, folder, stack.pop_all().close)
+
+    @contextmanager
+    def _started(self, folder: Path) -> Iterator[Child]:
+        with ExitStack() as stack:
+            try:
+                child = stack.enter_context(self._forked(folder))
+            except NoTemplate:
+                child = stack.enter_context(started(command(PROGRAM, self._sandbox), folder))
+            yield child
+
+    @contextmanager
+    def _forked(self, folder: Path) -> Iterator[Child]:
+        if self._template is None:
+            raise NoTemplate
+        with self._template.fork(folder, self._sandbox) as child:
+            yield child
 
     def close(self) -> None:
-        """Stop the waiting process."""
-        prestarted, self._waiting = self._waiting, None
-        if prestarted is not None:
-            prestarted.end()
-
-
-def _start(scratch: Path, sandbox: Sandbox) -> PrestartedChild:
-    with ExitStack() as stack:
-        folder = make_folder(scratch)
-        stack.callback(folder.remove)
-        child = stack.enter_context(started(command("job", sandbox), folder.path))
-        return PrestartedChild(child, folder, stack.pop_all().close)
+        """End the template."""
+        template, self._template = self._template, None
+        if template is not None:
+            template.close()

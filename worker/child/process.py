@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Protocol
 
 from sandbox.policy import import_path
 from zeropoint.schema.job import GO
@@ -66,10 +66,27 @@ class CappedLog:
         self.last_words = (self.last_words + chunk)[-LAST_WORDS:]
 
 
+class Process(Protocol):
+    """What a Popen is to a child."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    @property
+    def stderr(self) -> IO[bytes] | None: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+
+
 class Child:
     """A running child program: `read` until `ended`, then `stop` for the exit code."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: CappedLog) -> None:
+    def __init__(self, process: Process, log: CappedLog) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -121,7 +138,15 @@ class Child:
                 os.killpg(self.pid, signal.SIGTERM)
                 self._await_end(GRACE_SECONDS)
             os.killpg(self.pid, signal.SIGKILL)
-        return self._process.wait()
+        exit_code = self._process.wait()
+        self._reap_group()
+        return exit_code
+
+    def _reap_group(self) -> None:
+        """Reap what the leader left, where this process adopts orphans."""
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-self.pid, 0)
 
     def _await_end(self, seconds: float) -> None:
         with selectors.DefaultSelector() as selector:
@@ -137,7 +162,6 @@ class Child:
 def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
     """Start `command` in `folder`; on leaving the block it and all of its group are gone."""
     with (
-        (folder / STDERR_FILE).open("wb") as log,
         subprocess.Popen(
             command,
             cwd=folder,
@@ -147,9 +171,17 @@ def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            preexec_fn=partial(_die_with, os.getpid()),
+            preexec_fn=partial(die_with, os.getpid()),
         ) as process,
+        running(process, folder) as child,
     ):
+        yield child
+
+
+@contextmanager
+def running(process: Process, folder: Path) -> Iterator[Child]:
+    """Read a process that works in `folder`; on leaving the block it and all of its group are gone."""
+    with (folder / STDERR_FILE).open("wb") as log:
         child = Child(process, CappedLog(log))
         try:
             yield child
@@ -158,7 +190,8 @@ def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
             child.close()
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Have the kernel end this process with the thread that started it. For the time between fork and exec."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)

@@ -50,14 +50,7 @@ def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage,
         model_format="pt2",
         dataset=blob,
         evaluation_dataset=blob,
-        others_wait=False,
     )
-
-
-def test_a_claim_says_whether_other_jobs_wait(session: Session) -> None:
-    for _ in range(2):
-        add_job(session)
-    assert [claim_one(session).others_wait for _ in range(2)] == [True, False]
 
 
 def test_a_job_is_claimed_once(sessions: sessionmaker[Session]) -> None:

@@ -61,7 +61,6 @@ def claim(recipe: Recipe | None = None) -> Claim:
         model_format="pt2",
         dataset=Input("b" * 64, 20, "d" * 64, 21),
         evaluation_dataset=None,
-        others_wait=False,
     )
 
 
