@@ -1,14 +1,16 @@
 """MSE clipping: replace an input's range by the one with the least quantization error.
 
 It helps convolutions, whose inputs have thin tails, but not transformers, which depend on their outliers. Source and
-formula: `observers.mse`. Smoothed and split layers are left out, since their input no longer matches the histogram.
+formula: `observers.mse`. One sample unlike the others can widen a range, and so coarsen its steps for all of them: with
+`ignore_outliers` its values don't count. Smoothed and split layers are left out, since their input no longer matches
+the histogram.
 """
 
 from dataclasses import replace
 
 from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer, input_spec
-from zeropoint.observers.mse import Mse
+from zeropoint.observers.mse import Mse, without_outliers
 from zeropoint.observers.statistics import Statistics
 from zeropoint.schema.algorithms import MseClipping
 
@@ -19,7 +21,8 @@ def clip(settings: MseClipping, context: AlgorithmContext, layers: Layers) -> La
     for name, layer in targeted(layers, settings.layer_types).items():
         statistics = context.statistics.get(name)
         if statistics is not None and statistics.histogram is not None and _can(layer):
-            changed[name] = replace(layer, activation=_clipped(layer, statistics))
+            counted = without_outliers(statistics) if settings.ignore_outliers else statistics
+            changed[name] = replace(layer, activation=_clipped(layer, counted))
     return changed
 
 

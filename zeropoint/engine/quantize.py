@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zeropoint.calibration.collect import calibrate
 from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges, fixed_inputs
+from zeropoint.calibration.neighbours import neighbours_alike
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
 from zeropoint.engine.plan import QuantizationPlan, without_idle
@@ -16,7 +17,7 @@ from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
-from zeropoint.layers.selection import Choice, is_targeted
+from zeropoint.layers.selection import Choice, fallback_notes, is_targeted
 from zeropoint.model.source import Source
 from zeropoint.schema.job import PhaseCallback, ProgressCallback
 from zeropoint.schema.presets import algorithms_of
@@ -88,8 +89,23 @@ def quantize_source(
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
-    warnings = _warnings(source, profile, planned, activations)
-    return Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions, warnings)
+    return Quantized(
+        source,
+        recipe,
+        layers,
+        skipped,
+        calibration,
+        versions(source.libraries),
+        decisions,
+        warnings=(*_warnings(source, profile, planned, activations), *fallback_notes(recipe, layers)),
+        neighbours_alike=_evaluates_neighbours(planned),
+    )
+
+
+def _evaluates_neighbours(planned: QuantizationPlan) -> bool:
+    """Return whether the samples that evaluate follow on those that calibrate, and resemble their neighbours."""
+    held_out = planned.evaluation.source == "held_out"
+    return held_out and planned.calibration is not None and neighbours_alike(planned.calibration)
 
 
 def _warnings(

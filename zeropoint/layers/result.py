@@ -39,6 +39,8 @@ class Quantized:
     decisions: Decisions = Decisions()
     warnings: tuple[ReportWarning, ...] = ()
     """What calibration found about the samples and the ranges."""
+    neighbours_alike: bool = False
+    """Whether samples resemble their neighbours, and those that evaluate are neighbours of those that calibrate."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:

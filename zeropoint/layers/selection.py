@@ -5,17 +5,29 @@ not selected; its name is excluded or not included; it can't be quantized at all
 names match gives its settings, or else the recipe itself.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from zeropoint.errors import InvalidRecipe
+from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.layer import Layer
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.layer_names import matches
 from zeropoint.schema.layer_patterns import Aliases, layer_aliases, mismatches, resolved
-from zeropoint.schema.recipe import DEFAULT_LAYER_TYPES, ActivationSettings, LayerSettings, Recipe, WeightSettings
-from zeropoint.schema.report import SkippedLayer, SkipReason
+from zeropoint.schema.recipe import (
+    DEFAULT_LAYER_TYPES,
+    ActivationSettings,
+    LayerSettings,
+    MseObserver,
+    Recipe,
+    WeightSettings,
+)
+from zeropoint.schema.report import ReportWarning, SkippedLayer, SkipReason
+
+FALLBACK = WeightSettings(dtype="qint8", observer=MseObserver())
+"""What a recipe's `fallback` "int8" means."""
+MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,23 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
             "Select at least one layer by type and name that can be quantized.",
         )
     return choices, skipped
+
+
+def fallback_notes(recipe: Recipe, layers: Iterable[QuantizedLayer]) -> Iterator[ReportWarning]:
+    """Yield a note that names the layers whose weights took the recipe's fallback."""
+    asked = {recipe.weights, *(override.weights for override in recipe.overrides)}
+    names = [layer.layer.name for layer in layers if layer.settings == FALLBACK and FALLBACK not in asked]
+    if recipe.fallback is None or not names:
+        return
+    shown = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    yield ReportWarning(
+        code="int8_fallback",
+        level="note",
+        detail=f"{len(names)} layers can't be {recipe.weights.dtype} in groups of {recipe.weights.group_size}, and are "
+        f"int8 per channel: {shown}.",
+        remedy='Nothing, if that is what you want; "fallback": null leaves them in float.',
+        layers=names[:MOST_NAMES],
+    )
 
 
 def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
@@ -105,7 +134,10 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
         return "override"
     # an Embedding's input is indices: there is nothing to quantize
     activations = None if layer.kind == "Embedding" else pair.activations
-    return _misfit(layer, pair.weights) or Choice(layer, pair.weights, activations)
+    misfit = _misfit(layer, pair.weights)
+    if misfit is not None and recipe.fallback is not None:
+        return _misfit(layer, FALLBACK) or Choice(layer, FALLBACK, activations)
+    return misfit or Choice(layer, pair.weights, activations)
 
 
 def _agree_on_shared(

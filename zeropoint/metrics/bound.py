@@ -36,13 +36,16 @@ UNSEEN = 1.5
 _Z = 1.6449
 
 
-def margins_db(measured: Sequence[Rows], fresh: int) -> list[float]:
-    """Return the margin in dB of each SQNR, all measured on the same rows, for `fresh` further rows."""
+def margins_db(measured: Sequence[Rows], fresh: int, *, least_length: int = 1) -> list[float]:
+    """Return the margin in dB of each SQNR, all measured on the same rows, for `fresh` further rows.
+
+    `least_length`: rows are drawn in blocks of at least so many, whether their noise is correlated or not.
+    """
     if not measured:
         return []
     signal, noise = (torch.stack([rows.tensors[side] for rows in measured]) for side in (0, 1))
     rows = signal.shape[1]
-    length = block_length(noise.mean(0), signal.mean(0)) if rows else 1
+    length = max(block_length(noise.mean(0), signal.mean(0)), least_length) if rows else 1
     blocks = rows // length
     if blocks < FEWEST_BLOCKS:
         return [UNKNOWN_DB] * len(measured)

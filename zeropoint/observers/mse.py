@@ -15,7 +15,7 @@ is min-max.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
 
@@ -24,9 +24,14 @@ from torch import Tensor
 
 from zeropoint.observers.histogram import HALF, Histogram
 from zeropoint.observers.observer import QuantizationSpec, Range
+from zeropoint.observers.percentile import quantile
 from zeropoint.observers.statistics import Statistics
 from zeropoint.primitives.qparams import dequantize, quantize
 
+CENTRAL = 0.98
+"""The share of the values, without exact zeros, that shows how large values usually are."""
+FAR = 2.0
+"""Values further from zero than so many times the range of the central ones are outliers."""
 COARSE_STEP, COARSE_STEPS = 1.0, 6
 FINE_STEPS = (0.5, 0.25, 0.125, 0.0625, 0.03125)
 
@@ -52,6 +57,29 @@ class Mse:
             return (values - dequantize(quantize(values, qparams), qparams)).square().sum(1)
 
         return search(error, *torch.aminmax(values, dim=1), spec)
+
+
+def without_outliers(statistics: Statistics) -> Statistics:
+    """Return the statistics without values that lie beyond FAR times the range of the CENTRAL share of them.
+
+    Of a normal distribution that is everything within 4.7 standard deviations, of which some hundred thousand values
+    have none outside. A sample of 20 times the usual size lies outside almost whole.
+    """
+    histogram = statistics.histogram
+    if histogram is None:
+        return statistics
+    counts = histogram.counts.clone()
+    counts[HALF] -= histogram.zeros
+    nonzero = Histogram(histogram.exponent, counts, 0)
+    if not bool(counts.any()):
+        return statistics
+    tail = (1 - CENTRAL) / 2
+    cap = FAR * max(abs(float(quantile(nonzero, share))) for share in (tail, 1 - tail))
+    edges = histogram.edges
+    inside = (edges[1:] > -cap) & (edges[:-1] < cap)
+    low, high = max(statistics.minimum, -cap), min(statistics.maximum, cap)
+    kept = Histogram(histogram.exponent, histogram.counts * inside, histogram.zeros)
+    return replace(statistics, minimum=low, maximum=high, histogram=kept)
 
 
 def search(

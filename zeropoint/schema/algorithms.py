@@ -20,10 +20,14 @@ class FoldNormalization(Frozen):
 
 
 class MseClipping(Frozen):
-    """Choose activation ranges with the least quantization error, in place of the recipe's observer."""
+    """Choose activation ranges with the least quantization error, in place of the recipe's observer.
+
+    `ignore_outliers`: values further out than twice what 98 % of them need don't count.
+    """
 
     kind: Literal["mse_clipping"] = "mse_clipping"
     layer_types: TypeNames = ("Conv1d", "Conv2d", "Conv3d")
+    ignore_outliers: bool = False
 
 
 class Smoothing(Frozen):

@@ -15,12 +15,32 @@ from zeropoint.schema.algorithms import (
 )
 from zeropoint.schema.recipe import ActivationSettings, Recipe, WeightSettings
 
-DEFAULT: tuple[AlgorithmSettings, ...] = (FoldNormalization(), MseClipping(), Smoothing(), BiasCorrection())
+CONVOLUTIONS = (
+    *("Conv1d", "Conv2d", "Conv3d"),
+    *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+)
+MATRICES = ("Linear", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
+"""Layers that multiply matrices, recurrent ones included, by type or by what they compute."""
+
+CLIPPING: tuple[AlgorithmSettings, ...] = (
+    MseClipping(layer_types=CONVOLUTIONS),
+    MseClipping(layer_types=CONVOLUTIONS, ignore_outliers=True),
+    MseClipping(layer_types=MATRICES),
+    MseClipping(layer_types=MATRICES, ignore_outliers=True),
+)
+"""Ranges that don't follow one outlier, for each kind of layer by itself: what helps convolutions may hurt linears."""
+
+DEFAULT: tuple[AlgorithmSettings, ...] = (
+    FoldNormalization(),
+    *CLIPPING,
+    Smoothing(),
+    BiasCorrection(),
+)
 """Algorithms that cost nothing when the model runs (docs/explanation/accuracy.md)."""
 
 ACCURATE: tuple[AlgorithmSettings, ...] = (
     FoldNormalization(),
-    MseClipping(),
+    *CLIPPING,
     Smoothing(alpha=0.8),
     Smoothing(alpha=0.7),
     OutlierSplit(channels=4),
@@ -53,8 +73,9 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "int8",
-            "int8-static with what improves it and costs nothing when the model runs: MSE clipping for convolutions, "
-            "smoothing for linears, bias correction; each is kept only if it improves accuracy on held-out samples.",
+            "int8-static with what improves it and costs nothing when the model runs: ranges with the least error, "
+            "which don't follow one outlier, smoothing for linears, bias correction; each is kept only if it improves "
+            "accuracy on held-out samples.",
             Recipe(algorithms=DEFAULT),
         ),
         Preset(
@@ -70,11 +91,12 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "int4-weight-only",
-            "Weights of linears int4 in groups of 32, scaled by AWQ and rounded by GPTQ; activations stay in float.",
+            "Weights of linears int4 in groups of 32, scaled by AWQ and rounded by GPTQ; what int4 can't hold "
+            "(convolutions, inputs that are no multiple of 32) int8 per channel; activations stay in float.",
             Recipe(
                 weights=WeightSettings(dtype="int4"),
                 activations=None,
-                layer_types=("Linear",),
+                fallback="int8",
                 algorithms=(Awq(), Gptq()),
             ),
         ),

@@ -194,6 +194,8 @@ class Recipe(LayerSettings):
     include: Names = ("*",)
     exclude: Names = ()
     overrides: Annotated[tuple[Override, ...], Field(max_length=1000)] = ()
+    fallback: Literal["int8"] | None = None
+    """What a layer gets whose weight can't be stored as `weights` says, as convolutions in groups: int8 per channel."""
     algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
     """Tried in order; an algorithm is kept only if it raises the SQNR on held-out samples."""
     target: AccuracyTarget | None = None

@@ -45,6 +45,8 @@ WarningCode = Literal[
     "training_mode",
     "not_deterministic",
     "left_in_float",
+    "neighbouring_samples",
+    "int8_fallback",
 ]
 
 

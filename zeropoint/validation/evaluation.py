@@ -11,6 +11,7 @@ from zeropoint.data.batches import Batches, Truth
 from zeropoint.data.dataset import judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.metrics.rows import Rows, can_split
 from zeropoint.metrics.sqnr import Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
 from zeropoint.model.hooks import AfterForward, hooked
@@ -48,6 +49,8 @@ class Evaluation:
     beside: dict[str, Outputs] = field(default_factory=dict)
     """The comparison of the further artifacts that ran, by file."""
     metrics: Metrics = field(default_factory=Metrics)
+    rows: list[Rows] = field(default_factory=list)
+    """Signal and noise of each sample in each floating output, where neighbouring samples are alike."""
     macs: Mapping[str, int] | None = None
     """Multiply-accumulates of the first batch by layer name; None if nothing was run."""
     unstable: list[str] = field(default_factory=list)
@@ -71,7 +74,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     """
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
-    source = quantized.source
+    source, by_row = quantized.source, quantized.neighbours_alike
     source.reset()
     with torch.no_grad():
         for done, (batch, truth) in enumerate(judged(samples), start=1):
@@ -82,7 +85,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
             if watched is not None:
                 result.macs = watched.macs
                 result.unstable = [expected.names[position] for position in watched.differs(expected)]
-            if not _add(result, expected, reader, truth):
+            if not _add(result, expected, reader, truth, samples=_samples_in(batch) if by_row else None):
                 result.ran = False
                 break
             step(done, len(samples))
@@ -90,7 +93,14 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     return result
 
 
-def _add(result: Evaluation, expected: Sequence[object], reader: SavedModel, truth: Truth) -> bool:
+def _samples_in(batch: Sequence[Tensor]) -> int:
+    """Return the size of the first dimension of the first tensor; 1 for a scalar."""
+    return len(batch[0]) if batch[0].dim() else 1
+
+
+def _add(
+    result: Evaluation, expected: Sequence[object], reader: SavedModel, truth: Truth, *, samples: int | None
+) -> bool:
     """Add one batch to the result; return False if an output of a saved file is missing or has another shape or dtype.
 
     Metrics use the first floating output.
@@ -101,6 +111,11 @@ def _add(result: Evaluation, expected: Sequence[object], reader: SavedModel, tru
     floating = [(v, got[i]) for i, v in enumerate(expected) if isinstance(v, Tensor) and v.is_floating_point()]
     if floating:
         result.metrics.add(floating[0][0].cpu(), floating[0][1], truth)
+    if samples is not None:
+        result.rows += [Rows() for _ in floating[len(result.rows) :]]
+        split = can_split([reference for reference, _ in floating], samples)
+        for rows, (reference, value) in zip(result.rows, floating, strict=True):
+            rows.add(reference.cpu(), value, samples if split else None, None)
     further = reader.further_outputs
     return all(result.beside.setdefault(file, Outputs()).add(expected, further[file]) for file in further)
 

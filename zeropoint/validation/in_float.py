@@ -26,8 +26,9 @@ REMEDIES: Mapping[SkipReason, str] = {
     "type_skipped": 'take their types out of "skip_layers" and add them to "layer_types"',
     "shared_weight_conflict": 'take "Embedding" out of "skip_layers" and add it to "layer_types", '
     "so that all that read the weight are quantized",
-    "granularity_unsupported": 'give them a granularity that they can have by "overrides" (per_channel)',
-    "group_size_mismatch": 'give them another "group_size", or 8 bits per channel, by "overrides"',
+    "granularity_unsupported": 'give them a granularity that they can have by "overrides" (per_channel), or set '
+    '"fallback": "int8"',
+    "group_size_mismatch": 'give them another "group_size" by "overrides", or set "fallback": "int8"',
     "format_unsupported": "upload the model as a .pt2 program, which quantizes more kinds of layers",
     "never_ran": "give samples that reach them",
 }

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.metrics.bound import margins_db
+from zeropoint.metrics.rows import Rows, pooled_rows
 from zeropoint.metrics.sqnr import Share, finite
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import CASTS, Recipe
@@ -21,6 +23,10 @@ from zeropoint.validation.in_float import InFloat, float_warnings
 from zeropoint.validation.outputs import Output
 
 MOST_NAMES = 20
+BLOCKS = 8
+"""Samples that resemble their neighbours are resampled in this many blocks, or fewer."""
+CLOSE_DB = 1.0
+"""If blocks differ by less, what is reported of neighbours is only a note."""
 UNEVEN = 100.0
 """How many times larger one channel's range is than another's for a layer to count as uneven."""
 LAYER_FLOOR_DB = 20.0
@@ -36,6 +42,7 @@ def result_warnings(quantized: Quantized, evaluation: Evaluation | None, left: I
     if evaluation is not None and evaluation.ran:
         bad = [*_low_sqnr(quantized, evaluation), *_low_agreement(quantized, evaluation)]
         found += [*_not_deterministic(evaluation), *bad, *_uneven_channels(quantized, evaluation, bad=bool(bad))]
+        found += _neighbours(quantized, evaluation)
     return [*found, *float_warnings(left)]
 
 
@@ -155,6 +162,24 @@ def _ratio(sizes: Tensor | None) -> float:
         return 1.0
     sizes = sizes[(sizes > 0) & torch.isfinite(sizes)]
     return float(sizes.max() / sizes.min()) if sizes.numel() else 1.0
+
+
+def _neighbours(quantized: Quantized, evaluation: Evaluation) -> Iterator[ReportWarning]:
+    """Yield what blocks of samples say, if those that evaluate are neighbours of those that calibrate."""
+    rows = pooled_rows(evaluation.rows) if evaluation.rows else Rows()
+    value = finite(evaluation.outputs.noise.db)
+    if not quantized.neighbours_alike or value is None or not len(rows):
+        return
+    [margin] = margins_db([rows], len(rows), least_length=max(len(rows) // BLOCKS, 1))
+    yield ReportWarning(
+        code="neighbouring_samples",
+        level="warning" if margin >= CLOSE_DB else "note",
+        detail="Samples resemble their neighbours, and those that evaluate follow directly on those that calibrate: "
+        f"{value:.1f} dB may be too good. Resampled in blocks, other samples of this kind have {value - margin:.1f} dB "
+        "or more; samples from elsewhere may have less.",
+        remedy="Evaluate on samples from other recordings, files or days (an evaluation dataset; evaluation_data in "
+        "Python), or put the samples into random order if the model will get more of these.",
+    )
 
 
 def _noisiest(evaluation: Evaluation) -> list[tuple[str, float]]:

@@ -1,10 +1,15 @@
 import pytest
+import torch
+from torch import nn
 
 from tests.networks import attention, convolutional
 from tests.zeropoint.conftest import OpenExample
+from zeropoint import quantize
 from zeropoint.errors import InvalidRecipe
 from zeropoint.layers.selection import select
+from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
+from zeropoint.sources.module import module_source
 
 
 def reasons(source_layers: object, **recipe: object) -> dict[str, str]:
@@ -79,3 +84,41 @@ def test_a_recipe_that_leaves_everything_in_float_is_refused(opened: OpenExample
     with pytest.raises(InvalidRecipe, match="type_not_selected") as refused:
         reasons(opened(convolutional()).layers, layer_types=["LSTM"])
     assert refused.value.code == "nothing_to_quantize"
+
+
+FITS = {"Linear(64)": nn.Linear(64, 8), "Linear(48)": nn.Linear(48, 8), "Linear(33)": nn.Linear(33, 8)}
+CONVOLUTIONS = {"Conv1d": nn.Conv1d(4, 8, 3), "Conv2d": nn.Conv2d(4, 8, 3)}
+
+
+@pytest.mark.parametrize("name", [*FITS, *CONVOLUTIONS])
+def test_what_int4_can_not_hold_goes_to_int8_where_the_recipe_says_so(name: str) -> None:
+    layer = {**FITS, **CONVOLUTIONS}[name]
+    source = module_source(nn.Sequential(layer))
+    held = name == "Linear(64)"
+    [choice], skipped = select(source.layers, PRESETS["int4-weight-only"].recipe)
+    assert (choice.weights.dtype, choice.activations, skipped) == ("int4" if held else "qint8", None, [])
+    plain = Recipe.model_validate({"weights": {"dtype": "int4"}})
+    if held:
+        assert select(source.layers, plain)[0][0].weights.dtype == "int4"
+    else:
+        with pytest.raises(InvalidRecipe):
+            select(source.layers, plain)
+
+
+def test_a_fallback_takes_nothing_from_what_the_user_left_out() -> None:
+    source = module_source(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(33, 8)))
+    recipe = Recipe.model_validate({"weights": {"dtype": "int4"}, "fallback": "int8", "exclude": ["0"]})
+    choices, skipped = select(source.layers, recipe)
+    assert [choice.layer.name for choice in choices] == ["2"]
+    assert [(layer.name, layer.reason) for layer in skipped] == [("0", "excluded")]
+
+
+def test_the_report_names_what_took_the_fallback() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 5))
+    result = quantize(network, [torch.randn(8, 1, 8, 8) for _ in range(4)], recipe="int4-weight-only", progress=False)
+    [note] = [warning for warning in result.report.warnings if warning.code == "int8_fallback"]
+    assert (note.level, note.layers) == ("note", ["0", "2"])
+    dtypes = {layer.name: layer.weight.dtype for layer in result.report.layers}
+    assert dtypes == {"0": "qint8", "2": "qint8", "4": "int4"}
+    assert result.report.summary.compression_ratio > 3
+    assert result(torch.randn(2, 1, 8, 8)).shape == (2, 5)

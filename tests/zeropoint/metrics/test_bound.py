@@ -68,6 +68,7 @@ def test_rows_without_spread_need_hardly_a_margin_and_too_few_rows_the_usual_one
     assert margins_db([rows_of(torch.ones(32))], 32)[0] < 0.2
     assert margins_db([rows_of(torch.ones(2))], 32) == [UNKNOWN_DB]
     assert margins_db([], 32) == []
+    assert margins_db([rows_of(torch.ones(32))], 32, least_length=16) == [UNKNOWN_DB]
 
 
 @pytest.mark.parametrize(("length", "least", "most"), [(1, 1, 2), (8, 4, 12)])

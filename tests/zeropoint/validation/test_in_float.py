@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tests.networks import attention, convolutional
 from zeropoint import quantize
 from zeropoint.data.batches import ModelInputs
+from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.report import Report, ReportWarning
 from zeropoint.sources.module import module_source
 from zeropoint.sources.program import program_source
@@ -16,7 +17,7 @@ from zeropoint.validation.float_run import watch_float_run
 
 
 class Mixed(nn.Module):
-    """A linear, a transposed convolution that the preset for int4 leaves out, and an embedding."""
+    """A linear, a transposed convolution that can't be int4, and an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,8 +32,8 @@ class Mixed(nn.Module):
         return output
 
 
-LINEARS = {"weights": {"dtype": "int4", "group_size": 8}, "activations": None, "layer_types": ["Linear"]}
-"""The types and the dtype of a preset: what this leaves out is not the user's choice."""
+LINEARS = {"weights": {"dtype": "int4", "group_size": 8}, "activations": None}
+"""A dtype that convolutions can't have: what this leaves out is not the user's choice."""
 IDS = torch.randint(0, 50, (64, 6), generator=torch.Generator().manual_seed(0))
 
 
@@ -59,7 +60,7 @@ def test_more_than_a_tenth_is_warned_with_the_key_and_embeddings_are_a_note() ->
     told = told_of(**LINEARS)
     (warning,) = left(told)
     assert (told.verdict, warning.layers) == ("warned", ["up"])
-    assert '"layer_types"' in warning.remedy
+    assert '"fallback": "int8"' in warning.remedy
     (note,) = left(told, "note")
     assert note.layers == ["embed"]
     assert '"skip_layers"' in note.remedy
@@ -81,13 +82,15 @@ def test_what_the_users_own_words_leave_out_does_not_count(words: dict[str, obje
     assert left(told_of(**words)) == []
 
 
-def test_what_a_preset_leaves_out_counts() -> None:
+@pytest.mark.parametrize("fallback", [None, "int8"])
+def test_what_a_dtype_can_not_hold_counts_unless_it_gets_another(fallback: str | None) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv1d(8, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4, 4))
     data = list(torch.split(torch.randn(64, 8, 6), 8))
-    told = quantize(network, data, recipe="int4-weight-only", on_failure="ignore", progress=False).report
-    (warning,) = left(told)
-    assert (warning.layers, told.verdict) == (["0"], "warned")
+    recipe = PRESETS["int4-weight-only"].recipe.model_copy(update={"fallback": fallback})
+    told = quantize(network, data, recipe=recipe, on_failure="ignore", progress=False).report
+    assert [warning.layers for warning in left(told)] == ([["0"]] if fallback is None else [])
+    assert told.verdict == ("warned" if fallback is None else "passed")
 
 
 def test_a_head_that_shares_a_skipped_embedding_is_a_note(tmp_path: Path) -> None:

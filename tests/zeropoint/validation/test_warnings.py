@@ -1,5 +1,6 @@
 """No verdict over noise: each family of results whose numbers mean little is warned, and sound results are not."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -241,3 +242,31 @@ def test_the_remedy_names_a_preset_that_exists(name: str) -> None:
     assert f'"{PRESETS_NAMED[name]}"' in better_recipe(PRESETS[name].recipe, ["a", "b"])
     assert PRESETS_NAMED[name] in PRESETS
     assert better_recipe(Recipe(), []).endswith(".")
+
+
+def windows(recordings: int, each: int) -> Tensor:
+    """Windows of recordings, each with a loudness of its own."""
+    torch.manual_seed(0)
+    loudness = (torch.randn(recordings, 1)).exp().repeat_interleave(each, 0)
+    return loudness * torch.randn(recordings * each, 16)
+
+
+@pytest.mark.parametrize("recordings", [4, 8])
+def test_samples_held_out_beside_those_that_calibrate_are_named_with_what_blocks_say(recordings: int) -> None:
+    network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+    rows = windows(recordings, 24)
+    quantized = quantize(network, list(rows.split(16)), on_failure="ignore", progress=False).report  # type: ignore[no-untyped-call]
+    [warning] = [found for found in quantized.warnings if found.code == "neighbouring_samples"]
+    least = float(re.search(r"have (-?[0-9.]+) dB", warning.detail)[1])  # type: ignore[index]
+    assert quantized.summary.sqnr_db is not None
+    assert least < quantized.summary.sqnr_db
+    shuffled = rows[torch.randperm(len(rows))]
+    for data, evaluation in ((shuffled, None), (rows, shuffled[:32])):
+        report = quantize(
+            network,
+            list(data.split(16)),  # type: ignore[no-untyped-call]
+            evaluation_data=None if evaluation is None else [evaluation],
+            on_failure="ignore",
+            progress=False,
+        ).report
+        assert "neighbouring_samples" not in [found.code for found in report.warnings]
