@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import psycopg
 import pytest
 from sqlalchemy import Engine
@@ -36,6 +37,9 @@ TEMPLATE = "zeropoint_template"
 # processor time. Nothing above imports torch, which looks at this when it is loaded, here and in what tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A machine that others share is slow, and that is no fault of what is tested.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 GROUPS = ("chaos", "service", "timed")
 """Markers whose files run one after another on one process."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -214,7 +214,6 @@ def observed(batches: Sequence[Tensor], collector: Collector) -> Collector:
     return collector
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3 * LONGEST_HISTORY), st.data(), st.sampled_from([torch.float32, torch.float16, torch.int64]))
 def test_a_collector_goes_on_from_its_state(batches: int, data: st.DataObject, dtype: torch.dtype) -> None:
     left = data.draw(st.integers(0, batches))

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,7 +47,6 @@ def same(first: Histogram, second: Histogram) -> bool:
     return numbers and torch.equal(first.counts, second.counts)
 
 
-@settings(deadline=None)
 @given(batches())
 def test_every_value_is_in_the_bin_that_exact_arithmetic_gives(values: Tensor) -> None:
     histogram = histogram_of(values)
@@ -55,7 +54,6 @@ def test_every_value_is_in_the_bin_that_exact_arithmetic_gives(values: Tensor) -
     assert histogram.zeros == int((values == 0).sum())
 
 
-@settings(deadline=None)
 @given(batches())
 def test_the_range_is_the_next_power_of_two(values: Tensor) -> None:
     largest, exponent = float(values.abs().max()), histogram_of(values).exponent
@@ -63,7 +61,6 @@ def test_the_range_is_the_next_power_of_two(values: Tensor) -> None:
     assert exponent == SMALLEST_EXPONENT or largest >= 2.0 ** (exponent - 1)
 
 
-@settings(deadline=None)
 @given(batches(), st.integers(0, 30))
 def test_widening_gives_what_counting_over_the_wider_range_gives(values: Tensor, steps: int) -> None:
     histogram = histogram_of(values)
@@ -71,7 +68,6 @@ def test_widening_gives_what_counting_over_the_wider_range_gives(values: Tensor,
     assert wide.counts.tolist() == counted_one_by_one(values, histogram.exponent + steps)
 
 
-@settings(deadline=None)
 @given(st.lists(batches(), min_size=2, max_size=4))
 def test_merging_in_any_order_gives_what_counting_everything_gives(parts: list[Tensor]) -> None:
     together = histogram_of(torch.cat([part.flatten() for part in parts]))

@@ -85,7 +85,7 @@ def test_the_error_from_the_histogram_is_the_error_of_the_values(
         assert float(error(low[None], high[None])) == pytest.approx(true_error(values, low, high, spec), rel=0.1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.sampled_from(SHAPES), st.sampled_from(TARGETS), st.integers(-30, 30))
 def test_it_is_never_worse_than_min_max_on_the_same_histogram(
     seed: int, shape: Callable[[int], Tensor], spec: QuantizationSpec, exponent: int

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -25,7 +25,6 @@ def range_of(seen: Tensor, percentile: float) -> Range:
     return observer_for(PercentileObserver(percentile=percentile)).of_statistics(collector.statistics(), TARGET)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 3000), st.sampled_from([51.0, 90.0, 99.0, 99.9, 99.99, 100.0]))
 def test_an_activation_range_is_that_of_torch_quantile_within_a_bin(seed: int, count: int, percentile: float) -> None:
     seen = values(count, seed)

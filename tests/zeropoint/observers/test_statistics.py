@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropoint.observers.statistics import LONGEST_HISTORY, Collector, Statistics
@@ -44,7 +44,6 @@ def test_statistics_of_nothing_are_refused() -> None:
         collected()
 
 
-@settings(deadline=None)
 @given(st.integers(4, 5 * LONGEST_HISTORY))
 def test_the_early_range_ends_within_the_third_quarter_however_many_batches(batches: int) -> None:
     statistics = collected(*(torch.tensor([float(number)]) for number in range(1, batches + 1)))
