@@ -162,6 +162,7 @@ class Child:
 def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
     """Start `command` in `folder`; on leaving the block it and all of its group are gone."""
     with (
+        (folder / STDERR_FILE).open("wb") as log,
         subprocess.Popen(
             command,
             cwd=folder,
@@ -173,21 +174,20 @@ def started(command: Sequence[str], folder: Path) -> Iterator[Child]:
             start_new_session=True,
             preexec_fn=partial(die_with, os.getpid()),
         ) as process,
-        running(process, folder) as child,
+        running(process, log) as child,
     ):
         yield child
 
 
 @contextmanager
-def running(process: Process, folder: Path) -> Iterator[Child]:
-    """Read a process that works in `folder`; on leaving the block it and all of its group are gone."""
-    with (folder / STDERR_FILE).open("wb") as log:
-        child = Child(process, CappedLog(log))
-        try:
-            yield child
-        finally:
-            child.stop()
-            child.close()
+def running(process: Process, log: BinaryIO) -> Iterator[Child]:
+    """Read a process, its standard error into `log`; on leaving the block it and all of its group are gone."""
+    child = Child(process, CappedLog(log))
+    try:
+        yield child
+    finally:
+        child.stop()
+        child.close()
 
 
 def die_with(parent: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from sandbox.policy import Sandbox, template_command
-from worker.child.process import Child, die_with, environment, running
+from worker.child.process import STDERR_FILE, Child, die_with, environment, running
 
 PR_SET_CHILD_SUBREAPER = 36
 MOST_FORKS = 500
@@ -75,9 +75,9 @@ class Template:
 
         Raises NoTemplate.
         """
-        with ExitStack() as files:
+        with (folder / STDERR_FILE).open("wb") as log, ExitStack() as files:
             process = self._ask(folder, sandbox, files)
-            with running(process, folder) as child:
+            with running(process, log) as child:
                 yield child
 
     def _ask(self, folder: Path, sandbox: Sandbox, files: ExitStack) -> Orphan:

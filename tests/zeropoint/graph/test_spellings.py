@@ -1,6 +1,8 @@
 """However a product is written, its weight is a layer of its own that computes the same and is quantized."""
 
 import warnings
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import nn
 
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
+from tests.effort import FUZZ_EFFORT, commit_seed
 from tests.spelled_networks import (
     IN,
     MODULES,
@@ -52,9 +55,14 @@ def expected_layers(spelling: Spelling, place: str) -> set[str]:
     return {prefix + name for name in spelling.layers}
 
 
-@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", PRODUCTS)
+def in_one_place_each() -> Iterator[tuple[str, str, bool]]:
+    """Each spelling, as exported and decomposed, in one place, and in another with the next commit; or in all."""
+    for number, (name, decompose) in enumerate(product(PRODUCTS, (False, True)), start=commit_seed()):
+        for place in PLACES if FUZZ_EFFORT >= 1 else [[*PLACES][number % len(PLACES)]]:
+            yield name, place, decompose
+
+
+@pytest.mark.parametrize(("name", "place", "decompose"), list(in_one_place_each()))
 def test_the_source_computes_the_same_bits_and_lists_the_weight(
     tmp_path: Path, name: str, place: str, decompose: bool
 ) -> None:
