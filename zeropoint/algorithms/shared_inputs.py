@@ -13,7 +13,8 @@ from zeropoint.model.source import Source
 
 def same_inputs(source: Source, batch: Sequence[Tensor]) -> dict[str, str]:
     """Return layer -> the first layer that reads the same tensor, from the graph, or by running a module on `batch`."""
-    modules = {id(layer.module): layer.name for layer in source.layers if layer.module is not None}
+    layers = [(layer.name, layer.module) for layer in source.layers if not layer.is_held]
+    modules = {id(module): name for name, module in layers if module is not None}
     if isinstance(source.module, GraphModule):
         return _of_graph(source.module, modules)
     return _of_run(source, modules, batch)
@@ -40,7 +41,7 @@ def _of_run(source: Source, names: dict[int, str], batch: Sequence[Tensor]) -> d
         seen.append((ref(values), version, name))
         sharing.setdefault(name, first)
 
-    layers = [layer.module for layer in source.layers if layer.module is not None]
+    layers = [layer.module for layer in source.layers if layer.module is not None and id(layer.module) in names]
     with torch.no_grad(), hooked(before=((module, look) for module in layers)):
         source.run(batch)
     source.reset()

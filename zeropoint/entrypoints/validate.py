@@ -123,7 +123,10 @@ def _faults(stored: Stored, layer: str) -> list[str]:
     numbers, qparams = stored.weight(layer)
     shape = stored.layers[layer]["weight"]["shape"]
     faults = []
+    layout = stored.layout(layer)
     found = list(numbers.shape)[::-1] if stored.transposed(layer) else list(numbers.shape)
+    if layout is not None:
+        found = list(layout.stored(numbers).shape)
     if found != shape:
         faults.append(f"Layer {layer!r}: shape {found}, its metadata says {shape}.")
     values = numbers.to(torch.float32)

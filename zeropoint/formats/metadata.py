@@ -152,6 +152,8 @@ def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
     metadata |= {"tensor": names.values, "shape": shape, "original_dtype": dtype}
     if layer.layer.transposed:
         metadata |= {"transposed": True}
+    if layer.layer.layout is not None:
+        metadata |= {"layout": {"order": [*layer.layer.layout.order], "inputs": layer.layer.layout.inputs}}
     if qparams is None:
         return metadata
     stored_zero_point = layer.settings.scheme == "asymmetric"

@@ -85,7 +85,7 @@ def _is_open(call: LayerCall) -> bool:
     It must be a convolution over a batch (without one, the normalization counts other channels), and alone read its
     weight and bias.
     """
-    if not call.is_ready:
+    if not call.is_ready or call.is_held:
         return False
     in_groups = call.kind in TRANSPOSED and call.options.get("groups", 1) != 1
     private = all(len(node.users) == 1 for node in (call.weight, call.bias) if node is not None)

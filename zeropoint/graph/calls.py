@@ -13,9 +13,11 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from zeropoint.graph.constants import Constants
+from zeropoint.graph.held_weights import RECURRENT, held_calls
 from zeropoint.graph.matching import match
+from zeropoint.model.layer import LayerKind
 from zeropoint.model.layer_call import LayerCall
-from zeropoint.schema.layer_names import free_name, layer_name, owner_and_leaf, weight_layer_name
+from zeropoint.schema.layer_names import free_name, is_recurrent, layer_name, owner_and_leaf, weight_layer_name
 
 Calls = Mapping[str, list[LayerCall]]
 
@@ -33,9 +35,17 @@ def layer_calls(
     for node in program.graph.nodes:
         call = match(node, constants)
         found = None if call is None else finder.owned(call)
-        if found is not None:
+        if found is not None and recurrent_kind(found[2].node, found[1].main) is None:
             key, owner, place = found
             groups.setdefault(key, _Group(owner.base, owner.main)).calls.append(place)
+    leaves = [call for group in groups.values() for call in group.calls]
+    taken_nodes = {node for call in leaves for node in (call.node, *constants.sources(call.weight))}
+    for call in held_calls(list(program.graph.nodes), constants, taken_nodes):
+        found = finder.owned(call)
+        if found is not None:
+            key, owner, place = found
+            kind = recurrent_kind(place.node, owner.main) or place.kind
+            groups[key] = _Group(owner.base, owner.main, [replace(place, kind=kind)])
     taken = {**program.state_dict, **(original or {})}
     named = _named(list(groups.values()), taken)
     return {name: _with_names(name, group, taken) for name, group in named.items()}
@@ -63,6 +73,16 @@ def module_types(node: Node) -> Iterator[tuple[str, str]]:
 def size_of(tensor: Tensor) -> tuple[bool, int]:
     """Return what the owner of a computed weight has most of: parameters come before buffers."""
     return isinstance(tensor, nn.Parameter), tensor.numel()
+
+
+def recurrent_kind(node: Node, parameter: str) -> LayerKind | None:
+    """Return the class of the recurrent module that an operator ran in, if the parameter is a weight of that module.
+
+    A decomposed program multiplies by such a weight once for each step.
+    """
+    path, name = next(reversed(list(module_types(node))), ("", ""))
+    kind = next((kind for kind in RECURRENT.values() if kind == name), None)
+    return kind if kind is not None and is_recurrent(parameter) and owner_and_leaf(parameter)[0] == path else None
 
 
 @dataclass
@@ -120,7 +140,7 @@ class _Finder:
     def _borrower(self, call: LayerCall, main: str) -> str | None:
         """Return the path of a layer of this kind that reads the weight of another one; None for any other call."""
         path, kind = next(reversed(list(module_types(call.node))), ("", ""))
-        if not path or path == owner_and_leaf(main)[0] or call.folded:
+        if not path or path == owner_and_leaf(main)[0] or call.folded or call.is_held:
             return None
         alias = self._original.get(f"{path}.weight")
         tied = alias is not None and alias.untyped_storage().data_ptr() == self._storage(main)

@@ -18,6 +18,7 @@ from zeropoint.graph.constants import Constants
 from zeropoint.graph.views import REPEATED
 from zeropoint.model.layer import TRANSPOSED, LayerKind
 from zeropoint.model.layer_call import LayerCall, Spelling
+from zeropoint.model.weight_holder import Layout, WeightHolder
 from zeropoint.schema.layer_names import free_name
 
 aten = torch.ops.aten
@@ -46,6 +47,9 @@ def insert_leaves(
         module.add_submodule(target, leaves[name])
         for index, call in enumerate(places):
             node = nodes[call.node.name]
+            if call.is_held:
+                _hold(module, target, node, node.all_input_nodes[call.node.all_input_nodes.index(call.weight)])
+                continue
             with module.graph.inserting_before(node):
                 # not by its name: the runnable graph renames inputs that Python reserves
                 operand = node.all_input_nodes[call.node.all_input_nodes.index(call.operand)]
@@ -60,6 +64,13 @@ def insert_leaves(
     module.graph.eliminate_dead_code()
     module.recompile()
     return leaves
+
+
+def _hold(module: GraphModule, target: str, reader: Node, weight: Node) -> None:
+    """Let everything that reads a weight read the result of a holder, which is called before the first `reader`."""
+    with module.graph.inserting_before(reader):
+        held = module.graph.call_module(target, ())
+    weight.replace_all_uses_with(held)
 
 
 def values_last(insert: Insert, values: Node, spelling: Spelling | None) -> Node:
@@ -126,13 +137,17 @@ class _Several(nn.Module):
 
 def _leaf(constants: Constants, calls: Sequence[LayerCall]) -> nn.Module:
     call = calls[0]
+    if call.is_held:
+        value, trains = constants.value(call.weight), not call.folded and constants.is_trainable(call.weight)
+        layout = Layout(tuple(value.shape), call.order, call.held_inputs)
+        return WeightHolder(nn.Parameter(value, requires_grad=trains), layout).eval()
     weight = canonical_weight(constants.value(call.weight), call)
     bias = None if call.bias is None else constants.value(call.bias).reshape(-1)
     several = any(other.spelling is not None or other.options != call.options for other in calls)
     with torch.device("meta"):
         leaf = _empty(call, weight, several=several)
     if isinstance(leaf, _Several):
-        leaf.computes = tuple(map(_compute, calls))
+        leaf.computes = tuple(_compute(call, constants) for call in calls)
     # torch computes some products in another way for weights that may be trained
     leaf.weight = nn.Parameter(weight, requires_grad=not call.folded and constants.is_trainable(call.weight))
     if call.kind != "Embedding":
@@ -162,10 +177,13 @@ def _kind(kind: LayerKind, *, several: bool) -> Any:
     return type(kind, (_Several, plain), {}) if several else plain
 
 
-def _compute(call: LayerCall) -> Compute:
+def _compute(call: LayerCall, constants: Constants) -> Compute:
     """Return a function of a leaf and its input that computes what the call computes."""
     if call.spelling is not None:
-        return _Spelled(call.node.target, call.spelling, _equation(call.node))
+        stored = constants.value(call.weight)
+        copied = canonical_weight(stored, call).data_ptr() != stored.data_ptr()
+        dense = copied and not call.views and stored.is_contiguous()
+        return _Spelled(call.node.target, call.spelling, _equation(call.node), dense)
     if call.kind in ("Linear", "Embedding"):
         plain = getattr(nn, call.kind).forward
         return cast(Compute, plain)
@@ -196,6 +214,8 @@ class _Spelled:
     target: Any
     spelling: Spelling
     equation: str | None
+    dense: bool = False
+    """Whether the operator reads a weight in the order of memory, though the leaf has it in another order."""
 
     def __call__(self, leaf: nn.Module, values: Tensor) -> Tensor:
         """Return [..., out] of values [..., in]."""
@@ -229,6 +249,7 @@ class _Spelled:
         terms = spelling.outputs + spelling.inputs
         kept = [terms.index(term) for term in spelling.weight if term != REPEATED]
         factor = weight.reshape([spelling.sizes[term] for term in terms]).permute(kept)
+        factor = factor.contiguous() if self.dense else factor
         for dim, term in enumerate(spelling.weight):
             if term == REPEATED:
                 factor = factor.unsqueeze(dim)

@@ -23,7 +23,7 @@ def obstacles(calls: Mapping[str, Sequence[LayerCall]], constants: Constants) ->
 
 
 def _obstacle(calls: Sequence[LayerCall], readers: "_Readers", constants: Constants) -> SkipReason | None:
-    if any(call.folded and _grows(call, constants) for call in calls):
+    if any(not call.only_multiplied or (call.folded and _grows(call, constants)) for call in calls):
         return "unsupported"
     if any(readers.conflict(call) for call in calls):
         return "shared_weight_conflict"
@@ -45,11 +45,12 @@ class _Readers:
         folded = [call for call in self._calls if call.folded]
         self._folded = {call.node for call in folded}
         self._folded_views = {view for call in folded for view in call.views}
+        self._held = {call.weight for call in folded if call.is_held}
 
     def conflict(self, call: LayerCall) -> bool:
         """Return whether quantizing the call's weight would change anything but the calls of layers like it."""
         if not call.folded:
-            return self._is_read_otherwise(call)
+            return not call.is_held and self._is_read_otherwise(call)
         size = call.weight.meta["val"].numel()
         large = (node for node in self._constants.sources(call.weight) if node.meta["val"].numel() * SMALL >= size)
         return any(self._leads_elsewhere(source) for source in large)
@@ -73,7 +74,7 @@ class _Readers:
         pending, seen = [source], {source}
         while pending:
             for reader in pending.pop().users:
-                if reader in self._folded or reader in seen or is_check(reader):
+                if reader in self._folded or reader in self._held or reader in seen or is_check(reader):
                     continue
                 if reader not in self._constants and reader not in self._folded_views:
                     return True

@@ -91,6 +91,9 @@ class _Writer:
             weight = self._put(call.weight, call.weight_name, value)
         if call.bias is not None and call.bias_folded and call.bias_name is not None:
             bias = self._put(call.bias, call.bias_name, self._value(call.bias).reshape(-1))
+        if call.is_held:
+            call.weight.replace_all_uses_with(weight)
+            return replace(call, weight=weight, operand=weight, folded=False)
         if call.spelling is not None:
             return self._as_linear(call, weight, bias)
         for old, new in ((call.weight, weight), (call.bias, bias)):

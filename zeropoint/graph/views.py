@@ -44,7 +44,7 @@ def view_of(node: Node) -> View:
     """Return the node at which the chain of views that ends in `node` begins; `node` itself when it is no view."""
     path: list[Node] = []
     steps: list[Sequence[int]] = []
-    while (step := _step(node)) is not None:
+    while (step := view_step(node)) is not None:
         path.append(node)
         steps.append(step)
         node = cast(Node, node.args[0])
@@ -54,7 +54,7 @@ def view_of(node: Node) -> View:
     return View(node, dims, tuple(path))
 
 
-def _step(node: Node) -> Sequence[int] | None:
+def view_step(node: Node) -> Sequence[int] | None:
     """Return for each dimension of a view the dimension of its argument, or REPEATED; None when it is no view."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
         return None
@@ -63,8 +63,10 @@ def _step(node: Node) -> Sequence[int] | None:
         return None
     rank = _rank(source)
     dims = list(range(rank))
-    if target is aten.t.default:
+    if target in (aten.t.default, aten.numpy_T.default):
         return dims[::-1]
+    if target is aten.mT.default:
+        return [*dims[:-2], dims[-1], dims[-2]]
     if target is aten.permute.default:
         return [place % rank for place in arguments[0]]
     if target is aten.transpose.int:

@@ -114,7 +114,9 @@ class QuantizedLayer:
         """The tensors that are stored in place of the float weight, by name, corrections included."""
         layer = self.layer
         stored = to_tensors(weight_names(layer), self.settings, self.weight, self.qparams)
-        if layer.transposed:
+        if layer.layout is not None:
+            stored = {name: layer.layout.stored(tensor).contiguous() for name, tensor in stored.items()}
+        elif layer.transposed:
             stored = {name: as_stored(tensor) for name, tensor in stored.items()}
         if self.activation is not None:
             stored[layer.stored_name("input_scale")] = self.activation.qparams.scale

@@ -132,8 +132,8 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
     pair: LayerSettings = next((o for o in recipe.overrides if matches(layer.name, o.names)), recipe)
     if pair.weights is None:
         return "override"
-    # an Embedding's input is indices: there is nothing to quantize
-    activations = None if layer.kind == "Embedding" else pair.activations
+    # an Embedding's input is indices, and what reads a held weight has no input that we know
+    activations = None if layer.kind == "Embedding" or layer.is_held else pair.activations
     misfit = _misfit(layer, pair.weights)
     if misfit is not None and recipe.fallback is not None:
         return _misfit(layer, FALLBACK) or Choice(layer, FALLBACK, activations)
@@ -160,8 +160,8 @@ def _misfit(layer: Layer, settings: WeightSettings) -> SkipReason | None:
     """Return why this layer's weight can't be quantized with these settings; None when it can."""
     shape = layer.weight.shape
     if settings.granularity == "per_group":
-        if len(shape) != 2:
+        if len(shape) != 2 or (layer.layout is not None and layer.layout.inputs != 1):
             return "granularity_unsupported"
         even = settings.dtype != "int4" or shape[1] % 2 == 0
         return None if shape[1] % (settings.group_size or 1) == 0 and even else "group_size_mismatch"
-    return "granularity_unsupported" if (settings.axis or 0) >= len(shape) else None
+    return None if layer.has_axis(settings.axis) else "granularity_unsupported"

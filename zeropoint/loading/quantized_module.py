@@ -15,10 +15,12 @@ from torch.func import functional_call
 from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
 from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors
+from zeropoint.loading.quantized_recurrent import QuantizedRecurrent
 from zeropoint.loading.stored import Stored
 from zeropoint.model.hooks import stay_visible
 from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantize
 from zeropoint.sources.module import copy_module
+from zeropoint.sources.recurrent import forget_holders
 
 WEIGHT = WeightNames.usual("weight")
 CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
@@ -105,17 +107,35 @@ def quantized_module(model: nn.Module, stored: Stored) -> nn.Module:
             value = stored.tensors[name].clone().to(_device(tensor))
             is_parameter = isinstance(tensor, nn.Parameter)
             replacements[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
-    devices = {name: _device(model.get_submodule(name).get_parameter("weight")) for name in stored.layers}
+    recurrent = _recurrent(stored)
+    plain = [
+        name for name in stored.layers if name not in {n for layers in recurrent.values() for n in layers.values()}
+    ]
+    devices = {name: _device(model.get_submodule(name).get_parameter("weight")) for name in plain}
+    devices |= {path: _device(model.get_submodule(path).get_parameter(min(names))) for path, names in recurrent.items()}
     module = copy_module(model, replacements)
+    forget_holders(module)
     leaves: dict[int, nn.Module] = {}
-    for name, device in devices.items():
-        shell = module.get_submodule(name)
-        leaves[id(shell)] = QuantizedLeaf(shell, stored, name).to(device)
+    for path, device in devices.items():
+        shell = module.get_submodule(path)
+        several = recurrent.get(path)
+        leaf = QuantizedLeaf(shell, stored, path) if several is None else QuantizedRecurrent(shell, stored, several)
+        leaves[id(shell)] = leaf.to(device)
     for path, owner in list(module.named_modules(remove_duplicate=False)):
         if id(owner) in leaves:
             parent, _, child = path.rpartition(".")
             setattr(module.get_submodule(parent), child, leaves[id(owner)])
     return module.eval()
+
+
+def _recurrent(stored: Stored) -> dict[str, dict[str, str]]:
+    """Return path -> parameter -> layer of the modules of which several parameters are weights."""
+    modules: dict[str, dict[str, str]] = {}
+    for layer in stored.layers:
+        path, _, leaf = stored.weight_name(layer).rpartition(".")
+        if leaf != "weight":
+            modules.setdefault(path, {})[leaf] = layer
+    return modules
 
 
 def _distinct(model: nn.Module) -> dict[str, Tensor]:
@@ -132,8 +152,10 @@ def _device(tensor: Tensor) -> torch.device:
 
 def _require_layers(model: nn.Module, stored: Stored) -> None:
     modules = dict(model.named_modules())
+    owners = {layer: path for path, layers in _recurrent(stored).items() for layer in layers.values()}
     for name, metadata in stored.layers.items():
-        model_type = type(modules[name]).__name__ if name in modules else "no module"
+        owner = owners.get(name, name)
+        model_type = type(modules[owner]).__name__ if owner in modules else "no module"
         if model_type != metadata["type"]:
             raise _misfit(f"Layer {name!r} was saved as {metadata['type']}; the model has {model_type} of that name.")
 

@@ -17,6 +17,7 @@ from zeropoint.formats.metadata import CORRECTIONS
 from zeropoint.formats.torch_checkpoint import METADATA, TENSORS
 from zeropoint.layers.weights import WeightNames, as_stored, from_tensors
 from zeropoint.model.layer import TRANSPOSED
+from zeropoint.model.weight_holder import Layout, layout_in
 from zeropoint.primitives.qparams import QParams, quant_type_for
 from zeropoint.schema.faults import first_fault
 from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
@@ -61,6 +62,11 @@ class Stored:
         """Return whether the weight is stored as [in, out]."""
         return bool(self._about(layer, "weight").get("transposed", False))
 
+    def layout(self, layer: str) -> Layout | None:
+        """Return how the stored weight becomes a matrix [out, in]; None where it is one, or a convolution's."""
+        about = self._about(layer, "weight")
+        return layout_in(about.get("layout"), about["shape"])
+
     def weight_names(self, layer: str) -> WeightNames:
         """Return the names of the weight's values, scale and zero point, as far as these are stored."""
         about = self._about(layer, "weight")
@@ -95,8 +101,13 @@ class Stored:
 
         Raises InvalidModel when one of its tensors is missing.
         """
-        names, axis, tensors = self.weight_names(layer), self.axis(layer), self.tensors
+        names, axis, tensors, layout = self.weight_names(layer), self.axis(layer), self.tensors, self.layout(layer)
         try:
+            if layout is not None:
+                axis = None if axis is None else 0
+                tensors = {name: layout.matrix(tensors[name]) for name in names if name in tensors}
+                scales = {name: tensors[name].reshape(-1) for name in names[1:] if axis == 0 and name in tensors}
+                tensors |= scales
             if self.transposed(layer):
                 axis = None if axis is None else 1 - axis
                 tensors = {name: as_stored(tensors[name]) for name in names if name in tensors}

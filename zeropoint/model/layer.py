@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile
+from zeropoint.model.weight_holder import Layout, WeightHolder
 from zeropoint.schema.layer_names import free_name
 from zeropoint.schema.report import SkipReason
 
@@ -21,7 +22,18 @@ LayerKind = Literal[
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Embedding",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "LSTMCell",
+    "GRUCell",
+    "RNNCell",
+    "Matmul",
+    "Bilinear",
+    "EmbeddingBag",
 ]
+"""What a layer computes. From LSTM on, an operator reads the weight that a `WeightHolder` returns: Matmul is every
+product with a weight for each expert, head or sample."""
 CHANNEL_AXES: Mapping[LayerKind, int] = {
     "Linear": -1,
     "Conv1d": -2,
@@ -105,24 +117,47 @@ class Layer:
             return self.bias_name or f"{self.name}.bias"
         return f"{self.weight_name}_{part}" if part in ("scale", "zero_point") else f"{self.name}.{part}"
 
+    @property
+    def is_held(self) -> bool:
+        """Whether an operator reads the weight that a holder returns, so that weights alone can be quantized."""
+        return isinstance(self.module, WeightHolder)
+
+    @property
+    def layout(self) -> Layout | None:
+        """How the stored weight becomes `weight`, where it is no [out, in] itself."""
+        layout = self.module.layout if isinstance(self.module, WeightHolder) else None
+        return None if layout is None or layout.is_matrix else layout
+
+    def has_axis(self, axis: int | None) -> bool:
+        """Return whether scales can lie along a recipe's `axis` of the stored weight."""
+        if self.layout is not None:
+            return axis is None or axis in self.layout.outputs
+        return (axis or 0) < self.weight.dim()
+
     def scale_axis(self, axis: int | None) -> int:
         """Return the dimension of `weight` for which a recipe's `axis` of the stored weight asks; None: the outputs."""
-        if axis is None:
+        if axis is None or self.layout is not None:
             return self.output_axis
         return 1 - axis if self.transposed else axis
 
     def stored_axis(self, axis: int | None) -> int | None:
         """Return the dimension of the stored weight that corresponds to one of `weight`."""
+        if self.layout is not None:
+            return None if axis is None else self.layout.outputs[-1]
         return 1 - axis if self.transposed and axis is not None else axis
 
     def stored_shape(self, shape: Iterable[int]) -> list[int]:
         """Return the shape of the stored weight, given that of `weight`."""
+        if self.layout is not None:
+            return [*self.layout.shape]
         return [*shape][::-1] if self.transposed else [*shape]
 
     @property
     def weight(self) -> Tensor:
         """The float weight [out, in / groups, *kernel] of a quantizable layer."""
         assert self.module is not None, self.name
+        if isinstance(self.module, WeightHolder):
+            return self.module.matrix
         weight = self.module.get_parameter("weight").detach()
         return weight.contiguous() if self.computed else weight
 

@@ -83,6 +83,10 @@ class LayerCall:
     """Whether the bias is."""
     addition: Node | None = None
     """The node that adds the bias, where the operator does not."""
+    held_inputs: int = 0
+    """For a weight that the operator reads as it is: how many dimensions, the last ones of `order`, count inputs."""
+    only_multiplied: bool = True
+    """For such a weight: whether everything that reads it multiplies by it, so that it can be quantized."""
     summand_index: int = 0
     """The position among its arguments of what the bias is added to."""
 
@@ -92,9 +96,14 @@ class LayerCall:
         return self.operand if self.input_index < 0 else cast(Node, self.node.args[self.input_index])
 
     @property
+    def is_held(self) -> bool:
+        """Whether a `WeightHolder` is the leaf: it returns the weight, and what reads it stays as it is."""
+        return self.held_inputs > 0
+
+    @property
     def transposed(self) -> bool:
         """Whether the weight is stored as [in, out]."""
-        return not self.folded and self.order == (1, 0)
+        return not self.folded and not self.is_held and self.order == (1, 0)
 
     @property
     def is_ready(self) -> bool:

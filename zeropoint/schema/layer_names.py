@@ -36,6 +36,11 @@ def weight_layer_name(parameter: str) -> str:
     return name if leaf == "weight" or name != owner else f"{owner}.{leaf}"
 
 
+def is_recurrent(parameter: str) -> bool:
+    """Return whether a parameter has the name of one of torch's recurrent modules: `lstm.weight_ih_l0`."""
+    return _RECURRENT.fullmatch(owner_and_leaf(parameter)[1]) is not None
+
+
 def owner_and_leaf(parameter: str) -> tuple[str, str]:
     """Return the module that owns a parameter, and the parameter's name in it, before it was parametrized."""
     parametrized = _PARAMETRIZED.fullmatch(parameter)

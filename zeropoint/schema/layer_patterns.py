@@ -14,10 +14,13 @@ from zeropoint.schema.recipe import Recipe
 BY_RANK = ("Conv", "ConvTranspose", "BatchNorm", "InstanceNorm")
 KNOWN_TYPES = {f"{kind}{rank}d" for kind in BY_RANK for rank in (1, 2, 3)} | {
     *("Linear", "Bilinear", "Embedding", "EmbeddingBag", "MultiheadAttention", "PReLU"),
-    *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"),
+    *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Matmul"),
     *("LayerNorm", "RMSNorm", "GroupNorm"),
 }
-"""torch's own layers with parameters: a recipe for many models may name a type that this model lacks."""
+"""torch's own layers with parameters, and Matmul, a product with several weights at once.
+
+A recipe for many models may name a type that this model lacks.
+"""
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,16 @@ class FileMetadata(Described):
     evaluation: Evaluated | None = None
 
 
+class WeightLayout(Described):
+    """A weight of any rank as a matrix: its dimensions in this order, all but the last `inputs` taken together as out.
+
+    Scales and zero points have the same dimensions, and size 1 or the number of groups along those that count inputs.
+    """
+
+    order: list[int]
+    inputs: int
+
+
 class WeightMetadata(Described):
     """How a weight is stored."""
 
@@ -101,6 +111,8 @@ class WeightMetadata(Described):
     """That of the float weight."""
     transposed: bool = False
     """Whether the weight is stored as [in, out]; groups then lie along the first dimension."""
+    layout: WeightLayout | None = None
+    """How the stored weight becomes [out, in], where it is no matrix or convolution: experts, bilinear forms."""
     original_dtype: str
     scale: str | None = None
     """The name of the tensor of scales; absent for a cast."""

@@ -31,6 +31,7 @@ Names = Annotated[tuple[Name, ...], Field(max_length=10_000)]
 DEFAULT_LAYER_TYPES: tuple[str, ...] = (
     *("Linear", "Conv1d", "Conv2d", "Conv3d"),
     *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+    *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "Matmul", "Bilinear"),
 )
 """Every kind of layer that int8 fits: a list in a recipe is exact, this one is not the user's choice."""
 

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.hooks import hooked, stay_visible
+from zeropoint.model.weight_holder import WeightHolder
 from zeropoint.primitives.qparams import QParams, dequantize, quantize
 
 
@@ -34,13 +36,16 @@ def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
 
 
-def forward_quantized(layer: QuantizedLayer, values: Tensor, *arguments: object) -> Tensor:
+def forward_quantized(layer: QuantizedLayer, *arguments: Any) -> Tensor:
     """Return the quantized layer's output for a float input [..., in, ...], on its device, without running hooks.
 
-    `arguments`: further arguments of the module's forward, such as an output size.
+    `arguments`: those of the module's forward, the input first; none for a layer whose operator reads its weight.
     """
     module = layer.layer.module
     assert module is not None
+    if isinstance(module, WeightHolder):
+        return module.as_read(layer.dequantized_weight)
+    values: Tensor = arguments[0]
     dtype = layer.layer.weight.dtype
     weight = layer.dequantized_weight.to(values.device, dtype)
     bias = layer.layer.bias if layer.bias is None else layer.bias
@@ -51,7 +56,7 @@ def forward_quantized(layer: QuantizedLayer, values: Tensor, *arguments: object)
         "weight": weight,
         "bias": None if bias is None else bias.to(values.device, dtype),
     }
-    output: Tensor = operator.forward(quantize_input(values, layer), *arguments)
+    output: Tensor = operator.forward(quantize_input(values, layer), *arguments[1:])
     layer.release()
     return output if layer.outliers is None else output + layer.outlier_output(values)
 

@@ -7,6 +7,7 @@ hooks and its buffers, and no weight is in memory twice.
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,11 @@ from zeropoint.data.batches import ModelInputs, ModelOutputs, own_copies
 from zeropoint.errors import Unsupported
 from zeropoint.model.layer import Layer, LayerKind, distinct_bytes, with_free_names
 from zeropoint.model.source import Source
+from zeropoint.model.weight_holder import WeightHolder
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.schema.report import SkipReason
 from zeropoint.sources.finite import require_finite
+from zeropoint.sources.recurrent import Holders, hold_weights, recurrent_kind
 
 KINDS: dict[type[nn.Module], LayerKind] = {
     nn.Linear: "Linear",
@@ -59,7 +62,7 @@ def module_source(model: nn.Module) -> ModuleSource:
     require_finite(parameters | dict(model.named_buffers(remove_duplicate=False)))
     module = copy_module(model, {id(tensor): tensor for tensor in parameters.values()})
     buffers = {name: tensor.clone() for name, tensor in module.named_buffers(remove_duplicate=False)}
-    layers = tuple(with_free_names(list_layers(module), module.state_dict()))
+    layers = tuple(with_free_names(list_layers(module, hold_weights(module)), module.state_dict()))
     stored = {n: buffers.get(n, t) for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     for alias in _aliases(module, layers):
         stored.pop(alias, None)
@@ -122,21 +125,31 @@ def _flat(output: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield from _flat(part, f"{path}.{step}" if path else step)
 
 
-def list_layers(module: nn.Module) -> Iterator[Layer]:
-    """Yield every layer that owns parameters; a module used under two names is one layer, under the first."""
+def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> Iterator[Layer]:
+    """Yield every layer that owns parameters; a module used under two names is one layer, under the first.
+
+    `holders`: from where recurrent modules read their weights, each of which is a layer.
+    """
     first_names = {id(parameter): name for name, parameter in module.named_parameters()}
-    conflicts = _conflicts(module)
+    conflicts = _conflicts(module, holders)
     for prefix, owner in module.named_modules():
         layer_parameters: dict[str, dict[str, Tensor]] = {}
         for leaf, parameter in owner._parameters.items():
             if parameter is not None:
                 name = f"{prefix}.{leaf}".lstrip(".")
                 layer_parameters.setdefault(layer_name(name), {})[name] = parameter
+        held = holders.get(id(owner), {})
         reason: SkipReason | None = None if _is_leaf(owner) else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
         bias = owner._parameters.get("bias")
         for name, parameters in layer_parameters.items():
+            leaf = next((key for key in held if layer_name(f"{prefix}.{key}".lstrip(".")) == name), None)
+            if leaf is not None:
+                key = id(held[leaf].weight)
+                weight_name = None if key in conflicts else first_names[key]
+                yield _held_layer(name, owner, parameters, held[leaf], weight_name)
+                continue
             yield Layer(
                 name=name,
                 type=type(owner).__name__,
@@ -150,13 +163,33 @@ def list_layers(module: nn.Module) -> Iterator[Layer]:
             )
 
 
-def _conflicts(module: nn.Module) -> set[int]:
+def _held_layer(
+    name: str, owner: nn.Module, parameters: Mapping[str, Tensor], holder: WeightHolder, weight_name: str | None
+) -> Layer:
+    """Return the layer of one weight of a recurrent module; without its name, other code reads it too."""
+    conflict = weight_name is None
+    return Layer(
+        name=name,
+        type=type(owner).__name__,
+        bytes=distinct_bytes(parameters.values()),
+        kind=recurrent_kind(owner),
+        module=None if conflict else holder,
+        weight_name=weight_name,
+        reason="shared_weight_conflict" if conflict else None,
+        parameters=tuple(parameters),
+    )
+
+
+def _conflicts(module: nn.Module, holders: Holders) -> set[int]:
     """Return ids of parameters that other code also reads: quantizing them would change its results."""
-    readers: dict[int, set[bool]] = {}
+    readers: dict[int, set[object]] = {}
     for owner in module.modules():
+        held = holders.get(id(owner), {})
         for leaf, parameter in owner._parameters.items():
-            readers.setdefault(id(parameter), set()).add(leaf == "weight" and _is_leaf(owner))
-    return {parameter for parameter, kinds in readers.items() if kinds != {True}}
+            # each weight of a recurrent module is stored for that module alone
+            reader = (id(owner), leaf) if leaf in held else leaf == "weight" and _is_leaf(owner)
+            readers.setdefault(id(parameter), set()).add(reader)
+    return {parameter for parameter, kinds in readers.items() if len(kinds) > 1 or kinds == {False}}
 
 
 def _kind(owner: nn.Module) -> LayerKind | None:

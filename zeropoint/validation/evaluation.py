@@ -131,6 +131,9 @@ def _comparison(layer: QuantizedLayer, result: Evaluation) -> AfterForward:
     noise, clipped = result.layers[layer.layer.name], result.saturation[layer.layer.name]
 
     def compare(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if layer.layer.is_held:
+            noise.add(output.cpu(), forward_quantized(layer).cpu())
+            return
         values = arguments[0].cpu()
         if layer.activation is not None:
             _watch_channels(result, layer, values)

@@ -56,12 +56,13 @@ def watch_float_run(source: Source, batch: Sequence[Tensor]) -> FloatRun:
 def _owners(source: Source) -> dict[int, str]:
     """Return the address of each weight's storage -> its layer; a tied weight belongs to the layer that multiplies."""
     owners: dict[int, str] = {}
+    named = {parameter: layer.name for layer in reversed(source.layers) for parameter in layer.parameters}
     for name, tensor in source.tensors.items():
         if tensor.dim() > 1 and tensor.device.type != "meta":
-            owners.setdefault(tensor.untyped_storage().data_ptr(), layer_name(name))
+            owners.setdefault(tensor.untyped_storage().data_ptr(), named.get(name, layer_name(name)))
     for layer in source.layers:
-        if layer.module is not None and layer.kind != "Embedding":
-            owners[layer.weight.untyped_storage().data_ptr()] = layer.name
+        if layer.module is not None and layer.kind != "Embedding":  # `layer.weight` may be a copy
+            owners[layer.module.get_parameter("weight").untyped_storage().data_ptr()] = layer.name
     if source.device != "cpu":  # the tensors of a source stay where they were; those that run were moved
         for name, parameter in source.module.named_parameters():
             owners.setdefault(parameter.untyped_storage().data_ptr(), layer_name(name))

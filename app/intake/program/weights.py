@@ -26,12 +26,17 @@ _PRODUCTS = {
     "addmm.default": ("mat1", "mat2"),
     "baddbmm.default": ("batch1", "batch2"),
     "einsum.default": ("tensors",),
+    "_grouped_mm.default": ("mat2",),
 }
 """Operators of which either factor may be a weight."""
+_SELECTIONS = ("index.Tensor", "index_select.default")
+"""Operators whose first argument may be a parameter of which they select rows: those of the experts of each sample."""
 _BY_RANK = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _LEAST_RANK = 2
 _CUTS = ("slice.Tensor", "narrow.default", "select.int")
 """Operators with one result that cut a part out of a tensor; those with several results cut it into these."""
+_DROPPING = ("select.int", "unbind.int")
+"""Those that leave one dimension less."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Part:
     parameter: str
     cut: str = ""
     """A digest of the operators that cut it and their arguments; "" for a whole parameter."""
+    dropped: int = 0
+    """How many dimensions these operators dropped."""
 
 
 @dataclass
@@ -70,6 +77,10 @@ def weights_of(
             largest = max((parts[value] for value in known), key=lambda part: sizes[part.parameter])
             parts |= _results(node, largest)
             continue
+        selected = arguments.get("self", [""])[:1] if node["target"].removeprefix(_PREFIX) in _SELECTIONS else [""]
+        if selected[0] in parts:
+            parts |= _results(node, parts[selected[0]])
+            continue
         kind, places = _read_by(node["target"].removeprefix(_PREFIX))
         for value in (value for place in places for value in arguments.get(place, ()) if value in parts):
             shape = shapes[parts[value].parameter]
@@ -77,7 +88,9 @@ def weights_of(
                 weight = weights.setdefault(parts[value].parameter, Weight())
                 found = kind or _BY_RANK.get(len(shape), "Linear")
                 weight.kinds += [found] if found not in weight.kinds else []
-                weight.parts.setdefault(parts[value], value)
+                part = parts[value]
+                several = len(places) > 1 and len(shape) - part.dropped > _LEAST_RANK  # experts are one weight
+                weight.parts.setdefault(Part(part.parameter) if several else part, value)
     return weights
 
 
@@ -88,7 +101,9 @@ def _results(node: Any, part: Part) -> dict[str, Part]:
         return {names[0]: part}
     constants = [entry["arg"] for entry in node["inputs"] if not any(True for _ in names_in(entry["arg"]))]
     cut = f"{node['target']} {constants}"
-    return {name: Part(part.parameter, _digest(f"{part.cut} {cut} {place}")) for place, name in enumerate(names)}
+    dropped = part.dropped + (node["target"].removeprefix(_PREFIX) in _DROPPING)
+    digests = {name: _digest(f"{part.cut} {cut} {place}") for place, name in enumerate(names)}
+    return {name: Part(part.parameter, digest, dropped) for name, digest in digests.items()}
 
 
 def _digest(text: str) -> str:

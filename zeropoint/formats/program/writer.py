@@ -7,6 +7,7 @@ The graph is edited, not exported again: symbolic shapes, tied weights and modul
 neither example inputs (the user's data), nor source code locations, nor float weights that nothing reads.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from zeropoint.layers.weights import as_stored
 from zeropoint.model.layer import Part
 from zeropoint.model.layer_call import LayerCall
 from zeropoint.model.source import ProgramSource
+from zeropoint.model.weight_holder import Layout
+from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.layer_names import free_name
 
 STORED_SUFFIXES: Mapping[str, Part] = {"_scale": "scale", "_zero_point": "zero_point"}
@@ -89,14 +92,17 @@ def _quantize_weight(
     """Replace the float parameter by buffers, the first under the parameter's name, dequantized before each use.
 
     Each use by a kernel has its own zero points: Inductor merges equal operators, but recognizes only those read once.
-    `as_uploaded`: store a transposed weight as [in, out], as it was uploaded, and transpose its integers.
+    `as_uploaded`: store a weight with the dimensions that it was uploaded with, and put those of its integers in order.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
     use_buffers = [_buffers(use, editor.state, number) for number, use in enumerate(uses)]
-    transposed = uses[0].layer.layer.transposed
-    turned = transposed and as_uploaded
+    transposed, layout = uses[0].layer.layer.transposed, uses[0].layer.layer.layout
+    turned, ordered = transposed and as_uploaded, layout if as_uploaded else None
+    readers = list(weight.users)
     tensors = {key: tensor for buffers_of_use in use_buffers for key, tensor in buffers_of_use.items()}
     tensors = {key: as_stored(tensor) if turned else tensor for key, tensor in tensors.items()}
+    if ordered is not None:
+        tensors = {key: ordered.stored(tensor).contiguous() for key, tensor in tensors.items()}
     nodes = {name: editor.put(weight, name, tensors.pop(name))}
     for key, tensor in tensors.items():
         label = weight.name + key.removeprefix(name).replace(".", "_")
@@ -104,9 +110,16 @@ def _quantize_weight(
     for use, names in zip(uses, use_buffers, strict=True):
         with graph.inserting_before(use.reader):
             stored = [_turned(graph, nodes[key]) if turned else nodes[key] for key in names]
+            if ordered is not None:
+                stored = [_as_matrix(graph, ordered, node, use.layer.qparams) for node in stored]
             floats = insert_dequantize(graph, use.layer, use.form, stored, value.dtype)
+            if layout is not None:
+                floats = _from_matrix(graph, layout, floats)
         name_modules(floats, weight, use.reader.meta.get("nn_module_stack", {}))
-        if transposed:
+        if use.layer.layer.is_held:
+            for reader in readers:
+                reader.replace_input_with(weight, floats)
+        elif transposed:
             use.reader.replace_all_uses_with(floats)
             graph.erase_node(use.reader)
         else:
@@ -115,6 +128,26 @@ def _quantize_weight(
 
 def _turned(graph: Graph, stored: Node) -> Node:
     return add_node(graph, torch.ops.aten.t.default, stored) if stored.meta["val"].dim() == 2 else stored
+
+
+def _as_matrix(graph: Graph, layout: Layout, stored: Node, qparams: QParams | None) -> Node:
+    """Insert what makes a stored weight, or its scales, [out, columns], and scales of whole outputs [out]."""
+    shape = stored.meta["val"].shape
+    if not shape:
+        return stored
+    if list(layout.order) != list(range(len(shape))):
+        stored = add_node(graph, torch.ops.aten.permute.default, stored, list(layout.order))
+    outputs = math.prod(layout.shape[dim] for dim in layout.outputs)
+    of_outputs = qparams is not None and qparams.axis is not None and math.prod(shape) == outputs
+    return add_node(graph, torch.ops.aten.reshape.default, stored, [outputs] if of_outputs else [outputs, -1])
+
+
+def _from_matrix(graph: Graph, layout: Layout, floats: Node) -> Node:
+    """Insert what gives a weight [out, in] the dimensions that its operators read."""
+    sizes = layout.sizes(floats.meta["val"].shape[1])
+    floats = add_node(graph, torch.ops.aten.reshape.default, floats, sizes)
+    in_place = layout.inverse == list(range(len(sizes)))
+    return floats if in_place else add_node(graph, torch.ops.aten.permute.default, floats, layout.inverse)
 
 
 def _buffers(use: WeightUse, state: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
