@@ -177,6 +177,14 @@ EXPERT_PRODUCTS: Mapping[str, Held] = {
     "scaled, beside a sum that varies": _experts(
         lambda m, x: torch.addmm(x[:, :OUT], x.tanh(), m.w, beta=0.5, alpha=2), IN, OUT
     ),
+    "read twice": _experts(
+        lambda m, x: (torch.bmm(_spread(x), m.w) + torch.bmm(_spread(x.tanh()), m.w).tanh()).sum(0), *IN_OUT
+    ),
+    "every expert for every row": Held(
+        lambda: Written(lambda m, x: torch.einsum("bi,eio->beo", x, m.w).sum(1), {"w": weight(*IN_OUT)}),
+        vectors,
+        frozenset(),
+    ),
     "one by one": Held(
         lambda: Written(lambda m, x: sum(x @ m.w[expert] for expert in range(EXPERTS)), {"w": weight(*IN_OUT)}),
         vectors,

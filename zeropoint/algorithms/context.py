@@ -60,7 +60,7 @@ def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:
     return {
         n: layer
         for n, layer in with_unshared_weight(layers).items()
-        if {layer.layer.type, layer.layer.kind} & set(layer_types)
+        if {layer.layer.type, layer.layer.kind} & set(layer_types) and not layer.layer.is_held
     }
 
 

@@ -45,7 +45,7 @@ def layer_calls(
         if found is not None:
             key, owner, place = found
             kind = recurrent_kind(place.node, owner.main) or place.kind
-            groups[key] = _Group(owner.base, owner.main, [replace(place, kind=kind)])
+            groups.setdefault(key, _Group(owner.base, owner.main)).calls.append(replace(place, kind=kind))
     taken = {**program.state_dict, **(original or {})}
     named = _named(list(groups.values()), taken)
     return {name: _with_names(name, group, taken) for name, group in named.items()}

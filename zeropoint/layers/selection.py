@@ -90,9 +90,9 @@ def fallback_notes(recipe: Recipe, layers: Iterable[QuantizedLayer]) -> Iterator
 
 
 def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:
-    """Return whether an algorithm of one of these kinds applies to the layer."""
+    """Return whether an algorithm of one of these kinds applies to the layer; none does without a known input."""
     types = {layer.type, layer.kind}
-    return any(
+    return not layer.is_held and any(
         algorithm.kind in kinds and types & set(getattr(algorithm, "layer_types", ())) for algorithm in algorithms
     )
 

@@ -29,8 +29,8 @@ _PRODUCTS = {
     "_grouped_mm.default": ("mat2",),
 }
 """Operators of which either factor may be a weight."""
-_SELECTIONS = ("index.Tensor", "index_select.default")
-"""Operators whose first argument may be a parameter of which they select rows: those of the experts of each sample."""
+_VARYING = ("index.Tensor", "index_select.default", "expand.default", "view.default", "reshape.default")
+"""Operators that show or select values of their first argument, and may have others that vary: indices and sizes."""
 _BY_RANK = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _LEAST_RANK = 2
 _CUTS = ("slice.Tensor", "narrow.default", "select.int")
@@ -77,7 +77,7 @@ def weights_of(
             largest = max((parts[value] for value in known), key=lambda part: sizes[part.parameter])
             parts |= _results(node, largest)
             continue
-        selected = arguments.get("self", [""])[:1] if node["target"].removeprefix(_PREFIX) in _SELECTIONS else [""]
+        selected = arguments.get("self", [""])[:1] if node["target"].removeprefix(_PREFIX) in _VARYING else [""]
         if selected[0] in parts:
             parts |= _results(node, parts[selected[0]])
             continue

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tests.held_networks import EXPERT_PRODUCTS, RECURRENT, Held
+from tests.held_networks import EXPERT_PRODUCTS, EXPERTS, IN, OUT, RECURRENT, Held
+from tests.spelled_networks import Inner, Written, weight
 from zeropoint import load, quantize
 from zeropoint.errors import InvalidRecipe
 from zeropoint.metrics.sqnr import Noise
@@ -18,7 +19,16 @@ from zeropoint.metrics.sqnr import Noise
 SOME = (
     *("LSTM 1 layers", "LSTM 2 layers both ways no bias", "LSTM with projections", "GRU 1 layers both ways"),
     *("RNN of relu", "LSTMCell", "GRUCell no bias"),
-    *("bmm", "matmul of a transpose", "einsum in another order", "chosen by the row", "heads", "halves", "bilinear"),
+    *(
+        "bmm",
+        "matmul of a transpose",
+        "einsum in another order",
+        "chosen by the row",
+        "heads",
+        "halves",
+        "read twice",
+        "bilinear",
+    ),
 )
 EVERY = {**RECURRENT, **EXPERT_PRODUCTS}
 WEIGHTS_ALONE: Any = {"activations": None}
@@ -168,3 +178,21 @@ def test_one_weight_of_a_module_may_stay_in_float(tmp_path: Path) -> None:
     inputs = held.inputs(6, 99)
     with torch.no_grad():
         assert torch.equal(load(tmp_path, Asks()).module(*inputs), result.module(*inputs))
+
+
+class Linear(Written):
+    """A class of the user's with the name of torch's own, whose weight no leaf holds."""
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8-accurate", "int4-weight-only"])
+@pytest.mark.parametrize("name", ["bmm", "LSTM 1 layers"])
+def test_algorithms_leave_out_what_has_no_input(name: str, preset: str) -> None:
+    held, options = EVERY[name], {} if name in RECURRENT else {"w": weight(EXPERTS, IN, OUT)}
+
+    def experts(module: Any, x: Tensor) -> Tensor:
+        return torch.bmm(x[None].expand(EXPERTS, -1, -1), module.w).sum(0)
+
+    build = held.module if name in RECURRENT else lambda: Inner(Linear(experts, options))
+    result = quantize(Held(build, held.inputs, held.layers).program(), held.samples(16), recipe=preset)
+    assert result.report.summary.weights_in_float == 0
+    assert (result.report.summary.sqnr_db or 0) > 25

@@ -95,6 +95,7 @@ def _quantize_weight(
     `as_uploaded`: store a weight with the dimensions that it was uploaded with, and put those of its integers in order.
     """
     name, value = str(uses[0].layer.layer.weight_name), weight.meta["val"]
+    uses = uses[:1] if uses[0].layer.layer.is_held else uses  # dequantized once, before the first of its readers
     use_buffers = [_buffers(use, editor.state, number) for number, use in enumerate(uses)]
     transposed, layout = uses[0].layer.layer.transposed, uses[0].layer.layer.layout
     turned, ordered = transposed and as_uploaded, layout if as_uploaded else None
