@@ -59,7 +59,7 @@ def plan(
     """
     choices, skipped = select(source.layers, recipe)
     static = any(choice.activations is not None for choice in choices)
-    if samples is None and (static or recipe.searches):
+    if samples is None and (static or recipe.searches or recipe.sensitivity):
         raise InvalidSamples(
             "dataset_required",
             "Static activation ranges and what algorithms decide come from samples, and there are none.",

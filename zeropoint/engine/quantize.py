@@ -26,6 +26,7 @@ from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWar
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.search import Material, search
+from zeropoint.simulation.exclusion import layer_costs
 from zeropoint.simulation.measure import MetricDrop
 
 
@@ -86,6 +87,7 @@ def quantize_source(
         layers, decisions = search(
             source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)
         )
+    decisions = _with_costs(decisions, source, recipe, planned, layers)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
@@ -100,6 +102,16 @@ def quantize_source(
         warnings=(*_warnings(source, profile, planned, activations), *fallback_notes(recipe, layers)),
         neighbours_alike=_evaluates_neighbours(planned),
     )
+
+
+def _with_costs(
+    decisions: Decisions, source: Source, recipe: Recipe, planned: QuantizationPlan, layers: Sequence[QuantizedLayer]
+) -> Decisions:
+    """Add what each layer costs by the probe."""
+    if planned.calibration is None:
+        return decisions
+    costs = layer_costs(source, layers, planned.calibration, asked=recipe.sensitivity)
+    return replace(decisions, sensitivity=costs.alone, gains=costs.gain)
 
 
 def _evaluates_neighbours(planned: QuantizationPlan) -> bool:

@@ -5,7 +5,7 @@ separate validation use only some of the steps.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,15 +21,17 @@ from zeropoint.entrypoints.failures import model_errors
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.formats import VALIDATED, WRITERS, record_results, write_formats
 from zeropoint.layers.result import Quantized
+from zeropoint.metrics.rows import pooled_rows
 from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.formats import SourceFormat, formats_of
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Loaded, Report
+from zeropoint.simulation.exclusion import MEASURE_SHARE, MOST_MEASURED, measured_gains
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.huggingface.source import HuggingFaceSource
-from zeropoint.validation.evaluation import SavedModel, evaluate
+from zeropoint.validation.evaluation import Evaluation, SavedModel, evaluate
 from zeropoint.validation.report import Validated, build_plan, build_report
 
 
@@ -102,10 +104,24 @@ def _run(work: Work) -> Report:
     work.clock.report("validating", 0, 0)
     opened = work.saved.open(work.folder)
     validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, opened=opened)
+    quantized = with_measured_gains(quantized, planned, validated)
     report = build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
     if opened:  # else a file is not what was written, and the report says so
         record_results(quantized, work.folder, work.outputs.written, report)
     return report
+
+
+def with_measured_gains(quantized: Quantized, planned: QuantizationPlan, validated: Validated) -> Quantized:
+    """Return the result with what excluding its noisiest layers gains, measured on samples that evaluated it."""
+    measured, batches, gains = validated.measured, planned.evaluation.batches, quantized.decisions.gains
+    if not gains or batches is None or planned.calibration is None or not isinstance(measured, Evaluation):
+        return quantized
+    if not measured.ran or not measured.rows:
+        return quantized
+    count = MOST_MEASURED if quantized.recipe.sensitivity else planned.calibration.count // MEASURE_SHARE
+    evaluation = (batches, pooled_rows(measured.rows))
+    found = measured_gains(quantized.source, quantized.layers, gains, evaluation, min(count, MOST_MEASURED))
+    return replace(quantized, decisions=replace(quantized.decisions, gains=found))
 
 
 def calibrate_and_quantize(work: Work, planned: QuantizationPlan) -> Quantized:

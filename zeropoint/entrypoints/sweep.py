@@ -259,7 +259,9 @@ def _settings(recipe: Recipe, *, latency: bool) -> Recipe:
 
     With latency, the format is ONNX, which also quantizes fused outputs, so that these are calibrated.
     """
-    return recipe.model_copy(update={"validation": ValidationSettings(), "formats": ("onnx",) if latency else None})
+    return recipe.model_copy(
+        update={"validation": ValidationSettings(), "sensitivity": False, "formats": ("onnx",) if latency else None}
+    )
 
 
 def _needed(known: Weights, tasks: Sequence[Task]) -> Weights:

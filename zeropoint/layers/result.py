@@ -23,6 +23,8 @@ class Decisions:
     """SQNR of the final layers on these samples."""
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     """By layer, the whole model's SQNR in dB if that layer alone were quantized."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """By layer, by how many dB the whole model's SQNR would rise if that layer were in float."""
     target: TargetReport | None = None
 
 

@@ -200,8 +200,8 @@ class Recipe(LayerSettings):
     algorithms: Annotated[tuple[AlgorithmSettings, ...], Field(max_length=20)] = ()
     """Tried in order; an algorithm is kept only if it raises the SQNR on held-out samples."""
     target: AccuracyTarget | None = None
-    sensitivity: bool = False
-    """Whether the report lists how much noise each layer adds to the whole model."""
+    sensitivity: bool | None = None
+    """Whether the report lists what each layer costs; null: if that takes less time than a calibration pass."""
     merge_lora: bool = False
     """Whether low-rank adapters are merged into the linears that they add to, before anything else is done."""
     mode: Literal["quantize", "recommend"] = "quantize"
@@ -224,12 +224,12 @@ class Recipe(LayerSettings):
 
     @property
     def needs_dataset(self) -> bool:
-        """Return whether samples are needed: for activation ranges or for algorithms; weight ranges need none."""
-        return self.searches or any(
+        """Return whether samples are needed: for activation ranges, algorithms or the costs of layers."""
+        return bool(self.sensitivity or self.searches) or any(
             settings.weights is not None and settings.activations is not None for settings in (self, *self.overrides)
         )
 
     @property
     def searches(self) -> bool:
         """Return whether anything is decided by running the quantized model on samples."""
-        return self.sensitivity or self.target is not None or any(a.kind in NEEDS_SAMPLES for a in self.algorithms)
+        return self.target is not None or any(a.kind in NEEDS_SAMPLES for a in self.algorithms)

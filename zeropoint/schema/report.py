@@ -160,7 +160,13 @@ class LayerReport(Part):
     saturation: float | None = None
     """Share of input values on the evaluation samples that are outside the static range, and so are clamped."""
     sensitivity_db: float | None = None
-    """Predicted SQNR of the whole model if only this layer were quantized; set if the recipe asks for it."""
+    """Predicted SQNR of the whole model if only this layer were quantized; None if that isn't known."""
+    excluding_gains_db: float | None = None
+    """By how much the whole model's SQNR would rise if this layer stayed in float; layers are sorted by it."""
+    excluding_adds_bytes: int | None = None
+    """How many more bytes it would take."""
+    excluding: str | None = None
+    """The same in words."""
     original_bytes: int
     quantized_bytes: int
 

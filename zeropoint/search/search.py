@@ -1,6 +1,6 @@
 """Search: every decision that requires running the quantized model on samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -23,7 +23,6 @@ from zeropoint.search.target import Search, reach_target
 from zeropoint.search.target_check import TargetCheck
 from zeropoint.search.trial import Candidate, baseline, try_algorithms
 from zeropoint.simulation.measure import Evaluator, MetricDrop
-from zeropoint.simulation.sensitivity import Sensitivity, predicted_db, probe
 
 OnProgress = Callable[[int], None]
 """Called with the number of algorithms tried so far."""
@@ -72,12 +71,10 @@ def search(
         )
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
-    sensitivity = probe(source, candidate.layers, material.calibration) if recipe.sensitivity else None
     decisions = Decisions(
         algorithms=list(candidate.steps),
         acceptance_samples=material.acceptance.count,
         acceptance_db=finite(candidate.noise.db),
-        sensitivity={} if sensitivity is None else _alone(sensitivity),
         target=target,
     )
     return [candidate.layers[layer.layer.name] for layer in layers if layer.layer.name in candidate.layers], decisions
@@ -116,12 +113,3 @@ def _has_room(source: Source, recipe: Recipe) -> bool:
     Where convolutions pass integers to each other (`needs_outputs`), one float reader costs more than half the speed.
     """
     return not source.fixed and not (recipe.needs_outputs and any(layer.fused_output for layer in source.layers))
-
-
-def _alone(sensitivity: Sensitivity) -> Mapping[str, float]:
-    """Return by layer the whole model's SQNR in dB if only that layer were quantized, without noiseless layers."""
-    return {
-        name: predicted_db(sensitivity.signal, noise)
-        for name, noise in sensitivity.noise.items()
-        if noise > 0 and sensitivity.signal > 0
-    }

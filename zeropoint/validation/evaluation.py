@@ -50,7 +50,7 @@ class Evaluation:
     """The comparison of the further artifacts that ran, by file."""
     metrics: Metrics = field(default_factory=Metrics)
     rows: list[Rows] = field(default_factory=list)
-    """Signal and noise of each sample in each floating output, where neighbouring samples are alike."""
+    """Signal and noise of each sample in each floating output, if anything follows from single samples."""
     macs: Mapping[str, int] | None = None
     """Multiply-accumulates of the first batch by layer name; None if nothing was run."""
     unstable: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     """
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
-    source, by_row = quantized.source, quantized.neighbours_alike
+    source, by_row = quantized.source, quantized.neighbours_alike or bool(quantized.decisions.gains)
     source.reset()
     with torch.no_grad():
         for done, (batch, truth) in enumerate(judged(samples), start=1):

@@ -1,8 +1,10 @@
 """The report of a result: the quantization error of each layer, the validation checks, and the verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zeropoint.errors import ValidationFailed
 from zeropoint.layers.quantized_layer import QuantizedLayer
@@ -149,7 +151,7 @@ def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort
         verdict="not_evaluated",
         summary=_summary(quantized, evaluation, left),
         checks=[],
-        layers=[_layer_report(layer, evaluation, decisions) for layer in quantized.layers],
+        layers=by_cost([_layer_report(layer, evaluation, decisions) for layer in quantized.layers]),
         skipped=_skipped(quantized, left),
         calibration=quantized.calibration,
         evaluation=EvaluationReport(source="none", samples=0),
@@ -224,6 +226,20 @@ def _summary(quantized: Quantized, evaluation: Evaluation | None, left: InFloat)
     )
 
 
+def by_cost(layers: Sequence[LayerReport]) -> list[LayerReport]:
+    """Return layers in falling order of what excluding them gains, then those of which that isn't known."""
+    return sorted(layers, key=lambda layer: math.inf if (gain := layer.excluding_gains_db) is None else -gain)
+
+
+def _excluding(layer: QuantizedLayer, gain: float | None) -> dict[str, Any]:
+    """Return the fields that say what excluding a layer gains and costs."""
+    if gain is None:
+        return {}
+    name, added = layer.layer.name, layer.layer.bytes - layer.bytes
+    words = f"Excluding {name!r} gains {gain:.1f} dB for {added:,} bytes."
+    return {"excluding_gains_db": gain, "excluding_adds_bytes": added, "excluding": words}
+
+
 def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decisions: Decisions) -> LayerReport:
     activation = layer.activation
     return LayerReport(
@@ -251,4 +267,5 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decision
         sensitivity_db=decisions.sensitivity.get(layer.layer.name),
         original_bytes=layer.layer.bytes,
         quantized_bytes=layer.bytes,
+        **_excluding(layer, decisions.gains.get(layer.layer.name)),
     )

@@ -48,7 +48,7 @@ def test_a_module_is_quantized_measured_and_callable() -> None:
     example = convolutional()
     q = quantize(example.module, calls(example))
     assert q.report.verdict == "passed"
-    assert [layer.name for layer in q.report.layers] == ["features.0", "features.3", "head", "unused"]
+    assert {layer.name for layer in q.report.layers} == {"features.0", "features.3", "head", "unused"}
     assert q.report.summary.sqnr_db is not None
     assert q.report.summary.sqnr_db > 30
     assert q.module(*example.inputs).shape == (4, 10)
@@ -197,7 +197,7 @@ def test_keywords_replace_fields_of_the_recipe() -> None:
         exclude=["features.3"],
         on_failure="warn",
     )
-    assert [layer.name for layer in q.report.layers] == ["features.0", "head"]
+    assert {layer.name for layer in q.report.layers} == {"features.0", "head"}
     assert q.report.layers[0].weight.granularity == "per_tensor"
     assert q.report.recipe.skip_layers == ("LayerNorm",)
     assert (q.report.recipe.validation.on_failure, q.report.recipe.weights.observer) == ("warn", MseObserver())
