@@ -87,9 +87,18 @@ def measured_gains(
     places = _drawn(chances, count)
     if not isinstance(samples, Samples) or samples.smallest_batch > 1 or len(rows) != samples.count or not places:
         return dict(gains)
-    evaluator = Evaluator(source, _at(samples, places))
+    try:
+        return _measured(source, layers, gains, _at(samples, places), chances[torch.tensor(places)])
+    except Exception:  # a model that fails on other batches than those it was given
+        _forget(source)
+        return dict(gains)
+
+
+def _measured(
+    source: Source, layers: Sequence[QuantizedLayer], gains: Mapping[str, float], samples: Batches, weights: Tensor
+) -> dict[str, float]:
+    evaluator = Evaluator(source, samples)
     everything, found = evaluator.by_row(layers).tensors[1], dict(gains)
-    weights = chances[torch.tensor(places)]
     if len(everything) != len(weights):
         return found
     for name in sorted(gains, key=lambda name: -gains[name])[:MEASURED]:
@@ -103,10 +112,15 @@ def measured_gains(
 def _probed(source: Source, layers: Sequence[QuantizedLayer], samples: Batches) -> Sensitivity | None:
     try:
         return probe(source, {layer.layer.name: layer for layer in layers}, samples)
-    except RuntimeError:  # values that are changed in place, operators without a derivative, too little memory
-        source.current.tensors = None
-        source.reset()
+    except Exception:  # no derivative, too little memory, or a model that fails on smaller batches than it was given
+        _forget(source)
         return None
+
+
+def _forget(source: Source) -> None:
+    """Leave the source as it was before a pass that failed."""
+    source.current.tensors = None
+    source.reset()
 
 
 def _is_large(source: Source, layers: Sequence[QuantizedLayer]) -> bool:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWa
 
 
 MEASURED = {"output_sqnr_db": None, "saturation": None}
+MEASURED |= dict.fromkeys(("sensitivity_db", "excluding_gains_db", "excluding_adds_bytes", "excluding"), None)
 
 
 def calls(example: Example) -> list[tuple[torch.Tensor, ...]]:
