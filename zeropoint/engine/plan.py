@@ -47,6 +47,8 @@ class QuantizationPlan:
     evaluation: EvaluationSamples = EvaluationSamples()
     known: Mapping[str, QuantizedLayer] = field(default_factory=dict)
     """Layer -> a layer quantized before with the same weight settings, to be reused with other input qparams."""
+    undivided: Samples | None = None
+    """The calibration and the acceptance samples together, where they are different ones."""
 
 
 def plan(
@@ -69,8 +71,11 @@ def plan(
         return QuantizationPlan(choices, skipped, None, None, evaluation=choose_evaluation(evaluation, None, None))
     calibration, held_out = split(samples, recipe.calibration.samples, keep_out=evaluation is None)
     chosen = choose_evaluation(evaluation, held_out, samples)
-    calibration, acceptance = _keep_acceptance(calibration) if recipe.searches else (calibration, None)
-    return QuantizationPlan(choices, skipped, calibration, held_out, acceptance, chosen)
+    if not recipe.searches:
+        return QuantizationPlan(choices, skipped, calibration, held_out, None, chosen)
+    whole, (calibration, acceptance) = calibration, _keep_acceptance(calibration)
+    undivided = whole if calibration is not acceptance else None
+    return QuantizationPlan(choices, skipped, calibration, held_out, acceptance, chosen, undivided=undivided)
 
 
 def choose_evaluation(

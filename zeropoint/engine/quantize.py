@@ -56,6 +56,45 @@ def quantize_source(
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when the profile lacks a
     layer.
     """
+    result = _quantized(source, recipe, planned, report, profile, resources=resources)
+    if planned.undivided is None or not _changed_nothing(recipe, result):
+        return result
+    return _on_all_samples(source, recipe, planned, result)
+
+
+def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:
+    """Return whether algorithms were tried and none was kept; what a target asks for was measured, and stays."""
+    steps = result.decisions.algorithms
+    return recipe.target is None and bool(steps) and not any(step.kept for step in steps)
+
+
+def _on_all_samples(source: Source, recipe: Recipe, planned: QuantizationPlan, result: Quantized) -> Quantized:
+    """Take the ranges of all samples, those that decided included: the result is what no algorithms would have given.
+
+    Otherwise a recipe that tries algorithms in vain would be worse than one without, whose ranges come from a third
+    more samples.
+    """
+    known = {layer.layer.name: layer for layer in result.layers}
+    whole = replace(planned, calibration=planned.undivided, acceptance=None, known=known, undivided=None)
+    again = _quantized(source, recipe, whole, lambda *_: None)  # the phase that is shown is over
+    passes = result.calibration.passes + again.calibration.passes
+    return replace(
+        again,
+        calibration=again.calibration.model_copy(update={"passes": passes}),
+        decisions=replace(result.decisions, sensitivity=again.decisions.sensitivity, gains=again.decisions.gains),
+    )
+
+
+def _quantized(
+    source: Source,
+    recipe: Recipe,
+    planned: QuantizationPlan,
+    report: PhaseCallback,
+    profile: Profile | None = None,
+    *,
+    resources: Resources = Resources(),
+) -> Quantized:
+    """Run the plan as it is."""
     source = prepared(source, [choice.layer.name for choice in planned.choices])
     # 1. activations: one pass over the calibration samples
     watched = _watched(recipe, planned)
