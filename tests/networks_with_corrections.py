@@ -18,7 +18,8 @@ EVERYTHING = ("bias", "scale", "outliers")
 
 def corrected(result: Quantized, *parts: str) -> Quantized:
     """The result with these parts (all if none is named) on its layers; their numbers are laid again."""
-    layers = [correct(layer, parts or EVERYTHING) for layer in result.layers]
+    # a weight that an operator of its own reads has no input, and so no corrections
+    layers = [layer if layer.layer.is_held else correct(layer, parts or EVERYTHING) for layer in result.layers]
     return replace(result, layers=layers)
 
 

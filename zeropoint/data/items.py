@@ -192,8 +192,14 @@ def _with_labels(call: ModelInputs, rest: Sequence[object]) -> ModelInputs:
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """Return a tensor or a numeric numpy array as a tensor; None for anything else."""
+    """Return a tensor or a numeric numpy array as a tensor; None for anything else.
+
+    Raises InvalidSamples on a sparse tensor, and on one of the meta device.
+    """
     if isinstance(value, Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            kind = "on the meta device, without values" if value.is_meta else "sparse"
+            raise InvalidSamples("calibration_item_invalid", f"A tensor is {kind}.", "Give dense tensors with values.")
         return value
     if is_array(value) and value.dtype.kind in "fiub":
         return torch.from_numpy(value if value.flags.writeable else value.copy())

@@ -25,7 +25,7 @@ from zeropoint.entrypoints.module_program import Exportable, add_program
 from zeropoint.entrypoints.outcome import conclude
 from zeropoint.entrypoints.progress_bar import shown
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Saved, Work
-from zeropoint.errors import Unsupported
+from zeropoint.errors import InvalidProfile, InvalidRecipe, Unsupported
 from zeropoint.formats import MODULE_FORMATS, drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
 from zeropoint.loading.in_process import ReopenedModule
@@ -176,16 +176,21 @@ def _with_program(
 
 
 def _places(profile: Path | None) -> ProfilePlaces:
-    """Return the profile file as one to read if it exists, else as one to write."""
+    """Return the profile file as one to read if it exists, else as one to write. Raises InvalidProfile."""
     if profile is None:
         return ProfilePlaces()
-    return ProfilePlaces(load=profile) if profile.exists() else ProfilePlaces(save=profile)
+    if profile.exists():
+        return ProfilePlaces(load=profile)
+    if not profile.parent.is_dir():
+        raise InvalidProfile("profile_invalid", "The folder of the profile does not exist.", "Make it first.")
+    return ProfilePlaces(save=profile)
 
 
 @contextmanager
 def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoice | None) -> Iterator[Subject]:
     """Open the model. Raises InvalidModel, InvalidRecipe or Unsupported."""
     if isinstance(model, nn.Module):
+        _require_module_recipe(recipe)
         source = module_source(model)
         outputs = Outputs(MODULE_FORMATS, MODULE_FORMATS)
         batches = BatchSizes(recipe.calibration.batch_size or DEFAULT_BATCH_SIZE)
@@ -209,6 +214,18 @@ def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoi
         require_writers(program, outputs.written)
         batches = BatchSizes(*batch_sizes(program.inputs, recipe.calibration.batch_size))
         yield Subject(program, reader_for(program.inputs, choice), outputs, saved, batches)
+
+
+def _require_module_recipe(recipe: Recipe) -> None:
+    """Raise InvalidRecipe for a wish that only a program can fulfil."""
+    written = {"safetensors", "pt2"}
+    wishes = {"/formats": set(recipe.formats or ()) - written, "/merge_lora": recipe.merge_lora}
+    for pointer in (pointer for pointer, wish in wishes.items() if wish):
+        raise InvalidRecipe(
+            "recipe_does_not_fit",
+            f"{pointer}: this is done for programs, and the model is a module.",
+            "Export it with torch.export.export, and quantize the program.",
+        )
 
 
 def _samples(subject: Subject, recipe: Recipe, data: Data) -> tuple[CallDataset | None, IterableBatches | None]:

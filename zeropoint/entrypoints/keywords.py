@@ -1,6 +1,6 @@
 """Turn the keywords of `quantize` into fields of a recipe."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -9,7 +9,7 @@ from zeropoint.schema.faults import first_fault
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
 
-Types = Iterable[type | str]
+Types = Iterable[type | str] | type | str
 
 
 def resolve(
@@ -29,10 +29,18 @@ def resolve(
     fields: dict[str, object] = {name: getattr(base, name) for name in base.model_fields_set}
     for name, wishes in lists.items():
         if wishes is not None:
-            fields[name] = [wish if isinstance(wish, str) else wish.__name__ for wish in wishes]
+            fields[name] = list(_names(name, wishes))
     if on_failure is not None:
         fields["validation"] = {**base.validation.model_dump(), "on_failure": on_failure}
     return _validated(fields)
+
+
+def _names(field: str, wishes: Types) -> Iterator[str]:
+    """Yield names, those of types included; one alone need not be in a list."""
+    for wish in [wishes] if isinstance(wishes, str | type) or not isinstance(wishes, Iterable) else wishes:
+        if not isinstance(wish, str | type):
+            raise invalid_recipe(f"/{field}", f"holds {wish!r}, which is neither a name nor a type")
+        yield wish if isinstance(wish, str) else wish.__name__
 
 
 def _validated(fields: Mapping[str, object]) -> Recipe:

@@ -21,8 +21,11 @@ class Noise:
     noise: float = 0.0
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
-        """Add two tensors of one shape. Non-finite noise makes the result NaN, never a good number."""
-        for exact, other in _in_blocks(reference, approximation):
+        """Add two tensors of one shape. Non-finite noise makes the result NaN, never a good number.
+
+        Values that are the same infinity on both sides, or NaN on both, are left out: scores that a mask hides.
+        """
+        for exact, other in map(without_masked, _in_blocks(reference, approximation)):
             self.signal += float(exact.square().sum())
             self.noise += float((exact - other).square().sum())
 
@@ -72,8 +75,8 @@ class Cosine:
     approximation_square: float = 0.0
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
-        """Add two tensors of one shape."""
-        for exact, other in _in_blocks(reference, approximation):
+        """Add two tensors of one shape, without what `Noise` leaves out."""
+        for exact, other in map(without_masked, _in_blocks(reference, approximation)):
             self.product += float(exact @ other)
             self.reference_square += float(exact @ exact)
             self.approximation_square += float(other @ other)
@@ -104,6 +107,16 @@ class Share:
     def value(self) -> float | None:
         """The share, 0 to 1; None before the first value."""
         return self.count / self.total if self.total else None
+
+
+def without_masked(pair: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return two vectors without the positions where both are the same infinity, or both are NaN."""
+    exact, other = pair
+    if bool(exact.sum().isfinite()):
+        return exact, other
+    alike = (exact == other) | (exact.isnan() & other.isnan())
+    counts = exact.isfinite() | ~alike
+    return exact[counts], other[counts]
 
 
 def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

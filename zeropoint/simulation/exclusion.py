@@ -61,7 +61,7 @@ def layer_costs(
     if not asked and (asked is False or _is_large(source, layers) or count < max(_smallest(samples), 1)):
         return LayerCosts()
     sensitivity = _probed(source, layers, spread(samples, count))
-    if sensitivity is None or not sensitivity.signal > 0:
+    if sensitivity is None or not 0 < sensitivity.signal < math.inf:
         return LayerCosts()
     noise = {name: value for name, value in sensitivity.noise.items() if math.isfinite(value) and value > 0}
     total = sum(noise.values())

@@ -46,6 +46,9 @@ def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_
     Raises InvalidModel if the file can't be loaded, Unsupported if the program takes something other than tensors and
     constants.
     """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InvalidModel("program_invalid", f"The file {path.name!r} {what}.", "Give the path of a .pt2 file.")
     try:
         uploaded = torch.export.load(path)
     except Exception as error:

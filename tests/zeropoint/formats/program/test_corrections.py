@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.networks_with_corrections import EVERYTHING, by_hand, corrected
 from tests.patterns import sequence, unbatched, vision
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.formats.program.writer import quantized_program, write_program
+from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
@@ -57,9 +59,14 @@ def _run_by_hand(result: Quantized, inputs: tuple[Tensor, ...]) -> list[object]:
     with ExitStack() as stack:
         for layer in result.layers:
             assert layer.layer.module is not None
-            hook = layer.layer.module.register_forward_hook(lambda _, given, __, layer=layer: by_hand(layer, given[0]))
+            hook = layer.layer.module.register_forward_hook(partial(_in_place, layer))
             stack.callback(hook.remove)
         return result.source.run(inputs)
+
+
+def _in_place(layer: QuantizedLayer, module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """What a hook gives in place of the float layer's output, or of a weight that an operator of its own reads."""
+    return layer.dequantized_weight.to(output.dtype) if layer.layer.is_held else by_hand(layer, given[0])
 
 
 def test_layers_that_read_the_same_values_share_product_and_pair(quantized: QuantizeExample) -> None:

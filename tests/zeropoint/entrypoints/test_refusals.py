@@ -1,0 +1,86 @@
+"""What Python users give by mistake is refused in words, before the work; what they mean is taken."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from zeropoint import quantize
+from zeropoint.errors import QuantizationError
+
+X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a number for a name": (lambda _: quantize(network(), X, include=[1]), "recipe_invalid"),  # type: ignore[list-item]
+    "a number for names": (lambda _: quantize(network(), X, exclude=1), "recipe_invalid"),  # type: ignore[arg-type]
+    "a profile in no folder": (lambda path: quantize(network(), X, profile=path / "no" / "profile"), "profile_invalid"),
+    "sparse samples": (lambda _: quantize(network(), X.to_sparse()), "calibration_item_invalid"),
+    "samples without values": (lambda _: quantize(network(), X.to("meta")), "calibration_item_invalid"),
+    "a sparse call": (lambda _: quantize(network(), [X.to_sparse()]), "calibration_item_invalid"),
+    "no file": (lambda path: quantize(path / "model.pt2", X), "program_invalid"),
+    "a folder": (lambda path: quantize(path, X), "program_invalid"),
+    "onnx of a module": (lambda _: quantize(network(), X, recipe={"formats": ["onnx"]}), "recipe_does_not_fit"),
+    "adapters of a module": (lambda _: quantize(network(), X, recipe={"merge_lora": True}), "recipe_does_not_fit"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_is_refused_in_words(name: str, tmp_path: Path) -> None:
+    call, code = REFUSED[name]
+    with pytest.raises(QuantizationError) as refusal:
+        call(tmp_path)
+    assert refusal.value.code == code
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_one_name_or_type_needs_no_list() -> None:
+    for names in ({"layer_types": "Linear"}, {"layer_types": nn.Linear}, {"include": "0"}, {"exclude": "2"}):
+        result = quantize(network(), X, export=False, on_failure="ignore", **names)
+        assert "0" in [layer.name for layer in result.report.layers]
+
+
+class Masked(nn.Module):
+    """Scores, some of which are hidden, and the logarithm of numbers that may be negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scores = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.scores(x)
+        return scores.masked_fill(x[:, :8] > 0, -torch.inf), x.log()
+
+
+def test_scores_that_a_mask_hides_are_no_noise() -> None:
+    report = quantize(Masked(), X, export=False).report
+    assert report.verdict == "passed"
+    assert report.summary.sqnr_db is not None
+    assert report.summary.sqnr_db > 20
+
+
+class Overflowing(nn.Module):
+    """Finite in float, and infinite once the weight is rounded up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(1, 1, bias=False)
+        self.one.weight.data.fill_(1.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.one(x)
+        return torch.where(y == x, y, torch.inf)
+
+
+def test_infinity_where_the_float_model_has_none_is_not_left_out() -> None:
+    values = torch.rand(64, 1, generator=torch.Generator().manual_seed(0))
+    report = quantize(Overflowing(), values, export=False, on_failure="ignore").report
+    assert not next(check for check in report.checks if check.name == "sqnr").passed
