@@ -4,9 +4,8 @@ Each is used for one job and gone with it, so nothing of one job is in the next.
 way, sooner or later.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from worker.child.scratch import JobFolder, make_folder
 from worker.child.template import NoTemplate, Template
 
 PROGRAM = "job"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,15 @@ class PrestartedChildren:
         with ExitStack() as stack:
             folder = make_folder(self._scratch)
             stack.callback(folder.remove)
-            child = stack.enter_context(self._started(folder.path))
+            child = self._start(folder.path, stack)
             return PrestartedChild(child, folder, stack.pop_all().close)
 
-    @contextmanager
-    def _started(self, folder: Path) -> Iterator[Child]:
-        with ExitStack() as stack:
-            try:
-                child = stack.enter_context(self._forked(folder))
-            except NoTemplate:
-                child = stack.enter_context(started(command(PROGRAM, self._sandbox), folder))
-            yield child
-
-    @contextmanager
-    def _forked(self, folder: Path) -> Iterator[Child]:
-        if self._template is None:
-            raise NoTemplate
-        with self._template.fork(folder, self._sandbox) as child:
-            yield child
+    def _start(self, folder: Path, stack: ExitStack) -> Child:
+        """Return a process that works in `folder` and ends with `stack`."""
+        with suppress(NoTemplate):
+            if self._template is not None:
+                return stack.enter_context(self._template.fork(folder, self._sandbox))
+        return stack.enter_context(started(command(PROGRAM, self._sandbox), folder))
 
     def close(self) -> None:
         """End the template."""

@@ -10,6 +10,7 @@ from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges
 from zeropoint.calibration.neighbours import neighbours_alike
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
+from zeropoint.data.batches import Batches
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.graph.preparing import prepared
@@ -58,8 +59,8 @@ def quantize_source(
     """
     result = _quantized(source, recipe, planned, report, profile, resources=resources)
     if planned.undivided is None or not _changed_nothing(recipe, result):
-        return result
-    return _on_all_samples(source, recipe, planned, result)
+        return _with_costs(result, planned.calibration)
+    return _with_costs(_on_all_samples(source, recipe, planned, result), planned.undivided)
 
 
 def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:
@@ -78,11 +79,8 @@ def _on_all_samples(source: Source, recipe: Recipe, planned: QuantizationPlan, r
     whole = replace(planned, calibration=planned.undivided, acceptance=None, known=known, undivided=None)
     again = _quantized(source, recipe, whole, lambda *_: None)  # the phase that is shown is over
     passes = result.calibration.passes + again.calibration.passes
-    return replace(
-        again,
-        calibration=again.calibration.model_copy(update={"passes": passes}),
-        decisions=replace(result.decisions, sensitivity=again.decisions.sensitivity, gains=again.decisions.gains),
-    )
+    calibration = again.calibration.model_copy(update={"passes": passes})
+    return replace(again, calibration=calibration, decisions=result.decisions)
 
 
 def _quantized(
@@ -126,7 +124,6 @@ def _quantized(
         layers, decisions = search(
             source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)
         )
-    decisions = _with_costs(decisions, source, recipe, planned, layers)
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
@@ -143,14 +140,12 @@ def _quantized(
     )
 
 
-def _with_costs(
-    decisions: Decisions, source: Source, recipe: Recipe, planned: QuantizationPlan, layers: Sequence[QuantizedLayer]
-) -> Decisions:
+def _with_costs(result: Quantized, calibration: Batches | None) -> Quantized:
     """Add what each layer costs by the probe."""
-    if planned.calibration is None:
-        return decisions
-    costs = layer_costs(source, layers, planned.calibration, asked=recipe.sensitivity)
-    return replace(decisions, sensitivity=costs.alone, gains=costs.gain)
+    if calibration is None:
+        return result
+    costs = layer_costs(result.source, result.layers, calibration, asked=result.recipe.sensitivity)
+    return replace(result, decisions=replace(result.decisions, sensitivity=costs.alone, gains=costs.gain))
 
 
 def _evaluates_neighbours(planned: QuantizationPlan) -> bool:
