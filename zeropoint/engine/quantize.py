@@ -57,10 +57,20 @@ def quantize_source(
     Raises InvalidSamples when calibration meets values that are not finite, InvalidProfile when the profile lacks a
     layer.
     """
-    result = _quantized(source, recipe, planned, report, profile, resources=resources)
-    if planned.undivided is None or not _changed_nothing(recipe, result):
-        return _with_costs(result, planned.calibration)
-    return _with_costs(_on_all_samples(source, recipe, planned, result), planned.undivided)
+    run = _run(source, recipe, planned, report, profile, resources=resources)
+    if planned.undivided is not None and _changed_nothing(recipe, run.result):
+        run = _on_all_samples(source, recipe, planned, run.result)
+    return _with_costs(_with_warnings(run), run.planned.calibration)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A plan that was run: the plan without layers that no sample reached, its result, and what calibration saw."""
+
+    planned: QuantizationPlan
+    result: Quantized
+    profile: Profile | None
+    activations: Mapping[str, Activation]
 
 
 def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:
@@ -69,7 +79,7 @@ def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:
     return recipe.target is None and bool(steps) and not any(step.kept for step in steps)
 
 
-def _on_all_samples(source: Source, recipe: Recipe, planned: QuantizationPlan, result: Quantized) -> Quantized:
+def _on_all_samples(source: Source, recipe: Recipe, planned: QuantizationPlan, result: Quantized) -> _Run:
     """Take the ranges of all samples, those that decided included: the result is what no algorithms would have given.
 
     Otherwise a recipe that tries algorithms in vain would be worse than one without, whose ranges come from a third
@@ -77,13 +87,13 @@ def _on_all_samples(source: Source, recipe: Recipe, planned: QuantizationPlan, r
     """
     known = {layer.layer.name: layer for layer in result.layers}
     whole = replace(planned, calibration=planned.undivided, acceptance=None, known=known, undivided=None)
-    again = _quantized(source, recipe, whole, lambda *_: None)  # the phase that is shown is over
-    passes = result.calibration.passes + again.calibration.passes
-    calibration = again.calibration.model_copy(update={"passes": passes})
-    return replace(again, calibration=calibration, decisions=result.decisions)
+    again = _run(source, recipe, whole, lambda *_: None)  # the phase that is shown is over
+    passes = result.calibration.passes + again.result.calibration.passes
+    calibration = again.result.calibration.model_copy(update={"passes": passes})
+    return replace(again, result=replace(again.result, calibration=calibration, decisions=result.decisions))
 
 
-def _quantized(
+def _run(
     source: Source,
     recipe: Recipe,
     planned: QuantizationPlan,
@@ -91,7 +101,7 @@ def _quantized(
     profile: Profile | None = None,
     *,
     resources: Resources = Resources(),
-) -> Quantized:
+) -> _Run:
     """Run the plan as it is."""
     source = prepared(source, [choice.layer.name for choice in planned.choices])
     # 1. activations: one pass over the calibration samples
@@ -127,16 +137,18 @@ def _quantized(
     layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
-    return Quantized(
-        source,
-        recipe,
-        layers,
-        skipped,
-        calibration,
-        versions(source.libraries),
-        decisions,
-        warnings=(*_warnings(source, profile, planned, activations), *fallback_notes(recipe, layers)),
-        neighbours_alike=_evaluates_neighbours(planned),
+    result = Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
+    return _Run(planned, result, profile, activations)
+
+
+def _with_warnings(run: _Run) -> Quantized:
+    """Add what is wrong with the samples and with the ranges that stay; earlier ranges of the same run say nothing."""
+    result = run.result
+    found = _warnings(result.source, run.profile, run.planned, run.activations)
+    return replace(
+        result,
+        warnings=(*found, *fallback_notes(result.recipe, result.layers)),
+        neighbours_alike=_evaluates_neighbours(run.planned),
     )
 
 
