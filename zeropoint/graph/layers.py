@@ -1,6 +1,6 @@
 """List a program's layers: their names and types in the user's source, and why one can't be quantized."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -42,7 +42,14 @@ def list_layers(program: ExportedProgram, original: Mapping[str, Tensor], found:
     `original`: the uploaded state dict.
     """
     stored = [call.weight_name for places in found.calls.values() for call in places]
-    return tuple(with_free_names(_layers(program, original, found), [*original, *program.state_dict, *stored]))
+    taken = {*original, *program.state_dict, *program.constants, *stored}
+    return tuple(with_free_names(_layers(program, original, found), taken | _owners(taken)))
+
+
+def _owners(names: Iterable[str]) -> set[str]:
+    """Return the paths of all modules in which tensors of these names lie: no tensor can have one of them."""
+    parts = [name.split(".") for name in names]
+    return {".".join(each[:length]) for each in parts for length in range(1, len(each))}
 
 
 def _layers(program: ExportedProgram, original: Mapping[str, Tensor], found: Found) -> Iterator[Layer]:

@@ -16,6 +16,7 @@ from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
 from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors
 from zeropoint.loading.quantized_recurrent import QuantizedRecurrent
+from zeropoint.loading.stand_in import StandIn, local_name
 from zeropoint.loading.stored import Stored
 from zeropoint.model.hooks import stay_visible
 from zeropoint.primitives.qparams import QParams, QuantType, dequantize, quantize
@@ -23,66 +24,66 @@ from zeropoint.sources.module import copy_module
 from zeropoint.sources.recurrent import forget_holders
 
 WEIGHT = WeightNames.usual("weight")
-CORRECTIONS = ("pre_quant_scale", "outlier_channels", "outlier_weight")
-"""Names within the layer of the tensors that error compensation may store."""
 
 
-class QuantizedLeaf(nn.Module):
+class QuantizedLeaf(StandIn):
     """A quantized layer: `weight` holds values of a quantized dtype.
 
     It has `weight_scale` and `weight_zero_point` if its dtype needs them, `input_scale` and `input_zero_point` [] if
-    its input is quantized, and those of `CORRECTIONS` that were stored.
+    its input is quantized, and those of `CORRECTIONS` that were stored; names that the float layer has are numbered.
     """
 
     bias: Tensor | None
-    input_scale: Tensor
-    input_zero_point: Tensor
-    pre_quant_scale: Tensor | None
-    outlier_channels: Tensor | None
-    outlier_weight: Tensor | None
 
     def __init__(self, shell: nn.Module, stored: Stored, name: str) -> None:
         """Replace the float layer `shell`, named `name`, whose weight is not read."""
         super().__init__()
-        self._shell = (shell,)  # in a tuple it is no submodule: its parameters are not this module's
         self._settings, self._axis = stored.settings(name), stored.axis(name)
         self._dtype = shell.get_parameter("weight").dtype
-        tensors = {key: stored.tensors[own] for key, own in zip(WEIGHT, stored.own_names(name), strict=True) if own}
-        self._stored = tuple(tensors)
-        for key, tensor in tensors.items():
-            self.register_buffer(key, tensor)
+        self._local: dict[str, str] = {}
+        for key, own in zip(WEIGHT, stored.own_names(name), strict=True):
+            if own is not None:
+                self._hold(key, own, stored, shell, stored.weight_name(name).removesuffix("weight"))
         bias = shell._parameters.get("bias")
         if bias is None and (correction := stored.correction(name, "bias")) is not None:
             bias = nn.Parameter(correction, requires_grad=False)
-        self.register_parameter("bias", bias)
-        for part in CORRECTIONS:
-            self.register_buffer(part, stored.correction(name, part))
+        for part, own in stored.beside(name).items():
+            self._hold(part, own, stored, shell, f"{name}.")
         self._multiplies = stored.scaled_by(name) is None
         qparams = stored.input(name)
         self._input_type: QuantType | None = None if qparams is None else qparams.quant_type
-        if qparams is not None:
-            self.register_buffer("input_scale", qparams.scale)
-            self.register_buffer("input_zero_point", qparams.zero_point)
+        self.register_parameter("bias", bias)
+        self.keep(shell, {"weight", "bias"})
         # any hook disables torch's fused transformer layer, which would read `weight` without calling this forward
         self.register_forward_pre_hook(stay_visible)
 
+    def _hold(self, part: str, own: str, stored: Stored, shell: nn.Module, owner: str) -> None:
+        """Hold a tensor of the file: a part of the weight, of the input's qparams or of the corrections."""
+        is_weight = part == WEIGHT.values
+        self._local[part] = part if is_weight else local_name(shell, own, owner, self._local.values())
+        self.register_buffer(self._local[part], stored.tensors[own])
+
+    def _part(self, part: str) -> Tensor | None:
+        return self._buffers[self._local[part]] if part in self._local else None
+
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """Return the float layer's output with the dequantized weight, in the float layer's dtype."""
-        stored = {key: self.get_buffer(key) for key in self._stored}
+        stored = {key: self.get_buffer(self._local[key]) for key in WEIGHT if key in self._local}
         weight = dequantize_weight(*from_tensors(WEIGHT, self._settings, self._axis, stored)).to(self._dtype)
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
         output = functional_call(self._shell[0], tensors, (self._fake_quantize(input), *arguments), options)
-        if self.outlier_channels is None or self.outlier_weight is None:
-            return output
-        return output + outlier_product(input, self.outlier_channels, self.outlier_weight)
+        channels, columns = self._part("outlier_channels"), self._part("outlier_weight")
+        return output if channels is None or columns is None else output + outlier_product(input, channels, columns)
 
     def _fake_quantize(self, values: Tensor) -> Tensor:
         """Scale x, quantize and dequantize it with the static qparams; return x̂ in the dtype of x."""
-        if self.pre_quant_scale is not None and self._multiplies:
-            values = scaled(values, self.pre_quant_scale, self._shell[0].get_parameter("weight").dim() - 2)
+        factor = self._part("pre_quant_scale")
+        if factor is not None and self._multiplies:
+            values = scaled(values, factor, self._shell[0].get_parameter("weight").dim() - 2)
         if self._input_type is None:
             return values
-        qparams = QParams(self._input_type, self.input_scale, self.input_zero_point)
+        scale, zero_point = (self.get_buffer(self._local[part]) for part in ("input_scale", "input_zero_point"))
+        qparams = QParams(self._input_type, scale, zero_point)
         return dequantize(quantize(values, qparams), qparams).to(values.dtype)
 
     def extra_repr(self) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors
+from zeropoint.loading.stand_in import StandIn, local_name
 from zeropoint.loading.stored import Stored
 from zeropoint.sources.recurrent import with_weights
 
 WEIGHT = WeightNames.usual("weight")
 
 
-class QuantizedRecurrent(nn.Module):
+class QuantizedRecurrent(StandIn):
     """`weight_ih_l0`, … hold values of a quantized dtype, with `weight_ih_l0_scale`, …; biases stay in float."""
 
     def __init__(self, shell: nn.Module, stored: Stored, layers: Mapping[str, str]) -> None:
@@ -22,25 +23,16 @@ class QuantizedRecurrent(nn.Module):
         for leaf, layer in layers.items():
             prefix = stored.weight_name(layer).removesuffix(leaf)
             own = {key: name for key, name in zip(WEIGHT, stored.own_names(layer), strict=True) if name}
-            local = {key: name.removeprefix(prefix) for key, name in own.items()}
+            used = {name for *_, names in self._weights.values() for name in names.values()}
+            local = {
+                key: leaf if key == WEIGHT.values else local_name(shell, name, prefix, used)
+                for key, name in own.items()
+            }
             dtype = shell.get_parameter(leaf).dtype
             self._weights[leaf] = (stored.settings(layer), stored.axis(layer), dtype, local)
             for key, name in own.items():
                 self.register_buffer(local[key], stored.tensors[name])
-        for name, parameter in shell._parameters.items():
-            if name not in layers:
-                self.register_parameter(name, parameter)
-        self._shell = (shell,)  # in a tuple it is no submodule: its parameters are not this module's
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the float module has under this name: networks read `hidden_size` and `num_layers`."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            shell = self.__dict__.get("_shell")
-            if shell is None:
-                raise
-            return getattr(shell[0], name)
+        self.keep(shell, layers)
 
     def forward(self, *arguments: Any, **options: Any) -> Any:
         """Return the float module's outputs with the dequantized weights, in the float module's dtype."""

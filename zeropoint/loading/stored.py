@@ -87,10 +87,17 @@ class Stored:
 
     def own_tensors(self, layer: str) -> Iterator[str]:
         """Yield the names of all tensors that the file holds for the layer."""
-        about, activation = self.layers[layer], self._about(layer, "activation") or {}
         yield from filter(None, self.own_names(layer))
-        yield from (about[part] for part in ("bias", *CORRECTIONS) if part in about)
-        yield from (activation.get(part, f"{layer}.input_{part}") for part in ("scale", "zero_point") if activation)
+        yield from self.beside(layer).values()
+        if "bias" in self.layers[layer]:
+            yield self.layers[layer]["bias"]
+
+    def beside(self, layer: str) -> dict[str, str]:
+        """Return part -> tensor name of the qparams of the layer's input, and of its corrections but the bias."""
+        about, activation = self.layers[layer], self._about(layer, "activation") or {}
+        parts = ("scale", "zero_point") if activation else ()
+        inputs = {f"input_{part}": str(activation.get(part, f"{layer}.input_{part}")) for part in parts}
+        return inputs | {part: str(about[part]) for part in CORRECTIONS if part in about}
 
     def weight_name(self, layer: str) -> str:
         """Return the weight's name."""

@@ -62,7 +62,7 @@ def module_source(model: nn.Module) -> ModuleSource:
     require_finite(parameters | dict(model.named_buffers(remove_duplicate=False)))
     module = copy_module(model, {id(tensor): tensor for tensor in parameters.values()})
     buffers = {name: tensor.clone() for name, tensor in module.named_buffers(remove_duplicate=False)}
-    layers = tuple(with_free_names(list_layers(module, hold_weights(module)), module.state_dict()))
+    layers = tuple(with_free_names(list_layers(module, hold_weights(module)), _names(module)))
     stored = {n: buffers.get(n, t) for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     for alias in _aliases(module, layers):
         stored.pop(alias, None)
@@ -76,6 +76,12 @@ def module_source(model: nn.Module) -> ModuleSource:
         changing=buffers,
         structure="\n".join(f"{name} {type(owner).__qualname__}" for name, owner in module.named_modules()),
     )
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Return the names that the module's tensors and its submodules have."""
+    parts = (module.named_parameters, module.named_buffers, module.named_modules)
+    return {*module.state_dict(), *(name for part in parts for name, _ in part(remove_duplicate=False))}
 
 
 def copy_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
@@ -143,12 +149,16 @@ def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> I
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
         bias = owner._parameters.get("bias")
+        whole = layer_name(f"{prefix}.weight".lstrip("."))
         for name, parameters in layer_parameters.items():
             leaf = next((key for key in held if layer_name(f"{prefix}.{key}".lstrip(".")) == name), None)
             if leaf is not None:
                 key = id(held[leaf].weight)
                 weight_name = None if key in conflicts else first_names[key]
                 yield _held_layer(name, owner, parameters, held[leaf], weight_name)
+                continue
+            if name != whole:  # a parameter of the user's own beside the weight
+                yield _beside(name, owner, parameters)
                 continue
             yield Layer(
                 name=name,
@@ -161,6 +171,19 @@ def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> I
                 reason=reason,
                 parameters=tuple(parameters),
             )
+
+
+def _beside(name: str, owner: nn.Module, parameters: Mapping[str, Tensor]) -> Layer:
+    """Return the layer of parameters of which only the owner's class knows what they do."""
+    size = distinct_bytes(parameters.values())
+    return Layer(
+        name=name,
+        type=type(owner).__name__,
+        bytes=size,
+        kind=_kind(owner),
+        reason="unsupported",
+        parameters=tuple(parameters),
+    )
 
 
 def _held_layer(
@@ -213,4 +236,4 @@ def _aliases(module: nn.Module, layers: Sequence[Layer]) -> Iterator[str]:
         layer = quantizable.get(id(owner))
         if layer is not None:
             names = {f"{name}.{leaf}" for leaf in owner._parameters}
-            yield from names - ({layer.weight_name, f"{name}.bias"} if layer.name == name else set())
+            yield from names - ({layer.weight_name, *(names - {f"{name}.weight"})} if layer.name == name else set())
