@@ -5,7 +5,7 @@ not selected; its name is excluded or not included; it can't be quantized at all
 names match gives its settings, or else the recipe itself.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from zeropoint.errors import InvalidRecipe
@@ -24,6 +24,7 @@ from zeropoint.schema.recipe import (
     WeightSettings,
 )
 from zeropoint.schema.report import ReportWarning, SkippedLayer, SkipReason
+from zeropoint.schema.skip_reasons import remedy_where_nothing_is_left
 
 FALLBACK = WeightSettings(dtype="qint8", observer=MseObserver())
 """What a recipe's `fallback` "int8" means."""
@@ -63,13 +64,38 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
         else:
             skipped.append(SkippedLayer(name=layer.name, type=layer.type, reason=decision))
     if not choices:
-        reasons = ", ".join(sorted({f"{skip.type} {skip.reason}" for skip in skipped})) or "the model has no layers"
-        raise InvalidRecipe(
-            "nothing_to_quantize",
-            f"The recipe leaves every layer in float: {reasons}.",
-            "Select at least one layer by type and name that can be quantized.",
-        )
+        raise _nothing_left(everything, skipped)
     return choices, skipped
+
+
+def _nothing_left(layers: Iterable[Layer], skipped: Sequence[SkippedLayer]) -> InvalidRecipe:
+    """Return the error that names the layers by reason, and what to do about each reason.
+
+    Advice about the recipe is of no use where a layer can't be quantized at all; normalizations need none.
+    """
+    by_reason: dict[SkipReason, list[SkippedLayer]] = {}
+    for skip in skipped:
+        by_reason.setdefault(skip.reason, []).append(skip)
+    words = [f"{reason}: {_shown(alike)}" for reason, alike in sorted(by_reason.items())]
+    weights = [pair for pair in zip(layers, skipped, strict=True) if pair[0].reason is None or not _is_small(pair[0])]
+    reasons: set[SkipReason] = {layer.reason or skip.reason for layer, skip in weights}
+    tables = any("Embedding" in skip.type for skip in skipped)
+    none = "The model has no weights" + (" but those of normalizations." if words else ".")
+    return InvalidRecipe(
+        "nothing_to_quantize",
+        f"The recipe leaves every layer in float. {'; '.join(words)}." if weights else none,
+        remedy_where_nothing_is_left(sorted(reasons), tables=tables),
+    )
+
+
+def _is_small(layer: Layer) -> bool:
+    """Return whether a layer holds a value for each channel alone, by its type."""
+    return "Norm" in layer.type
+
+
+def _shown(layers: Sequence[SkippedLayer]) -> str:
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    return ", ".join(f"{layer.name!r} ({layer.type})" for layer in layers[:3]) + more
 
 
 def fallback_notes(recipe: Recipe, layers: Iterable[QuantizedLayer]) -> Iterator[ReportWarning]:
@@ -105,6 +131,12 @@ def require_fit(recipe: Recipe, source: SourceFormat) -> None:
             f"{misfit.pointer}: {misfit.detail}",
             "Change the recipe, or give the model in another form.",
         )
+
+
+def skip_reason(name: str, kind: str, recipe: Recipe) -> SkipReason:
+    """Return why a layer of this name and type that can't be quantized stays in float by the recipe."""
+    decision = _decide(Layer(name, kind, 0, reason="unsupported"), recipe)
+    return decision if not isinstance(decision, Choice) else "unsupported"
 
 
 def _with_layer_names(recipe: Recipe, aliases: Aliases) -> Recipe:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from zeropoint.layers.selection import _decide
+from zeropoint.layers.selection import skip_reason
 from zeropoint.loading.stored import Stored
-from zeropoint.model.layer import Layer
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import (
     NOT_CALIBRATED,
@@ -59,8 +58,8 @@ def _skipped(about: Mapping[str, Any], recipe: Recipe) -> Iterator[SkippedLayer]
     """Give the layers in float; where the file doesn't say why, the recipe does for all but what it would quantize."""
     for name, told in about["architecture"]["float"].items():
         kind, said = (told["type"], told.get("reason")) if isinstance(told, Mapping) else (told, None)
-        found = said if said in get_args(SkipReason) else _decide(Layer(name, kind, 0, reason="unsupported"), recipe)
-        yield SkippedLayer(name=name, type=kind, reason=found if isinstance(found, str) else "unsupported")
+        reason = said if said in get_args(SkipReason) else skip_reason(name, kind, recipe)
+        yield SkippedLayer(name=name, type=kind, reason=reason)
 
 
 def _layer(stored: Stored, name: str, about: Mapping[str, Any]) -> LayerReport:

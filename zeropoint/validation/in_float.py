@@ -13,6 +13,7 @@ from zeropoint.schema.layer_names import layer_name, matches
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import FloatShare, ReportWarning, SkipReason
+from zeropoint.schema.skip_reasons import NO_KEY, remedy_for
 
 MOST_IN_FLOAT = 0.1
 """A larger share of either kind, that the recipe's own words don't ask for, is a warning."""
@@ -20,19 +21,6 @@ MOST_NAMES = 20
 NOT_THERE: tuple[SkipReason, ...] = ("dead_code", "folded")
 ASKED_FOR: tuple[SkipReason, ...] = ("excluded", "not_included", "override", "mixed_precision")
 """Reasons that are always the recipe's own words."""
-
-REMEDIES: Mapping[SkipReason, str] = {
-    "type_not_selected": 'add their types to "layer_types"',
-    "type_skipped": 'take their types out of "skip_layers" and add them to "layer_types"',
-    "shared_weight_conflict": 'take "Embedding" out of "skip_layers" and add it to "layer_types", '
-    "so that all that read the weight are quantized",
-    "granularity_unsupported": 'give them a granularity that they can have by "overrides" (per_channel), or set '
-    '"fallback": "int8"',
-    "group_size_mismatch": 'give them another "group_size" by "overrides", or set "fallback": "int8"',
-    "format_unsupported": "upload the model as a .pt2 program, which quantizes more kinds of layers",
-    "never_ran": "give samples that reach them",
-}
-NO_KEY = "no key changes that for these operations"
 
 
 @dataclass(frozen=True)
@@ -186,7 +174,8 @@ def _warning(left: InFloat, layers: Sequence[Left], level: Literal["warning", "n
     worst = ", ".join(f"{layer.name!r} ({layer.type}, {layer.reason})" for layer in layers[:5])
     more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
     work = "" if left.macs is None else f" and {_percent(macs)} of the multiply-accumulates"
-    ways = list(dict.fromkeys(REMEDIES.get(layer.reason, NO_KEY) for layer in layers))
+    tables = any(layer.is_table for layer in left.layers)
+    ways = list(dict.fromkeys(remedy_for(layer.reason, tables=tables) or NO_KEY for layer in layers))
     remedy = f"To quantize them, {'; '.join(ways)}." if ways != [NO_KEY] else f"Nothing to set: {NO_KEY}."
     return ReportWarning(
         code="left_in_float",

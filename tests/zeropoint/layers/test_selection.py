@@ -122,3 +122,32 @@ def test_the_report_names_what_took_the_fallback() -> None:
     assert dtypes == {"0": "qint8", "2": "qint8", "4": "int4"}
     assert result.report.summary.compression_ratio > 3
     assert result(torch.randn(2, 1, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.ReLU()), nn.Sequential(nn.LayerNorm(4), nn.BatchNorm1d(4))])
+def test_a_model_without_weights_is_told_so(model: nn.Module) -> None:
+    with pytest.raises(InvalidRecipe, match="no weights") as refused:
+        select(module_source(model).layers, Recipe())
+    assert refused.value.code == "nothing_to_quantize"
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "reason", "key"),
+    [
+        (nn.Sequential(nn.Linear(4, 4)), {"layer_types": ["Linear"], "exclude": ["0"]}, "excluded", '"exclude"'),
+        (nn.Sequential(nn.Linear(4, 4)), {"include": ["1"]}, "not_included", '"include"'),
+        (nn.Sequential(nn.Embedding(4, 4)), {}, "type_skipped", '"skip_layers"'),
+        (nn.Sequential(nn.Linear(4, 4)), {"layer_types": ["Conv1d"]}, "type_not_selected", '"layer_types"'),
+        (nn.Sequential(nn.Bilinear(4, 4, 4)), {}, "unsupported", "torch.export"),
+        (nn.Sequential(nn.Linear(5, 4)), {"weights": {"dtype": "int4"}}, "group_size_mismatch", '"group_size"'),
+    ],
+)
+def test_where_nothing_is_left_the_reasons_and_their_remedies_are_named(
+    model: nn.Sequential, recipe: dict[str, object], reason: str, key: str
+) -> None:
+    layers = module_source(nn.Sequential(*model.children(), nn.LayerNorm(4))).layers
+    with pytest.raises(InvalidRecipe) as refused:
+        select(layers, Recipe.model_validate(recipe))
+    assert reason in refused.value.detail
+    assert key in refused.value.remedy
+    assert "; or " not in refused.value.remedy  # the normalization, which is skipped too, is no advice
