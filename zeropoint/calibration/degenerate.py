@@ -85,6 +85,21 @@ def _is_flat(profile: Profile, name: str) -> bool:
     return (high - low) * FEWEST_LEVELS <= max(abs(low), abs(high))
 
 
+def too_few_samples(samples: Batches) -> list[ReportWarning]:
+    """Return a warning if a single sample calibrates."""
+    if samples.count != 1:
+        return []
+    return [
+        ReportWarning(
+            code="single_sample",
+            detail="A single sample calibrates. Its smallest and largest values say nothing of other samples, whose "
+            "values will be clamped.",
+            remedy="Calibrate with 100 samples or more like those that the model will get. If the first dimension of "
+            "the inputs is no batch, give each sample as a call of its own.",
+        )
+    ]
+
+
 def constant_samples(samples: Batches) -> list[ReportWarning]:
     """Return a warning if the calibration samples don't vary: one value everywhere, or all samples are the same.
 

@@ -174,7 +174,9 @@ def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> No
         raise InvalidSamples(
             "dataset_does_not_fit",
             f"Tensor {spec.name!r}: expected {expected} {shape_taken}, got {got} {list(shape)}.",
-            "Give each call as the model takes it: every item is one call, its batch dimension included.",
+            "Give each call as the model takes it: every item is one call, its batch dimension included."
+            if dtype == spec.dtype
+            else f"Convert it: tensor.to(torch.{expected}), and to {shape_taken} if it has another shape.",
         )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from zeropoint.calibration.collect import calibrate
-from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges, fixed_inputs
+from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges, fixed_inputs, too_few_samples
 from zeropoint.calibration.neighbours import neighbours_alike
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
@@ -177,7 +177,7 @@ def _warnings(
     def fixed(names: Collection[str]) -> set[str]:
         return fixed_inputs(source, next(iter(batches)), names)
 
-    return (*constant_samples(batches), *degenerate_ranges(profile, activations, fixed))
+    return (*too_few_samples(batches), *constant_samples(batches), *degenerate_ranges(profile, activations, fixed))
 
 
 def _watched(recipe: Recipe, planned: QuantizationPlan) -> list[Choice]:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -12,9 +13,10 @@ import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators of m
 from pydantic import ValidationError
 from torch import nn
 
-from zeropoint.errors import InvalidModel
+from zeropoint.errors import InvalidModel, Unsupported
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.described import report_of
+from zeropoint.loading.float_programs import is_quantized
 from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
@@ -74,8 +76,17 @@ class QuantizedModel:
         return "\n".join([repr(self), "", *layer_table(self.report)])
 
     def save(self, path: str | Path) -> None:
-        """Write the validated files into the folder `path`, which is created if needed. Raises OSError."""
+        """Write the validated files into the folder `path`, which is created if needed.
+
+        Raises OSError, and Unsupported for a file.
+        """
         target = Path(path)
+        if any(place.exists() and not place.is_dir() for place in (target, *target.parents)):
+            raise Unsupported(
+                "not_a_folder",
+                f"{target.name!r} is a file, or lies in one.",
+                "Give a folder: several files go into it.",
+            )
         target.mkdir(parents=True, exist_ok=True)
         if all(source.resolve() == (target / name).resolve() for name, source in self.files.items()):
             return
@@ -99,6 +110,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> QuantizedModel:
     `model.safetensors` or `model.pt` tells. Raises InvalidModel or Unsupported when something is missing, was written
     by another version, or doesn't fit the module.
     """
+    if not isinstance(path, str | PathLike):
+        raise _missing(f"no path in {type(path).__name__}")
     place = Path(path)
     files = saved_files(place) if place.is_dir() else {_kind(place): place}
     if not files.keys() - {REPORT_FILE}:
@@ -121,11 +134,19 @@ def _program(files: Mapping[str, Path]) -> nn.Module:
     if PROGRAM_FILE in files:
         try:
             with torch_is_quiet():
-                return torch.export.load(files[PROGRAM_FILE]).module()
+                program = torch.export.load(files[PROGRAM_FILE])
         except Exception as error:
             raise InvalidModel(
                 "saved_model_invalid", f"{PROGRAM_FILE} can't be loaded as a program.", "Save the model again."
             ) from error
+        if len(files) == 1 and not is_quantized(program):
+            raise InvalidModel(
+                "saved_model_missing",
+                "The program is in float: it was not quantized by Zeropoint.",
+                "To quantize it: zeropoint.quantize(path, calibration_data). To run it as it is: torch.export.load.",
+            )
+        with torch_is_quiet():
+            return program.module()
     tensors = next((read(files[name]) for name, read in READERS.items() if name in files), None)
     if tensors is not None:
         types = sorted({str(layer["type"]) for layer in tensors.layers.values()})
@@ -157,8 +178,11 @@ def _kind(path: Path) -> str:
     if not path.is_file():
         raise _missing("nothing of this name")
     with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            return SAFETENSORS_FILE
+        start = file.read(2)
+    if start[:1] == b"{":
+        raise _missing("a JSON file in place of a model; a report has no tensors")
+    if start != b"PK":
+        return SAFETENSORS_FILE
     try:
         with ZipFile(path) as archive:
             names = archive.namelist()

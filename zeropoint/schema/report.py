@@ -39,6 +39,7 @@ EvaluationSource = Literal["evaluation_dataset", "held_out", "calibration_sample
 WarningCode = Literal[
     "low_sqnr",
     "low_agreement",
+    "single_sample",
     "constant_samples",
     "degenerate_range",
     "uneven_channels",

@@ -77,7 +77,7 @@ def _low_sqnr(quantized: Quantized, evaluation: Evaluation) -> Iterator[ReportWa
             code="low_sqnr",
             detail=f"The SQNR of {len(low)} of {len(evaluation.outputs.floating)} floating outputs is below "
             f"{floor:g} dB: {', '.join(listed)}. Noise is a large part of the result.",
-            remedy=better_recipe(quantized.recipe, [layer for layer, _ in _noisiest(evaluation)]),
+            remedy=_advice(quantized, evaluation),
             layers=[layer for layer, _ in _noisiest(evaluation)],
             outputs=[output.name for output in low[:MOST_NAMES]],
         )
@@ -102,7 +102,7 @@ def _low_agreement(quantized: Quantized, evaluation: Evaluation) -> Iterator[Rep
     yield ReportWarning(
         code="low_agreement",
         detail=detail,
-        remedy=better_recipe(quantized.recipe, layers),
+        remedy=_advice(quantized, evaluation),
         layers=layers,
         outputs=names[:MOST_NAMES],
     )
@@ -186,6 +186,13 @@ def _noisiest(evaluation: Evaluation) -> list[tuple[str, float]]:
     """Return the five layers with the lowest SQNR of their own."""
     values = {name: db for name, noise in evaluation.layers.items() if (db := finite(noise.db)) is not None}
     return sorted(values.items(), key=lambda item: item[1])[:5]
+
+
+def _advice(quantized: Quantized, evaluation: Evaluation) -> str:
+    """Return what to do about bad numbers; no recipe helps where the float model differs from itself."""
+    if evaluation.unstable:
+        return "Let the float model give the same outputs for the same inputs first: see not_deterministic."
+    return better_recipe(quantized.recipe, [layer for layer, _ in _noisiest(evaluation)])
 
 
 def better_recipe(recipe: Recipe, layers: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ PYTHON_ONLY = {
     *("calibration_item_invalid", "dataset_empty", "float_module_required", "module_does_not_fit"),
     *("saved_model_invalid", "saved_model_missing", "preset_not_found", "unknown_schema_version"),
     *("model_format_unsupported", "unsupported_module", "unsupported_output"),
-    *("plan_without_model", "target_not_met"),
+    *("plan_without_model", "target_not_met", "not_a_folder"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zeropoint import quantize
+from zeropoint import load, quantize
 from zeropoint.errors import QuantizationError
 
 X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
@@ -16,6 +16,17 @@ X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def exported(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    program = torch.export.export(network().to(dtype), (X.to(dtype),))
+    torch.export.save(program, folder / "float.pt2")
+    return folder / "float.pt2"
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -28,6 +39,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (lambda path: quantize(path / "model.pt2", X), "program_invalid"),
     "a folder": (lambda path: quantize(path, X), "program_invalid"),
     "onnx of a module": (lambda _: quantize(network(), X, recipe={"formats": ["onnx"]}), "recipe_does_not_fit"),
+    "a report for a model": (lambda path: load(written(path / "report.json", "{}")), "saved_model_missing"),
+    "nothing for a model": (lambda _: load(None), "saved_model_missing"),  # type: ignore[arg-type]
+    "a float program": (lambda path: load(exported(path)), "saved_model_missing"),
+    "a float program of float16": (lambda path: load(exported(path, torch.float16)), "saved_model_missing"),
+    "a file for a folder": (lambda path: quantize(network(), X).save(written(path / "out", "")), "not_a_folder"),
+    "a folder in a file": (lambda path: quantize(network(), X).save(written(path / "o", "") / "p"), "not_a_folder"),
     "adapters of a module": (lambda _: quantize(network(), X, recipe={"merge_lora": True}), "recipe_does_not_fit"),
 }
 
@@ -39,6 +56,29 @@ def test_a_mistake_is_refused_in_words(name: str, tmp_path: Path) -> None:
         call(tmp_path)
     assert refusal.value.code == code
     assert str(tmp_path) not in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_samples_of_another_dtype_are_told_the_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    with pytest.raises(QuantizationError, match=str(dtype).removeprefix("torch.")) as refusal:
+        quantize(exported(tmp_path), [X.to(dtype)])
+    assert "torch.float32" in refusal.value.remedy
+    assert "batch" not in refusal.value.remedy
+
+
+@pytest.mark.parametrize("preset", ["int8-static", "int8-weight-only", "int4-weight-only", "float16", "float8-static"])
+def test_a_quantized_program_alone_is_taken(tmp_path: Path, preset: str) -> None:
+    quantize(exported(tmp_path), [X], recipe=preset, on_failure="ignore").save(tmp_path / "out")
+    program = (tmp_path / "out" / "model.pt2").rename(tmp_path / "alone.pt2")
+    assert load(program)(X).shape == (32, 4)
+
+
+@pytest.mark.parametrize(("count", "warned"), [(1, True), (2, False)])
+def test_one_sample_is_no_range(count: int, warned: bool) -> None:
+    report = quantize(network(), X[:count], on_failure="ignore").report
+    assert ("single_sample" in [warning.code for warning in report.warnings]) is warned
+    weights = quantize(network(), X[:count], recipe="int8-weight-only", on_failure="ignore").report
+    assert "single_sample" not in [warning.code for warning in weights.warnings]
 
 
 def test_one_name_or_type_needs_no_list() -> None:

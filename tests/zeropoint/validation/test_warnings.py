@@ -163,6 +163,8 @@ class Unstable(nn.Module):
 def test_a_model_that_is_not_deterministic_is_warned(how: str) -> None:
     told = report(Unstable(how), torch.randn(64, 8))
     assert (told.verdict, "not_deterministic" in codes(told)) == ("warned", True)
+    advice = [warning.remedy for warning in told.warnings if warning.code in ("low_sqnr", "low_agreement")]
+    assert not [text for text in advice if "preset" in text]  # no recipe helps against noise of the model's own
 
 
 def test_a_tensor_that_is_filled_is_no_doubt() -> None:
