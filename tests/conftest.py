@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from app.database import create_engine_for, create_sessions, migrate
 from app.main import create_app, create_services
 from app.settings import Settings
 from app.storage import Storage, open_storage
+from tests.effort import WHOLE_SUITE, in_turn
 from tests.servers import api_thread, redis_server
 from tests.service.running import Running, service
 
@@ -80,10 +82,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupSch
     return GroupsAndFiles(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.dist == "loadgroup":
+        os.environ[WHOLE_SUITE] = "1"  # the processes that run the tests see it too
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    items.sort(key=lambda item: QUEUE.index(marker_of(item.path)))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, and leave to other commits what they take of families marked `sampled`."""
+    position: Counter[str] = Counter()
+    kept, left = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        marker, (family, member, _) = item.get_closest_marker("sampled"), item.nodeid.partition("[")
+        taken = marker is None or not member or in_turn(marker.args[0], position[family])
+        (kept if taken else left).append(item)
+        position[family] += 1
+    config.hook.pytest_deselected(items=left)
+    items[:] = sorted(kept, key=lambda item: QUEUE.index(marker_of(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

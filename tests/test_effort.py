@@ -1,6 +1,7 @@
 """A commit's run is one that can be repeated."""
 
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,17 @@ def test_a_seed_of_a_log_is_searched_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert effort.seed_of("CHAOS_SEED") == 7
     monkeypatch.setenv("CHAOS_SEED", "")
     assert effort.seed_of("CHAOS_SEED") == effort.commit_seed()
+
+
+def test_a_run_of_all_takes_one_of_each_in_a_row_and_a_part_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effort, "FUZZ_EFFORT", 0.25)
+    monkeypatch.delenv(effort.WHOLE_SUITE, raising=False)
+    assert all(effort.in_turn(3, position) for position in range(9))
+    monkeypatch.setenv(effort.WHOLE_SUITE, "1")
+    taken = [position for position in range(9) if effort.in_turn(3, position)]
+    assert len(taken) == 3
+    assert {second - first for first, second in pairwise(taken)} == {3}
+    monkeypatch.setattr(effort, "FUZZ_SEED", effort.FUZZ_SEED + 1)
+    assert taken != [position for position in range(9) if effort.in_turn(3, position)]
+    monkeypatch.setattr(effort, "FUZZ_EFFORT", 1)
+    assert all(effort.in_turn(3, position) for position in range(9))

@@ -53,6 +53,7 @@ def test_no_accepted_job_is_lost_and_each_is_recorded_once(
     assert not outcome.answers.get(500)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shows", MUTANTS)
 def test_a_service_that_is_broken_does_not_pass(
     shows: str, model: Path, tmp_path: Path, record_property: Callable[[str, object], None]

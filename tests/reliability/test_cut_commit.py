@@ -23,6 +23,7 @@ from worker.tasks import look
 from zeropoint.schema.job import Progress
 
 pytestmark = [
+    pytest.mark.sampled(2),
     pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),
     pytest.mark.parametrize("cut", ["before", "after"]),
 ]

@@ -21,7 +21,11 @@ from tests.service.processes import descendants, eventually, is_leader, is_runni
 from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 # A process that is stopped in a transaction keeps its locks: PostgreSQL says whether one is open.
-pytestmark = [pytest.mark.own_service, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
+pytestmark = [
+    pytest.mark.sampled(2),
+    pytest.mark.own_service,
+    pytest.mark.parametrize("database_url", ["postgresql"], indirect=True),
+]
 
 SAMPLES = 100
 LEASE_SECONDS = 6

@@ -49,10 +49,10 @@ def _rounded(layers: Sequence[QuantizedLayer], moments: Tensor, damping: float) 
     """Return these layers, rounded for inputs with the moments H [in, in]."""
     weight = torch.cat([layer.target_weight.float() for layer in layers])
     scale, zero_point = (torch.cat([_of_rows(layer, part) for layer in layers]) for part in ("scale", "zero_point"))
-    grid = layers[0].qparams.quant_type if layers[0].qparams is not None else None
-    assert grid is not None
-    numbers = optimal(weight, scale, zero_point.float(), grid, damped(moments, damping))
-    parts = torch.split(numbers.to(grid.dtype), [layer.weight.shape[0] for layer in layers])
+    quant_type = layers[0].qparams.quant_type if layers[0].qparams is not None else None
+    assert quant_type is not None
+    values = optimal(weight, scale, zero_point.float(), quant_type, damped(moments, damping))
+    parts = torch.split(values.to(quant_type.dtype), [layer.weight.shape[0] for layer in layers])
     rounded = (
         replace(with_quantized_values(layer, part.clone()), rounding="gptq")
         for layer, part in zip(layers, parts, strict=True)
@@ -67,7 +67,7 @@ def damped(moments: Tensor, damping: float) -> Tensor:
     return moments + torch.diag(more)
 
 
-def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, moments: Tensor) -> Tensor:
+def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, quant_type: QuantType, moments: Tensor) -> Tensor:
     """Return the quantized values, float32 [rows, in], of a weight [rows, in] for H float32 [in, in].
 
     `scale` and `zero_point` are [rows, in or 1]. Raises torch.linalg.LinAlgError when H is not positive definite.
@@ -77,20 +77,18 @@ def optimal(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: QuantType, 
     # transposed, so that a column and its scales are contiguous
     remaining = weight[:, order].T.contiguous()
     steps, zeros = (values.expand(weight.shape)[:, order].T.contiguous() for values in (scale, zero_point))
-    numbers = torch.empty_like(remaining)
+    quantized, low, high = torch.empty_like(remaining), quant_type.quant_min, quant_type.quant_max
     for start in range(0, len(remaining), BLOCK):
         stop = min(start + BLOCK, len(remaining))
         errors = torch.empty_like(remaining[start:stop])
         for row in range(start, stop):
-            rounded = (
-                (remaining[row] * (1 / steps[row])).round_().add_(zeros[row]).clamp_(grid.quant_min, grid.quant_max)
-            )
-            numbers[row] = rounded
+            rounded = (remaining[row] * (1 / steps[row])).round_().add_(zeros[row]).clamp_(low, high)
+            quantized[row] = rounded
             error = (remaining[row] - (rounded - zeros[row]) * steps[row]).div_(upper[row, row])
             errors[row - start] = error
             remaining[row:stop].addr_(upper[row, row:stop], error, alpha=-1)
         remaining[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    return numbers.T[:, torch.argsort(order)].contiguous()
+    return quantized.T[:, torch.argsort(order)].contiguous()
 
 
 def inverse_factor(moments: Tensor) -> Tensor:

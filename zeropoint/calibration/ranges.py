@@ -17,7 +17,7 @@ LATE_GROWTH = 0.25
 """Share of a range that the last quarter of the batches may add without a warning."""
 
 
-def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+def static_inputs(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
     """Return the static range and qparams of each chosen layer's input, by layer name.
 
     Raises InvalidSamples with the layer's name when an input became NaN or infinite, InvalidProfile when statistics are
@@ -30,7 +30,7 @@ def static_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activ
     }
 
 
-def output_grids(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
+def static_outputs(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
     """Return the static range and qparams of each chosen convolution's fused output, by layer name.
 
     They are chosen as those of inputs are, and the same errors are raised. Layers in float8 are left out, since no

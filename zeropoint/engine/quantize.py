@@ -9,7 +9,7 @@ from zeropoint.calibration.collect import calibrate
 from zeropoint.calibration.degenerate import constant_samples, degenerate_ranges, fixed_inputs, too_few_samples
 from zeropoint.calibration.neighbours import neighbours_alike
 from zeropoint.calibration.profile import Profile
-from zeropoint.calibration.ranges import output_grids, static_grids, thin_spots
+from zeropoint.calibration.ranges import static_inputs, static_outputs, thin_spots
 from zeropoint.data.batches import Batches
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
@@ -115,8 +115,8 @@ def _run(
     if profile is not None and not profile.reused:
         planned = without_idle(planned, profile)
     static = [choice for choice in planned.choices if choice.activations is not None]
-    activations = {} if profile is None else static_grids(static, profile)
-    outputs = output_grids(static, profile) if profile is not None and recipe.needs_outputs else {}
+    activations = {} if profile is None else static_inputs(static, profile)
+    outputs = static_outputs(static, profile) if profile is not None and recipe.needs_outputs else {}
     # 2. weights: layer by layer
     total = len(planned.choices) + (len(algorithms_of(recipe)) if planned.acceptance is not None else 0)
 

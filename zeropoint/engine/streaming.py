@@ -15,9 +15,10 @@ from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.chunks import ChunkStore
 from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.checkpoints import is_searched
-from zeropoint.layers.quantized_layer import QuantizedLayer, weight_names
+from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import Choice
+from zeropoint.layers.stored_tensors import weight_names
 from zeropoint.layers.weights import (
     choose_weight_qparams,
     concatenate_rows,

@@ -135,8 +135,8 @@ def _faults(stored: Stored, layer: str) -> list[str]:
     )
     if not bool((torch.isfinite(values) & (values >= low) & (values <= high)).all()):
         faults.append(f"Layer {layer!r}: numbers outside {low}..{high}.")
-    grids = [grid for grid in (qparams, stored.input(layer)) if grid is not None]
-    faults += [f"Layer {layer!r}: a scale or zero point is not valid." for grid in grids if not _valid(grid)]
+    checked = [params for params in (qparams, stored.input(layer)) if params is not None]
+    faults += [f"Layer {layer!r}: a scale or zero point is not valid." for params in checked if not _valid(params)]
     factors = stored.correction(layer, "pre_quant_scale")
     if factors is not None and not bool((torch.isfinite(factors) & (factors > 0)).all()):
         faults.append(f"Layer {layer!r}: a factor of its input is not valid.")
@@ -144,8 +144,8 @@ def _faults(stored: Stored, layer: str) -> list[str]:
 
 
 def _valid(qparams: QParams) -> bool:
-    grid, zero = qparams.quant_type, qparams.zero_point
-    inside = (zero >= grid.quant_min) & (zero <= grid.quant_max)
+    quant_type, zero = qparams.quant_type, qparams.zero_point
+    inside = (zero >= quant_type.quant_min) & (zero <= quant_type.quant_max)
     return bool((torch.isfinite(qparams.scale) & (qparams.scale > 0)).all() & inside.all())
 
 

@@ -57,13 +57,13 @@ def quantize_weights(
     """Append every tensor to the writer, quantized or unchanged. Raises InvalidModel or InvalidRecipe."""
     choices, skipped = select(source.layers, recipe)
     clock.report("loading", 1, 1)
-    grids = searched_qparams(checkpoints, choices)
+    searched = searched_qparams(checkpoints, choices)
     by_weight = {str(choice.layer.weight_name): choice for choice in choices}
     layers = {
         layer.layer.name: layer
-        for layer in stream(source, by_weight, writer, grids, lambda *at: clock.report("quantizing", *at))
+        for layer in stream(source, by_weight, writer, searched, lambda *at: clock.report("quantizing", *at))
     }
-    grids.close()
+    searched.close()
     in_order = [layers[choice.layer.name] for choice in choices]
     return Streamed(source, recipe, in_order, skipped, NOT_CALIBRATED, versions(), written_bytes=writer.bytes)
 
@@ -80,7 +80,7 @@ def compare(
         if compared is None or (layer is not None and not _equal(compared["sqnr_db"], layer.weight_sqnr_db)):
             difference.unlike.append(name)
         elif layer is not None:
-            difference.moves[layer.layer.name] = compared["move"] or 0.0
+            difference.max_errors[layer.layer.name] = compared["move"] or 0.0
         clock.report("validating", done, len(source.files))
     return difference
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zeropoint.layers.quantized_layer import QuantizedLayer, weight_names
+from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.layers.stored_tensors import stored_bytes, stored_corrections, weight_names
 from zeropoint.metrics.sqnr import finite
 from zeropoint.model.layer import Part
 from zeropoint.schema.layer_names import layer_name
@@ -131,7 +132,7 @@ def layer_metadata(layer: QuantizedLayer, measured: LayerReport | None = None) -
             "weight_sqnr_db": finite(layer.weight_sqnr_db),
             **({} if measured is None else {"output_sqnr_db": _rounded(measured.output_sqnr_db)}),
             "original_bytes": layer.layer.bytes,
-            "bytes": layer.bytes,
+            "bytes": stored_bytes(layer),
         },
         **_corrections_metadata(layer),
     }
@@ -140,7 +141,7 @@ def layer_metadata(layer: QuantizedLayer, measured: LayerReport | None = None) -
 def _corrections_metadata(layer: QuantizedLayer) -> dict[str, object]:
     """Return the names of the stored correction tensors (see `zeropoint.layers.corrections`) that the layer has."""
     parts = {layer.layer.stored_name(part): part for part in CORRECTIONS}
-    stored: dict[str, object] = {parts.get(name, "bias"): name for name in layer.corrections}
+    stored: dict[str, object] = {parts.get(name, "bias"): name for name in stored_corrections(layer)}
     return stored if layer.scaled_by is None else stored | {"scaled_by": layer.scaled_by}
 
 

@@ -1,13 +1,13 @@
 """One quantized layer: its integers and their qparams, the static qparams of its input, and its corrections."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from zeropoint.files.mapped import MappedFile, trim
 from zeropoint.layers.corrections import beside_weight, outlier_product, scaled
-from zeropoint.layers.weights import WeightNames, as_stored, dequantize_weight, packed, to_tensors
+from zeropoint.layers.weights import dequantize_weight
 from zeropoint.model.layer import TRANSPOSED, Layer
 from zeropoint.observers.observer import QuantizationSpec
 from zeropoint.primitives.qparams import QParams, quant_type_for
@@ -38,11 +38,6 @@ def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
 
 Rounding = Literal["nearest", "gptq"]
 """nearest: every rounding error is at most half a step. gptq: some are larger, to compensate for earlier columns."""
-
-
-def weight_names(layer: Layer) -> WeightNames:
-    """Return the names under which a quantized weight is stored."""
-    return WeightNames(str(layer.weight_name), layer.stored_name("scale"), layer.stored_name("zero_point"))
 
 
 @dataclass(frozen=True)
@@ -103,63 +98,6 @@ class QuantizedLayer:
         if self.pre_quant_scale is not None:
             weight = weight.float() / self._beside_weight(self.pre_quant_scale)
         return weight if self.outliers is None else weight.index_fill(1, self.outliers.channels, 0)
-
-    @property
-    def bias_name(self) -> str:
-        """The name under which the bias is stored, also where only quantization gives the layer one."""
-        return self.layer.stored_name("bias")
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are stored in place of the float weight, by name, corrections included."""
-        layer = self.layer
-        stored = to_tensors(weight_names(layer), self.settings, self.weight, self.qparams)
-        if layer.layout is not None:
-            stored = {name: layer.layout.stored(tensor).contiguous() for name, tensor in stored.items()}
-        elif layer.transposed:
-            stored = {name: as_stored(tensor) for name, tensor in stored.items()}
-        if self.activation is not None:
-            stored[layer.stored_name("input_scale")] = self.activation.qparams.scale
-            stored[layer.stored_name("input_zero_point")] = self.activation.qparams.zero_point
-        return stored | self.corrections
-
-    @property
-    def values(self) -> Tensor:
-        """The quantized weight [out, ...], two values a byte for int4."""
-        return packed(self.weight, self.settings)
-
-    @property
-    def corrections(self) -> dict[str, Tensor]:
-        """The tensors that error compensation stores beside the quantized weight, by name."""
-        layer, stored = self.layer, dict[str, Tensor]()
-        if self.pre_quant_scale is not None:
-            stored[layer.stored_name("pre_quant_scale")] = self.pre_quant_scale
-        if self.outliers is not None and self.outlier_weight is not None:
-            stored[layer.stored_name("outlier_channels")] = self.outliers.channels
-            stored[layer.stored_name("outlier_weight")] = self.outlier_weight
-        if self.bias is not None:
-            stored[self.bias_name] = self.bias
-        return stored
-
-    @property
-    def outlier_weight(self) -> Tensor | None:
-        """[out, k] as it is stored: divided by `pre_quant_scale` where a normalization multiplies the inputs by it."""
-        if self.outliers is None or self.pre_quant_scale is None or self.scaled_by is None:
-            return None if self.outliers is None else self.outliers.weight
-        weight = self.outliers.weight
-        return (weight.float() / self.pre_quant_scale[self.outliers.channels]).to(weight.dtype)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The bytes of each stored tensor, by name; no value is read for it."""
-        outline = replace(self, weight=self.weight.to("meta"))
-        return {name: tensor.nbytes for name, tensor in outline.tensors.items()}
-
-    @property
-    def bytes(self) -> int:
-        """The bytes that are stored for this layer, the float bias included."""
-        float_bias = 0 if self.layer.bias is None or self.bias is not None else self.layer.bias.nbytes
-        return sum(self.sizes.values()) + float_bias
 
     def scale_input(self, values: Tensor) -> Tensor:
         """Return an input [..., in, ...] of the float layer times `pre_quant_scale`, in the same dtype."""

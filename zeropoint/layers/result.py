@@ -7,6 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.stored_tensors import bias_name, stored_sizes, stored_tensors
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import Source
 from zeropoint.schema.recipe import Recipe
@@ -47,13 +48,13 @@ class Quantized:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All stored tensors, by name: those that stay in float, and those in place of quantized weights."""
-        return self.kept | {name: tensor for layer in self.layers for name, tensor in layer.tensors.items()}
+        return self.kept | {name: tensor for layer in self.layers for name, tensor in stored_tensors(layer).items()}
 
     @property
     def kept(self) -> dict[str, Tensor]:
         """The tensors that stay in float, by name: as uploaded, except normalizations that hold a scale."""
         replaced = {layer.layer.weight_name for layer in self.layers}
-        replaced |= {layer.bias_name for layer in self.layers if layer.bias is not None}
+        replaced |= {bias_name(layer) for layer in self.layers if layer.bias is not None}
         kept = {n: tensor.detach().cpu() for n, tensor in self.source.tensors.items() if n not in replaced}
         return kept | self.scaled_normalizations
 
@@ -71,5 +72,5 @@ class Quantized:
     @property
     def bytes(self) -> int:
         """The bytes of all stored tensors; memory that several names share counts once."""
-        sizes = {name: size for layer in self.layers for name, size in layer.sizes.items()}
+        sizes = {name: size for layer in self.layers for name, size in stored_sizes(layer).items()}
         return distinct_bytes(self.kept.values()) + sum(sizes.values())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from zeropoint.algorithms.bias_correction import correct_biases
 from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float, with_unshared_weight
+from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.algorithms import AlgorithmSettings, BiasCorrection
 from zeropoint.schema.report import TargetReport
@@ -163,7 +164,7 @@ def _probed(search: Search, candidate: Candidate) -> Sensitivity | None:
 def _extra_bytes(candidate: Candidate, sensitivity: Sensitivity) -> dict[str, int]:
     """Return how many more bytes each probed layer takes in float, at least 1."""
     layers = {name: candidate.layers[name] for name in sensitivity.noise if name in candidate.layers}
-    return {name: max(layer.layer.bytes - layer.bytes, 1) for name, layer in layers.items()}
+    return {name: max(layer.layer.bytes - stored_bytes(layer), 1) for name, layer in layers.items()}
 
 
 def _without(search: Search, candidate: Candidate, names: frozenset[str]) -> Candidate:

@@ -80,9 +80,9 @@ def fake_quantize(values: Tensor, qparams: QParams | None) -> Tensor:
     """
     if qparams is None:
         return values
-    grid = qparams.quant_type
-    if grid.dtype.is_floating_point:
+    quant_type = qparams.quant_type
+    if quant_type.dtype.is_floating_point:
         return dequantize(quantize(values, qparams), qparams).to(values.dtype)
     scale, zero_point = float(qparams.scale), int(qparams.zero_point)
-    rounded = torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, grid.quant_min, grid.quant_max)
-    return rounded.to(values.dtype)
+    low, high = quant_type.quant_min, quant_type.quant_max
+    return torch.fake_quantize_per_tensor_affine(values.float(), scale, zero_point, low, high).to(values.dtype)

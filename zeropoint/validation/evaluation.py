@@ -61,7 +61,7 @@ class Evaluation:
 class TensorDiff:
     """The comparison of weights without a graph, saved with uploaded, tensor by tensor, in the second process."""
 
-    moves: dict[str, float] = field(default_factory=dict)
+    max_errors: dict[str, float] = field(default_factory=dict)
     """The largest rounding error of each layer's weight in steps, by layer name."""
     unlike: list[str] = field(default_factory=list)
     """Names of tensors in the saved file that differ from what they should be."""

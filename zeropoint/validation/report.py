@@ -9,6 +9,7 @@ from typing import Any
 from zeropoint.errors import ValidationFailed
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
+from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.recipe import Override, Recipe
@@ -114,7 +115,7 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
     ran = validated.opened and (evaluation is None or evaluation.ran)
     beside = {} if evaluation is None else evaluation.beside
     if isinstance(measured, TensorDiff):
-        load_check, errors = _comparison_check(measured, opened=validated.opened), measured.moves
+        load_check, errors = _comparison_check(measured, opened=validated.opened), measured.max_errors
     else:
         load_check, errors = _load_check(ran, validated.evaluated), _rounding_errors(quantized.layers)
     checks = [
@@ -238,7 +239,7 @@ def _excluding(layer: QuantizedLayer, gain: float | None) -> dict[str, Any]:
     """Return the fields that say what excluding a layer gains and costs."""
     if gain is None:
         return {}
-    name, added = layer.layer.name, layer.layer.bytes - layer.bytes
+    name, added = layer.layer.name, layer.layer.bytes - stored_bytes(layer)
     words = f"Excluding {name!r} gains {gain:.1f} dB for {added:,} bytes."
     return {"excluding_gains_db": gain, "excluding_adds_bytes": added, "excluding": words}
 
@@ -269,6 +270,6 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decision
         saturation=None if evaluation is None else evaluation.saturation[layer.layer.name].value,
         sensitivity_db=decisions.sensitivity.get(layer.layer.name),
         original_bytes=layer.layer.bytes,
-        quantized_bytes=layer.bytes,
+        quantized_bytes=stored_bytes(layer),
         **_excluding(layer, decisions.gains.get(layer.layer.name)),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.collect import collect, everything
-from zeropoint.calibration.ranges import static_grids
+from zeropoint.calibration.ranges import static_inputs
 from zeropoint.data.batches import ModelInputs
 from zeropoint.data.calls import read_calls
 from zeropoint.layers.quantize import quantize_layer
@@ -50,8 +50,8 @@ def prepare() -> Prepare:
         acceptance = read_calls(batches[-1:], as_it_is, len(samples))
         choices, _ = select(source.layers, Recipe.model_validate(recipe))
         profile = collect(source, source.layers, calibration, lambda *_: None, everything(source.layers))
-        grids = static_grids([choice for choice in choices if choice.activations is not None], profile)
-        layers = {c.layer.name: quantize_layer(c, grids.get(c.layer.name)) for c in choices}
+        activations = static_inputs([choice for choice in choices if choice.activations is not None], profile)
+        layers = {c.layer.name: quantize_layer(c, activations.get(c.layer.name)) for c in choices}
         context = AlgorithmContext(source, calibration, profile.layers, same_inputs(source, batches[0]))
         return Place(context, layers, Evaluator(source, acceptance))
 

@@ -182,9 +182,9 @@ def test_a_kept_profile_has_what_onnx_needs(tmp_path: Path, planned: tuple[Progr
     save_profile(kept, "key", tmp_path / "profile")
     fresh = quantize_source(source, ONNX, decided, silent)
     reused = quantize_source(source, ONNX, decided, silent, load_profile(tmp_path / "profile", "key"))
-    grids = [[layer.output and layer.output.qparams for layer in result.layers] for result in (fresh, reused)]
-    assert str(grids[0]) == str(grids[1])
-    assert [grid is not None for grid in grids[0]] == [True, True, False]
+    outputs = [[layer.output and layer.output.qparams for layer in result.layers] for result in (fresh, reused)]
+    assert str(outputs[0]) == str(outputs[1])
+    assert [qparams is not None for qparams in outputs[0]] == [True, True, False]
 
 
 def test_a_profile_without_what_onnx_needs_is_refused(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zeropoint.calibration.profile import Profile
-from zeropoint.calibration.ranges import FEW_SAMPLES, static_grids, thin_spots
+from zeropoint.calibration.ranges import FEW_SAMPLES, static_inputs, thin_spots
 from zeropoint.errors import InvalidSamples
 from zeropoint.layers.selection import Choice
 from zeropoint.model.layer import Layer
@@ -55,12 +55,12 @@ def test_an_input_that_was_not_finite_is_refused_by_its_layers_name(bad: float) 
     layer = Layer("head", "Linear", 24, "Linear", linear, "head.weight")
     choices = [Choice(layer, WeightSettings(), ActivationSettings())]
     with pytest.raises(InvalidSamples, match="'head'") as refusal:
-        static_grids(choices, profile({"head": Statistics(4, 0.0, bad)}))
+        static_inputs(choices, profile({"head": Statistics(4, 0.0, bad)}))
     assert refusal.value.code == "non_finite_activations"
 
 
 def test_other_layers_may_meet_what_is_not_finite() -> None:
     layer = Layer("head", "Linear", 24, "Linear", nn.Linear(2, 2), "head.weight")
     found = profile({"head": STILL, "mask": Statistics(4, -math.inf, 0.0)})
-    grids = static_grids([Choice(layer, WeightSettings(), ActivationSettings())], found)
-    assert torch.isfinite(grids["head"].qparams.scale)
+    activations = static_inputs([Choice(layer, WeightSettings(), ActivationSettings())], found)
+    assert torch.isfinite(activations["head"].qparams.scale)

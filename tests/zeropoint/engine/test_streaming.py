@@ -20,6 +20,7 @@ from zeropoint.files.stream_writer import TensorWriter
 from zeropoint.layers.checkpoints import searched_qparams
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import select
+from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.layers.weights import WeightNames, dequantize_weight, quantize_weight, to_tensors
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.recipe import Recipe, WeightSettings
@@ -79,7 +80,7 @@ def test_every_tensor_is_what_the_whole_weight_would_give(
         noise = Noise()
         noise.add(tensors[name], dequantize_weight(encoded, qparams))
         assert layer.weight_sqnr_db == pytest.approx(noise.db)
-        assert layer.bytes == sum(
+        assert stored_bytes(layer) == sum(
             t.nbytes for t in to_tensors(WeightNames.usual(name), settings, encoded, qparams).values()
         ) + (0 if layer.layer.bias is None else 256)
     found = load_file(tmp_path / OUT)

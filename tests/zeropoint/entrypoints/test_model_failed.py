@@ -20,6 +20,8 @@ from zeropoint.model.hooks import hooked
 from zeropoint.schema.job import EXIT_FAILED
 from zeropoint.sources.program import program_source
 
+pytestmark = pytest.mark.sampled(3)
+
 SAMPLES = 16
 BAD = 99
 

@@ -18,6 +18,8 @@ from zeropoint.loading.quantized_model import QuantizedModel
 from zeropoint.schema.job import EXIT_OK, OUT_FOLDER, REPORT_FILE, JobSpec
 from zeropoint.schema.report import Report
 
+pytestmark = pytest.mark.sampled(4)
+
 Prepare = Callable[[Tensor], Tensor]
 
 

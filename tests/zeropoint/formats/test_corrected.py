@@ -30,6 +30,7 @@ from zeropoint.layers.corrections import beside_weight
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import select
+from zeropoint.layers.stored_tensors import stored_bytes, stored_corrections, stored_tensors
 from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.restore import restore
 from zeropoint.loading.stored import read_safetensors, read_torch_checkpoint
@@ -78,7 +79,7 @@ def test_a_layer_without_a_bias_gets_one_of_its_own_name(quantized: QuantizeExam
     query = next(layer for layer in result.layers if layer.layer.name == "query")
     assert query.bias is not None
     assert torch.equal(load_file(tmp_path / "model.safetensors")["query.bias"], query.bias)
-    assert query.bytes == sum(tensor.nbytes for tensor in query.tensors.values())
+    assert stored_bytes(query) == sum(tensor.nbytes for tensor in stored_tensors(query).values())
 
 
 def test_nothing_of_it_is_told_of_a_layer_without(quantized: QuantizeExample, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def _run_by_hand(result: Quantized, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def _require_same(got: QuantizedLayer, wanted: QuantizedLayer) -> None:
-    stored, expected = got.corrections, wanted.corrections
+    stored, expected = stored_corrections(got), stored_corrections(wanted)
     assert stored.keys() == expected.keys()
     assert all(torch.equal(stored[name], expected[name]) for name in expected)
     assert torch.equal(got.weight, wanted.weight)

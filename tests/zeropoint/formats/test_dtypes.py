@@ -17,6 +17,8 @@ from zeropoint.formats.program.writer import quantized_program
 from zeropoint.loading.loadback import LoadbackClient
 from zeropoint.metrics.sqnr import Noise
 
+pytestmark = pytest.mark.sampled(3)
+
 LEAST_DB = {
     "asymmetric weights": 30,
     "per tensor": 28,

@@ -10,6 +10,8 @@ from app.intake.program.training_mode import modules_in_training as seen_by_the_
 from tests.networks_in_training import export, innocents, suspects
 from zeropoint.graph.training_mode import modules_in_training
 
+pytestmark = pytest.mark.sampled(4)
+
 
 def both(module: str, folder: Path, *, train: bool, decompose: bool) -> list[dict[str, str]]:
     every = {**{name: module for name, (module, _) in suspects().items()}, **innocents()}

@@ -9,6 +9,7 @@ import torch
 from tests.networks import convolutional
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.layers.quantize import spill_to_disk
+from zeropoint.layers.stored_tensors import stored_sizes, stored_tensors
 
 RECIPES = [
     {},
@@ -24,8 +25,8 @@ def test_nothing_of_a_layer_changes(recipe: dict[str, object], quantized: Quanti
     layer = quantized(convolutional(), **recipe).layers[-1]
     spilled = spill_to_disk(layer, tmp_path / "0.safetensors")
     spilled.release()
-    assert (spilled.sizes, spilled.bytes) == (layer.sizes, layer.bytes)
+    assert stored_sizes(spilled) == stored_sizes(layer)
     assert torch.equal(spilled.dequantized_weight, layer.dequantized_weight)
-    for name, tensor in layer.tensors.items():
-        assert torch.equal(spilled.tensors[name].to(torch.float32), tensor.to(torch.float32)), name
+    for name, tensor in stored_tensors(layer).items():
+        assert torch.equal(stored_tensors(spilled)[name].to(torch.float32), tensor.to(torch.float32)), name
     assert replace(spilled, weight=layer.weight, qparams=layer.qparams, file=None) == layer

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests.networks import Example, audio, convolutional, prenorm, residual
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.calibration.collect import Wanted, collect
-from zeropoint.calibration.ranges import static_grids
+from zeropoint.calibration.ranges import static_inputs
 from zeropoint.data.calls import IterableBatches, read_inputs
 from zeropoint.data.dataset import Dataset, open_dataset
 from zeropoint.layers.quantize import quantize_layer
@@ -94,8 +94,8 @@ def _probed(module: nn.Module) -> Sensitivity | None:
     source = module_source(module.eval())
     calls = IterableBatches([torch.randn(8, 4)], read_inputs)
     choices, _ = select(source.layers, Recipe())
-    grids = static_grids(choices, collect(source, source.layers, calls, lambda *_: None, Wanted()))
-    return probe(source, {c.layer.name: quantize_layer(c, grids[c.layer.name]) for c in choices}, calls)
+    activations = static_inputs(choices, collect(source, source.layers, calls, lambda *_: None, Wanted()))
+    return probe(source, {c.layer.name: quantize_layer(c, activations[c.layer.name]) for c in choices}, calls)
 
 
 def test_the_recipe_asks_for_it(tmp_path: Path, quantized: QuantizeExample) -> None:

@@ -20,6 +20,7 @@ from zeropoint.formats.huggingface.compressed_tensors import compressed, quantiz
 from zeropoint.formats.metadata import file_metadata, room_for_results
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.layers.stored_tensors import bias_name
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS
 from zeropoint.schema.report import Report
 from zeropoint.sources.huggingface.source import HuggingFaceSource
@@ -76,7 +77,7 @@ def _tensors(quantized: Quantized, source: HuggingFaceSource) -> Iterator[tuple[
     Each quantized weight is replaced by its parts.
     """
     weights = {layer.layer.weight_name: layer for layer in quantized.layers}
-    changed = quantized.scaled_normalizations | {n.bias_name: n.bias for n in quantized.layers if n.bias is not None}
+    changed = quantized.scaled_normalizations | {bias_name(n): n.bias for n in quantized.layers if n.bias is not None}
     for name, tensor in source.tensors.items():
         stored = source.stored_names[name]
         if name in weights:

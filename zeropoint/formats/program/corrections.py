@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 from zeropoint.formats.program.qdq_sharing import first_node_after, name_modules
 from zeropoint.graph.program_state import ProgramEditor, add_node
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
+from zeropoint.layers.stored_tensors import bias_name, stored_corrections
 from zeropoint.model.layer_call import LayerCall
 
 aten = torch.ops.aten
@@ -54,9 +55,9 @@ class _Corrections:
     def put_bias(self, call: LayerCall, layer: QuantizedLayer, bias: Tensor) -> LayerCall:
         """Replace the bias, or add one to a call without a bias (`mm` becomes `addmm`); return the updated call."""
         if call.bias is not None:
-            self._editor.change(layer.bias_name, bias)
+            self._editor.change(bias_name(layer), bias)
             return call
-        node, buffer = call.node, self._buffer(call, layer.bias_name, bias)
+        node, buffer = call.node, self._buffer(call, bias_name(layer), bias)
         if node.target is aten.mm.default:
             node.target, node.args = aten.addmm.default, (buffer, *node.args)
             return replace(call, bias=buffer, input_index=1)
@@ -73,7 +74,7 @@ class _Corrections:
             return add_node(self._graph, aten.index_select.default, values, -1, buffer)
 
         name_of_weight = layer.layer.stored_name("outlier_weight")
-        weight = self._buffer(call, name_of_weight, layer.corrections[name_of_weight])
+        weight = self._buffer(call, name_of_weight, stored_corrections(layer)[name_of_weight])
         selected = self._once(values, "outliers", outliers.channels, select)
         with self._graph.inserting_before(node):
             product = add_node(self._graph, aten.linear.default, selected, weight)

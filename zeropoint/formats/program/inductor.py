@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._prims_common import is_contiguous_or_false
 
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.layers.weights import packed
 from zeropoint.model.layer_call import LayerCall
 from zeropoint.primitives.qparams import QParams, QuantType
 
@@ -42,7 +43,7 @@ def buffers(layer: QuantizedLayer, form: Form) -> dict[str, Tensor]:
     Scale and zero point of a whole tensor are literals in the graph; a kernel, however, needs one scale per output, and
     zero points as int64 even if all are 0.
     """
-    qparams, tensors = layer.qparams, {"": layer.values}
+    qparams, tensors = layer.qparams, {"": packed(layer.weight, layer.settings)}
     if form == "kernel" and qparams is not None:
         outputs = layer.weight.shape[0]
         scale = {"_scale": qparams.scale} if qparams.axis == 0 else {"_scale_of_outputs": qparams.scale.repeat(outputs)}
