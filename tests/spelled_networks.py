@@ -78,6 +78,10 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, IN)
 
 
+def _heads(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:-1], 3, 4)
+
+
 def _standardized(w: Tensor) -> Tensor:
     return (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 1e-5)
 
@@ -138,6 +142,51 @@ PRODUCTS: Mapping[str, Spelling] = {
         lambda m, x: linear(x, m.w.reshape(OUT, IN), m.b), lambda: {"w": weight(IN * OUT), "b": weight(OUT)}
     ),
     "cast": Spelling(lambda m, x: linear(x.bfloat16(), m.w.bfloat16(), m.b.bfloat16()).float(), _outs_first),
+    "tensordot": Spelling(lambda m, x: torch.tensordot(x, m.w, dims=1) + m.b, _ins_first, transposed=True),
+    "tensordot of the last dimensions": Spelling(
+        lambda m, x: torch.tensordot(x, m.w, dims=([-1], [1])) + m.b,
+        _outs_first,
+    ),
+    "tensordot of heads": Spelling(
+        lambda m, x: torch.tensordot(_heads(x), m.w, dims=2), lambda: {"w": weight(3, 4, OUT)}
+    ),
+    "tensordot with the weight first": Spelling(
+        lambda m, x: torch.tensordot(m.w, x, dims=([1], [2])).permute(1, 2, 0),
+        _outs_first,
+    ),
+    "tensordot over steps": Spelling(
+        lambda m, x: torch.tensordot(x, m.w, dims=([1], [0])).transpose(1, 2),
+        lambda: {"w": weight(STEPS, OUT * IN // STEPS + 1)},
+        transposed=True,
+    ),
+    "inner": Spelling(lambda m, x: torch.inner(x, m.w) + m.b, _outs_first),
+    "einsum with an ellipsis": Spelling(
+        lambda m, x: torch.einsum("...i,io->...o", x, m.w) + m.b, _ins_first, transposed=True
+    ),
+    "einsum with the weight first": Spelling(lambda m, x: torch.einsum("oi,...i->...o", m.w, x), _outs_first),
+    "einsum with two ellipses": Spelling(
+        lambda m, x: torch.einsum("...ti,...io->...to", x, m.w), lambda: {"w": weight(1, IN, OUT)}
+    ),
+    "einsum without an arrow": Spelling(lambda m, x: torch.einsum("btd,dz", x, m.w), _ins_first, transposed=True),
+    "einsum with an ellipsis and without an arrow": Spelling(
+        lambda m, x: torch.einsum("...d,dz", x, m.w), _ins_first, transposed=True
+    ),
+    "linear of transposed heads": Spelling(
+        lambda m, x: linear(_heads(x).transpose(1, 2), m.w, m.b).sum(1), lambda: {"w": weight(24, 4), "b": weight(24)}
+    ),
+    "linear of heads without a bias": Spelling(
+        lambda m, x: linear(_heads(x).permute(0, 3, 1, 2), m.w).sum(1), lambda: {"w": weight(32, 3)}
+    ),
+    "matmul of transposed heads": Spelling(
+        lambda m, x: (_heads(x).transpose(1, 2) @ m.w + m.b).sum(1),
+        lambda: {"w": weight(4, 24), "b": weight(24)},
+        transposed=True,
+    ),
+    "beside a weight computed from it": Spelling(
+        lambda m, x: linear(x, m.w * m.g) + linear(x, m.w),
+        lambda: {"w": weight(OUT, IN), "g": weight(OUT, 1, seed=1)},
+        layers=("w", "w_linear"),
+    ),
     "convolution": Spelling(
         lambda m, x: conv1d(x.transpose(1, 2), m.w, m.b).transpose(1, 2),
         lambda: {"w": weight(OUT, IN, 1), "b": weight(OUT)},

@@ -162,7 +162,9 @@ def _named(groups: list[_Group], original: Mapping[str, Tensor]) -> dict[str, _G
         slices = len(alike) > 1 and all(group.first.folded for group in alike)
         first = next((group for group in alike if not group.first.folded), alike[0])
         for number, group in enumerate(alike):
-            wanted = f"{base}.{number}" if slices else f"{base}.{group.first.kind.lower()}"
+            # a tensor that stays stored under this name can't hold others, as a module could
+            nested = "_" if group.first.folded and first.first.weight_name == base else "."
+            wanted = f"{base}.{number}" if slices else f"{base}{nested}{group.first.kind.lower()}"
             name = base if group is first and not slices else free_name(wanted, taken)
             taken.add(name)
             named[name] = group

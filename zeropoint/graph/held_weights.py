@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from zeropoint.graph.constants import Constants, is_check
 from zeropoint.graph.moves import MIXED, Dims, moved, source_of
+from zeropoint.graph.products import sides
 from zeropoint.model.layer import LayerKind
 from zeropoint.model.layer_call import LayerCall
 
@@ -35,7 +36,9 @@ _FACTORS = {
     "bmm": ((0, 2), (1, 1)),
     "addmm": ((1, 1), (2, 0)),
     "baddbmm": ((1, 2), (2, 1)),
+    "addbmm": ((1, 2), (2, 1)),
     "mv": ((0, 1),),
+    "addmv": ((1, 1),),
     "linear": ((1, 1),),
     "_grouped_mm": ((1, 1),),
     "grouped_mm_fallback": ((1, 1),),
@@ -113,9 +116,9 @@ def _operator(node: Node) -> str:
 
 
 def _einsum(equation: str, factors: Sequence[Node]) -> Iterator[Reading]:
-    left, arrow, right = equation.replace(" ", "").partition("->")
+    left, right = sides(equation)
     operands = left.split(",")
-    if not arrow or len(operands) != len(factors):
+    if len(operands) != len(factors):
         return
     for text, factor in zip(operands, factors, strict=True):
         letters = [*text] if "." not in text else []  # an ellipsis hides which dimension is which

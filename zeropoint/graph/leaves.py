@@ -183,7 +183,7 @@ def _compute(call: LayerCall, constants: Constants) -> Compute:
         stored = constants.value(call.weight)
         copied = canonical_weight(stored, call).data_ptr() != stored.data_ptr()
         dense = copied and not call.views and stored.is_contiguous()
-        return _Spelled(call.node.target, call.spelling, _equation(call.node), dense)
+        return _Spelled(call.node.target, call.spelling, _equation(call.node), _dimensions(call.node), dense)
     if call.kind in ("Linear", "Embedding"):
         plain = getattr(nn, call.kind).forward
         return cast(Compute, plain)
@@ -214,6 +214,8 @@ class _Spelled:
     target: Any
     spelling: Spelling
     equation: str | None
+    dimensions: tuple[list[int], ...]
+    """The dimensions that a tensordot sums over, of each factor."""
     dense: bool = False
     """Whether the operator reads a weight in the order of memory, though the leaf has it in another order."""
 
@@ -229,7 +231,7 @@ class _Spelled:
         if self.target is aten.linear.default and bias is not None and not spelling.weight_first:
             return self._last(self.target(*factors, bias))
         product = {aten.addmm.default: torch.mm, aten.baddbmm.default: torch.bmm}.get(self.target, self.target)
-        result = product(*factors) if self.equation is None else product(self.equation, factors)
+        result = product(*factors, *self.dimensions) if self.equation is None else product(self.equation, factors)
         output = self._last(result)
         return output if bias is None else output + bias
 
@@ -269,3 +271,7 @@ class _Spelled:
 
 def _equation(node: Node) -> str | None:
     return cast(str, node.args[0]) if node.target is aten.einsum.default else None
+
+
+def _dimensions(node: Node) -> tuple[list[int], ...]:
+    return cast(tuple[list[int], ...], node.args[2:4]) if node.target is aten.tensordot.default else ()

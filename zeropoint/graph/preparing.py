@@ -62,9 +62,12 @@ def prepared_program(
 
 
 def _with_their_slices(calls: Calls, layers: Collection[str]) -> list[str]:
-    """Return the layers, and those whose weight is computed from the same tensor, which would be stored twice else."""
+    """Return the layers, and those whose weight is computed from the same tensor.
+
+    It would be stored twice else; and where a layer reads it as it is, the others would be computed from integers.
+    """
     chosen = [name for name in layers if name in calls]
-    sources = {source for name in chosen for call in calls[name] if call.folded for source in call.sources}
+    sources = {source for name in chosen for call in calls[name] for source in call.sources}
     return [
         name
         for name, places in calls.items()

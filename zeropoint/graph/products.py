@@ -1,4 +1,4 @@
-"""Matrix products in every spelling: linear, mm, matmul, bmm, mv, addmm, baddbmm and einsum.
+"""Matrix products in every spelling: linear, mm, matmul, bmm, mv, addmm, baddbmm, inner, tensordot and einsum.
 
 The weight may be either factor. Each product is described as an einsum of values and weight (`Spelling`): dimensions
 with one number belong together.
@@ -19,6 +19,7 @@ aten = torch.ops.aten
 
 _PRODUCTS = (aten.mm.default, aten.matmul.default, aten.bmm.default, aten.mv.default)
 _SUMS = (aten.addmm.default, aten.baddbmm.default)
+_CONTRACTIONS = (aten.tensordot.default, aten.inner.default)
 _ELLIPSIS = "..."
 
 
@@ -100,6 +101,8 @@ def _parts(
         return factors, ((*others, 0), (1, 0)), (*others, 1), addend
     if node.target is aten.einsum.default:
         return _einsum(arguments)
+    if node.target in _CONTRACTIONS:
+        return _contraction(arguments)
     if node.target in _SUMS:
         if arguments.get("alpha", 1) != 1 or arguments.get("beta", 1) != 1:
             return None
@@ -123,21 +126,50 @@ def _matmul(first: int, second: int) -> tuple[Terms, Terms, Terms] | None:
     return left, right, (*batch, *((1,) if first > 1 else ()), *((0,) if second > 1 else ()))
 
 
+def _contraction(arguments: Mapping[str, Any]) -> tuple[tuple[Node, Node], tuple[Terms, Terms], Terms, None] | None:
+    """Return the parts of a tensordot, or of an inner product, which sums over the last dimensions of both."""
+    factors: tuple[Node, Node] = arguments["self"], arguments["other"]
+    shapes = [factor.meta["val"].shape for factor in factors]
+    if not all(map(len, shapes)):
+        return None
+    first, second = (
+        [dim % len(shape) for dim in arguments.get(name, [-1])]
+        for name, shape in zip(("dims_self", "dims_other"), shapes, strict=True)
+    )
+    if any(str(shapes[0][left]) != str(shapes[1][right]) for left, right in zip(first, second, strict=True)):
+        return None  # a dimension of size 1 is repeated
+    left = tuple(range(len(shapes[0])))
+    right = tuple(first[second.index(dim)] if dim in second else len(left) + dim for dim, _ in enumerate(shapes[1]))
+    summed = {left[dim] for dim in first}
+    return factors, (left, right), tuple(term for term in left + right if term not in summed), None
+
+
 def _einsum(
     arguments: Mapping[str, Any],
 ) -> tuple[tuple[Node, Node], tuple[Terms, Terms], Terms, Node | None] | None:
     """Return the parts of an einsum of two tensors."""
     factors = arguments["tensors"]
-    equation = arguments["equation"].replace(" ", "")
-    left, arrow, right = equation.partition("->")
+    left, right = sides(arguments["equation"])
     operands = left.split(",")
-    if len(factors) != 2 or len(operands) != 2 or not arrow:
+    if len(factors) != 2 or len(operands) != 2:
         return None
     ranks = [factor.meta["val"].dim() for factor in factors]
     terms = [tuple(_numbers(text, rank)) for text, rank in zip(operands, ranks, strict=True)]
     repeated = max(rank - len(_letters(text)) for text, rank in zip(operands, ranks, strict=True))
     result = tuple(_numbers(right, len(_letters(right)) + (repeated if _ELLIPSIS in right else 0)))
     return (factors[0], factors[1]), (terms[0], terms[1]), result, None
+
+
+def sides(equation: str) -> tuple[str, str]:
+    """Return the operands and the result of an einsum.
+
+    Without an arrow the result has the dimensions of the ellipsis, then the letters that occur once, sorted.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    if arrow:
+        return left, right
+    once = sorted(letter for letter in {*left} - {*",."} if left.count(letter) == 1)
+    return left, _ELLIPSIS * (_ELLIPSIS in left) + "".join(once)
 
 
 def _letters(text: str) -> Sequence[str]:

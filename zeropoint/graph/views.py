@@ -79,7 +79,7 @@ def view_step(node: Node) -> Sequence[int] | None:
     if target is aten.expand.default:
         return _expanded(source, node)
     if target in _SHAPES:
-        return _aligned(_sizes(source), _sizes(node))
+        return _aligned(_sizes(source), _sizes(node)) or _merged(source, node)
     return dims if target in _COPIES or (target in _CASTS and _unchanged(source, node)) else None
 
 
@@ -105,6 +105,17 @@ def _aligned(before: Sequence[str], after: Sequence[str]) -> Sequence[int] | Non
         else:
             return None
     return places if all(size == "1" for size in before[read:]) else None
+
+
+def _merged(source: Node, node: Node) -> Sequence[int] | None:
+    """Return the dimensions of a view that reshapes leading dimensions along which the source only repeats."""
+    before, after = _sizes(source), _sizes(node)
+    repeated = next((place for place, dim in enumerate(view_of(source).dims) if dim != REPEATED), len(before))
+    kept = len(before) - repeated
+    added = len(after) - kept
+    if not repeated or added < 0 or before[repeated:] != after[added:]:
+        return None
+    return [REPEATED] * added + list(range(repeated, len(before)))
 
 
 def _unchanged(source: Node, node: Node) -> bool:

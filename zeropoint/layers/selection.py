@@ -173,7 +173,7 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
 
 
 def _agree_on_shared(
-    layers: Iterable[Layer], decisions: dict[str, Choice | SkipReason]
+    layers: Sequence[Layer], decisions: dict[str, Choice | SkipReason]
 ) -> dict[str, Choice | SkipReason]:
     """Skip layers that share a weight and would be quantized differently, so that tied weights stay tied."""
     sharing: dict[str, list[str]] = {}
@@ -185,6 +185,29 @@ def _agree_on_shared(
         if len(settings) > 1:
             conflict: SkipReason = "shared_weight_conflict"
             decisions |= {name: conflict for name in names if isinstance(decisions[name], Choice)}
+    return _agree_on_sources(layers, decisions)
+
+
+def _agree_on_sources(
+    layers: Sequence[Layer], decisions: dict[str, Choice | SkipReason]
+) -> dict[str, Choice | SkipReason]:
+    """Skip layers whose weight is computed from that of another layer, and that one, unless both are quantized.
+
+    With one of them in float, both weights would be stored where the model has one.
+    """
+    plain = {layer.weight_name: layer.name for layer in layers if layer.weight_name is not None and not layer.computed}
+    pairs = [
+        (layer.name, plain[source])
+        for layer in layers
+        if layer.computed
+        for source in layer.parameters
+        if source in plain
+    ]
+    for _ in pairs:  # one conflict may lead to the next
+        for pair in pairs:
+            if not all(isinstance(decisions[name], Choice) for name in pair):
+                conflict: SkipReason = "shared_weight_conflict"
+                decisions |= {name: conflict for name in pair if isinstance(decisions[name], Choice)}
     return decisions
 
 

@@ -28,6 +28,8 @@ from tests.spelled_networks import (
     weight,
 )
 from zeropoint import load, quantize
+from zeropoint.errors import InvalidRecipe
+from zeropoint.graph.preparing import prepared
 from zeropoint.schema.layer_patterns import layer_aliases
 from zeropoint.sources.program import program_source
 
@@ -119,7 +121,57 @@ def test_every_weight_is_quantized_and_comes_back(tmp_path: Path, name: str) -> 
     assert not [n for n, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() >= IN * OUT]
     if spelling is not None and spelling.transposed:
         (layer,) = (layer for layer in result.report.layers if layer.name == "mix.w")
-        assert (list(tensors["mix.w"].shape), layer.weight.axis) == ([IN, OUT], 1)
+        assert (tensors["mix.w"].shape, layer.weight.axis) == (spelling.tensors()["w"].shape, 1)
+
+
+class Gained(nn.Module):
+    """One parameter that multiplies, and another weight that is computed from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.g = weight(OUT, IN), weight(OUT, 1, seed=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return nn.functional.linear(x, self.w), nn.functional.linear(x, self.w * self.g)
+
+
+@pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
+def test_a_parameter_and_what_is_computed_from_it_are_both_quantized_or_neither(
+    tmp_path: Path, decompose: bool
+) -> None:
+    network, samples = Gained(), [(inputs(4, seed),) for seed in range(8)]
+    program = exported(network, decompose=decompose)
+    result = quantize(program, samples, recipe="int8-weight-only")
+    result.save(tmp_path)
+    with torch.no_grad():
+        outputs = zip(network(inputs(3)), load(tmp_path).module(inputs(3)), result.module(inputs(3)), strict=True)
+    for float_output, loaded, output in outputs:
+        assert torch.equal(loaded, output)
+        assert not torch.equal(float_output, output)
+        torch.testing.assert_close(output, float_output, atol=0.05, rtol=0)
+    for one in ("w", "w_linear"):
+        with pytest.raises(InvalidRecipe, match="shared_weight_conflict"):
+            quantize(program, samples, exclude=[one])
+
+
+@pytest.mark.parametrize("left_in_float", ["w", "w_linear"])
+def test_a_computed_weight_is_stored_before_its_source_becomes_integers(left_in_float: str) -> None:
+    """A search may leave either of them in float."""
+    source = program_source(exported(Gained()))
+    tensors = prepared(source, {"w", "w_linear"} - {left_in_float}).tensors
+    assert {"w", "w_linear.weight"} <= tensors.keys()
+
+
+class ReadBesides(Gained):
+    """The parameter is also added to the values, so it must stay as it is, and so must what is computed from it."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (*super().forward(x), x[..., None, :] + self.w)
+
+
+def test_a_parameter_that_is_also_added_stays_in_float_with_what_is_computed_from_it() -> None:
+    layers = {layer.name: layer.reason for layer in program_source(exported(ReadBesides())).layers}
+    assert layers == dict.fromkeys(("w", "w_linear"), "shared_weight_conflict")
 
 
 RECIPES = {
