@@ -28,7 +28,7 @@ from zeropoint.schema.formats import SourceFormat, formats_of
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Loaded, Report
-from zeropoint.simulation.exclusion import MEASURE_SHARE, MOST_MEASURED, measured_gains
+from zeropoint.simulation.exclusion import measured_gains
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.huggingface.source import HuggingFaceSource
 from zeropoint.validation.evaluation import Evaluation, SavedModel, evaluate
@@ -118,9 +118,9 @@ def with_measured_gains(quantized: Quantized, planned: QuantizationPlan, validat
         return quantized
     if not measured.ran or not measured.rows:
         return quantized
-    count = MOST_MEASURED if quantized.recipe.sensitivity else planned.calibration.count // MEASURE_SHARE
-    evaluation = (batches, pooled_rows(measured.rows))
-    found = measured_gains(quantized.source, quantized.layers, gains, evaluation, min(count, MOST_MEASURED))
+    asked, evaluation = bool(quantized.recipe.sensitivity), (batches, pooled_rows(measured.rows))
+    calibrating = planned.calibration.count
+    found = measured_gains(quantized.source, quantized.layers, gains, evaluation, calibrating, asked=asked)
     return replace(quantized, decisions=replace(quantized.decisions, gains=found))
 
 

@@ -3,9 +3,11 @@
     gain_l = 10·log10(noise of all / noise of all but l)
 
 The probe predicts it for every layer: noise of all but l = noise of all · (1 − noise_l / Σ noise). Noise adds up only
-nearly. So the gain is measured for the layers with the most noise, once the result was evaluated. Few samples make most
-of the noise, and a plain sample misses them: CREPE's worst layer gains 3.5 dB, and 13 evenly spread samples said
-between 0.9 and 6.8. So samples are drawn with probability p_i, half in proportion to their noise n_i and half evenly:
+nearly, and the probe sees few samples. So the gain is measured, once the result was evaluated, for the layers that the
+report shows first, and for all of few layers. Few samples that evaluated are all measured: the gain is then what the
+same layers without l reach on them. Of many, some are drawn. A few samples make most of the noise, and a plain sample
+misses them: CREPE's worst layer gains 3.5 dB, and 13 evenly spread samples said between 0.9 and 6.8. So samples are
+drawn with probability p_i, half in proportion to their noise n_i and half evenly:
 
     noise of all but l / noise of all = Σ (n_i without l / p_i) / Σ (n_i / p_i),  over drawn samples
 
@@ -13,7 +15,7 @@ between 0.9 and 6.8. So samples are drawn with probability p_i, half in proporti
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +30,17 @@ from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import MAX_SAMPLES, Sensitivity, predicted_db, probe
 
 MEASURED = 3
-"""Layers whose gain is measured: those with the most noise."""
-MOST_MEASURED = 64
-"""Most samples to measure on."""
+"""The layers that the report shows first are measured, at least so many."""
+MOST_LAYERS = 6
+"""Most layers to measure: what was measured may put others first."""
+FEW_RUNS = 256
+"""All layers are measured if that takes at most so many runs of a sample."""
+FEW_SAMPLES, FEW_SAMPLES_LARGE = 256, 64
+"""So many samples are all measured, the second for models of more than `SMALL_BYTES`."""
+SMALL_BYTES = 2**25
 PROBE_SHARE, MEASURE_SHARE = 21, 9
-"""One of so many calibration samples is probed, at about 7 forward passes each, and measured, at about 6. Together that
-is less than a calibration pass, which takes statistics too."""
+"""One of so many calibration samples is probed, at about 7 forward passes each; for large models with many samples that
+evaluate as many are measured, at about 6. Together that is less than a calibration pass, which takes statistics too."""
 MOST_BYTES = 2**30
 """Of larger models, gradients are taken only if the recipe asks for them."""
 
@@ -76,37 +83,78 @@ def measured_gains(
     layers: Sequence[QuantizedLayer],
     gains: Mapping[str, float],
     evaluation: tuple[Batches, Rows],
-    count: int,
+    calibrating: int,
+    *,
+    asked: bool,
 ) -> dict[str, float]:
-    """Return the gains, those of the layers with the most noise measured on `count` samples that evaluated the result.
+    """Return the gains, those of the layers that come first measured on the samples that evaluated the result.
 
-    `evaluation`: these samples, and the noise of each.
+    `evaluation`: these samples, and the noise of each. `calibrating`: the number of calibration samples. `asked`: the
+    recipe asks for what layers cost, so that a model counts as small.
     """
     samples, rows = evaluation
-    chances = _chances(rows)
-    places = _drawn(chances, count)
-    if not isinstance(samples, Samples) or samples.smallest_batch > 1 or len(rows) != samples.count or not places:
+    most, count = FEW_SAMPLES, FEW_SAMPLES
+    if not asked and source.original_bytes > SMALL_BYTES:
+        most, count = FEW_SAMPLES_LARGE, min(calibrating // MEASURE_SHARE, FEW_SAMPLES_LARGE)
+    few = samples.count <= most
+    places = [] if few else _drawn(_chances(rows), count)
+    one_by_one = isinstance(samples, Samples) and samples.smallest_batch <= 1 and len(rows) == samples.count
+    if not few and not (places and one_by_one):
         return dict(gains)
     try:
-        return _measured(source, layers, gains, _at(samples, places), chances[torch.tensor(places)])
+        if few or not isinstance(samples, Samples):
+            return _measured(gains, _on_all(source, layers, samples), samples.count)
+        measure = _on_drawn(source, layers, _at(samples, places), _chances(rows)[torch.tensor(places)])
+        return _measured(gains, measure, len(places))
     except Exception:  # a model that fails on other batches than those it was given
         _forget(source)
         return dict(gains)
 
 
-def _measured(
-    source: Source, layers: Sequence[QuantizedLayer], gains: Mapping[str, float], samples: Batches, weights: Tensor
-) -> dict[str, float]:
-    evaluator = Evaluator(source, samples)
-    everything, found = evaluator.by_row(layers).tensors[1], dict(gains)
-    if len(everything) != len(weights):
-        return found
-    for name in sorted(gains, key=lambda name: -gains[name])[:MEASURED]:
-        rest = evaluator.by_row([layer for layer in layers if layer.layer.name != name]).tensors[1]
-        left = float((rest / weights).sum() / (everything / weights).sum()) if len(rest) == len(weights) else 0.0
-        if 0 < left < math.inf:
-            found[name] = -10 * math.log10(left)
+GainOf = Callable[[str], float]
+"""Returns what leaving the named layer in float gains, in dB; infinite or no number where that can't be said."""
+
+
+def _measured(gains: Mapping[str, float], measure: GainOf, samples: int) -> dict[str, float]:
+    """Return the gains, measured for all layers if there are few, else until those that come first are measured."""
+    found, known = dict(gains), set[str]()
+    few = len(gains) * samples <= FEW_RUNS
+    while few or len(known) < MOST_LAYERS:
+        order = sorted(found, key=lambda name: -found[name])
+        name = next((name for name in order[: None if few else MEASURED] if name not in known), None)
+        if name is None:
+            break
+        known.add(name)
+        gain = measure(name)
+        if math.isfinite(gain):
+            found[name] = gain
     return found
+
+
+def _on_all(source: Source, layers: Sequence[QuantizedLayer], samples: Batches) -> GainOf:
+    """Return a function that measures a gain on all samples."""
+    evaluator = Evaluator(source, samples)
+    everything = evaluator.noise(layers).db
+    return lambda name: evaluator.noise(_but(layers, name)).db - everything
+
+
+def _on_drawn(source: Source, layers: Sequence[QuantizedLayer], samples: Batches, chances: Tensor) -> GainOf:
+    """Return a function that measures a gain on samples that were drawn with these chances, float64 [samples]."""
+    evaluator = Evaluator(source, samples)
+    everything = evaluator.by_row(layers).tensors[1]
+
+    def gain(name: str) -> float:
+        rest = evaluator.by_row(_but(layers, name)).tensors[1]
+        if not len(rest) == len(everything) == len(chances):
+            return math.nan
+        left = float((rest / chances).sum() / (everything / chances).sum())
+        return -10 * math.log10(left) if 0 < left < math.inf else math.nan
+
+    return gain
+
+
+def _but(layers: Sequence[QuantizedLayer], name: str) -> list[QuantizedLayer]:
+    return [layer for layer in layers if layer.layer.name != name]
 
 
 def _probed(source: Source, layers: Sequence[QuantizedLayer], samples: Batches) -> Sensitivity | None:

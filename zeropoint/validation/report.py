@@ -235,12 +235,15 @@ def by_cost(layers: Sequence[LayerReport]) -> list[LayerReport]:
     return sorted(layers, key=lambda layer: math.inf if (gain := layer.excluding_gains_db) is None else -gain)
 
 
-def _excluding(layer: QuantizedLayer, gain: float | None) -> dict[str, Any]:
-    """Return the fields that say what excluding a layer gains and costs."""
+def _excluding(layer: QuantizedLayer, decisions: Decisions) -> dict[str, Any]:
+    """Return the fields that say what excluding a layer gains and costs; algorithms that were kept stay as they are."""
+    gain = decisions.gains.get(layer.layer.name)
     if gain is None:
         return {}
     name, added = layer.layer.name, layer.layer.bytes - stored_bytes(layer)
-    words = f"Excluding {name!r} gains {gain:.1f} dB for {added:,} bytes."
+    kept = any(step.kept and step.algorithm != "fold_normalization" for step in decisions.algorithms)
+    same = ", with the same algorithms" if kept else ""
+    words = f"Excluding {name!r} gains {gain:.1f} dB for {added:,} bytes{same}."
     return {"excluding_gains_db": gain, "excluding_adds_bytes": added, "excluding": words}
 
 
@@ -271,5 +274,5 @@ def _layer_report(layer: QuantizedLayer, evaluation: Evaluation | None, decision
         sensitivity_db=decisions.sensitivity.get(layer.layer.name),
         original_bytes=layer.layer.bytes,
         quantized_bytes=stored_bytes(layer),
-        **_excluding(layer, decisions.gains.get(layer.layer.name)),
+        **_excluding(layer, decisions),
     )

@@ -13,7 +13,7 @@ from zeropoint.data.batches import ModelInputs
 from zeropoint.data.calls import CallDataset, read_calls
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
-from zeropoint.simulation.exclusion import spread
+from zeropoint.simulation.exclusion import MEASURED, MOST_LAYERS, _measured, spread
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linears": (lambda: nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.Linear(32, 8)), (16,)),
@@ -25,11 +25,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def report_of(name: str, rows: int = 160, **recipe: object) -> Report:
+def report_of(name: str, rows: int = 160, *, scaled: bool = False, **recipe: object) -> Report:
+    """`scaled`: samples of very different sizes, so that few make most of the noise."""
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     network = make().eval()
-    data = list(torch.split(torch.randn(rows, *shape), 16))
+    values = torch.randn(rows, *shape)
+    if scaled:
+        values *= torch.randn(rows, *[1] * len(shape)).exp()
+    data = list(torch.split(values, 16))
     return quantize(network, data, recipe=recipe, on_failure="ignore", progress=False).report
 
 
@@ -48,6 +52,44 @@ def test_excluding_a_layer_gains_what_the_report_says(name: str, granularity: st
         assert layer.excluding_adds_bytes == without.summary.quantized_bytes - told.summary.quantized_bytes
         gain, added = layer.excluding_gains_db, layer.excluding_adds_bytes
         assert layer.excluding == f"Excluding {layer.name!r} gains {gain:.1f} dB for {added:,} bytes."
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rows", [160, 400])
+def test_it_is_what_the_same_layers_without_it_reach(name: str, rows: int) -> None:
+    """Noise of single samples is uneven: a few of those that evaluate would say something else."""
+    told = report_of(name, rows, scaled=True)
+    for layer in told.layers[:3]:
+        without = report_of(name, rows, scaled=True, exclude=[layer.name])
+        assert told.summary.sqnr_db is not None
+        assert without.summary.sqnr_db is not None
+        assert layer.excluding_gains_db == pytest.approx(without.summary.sqnr_db - told.summary.sqnr_db, abs=0.05)
+
+
+def test_it_says_when_algorithms_stay_as_they_are() -> None:
+    for kind, kept in (("gptq", True), ("smoothing", False)):
+        told = report_of("linears", algorithms=[{"kind": kind}], weights={"granularity": "per_tensor"})
+        assert [step.kept for step in told.algorithms] == [kept]
+        for layer in told.layers:
+            assert layer.excluding is not None
+            assert layer.excluding.endswith(", with the same algorithms.") == kept
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_layers_on_top_are_measured(few: bool) -> None:
+    """Whatever the prediction put first; of few layers all are."""
+    predicted = {str(number): 3.0 - number / 10 for number in range(20)}
+    real = {str(number): number / 100 for number in range(20)}
+    asked: list[str] = []
+
+    def measure(name: str) -> float:
+        asked.append(name)
+        return real[name]
+
+    found = _measured(predicted, measure, 1 if few else 1000)
+    assert len(asked) == len(set(asked)) == (20 if few else MOST_LAYERS)
+    assert all(found[name] == real[name] for name in asked)
+    assert asked[:MEASURED] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
