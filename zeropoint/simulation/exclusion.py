@@ -25,6 +25,7 @@ from zeropoint.data.batches import Batches, ModelInputs, Samples
 from zeropoint.data.calls import IterableBatches
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.metrics.rows import Rows
+from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.source import Source
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.simulation.sensitivity import MAX_SAMPLES, Sensitivity, predicted_db, probe
@@ -134,8 +135,8 @@ def _measured(gains: Mapping[str, float], measure: GainOf, samples: int) -> dict
 def _on_all(source: Source, layers: Sequence[QuantizedLayer], samples: Batches) -> GainOf:
     """Return a function that measures a gain on all samples."""
     evaluator = Evaluator(source, samples)
-    everything = evaluator.noise(layers).db
-    return lambda name: evaluator.noise(_but(layers, name)).db - everything
+    everything = _db(evaluator.noise(layers))
+    return lambda name: _db(evaluator.noise(_but(layers, name))) - everything
 
 
 def _on_drawn(source: Source, layers: Sequence[QuantizedLayer], samples: Batches, chances: Tensor) -> GainOf:
@@ -151,6 +152,10 @@ def _on_drawn(source: Source, layers: Sequence[QuantizedLayer], samples: Batches
         return -10 * math.log10(left) if 0 < left < math.inf else math.nan
 
     return gain
+
+
+def _db(noise: Noise) -> float:
+    return math.nan if noise.db is None else noise.db
 
 
 def _but(layers: Sequence[QuantizedLayer], name: str) -> list[QuantizedLayer]:
