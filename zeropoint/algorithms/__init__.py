@@ -11,6 +11,7 @@ from typing import Any
 from zeropoint.algorithms.awq import scale_by_activations
 from zeropoint.algorithms.bias_correction import correct_biases
 from zeropoint.algorithms.context import AlgorithmContext, Layers
+from zeropoint.algorithms.equalization import equalize
 from zeropoint.algorithms.gptq import round_by_gptq
 from zeropoint.algorithms.mixed_precision import keep_in_float
 from zeropoint.algorithms.mse_clipping import clip
@@ -34,11 +35,13 @@ FITTED_DB, TIGHT_DB, SLOW_DB = 0.5, 2.0, 0.5
 """Least gains in dB on the acceptance samples, which resemble the calibration samples more than future inputs will.
 
 FITTED_DB holds for algorithms that fit a range to samples. TIGHT_DB holds for those that also leave channels no
-headroom: smoothing gained 0.4 dB for a face network on the acceptance samples, and lost 9 dB on other pictures.
+headroom, as equalization and smoothing: smoothing gained 0.4 dB for a face network on the acceptance samples, and lost
+9 dB on other pictures.
 SLOW_DB holds for algorithms that make the model slower.
 """
 
 ALGORITHMS: Mapping[str, Algorithm] = {
+    "equalization": Algorithm(equalize, least_gain_db=TIGHT_DB),
     "mse_clipping": Algorithm(clip, least_gain_db=FITTED_DB),
     "smoothing": Algorithm(smooth, least_gain_db=TIGHT_DB),
     "outlier_split": Algorithm(split_outliers, least_gain_db=TIGHT_DB),

@@ -26,6 +26,8 @@ class AlgorithmContext:
     """Layer -> the first layer that reads the same values, as query, key and value do."""
     norm_mappings: Mapping[str, str] = field(default_factory=dict)
     """Layer -> the normalization in front of it that can absorb a factor for each channel."""
+    producers: Mapping[str, str] = field(default_factory=dict)
+    """Layer -> the layer whose output it alone reads, through functions that keep a positive factor."""
     products: bool = True
     """Whether a layer may also read its input in float, to multiply it or to keep some channels in float."""
 

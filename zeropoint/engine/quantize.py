@@ -14,12 +14,13 @@ from zeropoint.data.batches import Batches
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.graph.preparing import prepared
+from zeropoint.graph.producers import producers
 from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
 from zeropoint.layers.selection import Choice, fallback_notes, is_targeted
-from zeropoint.model.source import Source
+from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.job import PhaseCallback, ProgressCallback
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
@@ -134,11 +135,29 @@ def _run(
         layers, decisions = search(
             source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)
         )
-    layers = [replace(layer, output=outputs.get(layer.layer.name)) for layer in layers]
+    layers = _with_outputs(source, layers, outputs)
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
     result = Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
     return _Run(planned, result, profile, activations)
+
+
+def _with_outputs(
+    source: Source, layers: Sequence[QuantizedLayer], outputs: Mapping[str, Activation]
+) -> list[QuantizedLayer]:
+    """Add the qparams of fused outputs. Where the next layer's scale is absorbed, its input has the scaled range.
+
+    An average has a smaller range than its values; such an output stays in float.
+    """
+    before = producers(source) if isinstance(source, ProgramSource) and outputs else {}
+    absorbed = [layer for layer in layers if layer.scaled_by is not None and layer.layer.name in before]
+    scaled = {
+        before[layer.layer.name].name: None if before[layer.layer.name].averages else layer.activation
+        for layer in absorbed
+        if before[layer.layer.name].name == layer.scaled_by
+    }
+    known = {**outputs, **{name: activation for name, activation in scaled.items() if name in outputs}}
+    return [replace(layer, output=known.get(layer.layer.name)) for layer in layers]
 
 
 def _with_warnings(run: _Run) -> Quantized:

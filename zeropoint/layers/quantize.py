@@ -75,10 +75,14 @@ def with_quantized_values(layer: QuantizedLayer, quantized: Tensor) -> Quantized
 
 def column_abs_max(layer: Layer) -> Tensor:
     """Return max|W| over the weights that multiply an input channel, float32 [in]."""
-    weight = layer.weight.cpu().float().abs()
+    return column_max(layer.weight.cpu().float().abs(), layer)
+
+
+def column_max(values: Tensor, layer: Layer) -> Tensor:
+    """Return the largest of `values`, in the weight's shape, over the weights that multiply an input channel: [in]."""
     if layer.kind in TRANSPOSED:
-        return weight.flatten(1).amax(1)
-    rows = weight.flatten(2).amax(2) if weight.dim() > 2 else weight
+        return values.flatten(1).amax(1)
+    rows = values.flatten(2).amax(2) if values.dim() > 2 else values
     groups = layer.module.groups if isinstance(layer.module, nn.modules.conv._ConvNd) else 1
     return rows.reshape(groups, -1, rows.shape[1]).amax(1).flatten()
 

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from zeropoint.errors import InvalidModel
 from zeropoint.graph.preparing import prepared
+from zeropoint.layers.absorption import absorbed_factors, with_factors
 from zeropoint.layers.quantized_layer import Activation, Outliers, QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.selection import select
@@ -35,14 +38,22 @@ def restore(source: Source, stored: Stored) -> Quantized:
     unquantized = [choice.layer for choice in choices if choice.layer.name not in stored.layers]
     reason: SkipReason = "mixed_precision" if recipe.searches else "never_ran"
     skipped += [SkippedLayer(name=layer.name, type=layer.type, reason=reason) for layer in unquantized]
+    factors = absorbed_factors(
+        {name: stored.correction(name, "pre_quant_scale") for name in stored.layers},
+        {name: stored.scaled_by(name) for name in stored.layers},
+        source.layers,
+    )
     layers = [
-        _layer(layer, stored, stored.layers[name]) for name, layer in float_layers.items() if name in stored.layers
+        _layer(layer, stored, stored.layers[name], factors.get(name))
+        for name, layer in float_layers.items()
+        if name in stored.layers
     ]
     source = prepared(source, [choice.layer.name for choice in choices])
     return Quantized(source, recipe, layers, skipped, NOT_CALIBRATED, dict(stored.about["versions"]))
 
 
-def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedLayer:
+def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any], absorbed: Tensor | None) -> QuantizedLayer:
+    """Return the layer without what it absorbs of the next layer's input scale."""
     quantized_values, qparams = stored.weight(layer.name)
     channels = stored.correction(layer.name, "outlier_channels")
     restored = QuantizedLayer(
@@ -58,6 +69,8 @@ def _layer(layer: Layer, stored: Stored, about: Mapping[str, Any]) -> QuantizedL
         outliers=None if channels is None else Outliers(channels, layer.weight.cpu()[:, channels].contiguous()),
         rounding=about["weight"].get("rounding", "nearest"),
     )
+    if absorbed is not None:
+        restored = with_factors(restored, 1 / absorbed)
     noise = Noise()
     noise.add(layer.weight.cpu(), restored.effective_weight)
     return replace(restored, weight_sqnr_db=noise.db)

@@ -19,6 +19,16 @@ class FoldNormalization(Frozen):
     kind: Literal["fold_normalization"] = "fold_normalization"
 
 
+class Equalization(Frozen):
+    """Give the channels between two layers similar ranges by powers of two, which the first layer's scales absorb."""
+
+    kind: Literal["equalization"] = "equalization"
+    layer_types: TypeNames = (
+        *("Linear", "Conv1d", "Conv2d", "Conv3d"),
+        *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
+    )
+
+
 class MseClipping(Frozen):
     """Choose activation ranges with the least quantization error, in place of the recipe's observer.
 
@@ -81,11 +91,22 @@ class MixedPrecision(Frozen):
 
 
 AlgorithmSettings = Annotated[
-    FoldNormalization | MseClipping | Smoothing | OutlierSplit | Gptq | Awq | BiasCorrection | MixedPrecision,
+    FoldNormalization
+    | Equalization
+    | MseClipping
+    | Smoothing
+    | OutlierSplit
+    | Gptq
+    | Awq
+    | BiasCorrection
+    | MixedPrecision,
     Field(discriminator="kind"),
 ]
 
-NEEDS_SAMPLES = ("mse_clipping", "smoothing", "outlier_split", "gptq", "awq", "bias_correction", "mixed_precision")
+NEEDS_SAMPLES = (
+    *("equalization", "mse_clipping", "smoothing", "outlier_split"),
+    *("gptq", "awq", "bias_correction", "mixed_precision"),
+)
 """Algorithms that run on samples: all except those that only rewrite the float model."""
 NEEDS_HISTOGRAMS = ("mse_clipping",)
-NEEDS_CHANNELS = ("smoothing", "outlier_split", "awq")
+NEEDS_CHANNELS = ("equalization", "smoothing", "outlier_split", "awq")

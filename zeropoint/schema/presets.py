@@ -6,6 +6,7 @@ from zeropoint.schema.algorithms import (
     AlgorithmSettings,
     Awq,
     BiasCorrection,
+    Equalization,
     FoldNormalization,
     Gptq,
     MixedPrecision,
@@ -32,6 +33,7 @@ CLIPPING: tuple[AlgorithmSettings, ...] = (
 
 DEFAULT: tuple[AlgorithmSettings, ...] = (
     FoldNormalization(),
+    Equalization(),
     *CLIPPING,
     Smoothing(),
     BiasCorrection(),
@@ -40,6 +42,7 @@ DEFAULT: tuple[AlgorithmSettings, ...] = (
 
 ACCURATE: tuple[AlgorithmSettings, ...] = (
     FoldNormalization(),
+    Equalization(),
     *CLIPPING,
     Smoothing(alpha=0.8),
     Smoothing(alpha=0.7),
@@ -74,8 +77,8 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "int8",
             "int8-static with what improves it and costs nothing when the model runs: ranges with the least error, "
-            "which don't follow one outlier, smoothing for linears, bias correction; each is kept only if it improves "
-            "accuracy on held-out samples.",
+            "which don't follow one outlier, equalized channels between layers, smoothing for linears, bias "
+            "correction; each is kept only if it improves accuracy on held-out samples.",
             Recipe(algorithms=DEFAULT),
         ),
         Preset(

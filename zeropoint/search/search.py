@@ -10,6 +10,7 @@ from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.profile import Profile
 from zeropoint.data.batches import Batches
 from zeropoint.graph.norm_mapping import norm_mappings
+from zeropoint.graph.producers import producers
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions
 from zeropoint.metrics.sqnr import finite
@@ -102,8 +103,9 @@ def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmCon
     first = next(iter(material.calibration))
     sharing = same_inputs(source, first)
     norms = norm_mappings(source) if isinstance(source, ProgramSource) else proven_norm_mappings(source, first)
+    before = {name: p.name for name, p in producers(source).items()} if isinstance(source, ProgramSource) else {}
     return AlgorithmContext(
-        source, material.calibration, statistics, sharing, norms, products=_has_room(source, recipe)
+        source, material.calibration, statistics, sharing, norms, before, products=_has_room(source, recipe)
     )
 
 

@@ -77,7 +77,7 @@ def _tensors(quantized: Quantized, source: HuggingFaceSource) -> Iterator[tuple[
     Each quantized weight is replaced by its parts.
     """
     weights = {layer.layer.weight_name: layer for layer in quantized.layers}
-    changed = quantized.scaled_normalizations | {bias_name(n): n.bias for n in quantized.layers if n.bias is not None}
+    changed = quantized.scaled_tensors | {bias_name(n): n.bias for n in quantized.layers if n.bias is not None}
     for name, tensor in source.tensors.items():
         stored = source.stored_names[name]
         if name in weights:

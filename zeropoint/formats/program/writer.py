@@ -56,19 +56,19 @@ def quantized_program(quantized: Quantized, *, outputs: bool = False) -> Exporte
         raise TypeError("only an exported program can be written as one")
     program = quantized.source.program
     graph = copy_graph(program.graph)
-    editor = ProgramEditor(program, graph, quantized.scaled_normalizations)
-    calls = correct(graph, editor, on_graph(quantized.source.calls, graph), quantized.layers)
+    editor = ProgramEditor(program, graph, quantized.scaled_tensors)
+    calls = correct(graph, editor, on_graph(quantized.source.calls, graph), quantized.stored_layers)
     qdq_pairs = QdqPairs(graph)
     form_of = weight_form if not outputs else _pt2e_form
-    uses = _uses(quantized.layers, calls, form_of)
-    for layer in quantized.layers:
+    uses = _uses(quantized.stored_layers, calls, form_of)
+    for layer in quantized.stored_layers:
         for call in calls[layer.layer.name]:
             if layer.activation is not None:
                 quantize_input(graph, qdq_pairs, call, layer.activation, form_of(layer, call))
     for weight, readers in uses.items():
         _quantize_weight(graph, editor, weight, readers, as_uploaded=not outputs)
     if outputs:
-        activations = {layer.layer.name: layer.output for layer in quantized.layers if layer.output is not None}
+        activations = {layer.layer.name: layer.output for layer in quantized.stored_layers if layer.output is not None}
         qdq_pairs.insert_at_outputs([(call, output) for name, output in activations.items() for call in calls[name]])
     for node in graph.nodes:
         for key in PRIVATE_META:
