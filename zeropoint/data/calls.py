@@ -81,6 +81,10 @@ class IterableBatches:
                 "Give at least one call; a generator that was read before is empty.",
             )
 
+    def changed(self, change: Callable[[ModelInputs], ModelInputs]) -> Self:
+        """Return the same calls, each changed as it comes."""
+        return type(self)(self._items, lambda item: change(self._read(item)))
+
     def kept(self) -> Self:
         """Return the same calls, held in memory to be read repeatedly."""
         return type(self)(list(self), _as_it_is)

@@ -3,8 +3,8 @@
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal
@@ -21,8 +21,9 @@ from zeropoint.engine.plan import most_samples
 from zeropoint.entrypoints import steps
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.keywords import Types, resolve
-from zeropoint.entrypoints.module_program import Exportable, add_program
+from zeropoint.entrypoints.module_program import Exportable, add_program, example_of
 from zeropoint.entrypoints.outcome import conclude
+from zeropoint.entrypoints.program_in_place import program_in_place
 from zeropoint.entrypoints.progress_bar import shown
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Saved, Work
 from zeropoint.errors import InvalidProfile, InvalidRecipe, Unsupported
@@ -37,10 +38,13 @@ from zeropoint.schema.formats import PROGRAM_FILE
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE, Recipe
 from zeropoint.schema.report import Loaded, Report
-from zeropoint.sources.module import ModuleSource, module_source
+from zeropoint.sources.module import ModuleSource, module_source, require_named
 from zeropoint.sources.program import open_uploaded_program, program_source
+from zeropoint.sources.shared_reads import without_shared_weights
 
 Model = nn.Module | ExportedProgram | str | Path
+Read = tuple[CallDataset | None, IterableBatches | None]
+"""Samples that calibrate, and those that evaluate."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,12 @@ def _quantize(
     no_program = ""
     clock = Clock(emit)
     clock.report("loading", 0, 1)
-    with _subject(model, recipe, folder, data.model_inputs) as subject:
+    with ExitStack() as opened:
+        subject = opened.enter_context(_subject(model, recipe, folder, data.model_inputs))
         calibration, evaluation = _samples(subject, recipe, data)
+        if isinstance(model, nn.Module):
+            chosen = _as_it_is_best(subject, recipe, folder, (calibration, evaluation), opened, export=export)
+            subject, calibration, evaluation = chosen
         work = Work(
             source=subject.source,
             recipe=recipe,
@@ -150,12 +158,39 @@ def _quantize(
         report = steps.run(work)
         if recipe.mode == "recommend":
             return report, None, ""
-        module = open_module(saved_files(folder), subject.source.module if isinstance(model, nn.Module) else None)
-        if isinstance(model, nn.Module):
+        is_module = isinstance(subject.source, ModuleSource)
+        module = open_module(saved_files(folder), subject.source.module if is_module else None)
+        if is_module:
             report, no_program = _with_program(subject, calibration, folder, report, export=export)
     drop_unwanted(folder, subject.outputs.written, subject.outputs.wanted)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report, module, no_program
+
+
+def _as_it_is_best(
+    subject: Subject, recipe: Recipe, folder: Path, data: Read, opened: ExitStack, *, export: bool
+) -> tuple[Subject, CallDataset | None, IterableBatches | None]:
+    """Return a module and its samples, or its program and the same samples if that quantizes more.
+
+    `opened`: closes what the program needs.
+
+    Raises Unsupported on a single layer without a program.
+    """
+    source, (calibration, evaluation) = subject.source, data
+    assert isinstance(source, ModuleSource)
+    calls = () if calibration is None else calibration.calls
+    if calls:
+        source = without_shared_weights(source, example_of(calls[0]))
+    found = program_in_place(source, recipe, calls) if export else None
+    if found is None or calibration is None:
+        require_named(source.module)
+        return replace(subject, source=source), calibration, evaluation
+    outputs = Outputs.of(recipe, "pt2")
+    batches = BatchSizes(*batch_sizes(found.source.inputs, recipe.calibration.batch_size))
+    saved = opened.enter_context(second_process(folder))
+    calibration = replace(calibration, calls=tuple(map(found.call, calls)), smallest_batch=batches.smallest)
+    evaluation = None if evaluation is None else evaluation.changed(found.call)
+    return Subject(found.source, subject.read, outputs, saved, batches), calibration, evaluation
 
 
 def _with_program(

@@ -6,7 +6,7 @@ take the module, or the program would not compute the same, there is none, and t
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def add_program(subject: Exportable, folder: Path, report: Report) -> str:
         with torch_is_quiet():
             opened = open_saved_program(folder)
         _start_again(subject)
-        for call in (subject.calls[0], _example(subject.calls[0])):
+        for call in (subject.calls[0], example_of(subject.calls[0])):
             _require_same(subject, opened, call, report)
     except NoProgram as reason:
         (folder / PROGRAM_FILE).unlink(missing_ok=True)
@@ -81,10 +81,8 @@ def add_program(subject: Exportable, folder: Path, report: Report) -> str:
 
 def _write(subject: Exportable, folder: Path) -> None:
     subject.source.reset()
-    program = _exported(subject.source.module, subject.calls)
-    strange = sorted({kind.__name__ for kind in _containers(program.call_spec.out_spec)} - {k.__name__ for k in PLAIN})
-    if strange:
-        raise NoProgram(f"it returns {strange[0]}, a class that only its own library can rebuild")
+    program = exported(subject.source.module, subject.calls)
+    require_plain(program)
     with torch_is_quiet():
         source = program_source(program, subject.source.device)
         stored = read_safetensors(folder / SAFETENSORS_FILE)
@@ -92,14 +90,21 @@ def _write(subject: Exportable, folder: Path) -> None:
         write_program(restore(source, replace(stored, layers=alive)), folder / PROGRAM_FILE)
 
 
+def require_plain(program: ExportedProgram) -> None:
+    """Raise NoProgram unless any process can rebuild the structure of the outputs."""
+    strange = sorted({kind.__name__ for kind in _containers(program.call_spec.out_spec)} - {k.__name__ for k in PLAIN})
+    if strange:
+        raise NoProgram(f"it returns {strange[0]}, a class that only its own library can rebuild")
+
+
 def _dead(source: ProgramSource) -> set[str]:
     """Return the layers that no output of the program needs: a module that calls them quantized them all the same."""
     return {layer.name for layer in source.layers if layer.reason == "dead_code"}
 
 
-def _exported(module: nn.Module, calls: Sequence[ModelInputs]) -> ExportedProgram:
+def exported(module: nn.Module, calls: Sequence[ModelInputs]) -> ExportedProgram:
     """Export the module with every dimension dynamic that is a batch, or differs between calls. Raises NoProgram."""
-    example = _example(calls[0])
+    example = example_of(calls[0])
     first = len(example) - len(example.keywords)
     shapes = {id(tensor): _dynamic(position, tensor, calls) for position, tensor in enumerate(example)}
     arguments, keywords = tuple(example[:first]), dict(zip(example.keywords, example[first:], strict=True))
@@ -117,7 +122,7 @@ def _exported(module: nn.Module, calls: Sequence[ModelInputs]) -> ExportedProgra
         raise NoProgram(f"torch.export does not take it ({type(error).__name__})") from error
 
 
-def _example(call: ModelInputs) -> ModelInputs:
+def example_of(call: ModelInputs) -> ModelInputs:
     """Return a few rows of a call, at least two if it can be cut between samples."""
     if any(tensor.dim() == 0 or len(tensor) != call.samples for tensor in call):
         return ModelInputs(own_copies(call, str(call[0].device)), call.keywords)
@@ -145,19 +150,24 @@ def _require_same(subject: Exportable, opened: OpenedProgram, call: ModelInputs,
     """Raise NoProgram unless program and quantized module give the same, up to what rounding alone explains."""
     device = subject.source.device
     with torch.no_grad(), torch_is_quiet():
-        expected = [v for v in call_module(subject.quantized, call, device) if isinstance(v, Tensor)]
-        found = [v for v in opened.run(_named(call, device)) if isinstance(v, Tensor)]
-    noise = Noise()
-    for left, right in zip(expected, found, strict=True):
-        if left.shape != right.shape or left.dtype != right.dtype:
-            raise NoProgram("the program gives outputs of another form than the module")
-        if left.is_floating_point():
-            noise.add(left.cpu(), right.cpu())
+        noise = difference(call_module(subject.quantized, call, device), opened.run(_named(call, device)))
     db, allowed = finite(noise.db), EQUAL_DB
     if report.summary.sqnr_db is not None:
         allowed = min(EQUAL_DB, report.summary.sqnr_db + BELOW_DB)
     if not noise.exact and (db is None or db < allowed):
         raise NoProgram("the exported program does not compute what the module computes")
+
+
+def difference(expected: Iterable[object], found: Iterable[object]) -> Noise:
+    """Return how the floating outputs of a program differ from a module's. Raises NoProgram if others differ."""
+    pairs = ([value for value in outputs if isinstance(value, Tensor)] for outputs in (expected, found))
+    noise = Noise()
+    for left, right in zip(*pairs, strict=True):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            raise NoProgram("the program gives outputs of another form than the module")
+        if left.is_floating_point():
+            noise.add(left.cpu(), right.cpu())
+    return noise
 
 
 def _named(call: ModelInputs, device: str) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ from zeropoint.metrics.sqnr import finite
 from zeropoint.model.layer import Part
 from zeropoint.schema.layer_names import layer_name
 from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
-from zeropoint.schema.report import LayerReport, Report
+from zeropoint.schema.report import LayerReport, Report, ReportWarning
 
 CORRECTIONS: tuple[Part, ...] = ("pre_quant_scale", "outlier_channels", "outlier_weight")
 MEASURED = ("sqnr_db", "worst_output_db", "weights_in_float", "macs_in_float")
@@ -42,7 +42,7 @@ def file_metadata(quantized: Quantized, tied: Mapping[str, str], report: Report 
     results: dict[str, object] = {}
     if report is not None:
         results["verdict"] = report.verdict
-        results["warnings"] = list(dict.fromkeys(w.code for w in report.warnings if w.level == "warning"))
+        results["warnings"] = list(dict.fromkeys(w.code for w in report.warnings if _matters_to_a_reader(w)))
         results["evaluation"] = report.evaluation.model_dump(mode="json")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -166,3 +166,8 @@ def _weight_metadata(layer: QuantizedLayer) -> dict[str, object]:
         "quant_min": qparams.quant_type.quant_min,
         "quant_max": qparams.quant_type.quant_max,
     }
+
+
+def _matters_to_a_reader(warning: ReportWarning) -> bool:
+    """Return whether the file says so too: a note matters if it decides how the file can be loaded."""
+    return warning.level == "warning" or warning.code == "program_in_place"

@@ -126,8 +126,20 @@ def open_module(files: Mapping[str, Path], model: nn.Module | None) -> nn.Module
         return _program(files)
     for name, read in READERS.items():
         if name in files:
-            return quantized_module(model, read(files[name]))
+            return quantized_module(model, _of_a_module(read(files[name])))
     raise _missing(f"neither {TORCH_CHECKPOINT_FILE} nor {SAFETENSORS_FILE}, from which a module is filled")
+
+
+def _of_a_module(stored: Stored) -> Stored:
+    """Return the tensors. Raises InvalidModel for those of a program that was quantized in a module's place."""
+    if "program_in_place" in stored.about.get("warnings", ()):
+        raise InvalidModel(
+            "module_does_not_fit",
+            "The tensors are those of the module's exported program (program_in_place in the report), whose layers are "
+            "not those of the module.",
+            "Load it without a model: load(path).",
+        )
+    return stored
 
 
 def _program(files: Mapping[str, Path]) -> nn.Module:

@@ -11,6 +11,7 @@ from zeropoint.data.batches import Input, ModelOutputs, own_copies
 from zeropoint.files.block_reader import BLOCK_VALUES
 from zeropoint.model.layer import Layer
 from zeropoint.model.layer_call import LayerCall
+from zeropoint.schema.report import ReportWarning
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Source:
     """Optional packages that made it: their versions are kept with the result."""
     structure: str = ""
     """What the model computes beside its tensors, as far as text tells: operators, types of modules or a config."""
+    notes: tuple[ReportWarning, ...] = ()
+    """What the report says of how the model was opened."""
     current: CurrentBatch = field(default_factory=CurrentBatch, compare=False, repr=False)
 
     @property

@@ -48,6 +48,7 @@ WarningCode = Literal[
     "left_in_float",
     "neighbouring_samples",
     "int8_fallback",
+    "program_in_place",
 ]
 
 

@@ -51,13 +51,7 @@ class ModuleSource(Source):
 
 
 def module_source(model: nn.Module) -> ModuleSource:
-    """Return a module's source. Raises InvalidModel on NaN or infinity in weights, Unsupported on a single layer."""
-    if _kind(model) is not None:
-        raise Unsupported(
-            "unsupported_module",
-            f"The model is a single {type(model).__name__}, so its layer has no name.",
-            "Wrap it: nn.Sequential(model).",
-        )
+    """Return a module's source. Raises InvalidModel on NaN or infinity in weights."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     require_finite(parameters | dict(model.named_buffers(remove_duplicate=False)))
     module = copy_module(model, {id(tensor): tensor for tensor in parameters.values()})
@@ -76,6 +70,17 @@ def module_source(model: nn.Module) -> ModuleSource:
         changing=buffers,
         structure="\n".join(f"{name} {type(owner).__qualname__}" for name, owner in module.named_modules()),
     )
+
+
+def require_named(model: nn.Module) -> None:
+    """Raise Unsupported when the model is a single layer, which has no name in it, and so no place for a stand-in."""
+    if _kind(model) is not None:
+        raise Unsupported(
+            "unsupported_module",
+            f"The model is a single {type(model).__name__}, so its layer has no name.",
+            "Give calibration samples, with which it is exported and quantized as a program, or wrap it: "
+            "nn.Sequential(model).",
+        )
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -145,7 +150,7 @@ def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> I
                 name = f"{prefix}.{leaf}".lstrip(".")
                 layer_parameters.setdefault(layer_name(name), {})[name] = parameter
         held = holders.get(id(owner), {})
-        reason: SkipReason | None = None if _is_leaf(owner) else "unsupported"
+        reason: SkipReason | None = None if _is_leaf(owner) and prefix else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
         bias = owner._parameters.get("bias")

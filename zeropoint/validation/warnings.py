@@ -38,7 +38,7 @@ TOP_DB = 20.0
 
 def result_warnings(quantized: Quantized, evaluation: Evaluation | None, left: InFloat) -> list[ReportWarning]:
     """Return every warning and note, in the order of the data: model, samples, ranges, result."""
-    found = [*_training_mode(quantized), *quantized.warnings]
+    found = [*quantized.source.notes, *_training_mode(quantized), *quantized.warnings]
     if evaluation is not None and evaluation.ran:
         bad = [*_low_sqnr(quantized, evaluation), *_low_agreement(quantized, evaluation)]
         found += [*_not_deterministic(evaluation), *bad, *_uneven_channels(quantized, evaluation, bad=bool(bad))]

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from tests.networks import attention, convolutional, counting
 from zeropoint.data.batches import ModelInputs
 from zeropoint.errors import Unsupported
-from zeropoint.sources.module import module_source
+from zeropoint.sources.module import module_source, require_named
 
 
 class Twice(nn.Linear):
@@ -99,4 +99,4 @@ def test_an_output_without_tensors_can_not_be_measured() -> None:
 
 def test_a_lone_leaf_is_told_to_be_wrapped() -> None:
     with pytest.raises(Unsupported, match="Sequential"):
-        module_source(nn.Linear(4, 4))
+        require_named(nn.Linear(4, 4))
