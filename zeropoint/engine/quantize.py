@@ -28,6 +28,7 @@ from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWar
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.search import Material, search
+from zeropoint.search.target_check import few_samples
 from zeropoint.simulation.exclusion import layer_costs
 from zeropoint.simulation.measure import MetricDrop
 
@@ -166,7 +167,7 @@ def _with_warnings(run: _Run) -> Quantized:
     found = _warnings(result.source, run.profile, run.planned, run.activations)
     return replace(
         result,
-        warnings=(*found, *fallback_notes(result.recipe, result.layers)),
+        warnings=(*found, *few_samples(result.decisions.target), *fallback_notes(result.recipe, result.layers)),
         neighbours_alike=_evaluates_neighbours(run.planned),
     )
 

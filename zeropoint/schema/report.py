@@ -40,6 +40,7 @@ WarningCode = Literal[
     "low_sqnr",
     "low_agreement",
     "single_sample",
+    "few_samples_for_target",
     "constant_samples",
     "degenerate_range",
     "uneven_channels",
@@ -235,6 +236,8 @@ class TargetReport(Part):
     """Layers that could be quantized but stay in float to meet the target."""
     macs_in_float: float | None
     """Their share of the multiply-accumulates of all layers that could be quantized; None: not known."""
+    samples_needed: int | None = None
+    """How many samples to give where values outside the static ranges alone leave an SQNR unsure; None otherwise."""
     detail: str
 
 

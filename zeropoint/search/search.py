@@ -1,7 +1,7 @@
 """Search: every decision that requires running the quantized model on samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from zeropoint.algorithms.context import AlgorithmContext
@@ -20,6 +20,7 @@ from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.target import AccuracyTarget
 from zeropoint.search.checkpoint import KeptSearch
+from zeropoint.search.out_of_range import OutOfRange
 from zeropoint.search.target import Search, reach_target
 from zeropoint.search.target_check import TargetCheck
 from zeropoint.search.trial import Candidate, baseline, try_algorithms
@@ -67,9 +68,9 @@ def search(
         report(number)
 
     if recipe.target is not None:
-        candidate, target = reach_target(
-            _for_target(recipe.target, material, context, acceptance, algorithms[done:]), candidate, everything, step
-        )
+        wanted = _for_target(recipe.target, material, context, acceptance, algorithms[done:])
+        wanted = replace(wanted, widens=recipe.mode == "quantize")
+        candidate, target = reach_target(wanted, candidate, everything, step)
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
     decisions = Decisions(
@@ -91,7 +92,8 @@ def _for_target(
     """Return the inputs of the search for a target."""
     source, evaluation = context.source, material.evaluation
     fresh = (0 if evaluation is None else evaluation.count) or acceptance.samples
-    check = TargetCheck(asked, source, acceptance, fresh, material.metric_drop)
+    ranges = OutOfRange.on(source, material.calibration) if asked.min_sqnr_db is not None else None
+    check = TargetCheck(asked, source, acceptance, fresh, material.metric_drop, out_of_range=ranges)
     if evaluation is None or asked.min_sqnr_db is None:
         return Search(context, acceptance, check, algorithms)
     measure = Evaluator(source, evaluation)

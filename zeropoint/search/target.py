@@ -3,6 +3,7 @@
 min_sqnr_db, max_drop   algorithms in their order until the target is met; if they aren't enough, sets of float layers
                         (`float_layers`), each with its biases corrected again and measured; the result is the cheapest
                         of those that meet the target
+                        ranges end further out first if values outside them may cost too much (`out_of_range`)
 max_bytes               all algorithms; then the layers in float that remove most noise within the bound
 
 A set is chosen by the acceptance samples alone. If the result then misses an SQNR on the evaluation samples, the search
@@ -22,6 +23,7 @@ from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.algorithms import AlgorithmSettings, BiasCorrection
 from zeropoint.schema.report import TargetReport
 from zeropoint.search.float_layers import FloatLayers, Tried, next_set
+from zeropoint.search.out_of_range import HEADROOMS
 from zeropoint.search.target_check import Evaluate, Standing, TargetCheck, Trial
 from zeropoint.search.trial import Candidate, OnCandidate, try_algorithms
 from zeropoint.simulation.measure import Evaluator
@@ -43,6 +45,8 @@ class Search:
     algorithms: Sequence[AlgorithmSettings]
     evaluate: Evaluate | None = None
     """Measures the result on samples that chose nothing; None: there are none, or the target is not an SQNR."""
+    widens: bool = True
+    """Whether ranges may end further out; a plan as a recipe has no word for it."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,20 @@ def reach_target(
 
 
 def _tried_algorithms(search: Search, trials: list[Trial], step: OnCandidate, *, all_of_them: bool) -> Found:
-    """Add a trial for each algorithm that changes the last candidate without float layers, until the target is met."""
+    """Add a trial for each algorithm that changes the last candidate without float layers, until the target is met.
+
+    Ranges end further out first where that leaves less noise in all: noise of the few values outside of them would
+    decide about algorithms.
+    """
     check, base = search.target_check, [trial for trial in trials if not trial.in_float][-1]
+    judged: Layers | None = None
     for number, settings in enumerate(search.algorithms):
-        if not all_of_them and check.standings(trials)[trials.index(base)].met:
-            return Found(trials, base, algorithms=search.algorithms[number:])
+        if not all_of_them:
+            if base.candidate.layers is not judged:
+                trials, base = _with_headroom(search, trials, base)
+            judged = base.candidate.layers
+            if check.standings(trials)[trials.index(base)].met:
+                return Found(trials, base, algorithms=search.algorithms[number:])
         candidate = try_algorithms(search.context, search.acceptance, base.candidate, [settings], step)
         if candidate.layers is base.candidate.layers:
             place, base = trials.index(base), replace(base, candidate=candidate)
@@ -94,16 +107,41 @@ def _tried_algorithms(search: Search, trials: list[Trial], step: OnCandidate, *,
     return Found(trials, base)
 
 
+def _with_headroom(search: Search, trials: list[Trial], base: Trial) -> tuple[list[Trial], Trial]:
+    """Return the trials and the base with wider ranges, if that leaves less noise in all; else what was given.
+
+    A target that is met as it is stays so.
+    """
+    check = search.target_check
+    if not search.widens or check.out_of_range is None or check.standings(trials)[trials.index(base)].met:
+        return trials, base
+    options = [base]
+    for headroom in HEADROOMS:
+        layers = check.out_of_range.widened(base.candidate.layers, headroom)
+        noise = search.acceptance.noise(layers.values())
+        options.append(check.trial(replace(base.candidate, layers=layers, noise=noise)))
+    best = min(options, key=lambda trial: _in_all(check, trial))
+    return (trials, base) if best is base else ([*trials, best], best)
+
+
+def _in_all(check: TargetCheck, trial: Trial) -> float:
+    """Return the noise as a share of the signal, with what values outside the ranges may add."""
+    noise, outside = trial.candidate.noise, trial.outside or check.outside(trial.candidate)
+    total = noise.noise / noise.signal + outside if noise.signal > 0 else math.inf
+    return total if math.isfinite(total) else math.inf
+
+
 def _cheapest(search: Search, trials: list[Trial], step: OnCandidate) -> Found:
     """Try algorithms, then sets of float layers behind them, and choose the cheapest that is enough.
 
     Trials before the last one without float layers stand for earlier algorithms; they are not chosen from.
     """
     check, found = search.target_check, _tried_algorithms(search, trials, step, all_of_them=False)
-    trials, base = found.trials, found.chosen
+    trials, base = _with_headroom(search, found.trials, found.chosen)
     first = trials.index(base)
     if check.standings(trials)[first].met:
-        return found
+        return replace(found, trials=trials, chosen=base)
+    outside = _in_all(check, base) - base.candidate.noise.noise / max(base.candidate.noise.signal, 1e-300)
     sensitivity = _probed(search, base.candidate)
     if sensitivity is None:
         return found
@@ -112,7 +150,7 @@ def _cheapest(search: Search, trials: list[Trial], step: OnCandidate) -> Found:
         names = next_set(layers, _measured(check, trials, first))
         if names is None:
             break
-        trials = [*trials, check.trial(_without(search, base.candidate, names), names)]
+        trials = [*trials, check.trial(_without(search, base.candidate, names), names, outside)]
     pairs = list(zip(trials, check.standings(trials), strict=True))[first:]
     met = [trial for trial, standing in pairs if standing.met]
     chosen = (

@@ -131,7 +131,11 @@ def test_what_the_evaluation_misses_is_searched_for_once_more(quantized: Quantiz
     result = quantized(example, **COARSE, target={"min_sqnr_db": asked})
     assert asked <= plain.decisions.acceptance_db - 3
     assert asked <= noise_on_evaluation(result)
-    assert in_float(result)
+    assert in_float(result) or widths(result) > widths(plain)
+
+
+def widths(result: Quantized) -> float:
+    return sum(layer.activation.maximum - layer.activation.minimum for layer in result.layers if layer.activation)
 
 
 def plan_of(result: Quantized) -> QuantizationPlan:
@@ -163,7 +167,7 @@ def test_the_margin_is_what_the_samples_show(quantized: QuantizeExample) -> None
     wild.dataset["images"] *= torch.rand(128, 1, 1, 1) * 3 + 0.1
     margins = []
     for example in (calm, wild):
-        target = quantized(example, **COARSE, target={"min_sqnr_db": 20}).decisions.target
+        target = quantized(example, **COARSE, activations=None, target={"min_sqnr_db": 20}).decisions.target
         assert target is not None
         assert target.met
         assert target.value is not None
@@ -174,7 +178,7 @@ def test_the_margin_is_what_the_samples_show(quantized: QuantizeExample) -> None
 
 def test_biases_are_those_of_the_layers_that_stay_quantized(quantized: QuantizeExample) -> None:
     """Correcting them once more for the chosen set changes nothing."""
-    result = quantized(residual(128), **COARSE, target={"min_sqnr_db": 50})
+    result = quantized(residual(128), **COARSE, activations=None, target={"min_sqnr_db": 65})
     assert in_float(result)
     batches = plan_of(result)
     assert batches.calibration is not None
