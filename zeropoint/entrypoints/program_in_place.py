@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from zeropoint.data.batches import Dim, ModelInputs, require_names, require_shape
+from zeropoint.data.batches import Dim, Input, ModelInputs, require_names, require_shape
 from zeropoint.entrypoints.module_program import EQUAL_DB, NoProgram, difference, example_of, exported, require_plain
 from zeropoint.errors import InvalidRecipe, QuantizationError
 from zeropoint.layers.selection import Choice, select
@@ -147,13 +147,30 @@ def _better(
     gained = whole - module - weights.no_reason(module)
     if weights.share(gained) - weights.share(module - whole) <= MOST_IN_FLOAT:
         return None
-    found = ProgramInPlace(opened, _order(program))
+    found = ProgramInPlace(replace(opened, inputs=tuple(map(_from_one_sample, opened.inputs))), _order(program))
     _require_batches(found, calls)
-    for call in (example_of(calls[0]), calls[0], calls[-1]):
+    for call in (example_of(calls[0]), _first_sample(calls[0]), calls[0], calls[-1]):
         _require_equal(source, found, call)
     names = [choice.layer.name for choice in choices if weights.quantized([choice]) & gained]
     note = _note(names, weights.share(module), weights.share(whole))
-    return replace(found, source=replace(opened, notes=(note,)))
+    return replace(found, source=replace(found.source, notes=(note,)))
+
+
+def _from_one_sample(spec: Input) -> Input:
+    """Return an input that takes a single sample too: torch.export says two or more, for it traces no size of one."""
+    first = spec.shape[0] if spec.shape else None
+    if not isinstance(first, Dim) or first.minimum == first.maximum:
+        return spec
+    return replace(spec, shape=(Dim(min(first.minimum, 1), first.maximum), *spec.shape[1:]))
+
+
+def _first_sample(call: ModelInputs) -> ModelInputs:
+    """Return the first sample of a call, or the call if it can't be cut."""
+    return ModelInputs((tensor[:1] for tensor in call), call.keywords) if _is_cut(call) else call
+
+
+def _is_cut(call: ModelInputs) -> bool:
+    return all(tensor.dim() and len(tensor) == call.samples for tensor in call)
 
 
 def _order(program: ExportedProgram) -> tuple[str, ...]:
@@ -169,18 +186,22 @@ def _require_batches(found: ProgramInPlace, calls: Sequence[ModelInputs]) -> Non
     """
     for call in calls:
         found.call(call)
-    cut = all(tensor.dim() and len(tensor) == call.samples for call in calls for tensor in call)
-    if cut and not all(isinstance(spec.shape[0], Dim) for spec in found.source.inputs):
+    sizes = [spec.shape[0] for spec in found.source.inputs if spec.shape]
+    if all(map(_is_cut, calls)) and not all(isinstance(size, Dim) and size.maximum is None for size in sizes):
         raise NoProgram("its program takes batches of one size alone")
 
 
 def _require_equal(source: ModuleSource, found: ProgramInPlace, call: ModelInputs) -> None:
     """Raise NoProgram unless the float program gives what the float module gives, up to rounding."""
-    source.reset()
-    found.source.reset()
-    with torch.no_grad(), torch_is_quiet():
-        noise = difference(source.run(call), found.source.run(found.call(call)))
-    found.source.reset()
+    pairs = ((source, call), (found.source, found.call(call)))
+    outputs = []
+    for model, batch in pairs:
+        model.reset()
+        torch.manual_seed(0)  # a module may draw random numbers
+        with torch.no_grad(), torch_is_quiet():
+            outputs.append(model.run(batch))
+        model.reset()
+    noise = difference(*outputs)
     db = finite(noise.db)
     if not noise.exact and (db is None or db < EQUAL_DB):
         raise NoProgram("the exported program does not compute what the module computes")

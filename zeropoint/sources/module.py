@@ -74,12 +74,12 @@ def module_source(model: nn.Module) -> ModuleSource:
 
 def require_named(model: nn.Module) -> None:
     """Raise Unsupported when the model is a single layer, which has no name in it, and so no place for a stand-in."""
-    if _kind(model) is not None:
+    if _kind(model) is not None or recurrent_kind(model) is not None:
         raise Unsupported(
             "unsupported_module",
             f"The model is a single {type(model).__name__}, so its layer has no name.",
-            "Give calibration samples, with which it is exported and quantized as a program, or wrap it: "
-            "nn.Sequential(model).",
+            "Give calibration samples with the batch first, with which it is exported and quantized as a program, or "
+            "wrap it: nn.Sequential(model).",
         )
 
 
@@ -149,7 +149,8 @@ def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> I
             if parameter is not None:
                 name = f"{prefix}.{leaf}".lstrip(".")
                 layer_parameters.setdefault(layer_name(name), {})[name] = parameter
-        held = holders.get(id(owner), {})
+        # a single layer has no name in it, and so no place for a stand-in
+        held = holders.get(id(owner), {}) if prefix else {}
         reason: SkipReason | None = None if _is_leaf(owner) and prefix else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"

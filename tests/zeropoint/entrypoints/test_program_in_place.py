@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, linear, scaled_dot_product_attention
 from torch.nn.utils import parametrizations
+from torch.utils._pytree import tree_leaves
 
 from tests.spelled_networks import PRODUCTS, Inner, Written, inputs
 from zeropoint import load, quantize
@@ -101,7 +102,7 @@ def test_every_weight_is_quantized_as_in_the_program(tmp_path: Path, name: str) 
     program = quantize(
         torch.export.export(network, samples()[0], dynamic_shapes=({0: torch.export.Dim.AUTO},)), samples()
     )
-    assert [layer.name for layer in result.report.layers] == [layer.name for layer in program.report.layers]
+    assert {layer.name for layer in result.report.layers} == {layer.name for layer in program.report.layers}
     assert (result.report.verdict, len(notes(result)), notes(program)) == ("passed", 1, [])
     assert not result.no_program
     assert result.report.summary.weights_in_float == 0
@@ -114,13 +115,29 @@ def test_every_weight_is_quantized_as_in_the_program(tmp_path: Path, name: str) 
         load(tmp_path, model=network)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(WIDTH, 8), nn.Conv1d(5, 6, 3, padding=1)], ids=["linear", "convolution"])
-def test_a_layer_by_itself_is_a_program(tmp_path: Path, layer: nn.Module) -> None:
+LAYERS: Mapping[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(WIDTH, 8),
+    "convolution": lambda: nn.Conv1d(5, 6, 3, padding=1),
+    "lstm": lambda: nn.LSTM(WIDTH, 8, num_layers=2, bidirectional=True, batch_first=True),
+    "gru": lambda: nn.GRU(WIDTH, 8, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_a_layer_by_itself_is_a_program(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+    layer = make()
     result = quantize(layer, samples())
-    assert [each.type for each in result.report.layers] == [type(layer).__name__]
+    assert {each.type for each in result.report.layers} == {type(layer).__name__}
+    assert result.report.summary.weights_in_float == 0
     result.save(tmp_path)
     with torch.no_grad():
-        assert torch.equal(load(tmp_path)(inputs(3)), result(inputs(3)))
+        outputs = [tree_leaves(model(inputs(3))) for model in (layer, load(tmp_path), result)]
+    for float_output, loaded, output in zip(*outputs, strict=True):
+        assert torch.equal(loaded, output)
+        torch.testing.assert_close(output, float_output, atol=0.2, rtol=0)
+    time_first = nn.GRU(WIDTH, 8)  # torch.export fixes the number of steps
+    with pytest.raises(Unsupported, match="has no name"):
+        quantize(time_first, samples())
     with pytest.raises(Unsupported, match="has no name"):
         quantize(layer, recipe="int8-weight-only")
     with pytest.raises(Unsupported, match="has no name"):
@@ -193,6 +210,26 @@ class TakesPositions(nn.Module):
         return out
 
 
+def test_calls_of_one_sample_serve() -> None:
+    for rows in ([inputs(1, seed) for seed in range(8)], [inputs(1)], [inputs(3), inputs(1, 2)]):
+        result = quantize(Inner(Chunked()), rows, evaluation_data=rows)
+        assert len(notes(result)) == 1
+        assert result.report.evaluation.samples == sum(map(len, rows))
+
+
+class Random(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.w) + 0.01 * torch.rand_like(x)
+
+
+def test_random_numbers_are_no_difference() -> None:
+    assert len(notes(quantize(Random(), samples()))) == 1
+
+
 @pytest.mark.parametrize("make", [Small, DependsOnData, TakesPositions])
 def test_a_module_stays_where_a_program_gains_little_or_is_none(tmp_path: Path, make: type[nn.Module]) -> None:
     network = make()
@@ -201,6 +238,13 @@ def test_a_module_stays_where_a_program_gains_little_or_is_none(tmp_path: Path, 
     result.save(tmp_path)
     with torch.no_grad():
         assert torch.equal(load(tmp_path, model=network)(inputs(3)), result(inputs(3)))
+
+
+def test_a_profile_serves_the_program_again(tmp_path: Path) -> None:
+    network = Inner(Chunked())
+    first, again = (quantize(network, samples(), profile=tmp_path / "profile.safetensors") for _ in range(2))
+    assert (first.report.calibration.reused, again.report.calibration.reused) == (False, True)
+    assert len(notes(again)) == 1
 
 
 def test_the_module_itself_is_quantized_on_request() -> None:
