@@ -11,6 +11,7 @@ from zeropoint.calibration.neighbours import neighbours_alike
 from zeropoint.calibration.profile import Profile
 from zeropoint.calibration.ranges import static_inputs, static_outputs, thin_spots
 from zeropoint.data.batches import Batches
+from zeropoint.data.dataset import first_of
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.graph.preparing import prepared
@@ -27,10 +28,14 @@ from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWarning, SkippedLayer
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
-from zeropoint.search.search import Material, search
+from zeropoint.search.exact_sums import with_exact_sums
+from zeropoint.search.search import Material, context_of, search
 from zeropoint.search.target_check import few_samples
 from zeropoint.simulation.exclusion import layer_costs
-from zeropoint.simulation.measure import MetricDrop
+from zeropoint.simulation.measure import Evaluator, MetricDrop
+
+MOST_SAMPLES_TO_COMPARE = 32
+"""Calibration samples on which two results are compared, where none decide."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def quantize_source(
     run = _run(source, recipe, planned, report, profile, resources=resources)
     if planned.undivided is not None and _changed_nothing(recipe, run.result):
         run = _on_all_samples(source, recipe, planned, run.result)
-    return _with_costs(_with_warnings(run), run.planned.calibration)
+    return _with_costs(_with_warnings(_exact_everywhere(run)), run.planned.calibration)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,24 @@ class _Run:
     result: Quantized
     profile: Profile | None
     activations: Mapping[str, Activation]
+
+
+def _exact_everywhere(run: _Run) -> _Run:
+    """Limit pairs of weights where static inputs are integers, unless the recipe names processors that need none."""
+    result, planned = run.result, run.planned
+    if result.recipe.target_isa != "any" or planned.calibration is None or not run.activations:
+        return run
+    samples = planned.acceptance or first_of(planned.calibration, MOST_SAMPLES_TO_COMPARE)
+    material = Material(planned.calibration, samples, run.profile)
+    context, before = context_of(result.source, result.recipe, material), {n.layer.name: n for n in result.layers}
+    layers, step = with_exact_sums(context, Evaluator(result.source, samples), before)
+    if step is None:
+        return run
+    decided = result.decisions
+    decisions = replace(
+        decided, pair_limits=step, acceptance_db=None if decided.acceptance_db is None else step.after_db
+    )
+    return replace(run, result=replace(result, layers=list(layers.values()), decisions=decisions))
 
 
 def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:

@@ -242,8 +242,9 @@ class Sweep:
             float_latency_ms=times[1],
             seconds=round(monotonic() - began, 3),
         )
-        # weights in scratch files are deleted with them; weights changed by algorithms fit only this recipe
-        own = [] if task.plan.acceptance is not None else [layer for layer in quantized.layers if layer.file is None]
+        # weights in scratch files are deleted with them; weights changed by algorithms or limits fit only this recipe
+        kept = [layer for layer in quantized.layers if layer.file is None and layer.rounding == "nearest"]
+        own = [] if task.plan.acceptance is not None or quantized.decisions.pair_limits is not None else kept
         return row, {(layer.layer.name, layer.settings): layer for layer in own}
 
 

@@ -36,8 +36,9 @@ def input_spec(layer: Layer, settings: ActivationSettings) -> QuantizationSpec:
     return QuantizationSpec(quant_type_for(settings.dtype, settings.scheme), settings.scheme, layer.scale_dtype)
 
 
-Rounding = Literal["nearest", "gptq"]
-"""nearest: every rounding error is at most half a step. gptq: some are larger, to compensate for earlier columns."""
+Rounding = Literal["nearest", "gptq", "limited"]
+"""nearest: every rounding error is at most half a step. Some are larger with gptq, to compensate for earlier columns,
+and with limited, where two products would not fit in 16 bits (`algorithms.pair_limits`)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class QuantizedLayer:
     """The normalization whose weight and bias hold `pre_quant_scale`; None: the input is multiplied at run time."""
     outliers: Outliers | None = None
     rounding: Rounding = "nearest"
+    limited_outputs: int = 0
+    """Outputs whose weights `algorithms.pair_limits` changed."""
 
     @property
     def dequantized_weight(self) -> Tensor:

@@ -12,7 +12,14 @@ from zeropoint.layers.stored_tensors import bias_name, stored_sizes, stored_tens
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import Source
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import AlgorithmReport, CalibrationReport, ReportWarning, SkippedLayer, TargetReport
+from zeropoint.schema.report import (
+    AlgorithmReport,
+    CalibrationReport,
+    PairLimitsReport,
+    ReportWarning,
+    SkippedLayer,
+    TargetReport,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,7 @@ class Decisions:
     """What was decided by running the quantized model on samples kept out of calibration."""
 
     algorithms: list[AlgorithmReport] = field(default_factory=list)
+    pair_limits: PairLimitsReport | None = None
     acceptance_samples: int = 0
     acceptance_db: float | None = None
     """SQNR of the final layers on these samples."""

@@ -120,7 +120,7 @@ class WeightMetadata(Described):
     """The name of its tensor, or the one number for all."""
     quant_min: float | None = None
     quant_max: float | None = None
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["nearest", "gptq", "limited"] = "nearest"
 
 
 class ActivationMetadata(Described):

@@ -204,6 +204,8 @@ class Recipe(LayerSettings):
     """Whether the report lists what each layer costs; null: if that takes less time than a calibration pass."""
     merge_lora: bool = False
     """Whether low-rank adapters are merged into the linears that they add to, before anything else is done."""
+    target_isa: Literal["any", "vnni", "amx"] = "any"
+    """Processors that must compute what the report says. any: also those whose kernels add two products in 16 bits."""
     mode: Literal["quantize", "recommend"] = "quantize"
     """recommend: decide everything, write no model, and return the plan as a recipe."""
     calibration: CalibrationSettings = CalibrationSettings()

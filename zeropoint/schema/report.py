@@ -162,6 +162,8 @@ class LayerReport(Part):
     output_sqnr_db: float | None
     saturation: float | None = None
     """Share of input values on the evaluation samples that are outside the static range, and so are clamped."""
+    limited_outputs: int = 0
+    """Output channels whose weights were made smaller or coarser, so that two products fit in 16 bits."""
     sensitivity_db: float | None = None
     """Predicted SQNR of the whole model if only this layer were quantized; None if that isn't known."""
     excluding_gains_db: float | None = None
@@ -218,6 +220,19 @@ class AlgorithmReport(Part):
     after_db: float | None
     kept: bool
     reason: str
+
+
+class PairLimitsReport(Part):
+    """Layers whose weights were limited for kernels that add two products in 16 bits, and the cost.
+
+    The SQNRs are those of the whole model on the samples that decide about algorithms, else on calibration samples.
+    """
+
+    layers: int
+    outputs: int
+    """Output channels of these layers whose weights were made smaller or coarser."""
+    before_db: float | None
+    after_db: float | None
 
 
 class TargetReport(Part):
@@ -283,6 +298,8 @@ class Report(Part):
     evaluation: EvaluationReport
     gate: AcceptanceReport | None = None
     algorithms: list[AlgorithmReport] = []
+    pair_limits: PairLimitsReport | None = None
+    """None: no sum of two products can pass 16 bits, or the recipe names processors that add them in 32."""
     target: TargetReport | None = None
     recommendation: Recipe | None = None
     """The decisions as a recipe to edit and run; in mode "recommend" it is the only result."""

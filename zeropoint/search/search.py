@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from zeropoint.algorithms.context import AlgorithmContext
+from zeropoint.algorithms.context import AlgorithmContext, Layers
 from zeropoint.algorithms.norm_mapping import proven_norm_mappings
 from zeropoint.algorithms.shared_inputs import same_inputs
 from zeropoint.calibration.profile import Profile
@@ -13,13 +13,13 @@ from zeropoint.graph.norm_mapping import norm_mappings
 from zeropoint.graph.producers import producers
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions
-from zeropoint.metrics.sqnr import finite
+from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.target import AccuracyTarget
 from zeropoint.search.checkpoint import KeptSearch
+from zeropoint.search.exact_sums import with_exact_sums
 from zeropoint.search.out_of_range import OutOfRange
 from zeropoint.search.target import Search, reach_target
 from zeropoint.search.target_check import TargetCheck
@@ -54,7 +54,7 @@ def search(
 ) -> tuple[list[QuantizedLayer], Decisions]:
     """Return the resulting layers, in their order, and the decisions made. The search continues from `kept`."""
     context, acceptance, algorithms = (
-        _context(source, recipe, material),
+        context_of(source, recipe, material),
         Evaluator(source, material.acceptance),
         algorithms_of(recipe),
     )
@@ -68,7 +68,7 @@ def search(
         report(number)
 
     if recipe.target is not None:
-        wanted = _for_target(recipe.target, material, context, acceptance, algorithms[done:])
+        wanted = _for_target(recipe, material, context, acceptance, algorithms[done:])
         wanted = replace(wanted, widens=recipe.mode == "quantize")
         candidate, target = reach_target(wanted, candidate, everything, step)
     else:
@@ -83,24 +83,32 @@ def search(
 
 
 def _for_target(
-    asked: AccuracyTarget,
+    recipe: Recipe,
     material: Material,
     context: AlgorithmContext,
     acceptance: Evaluator,
     algorithms: Sequence[AlgorithmSettings],
 ) -> Search:
     """Return the inputs of the search for a target."""
-    source, evaluation = context.source, material.evaluation
+    source, evaluation, asked = context.source, material.evaluation, recipe.target
+    assert asked is not None
     fresh = (0 if evaluation is None else evaluation.count) or acceptance.samples
     ranges = OutOfRange.on(source, material.calibration) if asked.min_sqnr_db is not None else None
     check = TargetCheck(asked, source, acceptance, fresh, material.metric_drop, out_of_range=ranges)
     if evaluation is None or asked.min_sqnr_db is None:
         return Search(context, acceptance, check, algorithms)
     measure = Evaluator(source, evaluation)
-    return Search(context, acceptance, check, algorithms, lambda layers: measure.noise(layers.values()))
+
+    def evaluate(layers: Layers) -> Noise:
+        if recipe.target_isa == "any":
+            layers, _ = with_exact_sums(context, acceptance, layers)
+        return measure.noise(layers.values())
+
+    return Search(context, acceptance, check, algorithms, evaluate)
 
 
-def _context(source: Source, recipe: Recipe, material: Material) -> AlgorithmContext:
+def context_of(source: Source, recipe: Recipe, material: Material) -> AlgorithmContext:
+    """Return what algorithms need to know, from one run of the first calibration batch."""
     statistics = {} if material.profile is None else material.profile.layers
     first = next(iter(material.calibration))
     sharing = same_inputs(source, first)

@@ -92,7 +92,7 @@ def reach(weight: Tensor, kernel: Kernel, groups: int = 1, largest_input: int = 
     """
     if _is_spared(weight, kernel, groups):
         return torch.zeros(len(weight), dtype=torch.int32)
-    first, second = _paired(_columns(weight), kernel, weight)
+    first, second = _paired(columns_of(weight.to(torch.int32)), kernel, weight)
     upper = first.clamp(min=0) + second.clamp(min=0)
     lower = first.clamp(max=0) + second.clamp(max=0)
     return largest_input * torch.maximum(upper, -lower).amax(1)
@@ -139,7 +139,7 @@ def saturated_convolution(
     if not _is_spared(weight, kernel, geometry.groups):
         for sample, group, rows in _patches(padded, weight, geometry):
             outputs = _group(len(weight), geometry.groups, group)
-            columns = _columns(weight[outputs])
+            columns = columns_of(weight[outputs].to(torch.int32))
             pairs = pair_columns(weight.shape[1], weight[0, 0].numel(), kernel)
             part = None if found is None else Saturation()
             lost = _excess(rows, columns, pairs, part)
@@ -226,9 +226,9 @@ def _is_spared(weight: Tensor, kernel: Kernel, groups: int) -> bool:
     return not kernel.depthwise and groups > 1 and weight.shape[1] == 1 and len(weight) == groups
 
 
-def _columns(weight: Tensor) -> Tensor:
-    """Return the weight as int32 [out, taps · channels]."""
-    return weight.to(torch.int32).flatten(2).transpose(1, 2).flatten(1) if weight.dim() > 2 else weight.to(torch.int32)
+def columns_of(weight: Tensor) -> Tensor:
+    """Return a weight [out, in, *kernel] as [out, taps · in], in its dtype."""
+    return weight.flatten(2).transpose(1, 2).flatten(1) if weight.dim() > 2 else weight
 
 
 def _paired(columns: Tensor, kernel: Kernel, weight: Tensor) -> tuple[Tensor, Tensor]:

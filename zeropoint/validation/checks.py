@@ -138,18 +138,18 @@ def _rounding_errors(layers: list[QuantizedLayer]) -> dict[str, float]:
 def _range_check(steps: Mapping[str, float], layers: Sequence[QuantizedLayer]) -> Check:
     """Return the check of rounding errors, which are infinite in `steps` for values or scales that are not valid.
 
-    Layers rounded by GPTQ fail only then.
+    Layers that are not rounded to nearest, by GPTQ or to limit pairs, fail only then.
     """
     if not steps:
         return Check(name="weight_range", passed=False, bound=0.5, detail="No weight could be read back.")
-    rounded_by_gptq = {layer.layer.name for layer in layers if layer.rounding == "gptq"}
-    bounded = {name: 0.0 if name in rounded_by_gptq and isfinite(error) else error for name, error in steps.items()}
+    otherwise = {layer.layer.name for layer in layers if layer.rounding != "nearest"}
+    bounded = {name: 0.0 if name in otherwise and isfinite(error) else error for name, error in steps.items()}
     worst = max(bounded, key=lambda name: bounded[name])
     passed = bounded[worst] <= 0.5 + ROUNDING
     detail = f"The largest rounding error of a weight is {bounded[worst]:.3f} steps (layer {worst!r})."
     if not passed:
         detail = f"Weights of layer {worst!r} are not within half a step of what was uploaded, or a scale is invalid."
-    elif rounded_by_gptq:
-        of_gptq = f"All values of the {len(rounded_by_gptq)} layers that GPTQ rounded are within their range."
-        detail = of_gptq if len(rounded_by_gptq) == len(steps) else f"{detail} {of_gptq}"
+    elif otherwise:
+        rest = f"All values of the {len(otherwise)} layers that are not rounded to nearest are within their range."
+        detail = rest if len(otherwise) == len(steps) else f"{detail} {rest}"
     return Check(name="weight_range", passed=passed, value=finite(bounded[worst]), bound=0.5, detail=detail)
