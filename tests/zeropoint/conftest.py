@@ -43,10 +43,10 @@ def opened(tmp_path: Path) -> OpenExample:
 
 @pytest.fixture
 def quantized(tmp_path: Path, opened: OpenExample) -> QuantizeExample:
-    """The same, quantized with a recipe on the network's own samples."""
+    """The same, quantized with a recipe on the network's own samples; values are rounded to nearest."""
 
     def quantize_example(example: Example, *, decompose: bool = False, **recipe: object) -> Quantized:
-        return _quantize(opened(example, decompose=decompose), example, tmp_path, recipe)
+        return _quantize(opened(example, decompose=decompose), example, tmp_path, {"target_isa": "vnni", **recipe})
 
     return quantize_example
 

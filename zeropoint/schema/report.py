@@ -162,8 +162,8 @@ class LayerReport(Part):
     output_sqnr_db: float | None
     saturation: float | None = None
     """Share of input values on the evaluation samples that are outside the static range, and so are clamped."""
-    limited_outputs: int = 0
-    """Output channels whose weights were made smaller or coarser, so that two products fit in 16 bits."""
+    limited_outputs: int | None = None
+    """Output channels whose weights are smaller or coarser, so that two products fit in 16 bits; None: not known."""
     sensitivity_db: float | None = None
     """Predicted SQNR of the whole model if only this layer were quantized; None if that isn't known."""
     excluding_gains_db: float | None = None

@@ -18,7 +18,7 @@ from zeropoint.loading.quantized_model import QuantizedModel
 pytestmark = pytest.mark.filterwarnings("ignore::zeropoint.errors.QuantizationWarning")  # attention stays in float
 
 
-MEASURED = {"output_sqnr_db": None, "saturation": None}
+MEASURED = {"output_sqnr_db": None, "saturation": None, "limited_outputs": None}
 MEASURED |= dict.fromkeys(("sensitivity_db", "excluding_gains_db", "excluding_adds_bytes", "excluding"), None)
 
 
