@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._inductor.config
@@ -62,11 +63,11 @@ def make_resnet18(folder: Path) -> None:
     quantize_folder(folder)
 
 
-def quantize_folder(folder: Path) -> None:
-    """float.pt2 and dataset.safetensors -> what programs are written as."""
+def quantize_folder(folder: Path, **settings: Any) -> None:
+    """float.pt2 and dataset.safetensors -> what programs are written as; `settings`: further keys of the recipe."""
     source = open_source(folder / "float.pt2", "pt2", "cpu")
     samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
-    recipe = Recipe(formats=("pt2",) if onnxruntime is None else ("pt2", "onnx"))
+    recipe = Recipe(formats=("pt2",) if onnxruntime is None else ("pt2", "onnx"), **settings)
     result = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
     for name in recipe.formats or ():
         WRITERS[name].write(result, folder / WRITERS[name].file)

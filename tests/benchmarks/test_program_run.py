@@ -36,7 +36,7 @@ def differences(sign: float, folder: Path, kernel: str) -> float:
     network, samples = Network(sign).eval(), torch.rand(16, 2, 8, 8)
     torch.export.save(torch.export.export(network, (samples,)), folder / "float.pt2")
     save_file({"x": samples}, folder / "dataset.safetensors")
-    quantize_folder(folder)
+    quantize_folder(folder, target_isa="vnni")
     found = []
     for how in ("eager", kernel):
         program_run.main(how, str(folder / "model.pt2"), str(folder / "dataset.safetensors"), str(folder / how), "16")

@@ -3,7 +3,8 @@
 import warnings
 
 from zeropoint.errors import QuantizationWarning, ValidationFailed
-from zeropoint.schema.report import Report, TargetReport
+from zeropoint.schema.decisions import TargetReport
+from zeropoint.schema.report import Report
 from zeropoint.validation.report import validation_failed
 
 CALLERS = 3

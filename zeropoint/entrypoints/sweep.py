@@ -29,10 +29,11 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import require_fit
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.model.source import Source
+from zeropoint.schema.decisions import TargetReport
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.job import CHECKPOINT_FOLDER, OUT_FOLDER, SWEEP_FILE, JobSpec, Phase
 from zeropoint.schema.recipe import Recipe, ValidationSettings, WeightSettings
-from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, TargetReport
+from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport
 from zeropoint.schema.sweep import SweepEntry, SweepError, SweepReport, SweepRow, pareto
 from zeropoint.schema.versions import versions
 from zeropoint.simulation.measure import Evaluator

@@ -11,15 +11,9 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.stored_tensors import bias_name, stored_sizes, stored_tensors
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import Source
+from zeropoint.schema.decisions import AlgorithmReport, PairLimitsReport, TargetReport
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import (
-    AlgorithmReport,
-    CalibrationReport,
-    PairLimitsReport,
-    ReportWarning,
-    SkippedLayer,
-    TargetReport,
-)
+from zeropoint.schema.report import CalibrationReport, ReportWarning, SkippedLayer
 
 
 @dataclass(frozen=True)

@@ -184,10 +184,13 @@ def with_free_names(layers: Iterable[Layer], tensors: Iterable[str]) -> Iterator
         for part in PARTS if layer.module is not None else ():
             owner = layer.weight_name if part in ("scale", "zero_point") else layer.name
             usual = layer.usual_name(part)
+            below, _, leaf = usual.rpartition(".")
             if part == "bias" and layer.bias_name is not None:
                 continue
             if (owner, part) not in chosen:
-                chosen[owner, part] = free_name(usual, taken)
+                # a program can hold no tensor below a tensor; scales of inputs are none there
+                beside = below == layer.weight_name and part not in ("input_scale", "input_zero_point")
+                chosen[owner, part] = free_name(f"{below}_{leaf}" if beside else usual, taken)
                 taken.add(chosen[owner, part])
             if chosen[owner, part] != usual:
                 renamed[usual] = chosen[owner, part]

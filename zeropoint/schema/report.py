@@ -6,10 +6,11 @@ finite SQNR: it is `null`, and `exact` is true.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict
 
+from zeropoint.schema.decisions import AcceptanceReport, AlgorithmReport, PairLimitsReport, TargetReport
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.target import AccuracyTarget, MetricName
+from zeropoint.schema.target import MetricName
 
 Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
 
@@ -207,60 +208,6 @@ class EvaluationReport(Part):
 
     source: EvaluationSource
     samples: int
-
-
-class AlgorithmReport(Part):
-    """An algorithm that was tried, with the whole model's SQNR on held-out samples before and after it."""
-
-    algorithm: str
-    settings: dict[str, JsonValue]
-    layers: int
-    """How many layers it changed; 0: none that it applies to."""
-    before_db: float | None
-    after_db: float | None
-    kept: bool
-    reason: str
-
-
-class PairLimitsReport(Part):
-    """Layers whose weights were limited for kernels that add two products in 16 bits, and the cost.
-
-    The SQNRs are those of the whole model on the samples that decide about algorithms, else on calibration samples.
-    """
-
-    layers: int
-    outputs: int
-    """Output channels of these layers whose weights were made smaller or coarser."""
-    before_db: float | None
-    after_db: float | None
-
-
-class TargetReport(Part):
-    """A target and its outcome. `value` is in the target's own unit: dB, a drop or bytes."""
-
-    asked: AccuracyTarget
-    met: bool
-    value: float | None
-    bound: float | None = None
-    """What 95 % of fresh sets of samples reach, by a bootstrap over the samples that decided; None for bytes."""
-    margin_db: float | None = None
-    """For an SQNR: by how many dB `bound` is below what the acceptance samples showed."""
-    trials: int | None = None
-    """How many candidates were measured for the target."""
-    layers_in_float: int
-    """Layers that could be quantized but stay in float to meet the target."""
-    macs_in_float: float | None
-    """Their share of the multiply-accumulates of all layers that could be quantized; None: not known."""
-    samples_needed: int | None = None
-    """How many samples to give where values outside the static ranges alone leave an SQNR unsure; None otherwise."""
-    detail: str
-
-
-class AcceptanceReport(Part):
-    """The held-out samples on which algorithms were accepted; `sqnr_db` is the result's SQNR on them."""
-
-    samples: int
-    sqnr_db: float | None
 
 
 class MetricReport(Part):

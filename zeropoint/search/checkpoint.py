@@ -15,7 +15,7 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.selection import Choice
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.algorithms import AlgorithmSettings
-from zeropoint.schema.report import AlgorithmReport
+from zeropoint.schema.decisions import AlgorithmReport
 from zeropoint.search.trial import Candidate
 
 NAME = "search"

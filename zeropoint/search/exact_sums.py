@@ -8,7 +8,7 @@ from zeropoint.algorithms.pair_limits import limit_pairs
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.algorithms import BiasCorrection
-from zeropoint.schema.report import PairLimitsReport
+from zeropoint.schema.decisions import PairLimitsReport
 from zeropoint.simulation.measure import Evaluator
 
 

@@ -21,7 +21,7 @@ from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float
 from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.algorithms import AlgorithmSettings, BiasCorrection
-from zeropoint.schema.report import TargetReport
+from zeropoint.schema.decisions import TargetReport
 from zeropoint.search.float_layers import FloatLayers, Tried, next_set
 from zeropoint.search.out_of_range import HEADROOMS
 from zeropoint.search.target_check import Evaluate, Standing, TargetCheck, Trial

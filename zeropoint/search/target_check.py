@@ -18,8 +18,9 @@ from zeropoint.metrics.bound import loss_margin, margins_db
 from zeropoint.metrics.rows import Rows
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.model.source import Source
+from zeropoint.schema.decisions import TargetReport
 from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.report import NOT_CALIBRATED, ReportWarning, TargetReport
+from zeropoint.schema.report import NOT_CALIBRATED, ReportWarning
 from zeropoint.schema.target import AccuracyTarget
 from zeropoint.search.out_of_range import OutOfRange
 from zeropoint.search.trial import Candidate

@@ -7,7 +7,7 @@ from zeropoint.algorithms import ALGORITHMS
 from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float
 from zeropoint.metrics.sqnr import Noise, finite
 from zeropoint.schema.algorithms import AlgorithmSettings
-from zeropoint.schema.report import AlgorithmReport
+from zeropoint.schema.decisions import AlgorithmReport
 from zeropoint.simulation.measure import Evaluator
 
 

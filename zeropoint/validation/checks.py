@@ -17,12 +17,7 @@ from zeropoint.layers.rounding_error import layer_rounding_error
 from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.recipe import ValidationSettings
-from zeropoint.schema.report import (
-    Check,
-    EvaluationReport,
-    Summary,
-    Verdict,
-)
+from zeropoint.schema.report import Check, EvaluationReport, Summary, Verdict
 from zeropoint.validation.evaluation import TensorDiff
 from zeropoint.validation.outputs import Outputs
 

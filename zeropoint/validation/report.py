@@ -11,10 +11,10 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Decisions, Quantized
 from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
+from zeropoint.schema.decisions import AcceptanceReport, TargetReport
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.recipe import Override, Recipe
 from zeropoint.schema.report import (
-    AcceptanceReport,
     ActivationReport,
     EvaluationReport,
     LayerReport,
@@ -24,7 +24,6 @@ from zeropoint.schema.report import (
     ResumedPhase,
     SkippedLayer,
     Summary,
-    TargetReport,
     Verdict,
     WeightReport,
 )

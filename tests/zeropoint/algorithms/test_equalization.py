@@ -15,7 +15,7 @@ from zeropoint.layers.corrections import beside_weight
 from zeropoint.layers.result import Quantized
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.model.source import ProgramSource
-from zeropoint.schema.report import AlgorithmReport
+from zeropoint.schema.decisions import AlgorithmReport
 
 CASES = [(kind, decompose) for kind in PAIRS for decompose in (False, True) if (kind, decompose) not in UNPLAIN]
 EQUALIZED = {"algorithms": [{"kind": "equalization"}], "validation": {"on_failure": "warn"}}

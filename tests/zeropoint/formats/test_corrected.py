@@ -191,7 +191,7 @@ def test_weights_that_gptq_rounded_may_move_further(quantized: QuantizeExample) 
     check = _range_check(replace(result, layers=gptq))
     assert (check.passed, check.detail) == (
         True,
-        "All values of the 2 layers that GPTQ rounded are within their range.",
+        "All values of the 2 layers that are not rounded to nearest are within their range.",
     )
     off_grid = replace(gptq[0], weight=torch.full_like(gptq[0].weight, -128))
     assert not _range_check(replace(result, layers=[off_grid, gptq[1]])).passed

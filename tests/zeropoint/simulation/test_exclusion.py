@@ -34,6 +34,8 @@ def report_of(name: str, rows: int = 160, *, scaled: bool = False, **recipe: obj
     if scaled:
         values *= torch.randn(rows, *[1] * len(shape)).exp()
     data = list(torch.split(values, 16))
+    # limits for pairs of weights would depend on which layers are quantized
+    recipe = {"target_isa": "vnni", **recipe}
     return quantize(network, data, recipe=recipe, on_failure="ignore", progress=False).report
 
 

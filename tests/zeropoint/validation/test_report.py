@@ -2,7 +2,8 @@
 
 import pytest
 
-from zeropoint.schema.report import Summary, TargetReport
+from zeropoint.schema.decisions import TargetReport
+from zeropoint.schema.report import Summary
 from zeropoint.schema.target import AccuracyTarget
 from zeropoint.validation.report import judged
 
