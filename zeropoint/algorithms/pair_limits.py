@@ -251,7 +251,10 @@ def _blocks(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _as_weight(columns: Tensor, weight: Tensor) -> Tensor:
-    """Return columns [out, K], taps first, in the shape and dtype of the weight."""
+    """Return columns [out, K], taps first, in the shape, dtype and strides of the weight.
+
+    Other strides, which `contiguous` may keep where a kernel has one tap, would make torch export other operators.
+    """
     if weight.dim() > 2:
         columns = columns.reshape(len(weight), -1, weight.shape[1]).transpose(1, 2)
-    return columns.reshape(weight.shape).to(weight.dtype).contiguous()
+    return torch.empty_like(weight).copy_(columns.reshape(weight.shape))

@@ -86,6 +86,7 @@ def test_no_pair_reaches_16_bits(prepare: Prepare, name: str, activations: str) 
     limited = {**place.layers, **limit_pairs(place.context, place.layers)}
     assert set(saturated(place, limited).values()) == {0}
     assert set(saturated(place, limited, widened=1.08).values()) == {0}
+    assert limited["0"].weight.stride() == place.layers["0"].weight.stride()
 
 
 @pytest.mark.parametrize("weights", [{"granularity": "per_tensor"}, {"granularity": "per_group", "group_size": 4}])
