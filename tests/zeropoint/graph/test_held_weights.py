@@ -109,6 +109,7 @@ def test_a_table_that_is_no_weight_stays_in_float_under_its_own_name() -> None:
 
 
 def test_a_bag_of_rows_is_quantized_when_its_type_is_chosen() -> None:
+    torch.manual_seed(2)  # of sixteen rows, a few may lie far outside the ranges of the others
     held = Held(Bag, bags, frozenset({"table"}))
     result = quantize(held.program(), held.samples())
     assert {skip.name: skip.reason for skip in result.report.skipped} == {"table": "type_not_selected"}
