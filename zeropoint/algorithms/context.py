@@ -1,11 +1,16 @@
 """The input of every algorithm: the float model, calibration samples, and what is known about the layers."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+from torch import Tensor
+
 from zeropoint.data.batches import Batches
+from zeropoint.data.padding import mask_of
 from zeropoint.layers.quantized_layer import QuantizedLayer
+from zeropoint.model.hooks import AfterForward, hooked
 from zeropoint.model.layer import Layer
 from zeropoint.model.source import Source
 from zeropoint.observers.statistics import Statistics
@@ -55,6 +60,27 @@ class AlgorithmContext:
             return not self.source.fixed
         biases = [other.bias_name for other in self.source.layers if other.module is not None]
         return layer.has_own_bias and biases.count(layer.bias_name) == 1
+
+
+See = Callable[[str, Tensor, Tensor | None], None]
+"""Called with a layer's name, the float tensor that is its module's input, and the mask of the batch."""
+
+
+def watch_inputs(context: AlgorithmContext, layers: Layers, see: See) -> None:
+    """Run the calibration samples once, and call `see` whenever the module of one of these layers runs."""
+    mask: Tensor | None = None
+
+    def hook_for(name: str) -> AfterForward:
+        return lambda _, arguments, __: see(name, arguments[0].detach(), mask)
+
+    modules = ((name, layer.layer.module) for name, layer in layers.items())
+    hooks = [(module, hook_for(name)) for name, module in modules if module is not None]
+    with torch.no_grad(), hooked(after=hooks):
+        for batch in context.calibration:
+            mask = mask_of(batch)
+            context.source.reset()
+            context.source.run(batch)
+    context.source.reset()
 
 
 def targeted(layers: Layers, layer_types: tuple[str, ...]) -> Layers:

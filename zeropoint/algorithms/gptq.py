@@ -11,16 +11,14 @@ H fit in `MAX_BYTES`, with one forward pass per round.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted
-from zeropoint.data.padding import mask_of, visible
+from zeropoint.algorithms.context import AlgorithmContext, Layers, targeted, watch_inputs
+from zeropoint.data.padding import visible
 from zeropoint.layers.quantize import with_quantized_values
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.model.hooks import hooked
 from zeropoint.primitives.qparams import QuantType
 from zeropoint.schema.algorithms import Gptq
 from zeropoint.simulation.fake_quant import quantize_input, simulated
@@ -116,22 +114,15 @@ def _of_rows(layer: QuantizedLayer, part: str) -> Tensor:
 def _moments(context: AlgorithmContext, layers: Layers, names: Sequence[str]) -> dict[str, Tensor]:
     """Return X̂ · X̂ᵀ, float32 [in, in], of each layer's input in the quantized model, over the calibration samples."""
     moments: dict[str, Tensor] = {}
-    mask: Tensor | None = None
 
-    def add(name: str, _: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
-        rows = visible(quantize_input(arguments[0], layers[name]), mask).float()
+    def add(name: str, values: Tensor, mask: Tensor | None) -> None:
+        rows = visible(quantize_input(values, layers[name]), mask).float()
         rows = rows.reshape(-1, rows.shape[-1])
         product = (rows.T @ rows).cpu()
         moments[name] = moments[name] + product if name in moments else product
 
-    modules = ((name, layers[name].layer.module) for name in names)
-    hooks = [(module, partial(add, name)) for name, module in modules if module is not None]
-    with torch.no_grad(), simulated(layers.values()), hooked(after=hooks):
-        for batch in context.calibration:
-            mask = mask_of(batch)
-            context.source.reset()
-            context.source.run(batch)
-    context.source.reset()
+    with simulated(layers.values()):
+        watch_inputs(context, {name: layers[name] for name in names}, add)
     return moments
 
 

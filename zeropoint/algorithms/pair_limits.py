@@ -8,19 +8,18 @@ weight breaks this, its scale becomes larger, or single pairs become smaller, or
 the limit holds for all of them (`simulation.saturation`). Means are left to bias correction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from zeropoint.algorithms.context import AlgorithmContext, Layers
-from zeropoint.data.padding import mask_of, visible
+from zeropoint.algorithms.context import AlgorithmContext, Layers, watch_inputs
+from zeropoint.data.padding import visible
 from zeropoint.layers.quantize import with_quantized_values
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.model.hooks import hooked
 from zeropoint.primitives.qparams import QINT8, QParams
 from zeropoint.simulation.saturation import HIGH, MLAS, ONEDNN, SHIFT, can_saturate, columns_of, pair_columns
 
@@ -88,26 +87,15 @@ def _groups(layer: QuantizedLayer) -> int:
 def _observed(context: AlgorithmContext, layers: Layers) -> dict[str, Inputs]:
     """Return what the float model's calibration samples give as inputs, by layer name."""
     seen: dict[str, Inputs] = {}
-    mask: Tensor | None = None
 
-    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def add(_: nn.Module, arguments: tuple[Tensor, ...], __: Tensor) -> None:
-            layer = layers[name]
-            values = visible(layer.scale_input(arguments[0].detach()), mask)
-            if values.numel():
-                found = _inputs(values, layer.layer.channel_axis or -1)
-                seen[name] = seen[name].join(found) if name in seen else found
+    def add(name: str, values: Tensor, mask: Tensor | None) -> None:
+        layer = layers[name]
+        values = visible(layer.scale_input(values), mask)
+        if values.numel():
+            found = _inputs(values, layer.layer.channel_axis or -1)
+            seen[name] = seen[name].join(found) if name in seen else found
 
-        return add
-
-    modules = ((name, layer.layer.module) for name, layer in layers.items())
-    hooks = [(module, observe(name)) for name, module in modules if module is not None]
-    with torch.no_grad(), hooked(after=hooks):
-        for batch in context.calibration:
-            mask = mask_of(batch)
-            context.source.reset()
-            context.source.run(batch)
-    context.source.reset()
+    watch_inputs(context, layers, add)
     return seen
 
 
