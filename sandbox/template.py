@@ -10,9 +10,7 @@ The template computes nothing and opens no upload. It has one thread, since a lo
 locked in the copy: it counts them before each fork, and ends if there are more. Then programs start by themselves.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 import time
@@ -21,14 +19,12 @@ from traceback import print_exc
 from typing import NoReturn
 
 from sandbox import child
+from sandbox.parent_death import die_with
 from sandbox.programs import PROGRAMS
 
 MOST_BYTES = 1 << 16
 """Of a request's text."""
 DESCRIPTORS = 4
-PR_SET_PDEATHSIG = 1
-
-_prctl = ctypes.CDLL(None).prctl
 
 
 def main(name: str) -> None:
@@ -68,7 +64,8 @@ def _become(name: str, sandbox_text: str, descriptors: Sequence[int], parent: in
     """Run the program in this process, as its own session's leader, and end with it."""
     code = 1
     try:
-        _die_with(parent)
+        _await_adoption(parent)
+        die_with(parent)
         os.setsid()
         folder, *streams, tell = descriptors
         os.write(tell, str(os.getpid()).encode())
@@ -83,15 +80,11 @@ def _become(name: str, sandbox_text: str, descriptors: Sequence[int], parent: in
         child.leave(code)
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process with its parent, once that has adopted it."""
+def _await_adoption(parent: int) -> None:
     while os.getppid() != parent:
         if not _lives(parent):
             os._exit(1)
         time.sleep(0.001)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
 
 
 def _lives(process: int) -> bool:

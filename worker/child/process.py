@@ -4,7 +4,6 @@ It gets its own session, so that one signal reaches whatever it starts; an envir
 a death signal from the kernel, so that it never outlives the thread that started it, however that one ends.
 """
 
-import ctypes
 import os
 import selectors
 import signal
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
+from sandbox.parent_death import die_with
 from sandbox.policy import import_path
 from zeropoint.schema.job import GO
 
@@ -24,10 +24,6 @@ STDERR_CAP = 1 << 20
 LAST_WORDS = 4096
 STDERR_FILE = "stderr.log"
 GRACE_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1
-
-# Looked up before any fork: between fork and exec nothing may take a lock.
-_prctl = ctypes.CDLL(None).prctl
 
 
 class LineReader:
@@ -188,13 +184,6 @@ def running(process: Process, log: BinaryIO) -> Iterator[Child]:
     finally:
         child.stop()
         child.close()
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel end this process with the thread that started it. For the time between fork and exec."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
 
 
 def environment(folder: Path) -> dict[str, str]:

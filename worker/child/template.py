@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from sandbox.parent_death import die_with
 from sandbox.policy import Sandbox, template_command
-from worker.child.process import STDERR_FILE, Child, die_with, environment, running
+from worker.child.process import STDERR_FILE, Child, environment, running
 
 PR_SET_CHILD_SUBREAPER = 36
 MOST_FORKS = 500
