@@ -18,7 +18,7 @@ from tests.factories import with_header
 from tests.honest_archive import honest_members
 from tests.hostile_folders import FOLDER_ATTACKS
 from tests.hostile_folders import attacked as attacked_folder
-from tests.upload_archives import INPUTS, PROGRAM, WEIGHTS, Members, write
+from tests.upload_archives import CONSTANTS, INPUTS, PROGRAM, WEIGHTS, Members, write
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ def call(change: Callable[[Any, str], object]) -> Callable[[Members, Path], None
 def pickled(name: str) -> Callable[[Members, Path], None]:
     """Put a pickle in a member."""
     return lambda members, canary: members.update({name: pickle.dumps(Touch(canary))})
+
+
+def without(name: str) -> Callable[[Members, Path], None]:
+    """Take a member away."""
+    return lambda members, _: members.__delitem__(name)
 
 
 def both(*changes: Callable[[Members, Path], object]) -> Callable[[Members, Path], None]:
@@ -138,8 +143,13 @@ ATTACKS: dict[str, Attack] = {
         both(weight(use_pickle=True), pickled("data/weights/weight_0")), "use_pickle: must be one of False"
     ),
     "pickled sample inputs": Attack(pickled(INPUTS), None),
-    "legacy weights": Attack(pickled("data/weights/model.pt"), "no such member"),
-    "legacy constants": Attack(pickled("data/constants/model.pt"), "no such member"),
+    "weights twice": Attack(pickled("data/weights/model.pt"), "data/weights/model.pt: the tensors are in"),
+    "pickled weights of torch 2.8": Attack(
+        both(without(WEIGHTS), pickled("data/weights/model.pt")), "data/weights/model.pt: The archive has no end record"
+    ),
+    "pickled constants of torch 2.8": Attack(
+        both(without(CONSTANTS), pickled("data/constants/model.pt")), "data/constants/model.pt: The archive has no end"
+    ),
     "opaque object": Attack(pickled("data/constants/opaque_obj_0"), "no such member"),
     "custom object": Attack(pickled("data/constants/custom_obj_0"), "no such member"),
     "second program": Attack(lambda m, _: m.update({"models/other.json": m[PROGRAM]}), "no such member"),
@@ -221,7 +231,7 @@ ATTACKS: dict[str, Attack] = {
         lambda m, _: m.update({PROGRAM: m[PROGRAM].replace(b'"as_float": 0.1', b'"as_float": 1e999')}),
         "must be a float",
     ),
-    "device that is not there": Attack(argument(as_device={"type": "cuda", "index": 0}), "must be one of cpu"),
+    "device that is not there": Attack(argument(as_device={"type": "os.system", "index": 0}), "must be one of cpu"),
     "value that nobody makes": Attack(argument(as_tensor={"name": "ghost"}), "no earlier node computes"),
     "value made twice": Attack(graph(lambda g, _: g["nodes"].append(g["nodes"][0])), "already exists"),
     "tensor of terabytes": Attack(

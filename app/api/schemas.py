@@ -47,9 +47,9 @@ class LayerBody(Body):
 
 
 class ModelWarningBody(Body):
-    """Something about a model that makes its results useless, though it is taken; `layers` are paths of modules."""
+    """Something about a model that may make its results useless; `layers` are paths of modules, or empty."""
 
-    code: Literal["training_mode"]
+    code: Literal["torch_release", "training_mode"]
     detail: str
     remedy: str
     layers: list[str]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 from app.errors import Invalid
 from app.intake.huggingface.rewrite import is_folder, read_folder
 from app.intake.limits import Limits
+from app.intake.pickles.weights import is_pickled, read_pickled_weights
 from app.intake.program.read import read_program
 from app.intake.tensors.read import name_for, plan_samples
 from app.intake.tensors.safetensors import begins_safetensors
@@ -44,6 +45,8 @@ def read_model(path: Path, limits: Limits) -> Checked:
         head = file.read(16)
     if begins_safetensors(head):
         return read_weights(path)
+    if is_pickled(path):
+        return read_pickled_weights(path)
     return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
 
 

@@ -29,6 +29,7 @@ from zeropoint.graph.layers import Found, list_layers, module_classes
 from zeropoint.graph.leaves import insert_leaves
 from zeropoint.graph.lora import merge_adapters
 from zeropoint.graph.obstacles import obstacles
+from zeropoint.graph.positions import by_position
 from zeropoint.graph.pruning import functional, prune
 from zeropoint.graph.training_mode import modules_in_training
 from zeropoint.model.layer import distinct_bytes
@@ -63,7 +64,8 @@ def program_source(
 ) -> ProgramSource:
     """Return the source of a loaded program. Raises InvalidModel on weights that are not finite."""
     original = dict(uploaded.state_dict)
-    require_finite(uploaded.state_dict)
+    require_finite(original)
+    uploaded = by_position(uploaded)
     classes, structure = module_classes(uploaded), "\n".join(_operators(uploaded))
     program, folded = prune(functional(uploaded)), frozenset[str]()
     live_bytes = distinct_bytes(program.state_dict.values())

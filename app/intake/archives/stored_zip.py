@@ -1,4 +1,7 @@
-"""Read a zip archive whose members are stored, not compressed; every claimed byte must exist."""
+"""Read a zip archive whose members are stored, not compressed; every claimed byte must exist.
+
+torch.save and torch.export write such archives, and some of the second kind hold others of the first kind.
+"""
 
 import re
 import struct
@@ -8,15 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self, cast
 
 from app.errors import Invalid
+from app.intake.archives.part import Part
 from app.intake.archives.zip_records import LOCAL, directory_start, record_at
 
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY_BYTES = 8 * 2**20
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,128}(/[A-Za-z0-9_.+-]{1,128}){0,15}")
+
+_ROOT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
+"""The root folder, which torch names after the user's file; the name is used for nothing."""
 
 _DESCRIPTOR32 = struct.Struct("<4s3L")
 _DESCRIPTOR64 = struct.Struct("<4sL2Q")
@@ -35,7 +42,7 @@ def refused(detail: str) -> Invalid:
 
 @dataclass(frozen=True)
 class Place:
-    """The position of a member's bytes in the file, and their checksum."""
+    """The position of a member's bytes in the archive, and their checksum."""
 
     start: int
     size: int
@@ -43,16 +50,19 @@ class Place:
 
 
 class Archive:
-    """An opened zip; call `check_members` before the first read."""
+    """An opened zip: a whole file, or `size` bytes of it from `start`. Call `check_members` before the first read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0, size: int | None = None) -> None:
         self.sizes: dict[str, int] = {}
+        self.start = start
         self._places: dict[str, Place] = {}
         self._root = ""
-        self._file = path.open("rb")
+        self._file: BinaryIO | Part = path.open("rb")
+        if size is not None:
+            self._file = Part(self._file, start, size)
         try:
             self._directory_start = directory_start(self._file, MAX_MEMBERS, MAX_DIRECTORY_BYTES, refused)
-            self._zip = zipfile.ZipFile(self._file)
+            self._zip = zipfile.ZipFile(cast(IO[bytes], self._file))
         except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError):
             self._file.close()
             raise refused("The archive's directory can't be read.") from None
@@ -62,21 +72,26 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """Return the members' names below their root folder, before any check."""
-        return [member.filename.partition("/")[2] for member in self._zip.infolist()]
+        """Return the members' whole names, before any check."""
+        return [member.filename for member in self._zip.infolist()]
 
-    def check_members(self) -> None:
-        """Raise Invalid unless all members are stored under one root, with distinct names, no overlap and no gap."""
+    def check_members(self, *, rooted: bool = True) -> None:
+        """Raise Invalid unless all members are stored, with distinct names, no overlap and no gap.
+
+        `rooted`: all lie in one folder, below which they are named from now on.
+        """
         members = sorted(self._zip.infolist(), key=lambda member: member.header_offset)
         if not members:
             raise refused("The archive is empty.")
-        self._root = members[0].filename.split("/")[0]
+        self._root = members[0].filename.split("/")[0] if rooted else ""
         free, seen = 0, set[str]()
         for member in members:
             place, free = _check_member(self._file, member, free, self._directory_start)
-            root, _, name = member.filename.partition("/")
+            root, _, name = member.filename.partition("/") if rooted else ("", "", member.filename)
             if root != self._root or not name:
                 raise refused("Every member must be in one root folder.")
+            if not NAME.fullmatch(name) or ".." in name.split("/"):
+                raise _odd_name()
             if name.lower() in seen:
                 raise refused(f"{name} is in the archive twice.")
             seen.add(name.lower())
@@ -85,7 +100,7 @@ class Archive:
             raise refused("There are bytes between the last member and the directory.")
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """Return a member's bytes, by its name below the root folder. Raises Invalid."""
+        """Return a member's bytes, by its checked name. Raises Invalid."""
         if name not in self.sizes:
             raise refused(f"{name} is missing.")
         if self.sizes[name] > max_bytes:
@@ -93,7 +108,7 @@ class Archive:
         return b"".join(self.chunks(name))
 
     def place(self, name: str) -> Place:
-        """Return the position of a member, by its name below the root folder."""
+        """Return the position of a member in this archive, by its checked name."""
         return self._places[name]
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -117,11 +132,15 @@ class Archive:
         self._file.close()
 
 
-def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
+def _odd_name() -> Invalid:
+    return refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
+
+
+def _check_member(file: BinaryIO | Part, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
     """Check one member, which must begin at `free`, the first unused byte; return its place and the next one."""
     name = member.orig_filename
-    if not NAME.fullmatch(name) or ".." in name.split("/"):
-        raise refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
+    if not _ROOT.fullmatch(name.partition("/")[0]):
+        raise _odd_name()
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise refused(f"{name} is compressed; torch.export stores its members as they are.")
     if member.flag_bits & _ENCRYPTED:
@@ -138,7 +157,7 @@ def _check_member(file: BinaryIO, member: zipfile.ZipInfo, free: int, limit: int
     return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, end)
 
 
-def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
+def _agrees(file: BinaryIO | Part, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
     """Return whether a local header describes the member; torch writes sizes to a descriptor after the bytes."""
     file.seek(member.header_offset + LOCAL.size)
     numbers = ((member.CRC, member.compress_size, member.file_size), (member.CRC, _IN_EXTRA, _IN_EXTRA))
@@ -147,7 +166,7 @@ def _agrees(file: BinaryIO, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> 
     return same and file.read(local[9]) == member.orig_filename.encode() and (deferred or local[6:9] in numbers)
 
 
-def _descriptor_bytes(file: BinaryIO, member: zipfile.ZipInfo, end: int) -> int:
+def _descriptor_bytes(file: BinaryIO | Part, member: zipfile.ZipInfo, end: int) -> int:
     """Return the length of the descriptor after a member's bytes, 0 when its flags announce none. Raises Invalid."""
     if not member.flag_bits & _DESCRIPTOR:
         return 0

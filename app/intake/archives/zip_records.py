@@ -1,9 +1,9 @@
 """The fixed records of a zip file, and the end record, which gives the position of the directory."""
 
-import os
 import struct
 from typing import Any, BinaryIO
 
+from app.intake.archives.part import Part
 from app.intake.parsing.strict_json import Refuse
 
 LOCAL = struct.Struct("<4s5H3L2H")
@@ -12,15 +12,15 @@ LOCATOR64 = struct.Struct("<4sLQL")
 END = struct.Struct("<4s4H2LH")
 
 
-def record_at(file: BinaryIO, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
+def record_at(file: BinaryIO | Part, offset: int, layout: struct.Struct) -> tuple[Any, ...] | None:
     """Return the record at an offset that an upload claims; None when it is not inside the file."""
-    if not 0 <= offset <= os.fstat(file.fileno()).st_size - layout.size:
+    if not 0 <= offset <= file.seek(0, 2) - layout.size:
         return None
     file.seek(offset)
     return layout.unpack(file.read(layout.size))
 
 
-def directory_start(file: BinaryIO, max_members: int, max_directory_bytes: int, refuse: Refuse) -> int:
+def directory_start(file: BinaryIO | Part, max_members: int, max_directory_bytes: int, refuse: Refuse) -> int:
     """Check the end record before allocating anything by it; return the position of the directory.
 
     `refuse` creates the error to raise.

@@ -5,7 +5,8 @@ key to the location of an error inside them: `node 17: inputs/2/arg`.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 Check = Callable[[Any], Any]
@@ -104,19 +105,26 @@ def dict_of(key: Check, check: Check, most: int) -> Check:
     return read
 
 
-def record(fields: dict[str, Check], ignored: Iterable[str] = ()) -> Check:
-    """Return a check for an object with exactly these keys; `ignored` ones are allowed and dropped."""
+def record(
+    fields: dict[str, Check], ignored: Iterable[str] = (), absent: Mapping[str, Any] = MappingProxyType({})
+) -> Check:
+    """Return a check for an object with these keys and no others.
+
+    `ignored` ones are allowed and dropped. `absent` has the values of keys that older writers don't know. A key that
+    nobody knows is dropped too if it says nothing: null, or empty.
+    """
     known = {*fields, *ignored}
 
     def read(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise Wrong("must be an object")
-        if not value.keys() <= known:
-            raise Wrong("has a key that torch 2.13 doesn't write")
-        missing = fields.keys() - value.keys()
+        if any(value[key] not in (None, [], {}) for key in value.keys() - known):
+            raise Wrong("has a key that no known torch writes")
+        missing = fields.keys() - value.keys() - absent.keys()
         if missing:
             raise Wrong(f"lacks {min(missing)}")
-        return {name: inside(name, check, value[name]) for name, check in fields.items()}
+        filled = {**absent, **value}
+        return {name: inside(name, check, filled[name]) for name, check in fields.items()}
 
     return read
 

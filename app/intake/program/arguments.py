@@ -17,7 +17,16 @@ _plain = text(r"[A-Za-z0-9_.,>+ -]{0,64}", "at most 64 plain characters")
 _number = integer(-LARGEST - 1, LARGEST)
 _size = integer(0, LARGEST)
 _dtype = one_of(*BY_EXPORT_NUMBER)
-_device = record({"type": one_of("cpu"), "index": nullable(one_of(0))})
+_named_device = record(
+    {"type": one_of("cpu", "cuda", "mps", "xpu", "hpu", "npu", "privateuseone"), "index": nullable(integer(0, 1023))},
+    absent={"index": None},
+)
+
+
+def _device(value: Any) -> dict[str, Any]:
+    """Return the device that the program is loaded to, whichever it was exported on: the cpu. Raises Wrong."""
+    device: dict[str, Any] = _named_device(value)
+    return device if device["type"] == "cpu" and not device["index"] else {"type": "cpu", "index": None}
 
 
 def name(value: Any) -> str:
@@ -50,7 +59,7 @@ def _none(value: Any) -> bool:
 
 
 _hint = nullable(union({"as_int": _number, "as_bool": boolean}))
-_expr = record({"expr_str": expression, "hint": _hint})
+_expr = record({"expr_str": expression, "hint": _hint}, absent={"hint": None})
 sym_int = union({"as_expr": _expr, "as_int": _number})
 sym_bool = union({"as_expr": _expr, "as_bool": boolean})
 _sym_size = union({"as_expr": _expr, "as_int": _size})

@@ -19,16 +19,15 @@ def refuse_foreign_file(path: Path) -> None:
 
 
 def refuse_foreign_archive(names: Iterable[str]) -> None:
-    """Raise Invalid when the members are those of another kind of torch file."""
-    members = set(names)
-    if "models/model.json" in members:
+    """Raise Invalid when the members, by their whole names, are those of another kind of torch file."""
+    whole = set(names)
+    members = {name.partition("/")[2] for name in whole}
+    if "models/model.json" in members or "serialized_exported_program.json" in whole:
         return
     if "constants.pkl" in members and any(name.startswith("code/") for name in members):
         raise _unsupported("a TorchScript archive")
     if "data.pkl" in members:
         raise _unsupported("a pickle that torch.save wrote")
-    if "serialized_exported_program.json" in members or any(name.startswith("serialized_") for name in members):
-        raise _unsupported("a program that an older torch exported")
     raise _unsupported("an archive without models/model.json")
 
 

@@ -1,20 +1,21 @@
-"""Read a torch.export archive (torch 2.13), check every value, and write a fresh archive of the checked values.
+"""Read a torch.export archive of torch 2.6 or later, check every value, and write a fresh archive of torch 2.13.
 
 ROOT/models/model.json                        the program (schema.py, dataflow.py)
 ROOT/data/weights/…, ROOT/data/constants/…    tensors as raw bytes (tensors.py)
-ROOT/data/sample_inputs/model.pt              a pickle of the user's data: never opened, replaced by an empty file
+ROOT/data/sample_inputs/model.pt              an empty file in place of a pickle of the user's data
 
-torch executes text from such a file in many places, so it only ever loads the archive that is written here.
+That is what is written; `layouts` says what is read. torch executes text from such a file in many places, so it only
+ever loads the archive that is written here.
 """
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from app.errors import Invalid
 from app.intake.archives.stored_zip import Archive
-from app.intake.archives.zip_writer import Member, archive_of, member_of
+from app.intake.archives.zip_writer import archive_of, member_of
 from app.intake.facts import Model
 from app.intake.limits import Limits
 from app.intake.parsing.strict_json import read_json
@@ -22,16 +23,12 @@ from app.intake.parsing.typed import Wrong
 from app.intake.program.dataflow import check_flow
 from app.intake.program.foreign import refuse_foreign_archive, refuse_foreign_file
 from app.intake.program.layers import read_facts
-from app.intake.program.refusals import misfit, refused
+from app.intake.program.layouts import PROGRAM, check_layout, layout_of, read_payloads
+from app.intake.program.refusals import misfit, of_unknown_release, refused
+from app.intake.program.releases import unknown_release, warning_of
 from app.intake.program.schema import document
-from app.intake.program.tensors import KINDS, Payload, read_payload
+from app.intake.program.tensors import Payload
 
-PROGRAM = "models/model.json"
-_MEMBER = re.compile(
-    r"models/model\.json|data/weights/(model_weights_config\.json|weight_\d{1,6})"
-    r"|data/constants/(model_constants_config\.json|tensor_\d{1,6})|data/sample_inputs/model\.pt"
-    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
-)
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", ".data/version": b"6\n"}
 _EMPTY = ("data/sample_inputs/model.pt",)
 
@@ -43,19 +40,16 @@ class CheckedProgram:
     facts: Model
     document: dict[str, Any]
     payloads: tuple[Payload, ...]
-    path: Path
 
     def write(self, target: BinaryIO) -> None:
         """Write the fresh archive in one forward pass; memory stays constant."""
-        with Archive(self.path) as archive:
-            archive.check_members()
-            documents = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
-            members = [member_of(name, content) for name, content in _FIXED.items()]
-            members += [member_of(name, b"") for name in _EMPTY]
-            members += [member_of(name, json.dumps(content).encode()) for name, content in documents.items()]
-            members += [_copied(archive, name) for payload in self.payloads for name in payload.members]
-            for chunk in archive_of(members):
-                target.write(chunk)
+        documents = {PROGRAM: self.document, **{payload.config_name: payload.config for payload in self.payloads}}
+        members = [member_of(name, content) for name, content in _FIXED.items()]
+        members += [member_of(name, b"") for name in _EMPTY]
+        members += [member_of(name, json.dumps(content).encode()) for name, content in documents.items()]
+        members += [member for payload in self.payloads for member in payload.members]
+        for chunk in archive_of(members):
+            target.write(chunk)
 
 
 def read_program(path: Path, limits: Limits) -> CheckedProgram:
@@ -63,30 +57,30 @@ def read_program(path: Path, limits: Limits) -> CheckedProgram:
     refuse_foreign_file(path)
     with Archive(path) as archive:
         refuse_foreign_archive(archive.names)
-        archive.check_members()
-        for name in archive.sizes:
-            if not _MEMBER.fullmatch(name):
-                raise refused(f"{name}: a program of tensors only has no such member.")
-        if archive.read("archive_format", 16) != b"pt2" or archive.read("byteorder", 16) != b"little":
-            raise refused("archive_format and byteorder must say pt2 and little.")
-        payloads = tuple(read_payload(archive, kind, limits) for kind in KINDS)
-        program = _document(archive, limits)
-        for name in (name for payload in payloads for name in payload.members):
-            for _ in archive.chunks(name):  # checks the checksum before the facts are reported
-                pass
-    _require_tensors(program, payloads)
-    return CheckedProgram(read_facts(program), program, payloads, path)
+        layout = layout_of(archive.names)
+        check_layout(archive, layout)
+        payloads = read_payloads(archive, path, layout, limits)
+        content = archive.read(layout.program, limits.program_bytes)
+    parsed = read_json(content, lambda detail: refused(f"{layout.program}: the file {detail}."))
+    release = unknown_release(parsed)
+    try:
+        program = _document(parsed, layout.program, limits)
+        _require_tensors(program, payloads)
+        facts = read_facts(program)
+    except Invalid as refusal:
+        raise refusal if release is None else of_unknown_release(refusal, release) from None
+    if release is not None:
+        facts = replace(facts, warnings=(warning_of(release), *facts.warnings))
+    return CheckedProgram(facts, program, payloads)
 
 
-def _document(archive: Archive, limits: Limits) -> dict[str, Any]:
-    """Return the checked model.json. Raises Invalid."""
-    content = archive.read(PROGRAM, limits.program_bytes)
-    parsed = read_json(content, lambda detail: refused(f"{PROGRAM}: the file {detail}."))
+def _document(parsed: Any, where: str, limits: Limits) -> dict[str, Any]:
+    """Return the checked program. Raises Invalid."""
     try:
         checked: dict[str, Any] = document(limits)(parsed)
         check_flow(checked, limits)
     except Wrong as wrong:
-        raise misfit(PROGRAM, wrong) from None
+        raise misfit(where, wrong) from None
     return checked
 
 
@@ -105,8 +99,3 @@ def _require_tensors(program: dict[str, Any], payloads: tuple[Payload, ...]) -> 
         declared, stored = values[content["arg"]["name"]], config[name]["tensor_meta"]
         if (declared["dtype"], declared["sizes"]) != (stored["dtype"], stored["sizes"]):
             raise refused(f"{PROGRAM}: {name} has another dtype or shape than its stored tensor.")
-
-
-def _copied(archive: Archive, name: str) -> Member:
-    place = archive.place(name)
-    return Member(name, place.size, place.crc, lambda: archive.chunks(name))

@@ -3,6 +3,7 @@
 from app.errors import Invalid
 from app.intake.parsing.typed import Wrong
 from app.intake.program.foreign import EXPORT
+from app.intake.program.releases import KNOWN_WORDS
 
 DECOMPOSE = "Save program.run_decompositions() instead: it needs fewer operators. If it is refused too, ask for more."
 
@@ -20,6 +21,15 @@ def misfit(file: str, wrong: Wrong) -> Invalid:
     if path and path[-1] == "target":
         return Invalid("operator_unsupported", f"{place}: {wrong.detail}.", DECOMPOSE)
     return refused(f"{place}: {wrong.detail}.")
+
+
+def of_unknown_release(refusal: Invalid, release: str) -> Invalid:
+    """Return a refusal that also says that the program's release of torch isn't known."""
+    return Invalid(
+        refusal.code,
+        f"{refusal.detail} torch {release} exported the program; known are torch {KNOWN_WORDS}.",
+        f"Export the model with torch {KNOWN_WORDS}. {refusal.remedy}",
+    )
 
 
 def _shown(key: str) -> str:

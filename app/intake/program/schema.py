@@ -1,4 +1,7 @@
-"""The schema of models/model.json (torch 2.13), as checks that build a fresh document.
+"""The schema of a program, as checks that build a fresh document: what came from torch 2.6 to 2.15 leaves as 2.13's.
+
+A minor version of the schema adds keys, and none of the versions 8.2 to 8.20 changes what a key says. What an older one
+lacks gets the value that torch gives it then.
 
 Dropped: guards (torch executes them), stack traces and all node metadata except `nn_module_stack`, the calls of inner
 modules, names of named tuples. Refused: graphs as arguments, operators as arguments, custom objects, tokens.
@@ -34,10 +37,11 @@ from app.intake.program.arguments import (
     tensor_meta,
 )
 from app.intake.program.operators import is_allowed
+from app.intake.program.releases import release_written
 from app.intake.program.symbols import symbol_name
 from app.intake.program.trees import input_spec, is_key, output_spec
 
-SCHEMA_MAJOR = 8
+SCHEMA_MAJOR, SCHEMA_MINOR = 8, 20
 MAX_VERSION = 1000
 
 fqn = text(r"[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}", "a name of letters, digits, dots, dashes and underscores")
@@ -74,7 +78,8 @@ def _is_path(value: str) -> bool:
 
 
 _node_input = record(
-    {"name": text(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "an identifier"), "arg": argument, "kind": nullable(one_of(0, 1, 2))}
+    {"name": text(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "an identifier"), "arg": argument, "kind": nullable(one_of(0, 1, 2))},
+    absent={"kind": None},
 )
 _node = record(
     {
@@ -84,7 +89,8 @@ _node = record(
         "metadata": module_stack,
         "is_hop_single_tensor_return": one_of(None),
         "name": nullable(name),
-    }
+    },
+    absent={"is_hop_single_tensor_return": None, "name": None},
 )
 _input_spec = union(
     {
@@ -110,6 +116,15 @@ def _forward_name(value: Any) -> str:
     return str(value)
 
 
+_version = record({"major": one_of(SCHEMA_MAJOR), "minor": integer(0, MAX_VERSION)})
+
+
+def _schema_version(value: Any) -> dict[str, int]:
+    """Return the version that is written, whatever minor one was read. Raises Wrong."""
+    _version(value)
+    return {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}
+
+
 _nothing = one_of()
 _outermost = record(
     {
@@ -118,7 +133,8 @@ _outermost = record(
         "in_spec": input_spec,
         "out_spec": output_spec,
         "forward_arg_names": nullable(list_of(_forward_name, 1024)),
-    }
+    },
+    absent={"forward_arg_names": None},
 )
 
 
@@ -143,7 +159,8 @@ def document(limits: Limits) -> Check:
             "is_single_tensor_return": one_of(False),
             "custom_obj_values": dict_of(name, _nothing, 0),
             "sym_float_values": dict_of(name, _nothing, 0),
-        }
+        },
+        absent={"is_single_tensor_return": False, "custom_obj_values": {}, "sym_float_values": {}},
     )
     signature = record(
         {
@@ -161,9 +178,10 @@ def document(limits: Limits) -> Check:
             "graph_module": module,
             "opset_version": record({"aten": integer(1, MAX_VERSION)}),
             "range_constraints": dict_of(symbol_name, record({"min_val": bound, "max_val": bound}), 1000),
-            "schema_version": record({"major": one_of(SCHEMA_MAJOR), "minor": integer(0, MAX_VERSION)}),
+            "schema_version": _schema_version,
             "verifiers": list_of(one_of("TRAINING", "ATEN"), 4),
-            "torch_version": text(r"2[.]13[.][0-9a-z.+]{1,32}", "a version 2.13 of torch"),
+            "torch_version": release_written,
         },
         ignored=("guards_code",),
+        absent={"verifiers": []},
     )

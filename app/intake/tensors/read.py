@@ -59,7 +59,11 @@ def stored_weights(path: Path) -> tuple[Stored, ...]:
 
 def plan_weights(path: Path) -> Plan[Weights]:
     """Check a safetensors file of weights, including every value. Raises Invalid with what is wrong, and where."""
-    stored = stored_weights(path)
+    return plan_stored(stored_weights(path))
+
+
+def plan_stored(stored: tuple[Stored, ...]) -> Plan[Weights]:
+    """Check weights, including every value. Raises Invalid with what is wrong, and where."""
     facts = _weights(stored)
     _check_values(stored, _weights_refused, _non_finite_weights)
     return Plan(facts, stored)

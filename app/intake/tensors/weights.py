@@ -3,14 +3,18 @@
 import math
 from pathlib import Path
 
-from app.intake.facts import Layer, Model
+from app.intake.facts import Layer, Model, Weights
 from app.intake.tensors.read import Plan, plan_weights
 from zeropoint.schema.weight_layers import NamedLayer, layers_in
 
 
 def read_weights(path: Path) -> Plan[Model]:
     """Check the file, including every value. Raises Invalid with what is wrong, and where."""
-    plan = plan_weights(path)
+    return weights_model(plan_weights(path))
+
+
+def weights_model(plan: Plan[Weights]) -> Plan[Model]:
+    """Return the plan of a model that is these weights."""
     shapes = {stored.name: stored.shape for stored in plan.stored}
     layers = tuple(_fact(layer, shapes) for layer in layers_in(shapes))
     return Plan(Model("safetensors", inputs=(), layers=layers, parameters=plan.facts.parameters), plan.stored)

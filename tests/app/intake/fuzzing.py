@@ -19,11 +19,16 @@ with atheris.instrument_imports(include=["app.intake"]):
     from app.intake.archives.stored_zip import Archive
     from app.intake.limits import Limits
     from app.intake.parsing.typed import Wrong
+    from app.intake.pickles.machine import read_pickle
+    from app.intake.pickles.tree import tensors_of
+    from app.intake.pickles.weights import read_pickled_weights
     from app.intake.program.read import read_program
     from app.intake.program.symbols import expression
     from app.intake.program.trees import output_spec
     from app.intake.tensors.read import plan_samples
 
+from tests.hostile_pickles import honest as saved_values
+from tests.hostile_pickles import saved, saved_long_ago
 from tests.upload_archives import PROGRAM, Members, members_below_root, write
 
 LIMITS = Limits(program_bytes=2**20, nodes=1000, tensors=1000, tensor_bytes=2**30)
@@ -77,6 +82,14 @@ def on_program_of(members: Members) -> Callable[[bytes], None]:
     return target
 
 
+def on_values(data: bytes) -> None:
+    """Read a pickle of torch.save, and collect its tensors."""
+    try:
+        tensors_of(read_pickle(io.BytesIO(data)))
+    except Wrong:
+        return
+
+
 FOLDER = Path(tempfile.mkdtemp())
 
 
@@ -94,6 +107,12 @@ def target_and_seed(name: str, model: Path) -> tuple[Callable[[bytes], None], by
         case "samples":
             tensors = len(header).to_bytes(8, "little") + header + bytes(8)
             return on_file(lambda path: plan_samples(path, LIMITS.dataset_bytes)), tensors
+        case "pickle":
+            return on_values, saved_values()
+        case "saved":
+            return on_file(lambda path: read_pickled_weights(path).write(io.BytesIO())), saved(saved_values())
+        case "saved long ago":
+            return on_file(lambda path: read_pickled_weights(path).write(io.BytesIO())), saved_long_ago(saved_values())
         case "expression":
             size = b"Add(Mul(Integer(2), Symbol('s1', positive=True, integer=True)), Integer(-1))"
             return on_text(expression), size

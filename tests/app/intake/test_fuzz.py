@@ -14,7 +14,8 @@ import torch
 
 from app.errors import Invalid
 from app.intake.limits import Limits
-from app.intake.program.read import PROGRAM, read_program
+from app.intake.program.layouts import PROGRAM
+from app.intake.program.read import read_program
 from tests.effort import FUZZ_EFFORT, FUZZ_SEED
 from tests.escape_canary import payload
 from tests.factories import fresh_of
@@ -34,6 +35,9 @@ PER_TARGET = {
         "program": 5_000,
         "document": 1_000,
         "samples": 10_000,
+        "pickle": 20_000,
+        "saved": 5_000,
+        "saved long ago": 10_000,
         "expression": 25_000,
         "tree": 10_000,
     }.items()

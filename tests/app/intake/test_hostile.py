@@ -11,7 +11,8 @@ import torch
 from app.errors import Invalid
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
-from app.intake.program.read import PROGRAM, read_program
+from app.intake.program.layouts import PROGRAM
+from app.intake.program.read import read_program
 from tests.factories import fresh_of
 from tests.honest_archive import honest_members
 from tests.hostile_uploads import ATTACKS, attacked

@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from app.intake.archives.zip_writer import archive_of, member_of
 from app.intake.limits import Limits
+from app.intake.program.layouts import PROGRAM
 from app.intake.program.operators import allowed
-from app.intake.program.read import PROGRAM, read_program
+from app.intake.program.read import read_program
 from tests import operators
 from tests.factories import fresh_of, members_of
 from tests.honest_programs import HONEST

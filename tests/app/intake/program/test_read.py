@@ -174,7 +174,7 @@ def input_specs(document: Any) -> Any:
         (PROGRAM, lambda it: it["schema_version"].update(major=7), "schema_version/major: must be one of 8"),
         (PROGRAM, lambda it: it.pop("graph_module"), "lacks graph_module"),
         (PROGRAM, lambda it: it["graph_module"].update(graph=[]), "must be an object"),
-        (PROGRAM, lambda it: it.update(more=1), "a key that torch 2.13 doesn't write"),
+        (PROGRAM, lambda it: it.update(more=1), "a key that no known torch writes"),
         (PROGRAM, lambda it: node(it).update(inputs="x"), "node 0: inputs: must be a list"),
         (PROGRAM, lambda it: input_specs(it)[0]["parameter"].update(parameter_name="a\nb"), "parameter_name: must be"),
         (PROGRAM, lambda it: input_specs(it).append({"user_input": {"arg": {"as_int": 3}}}), "number of inputs"),

@@ -1,0 +1,90 @@
+"""Weights that torch.save wrote (`.pt`, `.pth`, `pytorch_model.bin`): read without unpickling, kept as safetensors."""
+
+from functools import partial
+from pathlib import Path
+
+from app.errors import Invalid
+from app.intake.archives.stored_zip import Archive
+from app.intake.archives.zip import MAGIC as ZIP
+from app.intake.facts import Model
+from app.intake.parsing.typed import Wrong
+from app.intake.pickles.legacy import HEAD_BYTES, begins_legacy, read_legacy
+from app.intake.pickles.saved import PICKLE, Saved, read_saved
+from app.intake.pickles.values import TensorView
+from app.intake.tensors.dtypes import BY_NAME
+from app.intake.tensors.read import Plan, plan_stored
+from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored
+from app.intake.tensors.strided import MAX_GATHERED_BYTES, is_row_major, row_major
+from app.intake.tensors.weights import weights_model
+
+SAVE_TENSORS = (
+    "Save the tensors alone: torch.save(model.state_dict(), 'model.pt'), or save_file(model.state_dict(), "
+    "'model.safetensors') with safetensors."
+)
+MOST_COPIES = 4
+"""How many times the file's size all tensors together may have: names can share a storage, as tied weights do."""
+SMALL_BYTES = 64 * 2**20
+
+
+def read_pickled_weights(path: Path) -> Plan[Model]:
+    """Check a file of torch.save, including every value. Raises Invalid with what is wrong, and where."""
+    return weights_model(plan_stored(stored_in(path)))
+
+
+def is_pickled(path: Path) -> bool:
+    """Return whether torch.save wrote the file: from its first bytes, or the names in its zip."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if begins_legacy(head) or not head.startswith(ZIP):
+        return begins_legacy(head)
+    try:
+        with Archive(path) as archive:
+            names = {name.partition("/")[2] for name in archive.names}
+    except Invalid:
+        return False
+    return PICKLE in names and not any(name.startswith("code/") for name in names)
+
+
+def stored_in(path: Path) -> tuple[Stored, ...]:
+    """Return the tensors of a file of torch.save, sorted by name. Raises Invalid."""
+    try:
+        return _stored(_read(path), path.stat().st_size)
+    except Wrong as wrong:
+        place = "".join(f"{key}: it " for key in wrong.path if NAME.fullmatch(key)) or "The pickle in the file "
+        raise _refused(f"{place}{wrong.detail}.") from None
+
+
+def _read(path: Path) -> Saved:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if begins_legacy(head):
+        return read_legacy(path)
+    with Archive(path) as archive:
+        return read_saved(archive, path)
+
+
+def _stored(saved: Saved, file_bytes: int) -> tuple[Stored, ...]:
+    if len(saved.tensors) > MAX_TENSORS:
+        raise Wrong(f"holds {len(saved.tensors)} tensors; at most {MAX_TENSORS} are read")
+    stored = tuple(_one(saved, name, view) for name, view in sorted(saved.tensors.items()))
+    total = sum(tensor.bytes for tensor in stored)
+    if total > max(SMALL_BYTES, MOST_COPIES * file_bytes):
+        raise Wrong(f"describes tensors of {total} bytes in a file of {file_bytes}: too many share their storage")
+    return stored
+
+
+def _one(saved: Saved, name: str, view: TensorView) -> Stored:
+    if not NAME.fullmatch(name):
+        raise Wrong("has a tensor whose name isn't at most 256 letters, digits and . _ : / + -")
+    if BY_NAME[view.dtype].safetensors_code is None:
+        raise Wrong(f"is a tensor of {view.dtype}, which can't be kept; save its real and imaginary parts", name)
+    storage = saved.storages[view.storage.key]
+    if storage.size > MAX_GATHERED_BYTES and not is_row_major(view.sizes, view.strides):
+        raise Wrong("is a view of a large storage in another order than its own; save it .contiguous()", name)
+    offset = view.storage.start + view.offset
+    chunks = partial(row_major, storage, view.dtype, view.sizes, view.strides, offset)
+    return Stored(name, view.dtype, view.sizes, chunks)
+
+
+def _refused(detail: str) -> Invalid:
+    return Invalid("weights_invalid", detail, SAVE_TENSORS)
