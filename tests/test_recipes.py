@@ -56,6 +56,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("recipe", "outputs"), RECIPES.values(), ids=RECIPES.keys())
 def test_a_recipe_in_the_documents_runs_as_it_stands(saved: Path, recipe: str, outputs: str) -> None:
     (saved / "y.safetensors").unlink(missing_ok=True)

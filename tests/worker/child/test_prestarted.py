@@ -70,6 +70,7 @@ def orphaned(children: PrestartedChildren) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("begin", [lone, forked, orphaned], ids=lambda begin: begin.__name__)
 def test_each_job_has_a_process_of_its_own(
     children: PrestartedChildren, begin: Callable[[PrestartedChildren], None]

@@ -19,6 +19,7 @@ from app.intake.program.layouts import PROGRAM
 from app.intake.program.operators import allowed
 from app.intake.program.read import read_program
 from tests import operators
+from tests.effort import in_turn
 from tests.factories import fresh_of, members_of
 from tests.honest_programs import HONEST
 
@@ -99,15 +100,21 @@ def test_what_is_written_holds_nothing_of_the_user_but_the_program(tmp_path: Pat
 
 @pytest.mark.slow
 def test_every_allowed_operator_is_exported_gated_and_run(tmp_path: Path, honest: Exported) -> None:
-    """The list is what `scripts/list_operators.py` writes: no more, no less than these programs call."""
-    called: set[str] = set()
-    for program in (program for texts in operators.groups() for program in operators.programs(texts)):
+    """The list is what `scripts/list_operators.py` writes: no more than these programs call, and all of it.
+
+    A run of all tests takes a part of the programs, which cannot show the second.
+    """
+    groups, called = operators.groups(), set[str]()
+    taken = [texts for position, texts in enumerate(groups) if in_turn(4, position)]
+    for program in (program for texts in taken for program in operators.programs(texts)):
         fresh = rewritten(program, tmp_path)
         assert_same(program, fresh)
         called |= targets_of(fresh, tmp_path)
-    for name, decomposed in product(HONEST, (False, True)):
-        called |= targets_of(honest(name, decomposed)[1], tmp_path)
-    assert called == allowed()
+    if taken == groups:
+        for name, decomposed in product(HONEST, (False, True)):
+            called |= targets_of(honest(name, decomposed)[1], tmp_path)
+        assert called == allowed()
+    assert called <= allowed()
 
 
 def targets_of(archive: bytes, folder: Path) -> set[str]:
