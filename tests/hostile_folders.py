@@ -119,27 +119,41 @@ FOLDER_ATTACKS: dict[str, FolderAttack] = {
         config(auto_map={"AutoModel": "modeling.Evil"}), INVALID, "auto_map would load code"
     ),
     "code of its own beside it": FolderAttack(
-        both(config(auto_map={"AutoModel": "modeling.Evil"}), added("modeling.py")), UNSUPPORTED, "modeling.py may hold"
+        both(config(auto_map={"AutoModel": "modeling.Evil"}), added("modeling.py")), INVALID, "auto_map would load code"
     ),
     "code of the hub": FolderAttack(config(auto_map={"AutoModel": "owner/repo--m.Evil"}), INVALID, "would load code"),
-    "pickled weights": FolderAttack(pickled("pytorch_model.bin"), UNSUPPORTED, "pytorch_model.bin may hold code"),
-    "pickled arguments": FolderAttack(pickled("training_args.bin"), UNSUPPORTED, "training_args.bin may hold code"),
+    "pickled weights": FolderAttack(pickled("pytorch_model.bin"), None),
+    "pickled weights alone": FolderAttack(
+        both(pickled("pytorch_model.bin"), lambda files, _: files.pop(WEIGHTS)),
+        UNSUPPORTED,
+        "pytorch_model.bin may hold",
+    ),
+    "pickled arguments": FolderAttack(pickled("training_args.bin"), None),
+    "code beside it": FolderAttack(both(added("modeling_bert.py"), added("handler.py"), added("1_Pooling/x.py")), None),
+    "a setup that hides": FolderAttack(both(added(".git/hooks/post-checkout"), added(".cache/x")), None),
+    "pooling by code": FolderAttack(
+        added("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "evil.Transformer"}]'), None
+    ),
+    "pooling from elsewhere": FolderAttack(
+        added("modules.json", b'[{"path": "../../victim", "type": "sentence_transformers.models.Pooling"}]'), None
+    ),
+    "pooling that is deep": FolderAttack(added("modules.json", b"[" * 100_000), None),
     "a pickle called safetensors": FolderAttack(pickled(WEIGHTS), "weights_invalid", "not safetensors"),
     "an adapter of another model": FolderAttack(added("adapter_config.json"), UNSUPPORTED, "adapter_config.json"),
     "a link for weights": FolderAttack(added(WEIGHTS, Path("/etc/passwd")), INVALID, "model.safetensors is a link"),
     "a link for a config": FolderAttack(added(CONFIG, Path("../config.json")), INVALID, "config.json is a link"),
     "an index that leaves": FolderAttack(sharded(b="../victim/model.safetensors"), INVALID, "weight_map may map"),
     "an index to a pickle": FolderAttack(
-        both(sharded(b="pytorch_model.bin"), pickled("pytorch_model.bin")), UNSUPPORTED, "pytorch_model.bin"
+        both(sharded(b="pytorch_model.bin"), pickled("pytorch_model.bin")), INVALID, "weight_map may map"
     ),
     "a shard that is missing": FolderAttack(
         both(sharded(), lambda files, _: files.pop(SHARDS[1])), INVALID, "not the ones that"
     ),
     "a shard that nobody names": FolderAttack(sharded(b=SHARDS[0]), INVALID, "not the ones that"),
-    "a file above": FolderAttack(moved(CONFIG, "../config.json"), INVALID, "not directly in the one folder"),
-    "a file at the root": FolderAttack(moved(CONFIG, "/etc/config.json"), INVALID, "not directly in the one folder"),
+    "a file above": FolderAttack(moved(CONFIG, "../config.json"), INVALID, "not in the folder"),
+    "a file at the root": FolderAttack(moved(CONFIG, "/etc/config.json"), INVALID, "not in the folder"),
     "two folders": FolderAttack(
-        both(moved(CONFIG, "a/config.json"), moved(WEIGHTS, "b/model.safetensors")), INVALID, "in another folder"
+        both(moved(CONFIG, "a/config.json"), moved(WEIGHTS, "b/model.safetensors")), INVALID, "needs config.json and"
     ),
     "a key twice": FolderAttack(
         lambda files, _: files.update({CONFIG: b'{"model_type": "x", ' + _bytes(files[CONFIG])[1:]}),

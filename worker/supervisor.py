@@ -189,7 +189,7 @@ def _fail_as_reported(claim: Claim, context: WorkerContext, folder: Path, child_
     products = []
     with suppress(OutputError):
         read_report(folder)
-        products = store([folder / OUT_FOLDER / REPORT_FILE], context.storage)
+        products = store({REPORT_FILE: folder / OUT_FOLDER / REPORT_FILE}, context.storage)
     failure = failure.model_copy(update={"phase": failure.phase or child_exit.phase})
     _fail(claim, context, child_exit, failure, products)
 

@@ -44,9 +44,9 @@ def list_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
     ]
 
 
-@router.head("/artifacts/{name}", include_in_schema=False)
+@router.head("/artifacts/{name:path}", include_in_schema=False)
 @router.get(
-    "/artifacts/{name}",
+    "/artifacts/{name:path}",
     response_class=FileResponse,
     responses={200: _FILE, 206: _FILE, 304: {"description": "Unchanged."}, **problems(404, 416)},
 )
@@ -56,7 +56,7 @@ def download_artifact(
     """Download one artifact, or a part of it (`Range`). `ETag` and `Repr-Digest` are its sha256."""
     artifact = queries.artifact(session, job_id, name)
     blob = Blob(artifact.sha256, artifact.bytes)
-    return _file(request, services.storage.path(blob.sha256), blob, filename=artifact.name)
+    return _file(request, services.storage.path(blob.sha256), blob, filename=artifact.name.rpartition("/")[2])
 
 
 def _file(

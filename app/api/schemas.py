@@ -55,6 +55,13 @@ class ModelWarningBody(Body):
     layers: list[str]
 
 
+class LeftOutBody(Body):
+    """A file, or a folder ending in "/", of an uploaded folder that was neither read nor kept, and why."""
+
+    name: str
+    reason: str
+
+
 class ModelBody(Body):
     id: str
     name: str
@@ -66,6 +73,7 @@ class ModelBody(Body):
     layers: list[LayerBody]
     parameters: int
     warnings: list[ModelWarningBody]
+    left_out: list[LeftOutBody]
 
 
 class DatasetBody(Body):

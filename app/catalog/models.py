@@ -26,6 +26,7 @@ class Model(Base):
     layers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     parameters: Mapped[int] = mapped_column(BigInteger)
     warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
+    left_out: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
 
 
 class Dataset(Base):

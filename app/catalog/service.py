@@ -93,7 +93,7 @@ def _check_model(upload: Upload) -> dict[str, Any]:
     facts = upload.check("model")
     if facts["format"] == "huggingface":
         facts |= describe_folder(upload.fresh.path, upload.limits)
-    return {name: facts[name] for name in ("format", "inputs", "layers", "parameters", "warnings")}
+    return {name: facts[name] for name in ("format", "inputs", "layers", "parameters", "warnings", "left_out")}
 
 
 def _check_dataset(upload: Upload) -> dict[str, Any]:

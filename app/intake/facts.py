@@ -67,14 +67,23 @@ MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A file, or a folder ending in "/", of an upload that was neither read nor kept, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Model:
-    """A network: its upload format, its inputs, the layers that own its parameters, and warnings."""
+    """A network: its upload format, its inputs, the layers that own its parameters, warnings, and files left out."""
 
     format: Format
     inputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     parameters: int
     warnings: tuple[Warning, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def fail(place: Place) -> Callable[[], None]:
     claim, storage = place.claim(), open_storage(place.settings.storage_url)
 
     def with_report(session: Session) -> None:
-        products = store([place.out / "report.json"], storage)
+        products = store({"report.json": place.out / "report.json"}, storage)
         endings.fail(session, claim, describe_failure("internal_error"), products)
 
     return place.write(with_report)

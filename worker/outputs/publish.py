@@ -7,7 +7,7 @@ that is not what its name says, or a report that does not parse makes the whole 
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,26 +56,38 @@ def read_result(folder: Path, claim: Claim) -> Report | SweepReport:
     return _read(_out(folder) / claim.work.result_file, claim.work.result_type, REPORT_CAP)
 
 
-def outputs(folder: Path, claim: Claim) -> list[Path]:
-    """Return the files that a successful child must have written. Raises OutputError for any other content of out/."""
+def outputs(folder: Path, claim: Claim) -> dict[str, Path]:
+    """Return the files that a successful child must have written, by their paths in out/.
+
+    Raises OutputError for any other content of out/.
+    """
     names, document = claim.work.formats(claim.model_format), claim.work.result_file
     formats = [FORMATS[name] for name in names]
     required = {document, *(name for entry in formats for name in entry.required)}
     out = _out(folder)
-    present = sorted(path.name for path in out.iterdir())
+    present = sorted(_names(out))
     if not required <= set(present) or not all(stat.S_ISREG((out / name).lstat().st_mode) for name in present):
         raise OutputError(f"expected the files {sorted(required)} in out/, found {present}")
     if unknown := [name for name in present if name != document and not any(kind_in(e, name) for e in formats)]:
         raise OutputError(f"no format of this job has the files {unknown}")
     if "huggingface" in names:
         require_whole_weights(present)
-    paths = [out / name for name in present]
-    total, cap = sum(path.stat().st_size for path in paths), output_cap(claim)
+    paths = {name: out / name for name in present}
+    total, cap = sum(path.stat().st_size for path in paths.values()), output_cap(claim)
     if total > cap:
         raise OutputError(f"out/ holds {total} bytes, more than {cap} for a model of {claim.model.bytes}")
-    for path in paths:
+    for path in paths.values():
         _inspect(path)
     return paths
+
+
+def _names(out: Path) -> Iterator[str]:
+    """Yield the paths of everything in out/ and in its folders, but for those folders."""
+    for path in out.iterdir():
+        if stat.S_ISDIR(path.lstat().st_mode):
+            yield from (f"{path.name}/{below.name}" for below in path.iterdir())
+        else:
+            yield path.name
 
 
 def require_whole_weights(names: Sequence[str]) -> None:
@@ -86,11 +98,11 @@ def require_whole_weights(names: Sequence[str]) -> None:
         raise OutputError(f"the weights are not whole: {weights}")
 
 
-def store(paths: Sequence[Path], storage: Storage) -> list[Product]:
-    """Put files into the storage; those of a Hugging Face folder once more as one tar."""
-    products = [Product(name=path.name, kind=artifact_kind(path.name), blob=storage.put_file(path)) for path in paths]
-    folder = [path for path in paths if path.name != REPORT_FILE]
-    if any(path.name == CONFIG_FILE for path in folder):
+def store(paths: Mapping[str, Path], storage: Storage) -> list[Product]:
+    """Put files into the storage, under these names; those of a Hugging Face folder once more as one tar."""
+    products = [Product(name, artifact_kind(name), storage.put_file(path)) for name, path in paths.items()]
+    folder = {name: path for name, path in paths.items() if name != REPORT_FILE}
+    if CONFIG_FILE in folder:
         products.append(Product(name=FOLDER_FILE, kind="folder", blob=store_tar(folder, storage)))
     return products
 

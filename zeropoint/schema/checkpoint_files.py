@@ -6,6 +6,8 @@ from collections.abc import Mapping
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+MODULES_FILE = "modules.json"
+"""The list of a sentence encoder's modules: the network, its pooling, …"""
 FOLDER_FILE = "model.tar"
 """The whole folder as one file to download."""
 
@@ -15,13 +17,19 @@ KINDS: Mapping[str, re.Pattern[str]] = {
     "weights": re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors"),
     "index": re.compile(r"model\.safetensors\.index\.json"),
     "tokenizer": re.compile(
-        r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
-        r"|vocab\.(json|txt)|merges\.txt|(preprocessor|processor)_config\.json|chat_template\.(jinja|json)"
-        r"|spiece\.model|sentencepiece\.bpe\.model|tokenizer\.model"
+        r"(audio_)?tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|entity_vocab\.json"
+        r"|((feature_extractor|(video_)?preprocessor|processor|image_processor)_config)\.json"
+        r"|vocab\.(json|txt|bpe|model)|encoder\.json|merges\.txt|bpe\.codes|dict\.txt|normalizer\.json|tekken\.json"
+        r"|(spiece|sentencepiece(\.bpe)?|spm|tokenizer|bpe)\.model(\.v\d{1,2})?|(source|target)\.spm|qwen\.tiktoken"
+        r"|chat_template\.(jinja|json)"
+    ),
+    "sentence_encoder": re.compile(
+        r"modules\.json|config_sentence_transformers\.json|sentence_[a-z_-]{1,32}_config\.json"
+        r"|\d{1,2}_[A-Z][A-Za-z]{1,32}/config\.json"
     ),
 }
-CARRIED = ("generation_config", "tokenizer")
-"""Kinds that are copied unchanged, and never read."""
+CARRIED = ("generation_config", "tokenizer", "sentence_encoder")
+"""Kinds that are copied unchanged, and never read once they are stored."""
 
 
 def kind_of(name: str) -> str | None:

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.errors import Invalid
 from app.intake.huggingface.config import read_config
-from app.intake.huggingface.unpack import FolderFile, refused
+from app.intake.huggingface.unpack import FolderFile, UnpackedFolder, refused, shown
 from app.intake.parsing.strict_json import read_json
 from app.intake.tensors.read import plan_weights
 from app.intake.tensors.safetensors import MAX_TENSORS, NAME
 
 WHOLE = "model.safetensors"
+FOREIGN_WEIGHTS = re.compile(
+    r"[^/]*\.(bin|pt|pth|pkl|pickle|h5|msgpack|ckpt|joblib|npz|onnx|ot|gguf|safetensors)", re.IGNORECASE
+)
+SAVE_SAFETENSORS = "Save the weights with model.save_pretrained(FOLDER), which writes safetensors."
 MAX_INDEX_VALUES = 4 * MAX_TENSORS
 
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
@@ -41,11 +46,12 @@ class Checkpoint:
     parameters: int
 
 
-def read_checkpoint(folder: Path, files: Sequence[FolderFile]) -> Checkpoint:
+def read_checkpoint(folder: Path, unpacked: UnpackedFolder) -> Checkpoint:
     """Check the files of `unpack_folder`, including every value of the weights. Raises Invalid with the location."""
+    files = unpacked.files
     by_kind = {kind: [file for file in files if file.kind == kind] for kind in ("config", "weights", "index")}
     if not by_kind["config"] or not by_kind["weights"]:
-        raise refused("The folder needs config.json and model.safetensors (or its shards with their index).")
+        raise _incomplete(unpacked)
     config = read_config(_bytes(folder, by_kind["config"]))
     places = _read_index(_bytes(folder, by_kind["index"])) if by_kind["index"] else None
     shards = {file.name: file.file for file in by_kind["weights"]}
@@ -54,6 +60,16 @@ def read_checkpoint(folder: Path, files: Sequence[FolderFile]) -> Checkpoint:
     if places is not None and len(places) != len(tensors):
         raise refused(f"{min(set(places) - set(tensors))} is in the index but in no file.")
     return Checkpoint(config.model_type, config.architecture, config.values, tensors, parameters)
+
+
+def _incomplete(unpacked: UnpackedFolder) -> Invalid:
+    """Return the refusal of a folder without a config or weights, which names weights in another format."""
+    detail = "The folder needs config.json and model.safetensors (or its shards with their index)."
+    for name, _ in unpacked.left_out:
+        if FOREIGN_WEIGHTS.fullmatch(name):
+            detail = f"{shown(name)} may hold a pickle, or weights in an unsupported format. {detail}"
+            return Invalid("model_format_unsupported", detail, SAVE_SAFETENSORS)
+    return refused(detail)
 
 
 def _bytes(folder: Path, files: Sequence[FolderFile]) -> bytes:

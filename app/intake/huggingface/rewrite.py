@@ -1,21 +1,23 @@
 """Write a checked Hugging Face folder as a plain tar of checked values under known names.
 
-config.json holds only the keys that were checked; weights are fresh safetensors; tokenizer files are copied byte by
-byte, and we never parse them.
+config.json holds only the keys that were checked, as do the files of a sentence encoder; weights are fresh safetensors;
+tokenizer files are copied byte by byte, and we never parse them.
 """
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.archives.zip import read_members
 from app.intake.facts import Model
+from app.intake.huggingface.left_out import listed
 from app.intake.huggingface.read import Checkpoint, read_checkpoint
+from app.intake.huggingface.sentence_encoder import read_sentence_encoder
 from app.intake.huggingface.unpack import MAX_MEMBERS, FolderFile, unpack_folder
 from app.intake.tensors.read import stored_weights
 from app.intake.tensors.safetensors import Stored, bytes_of_file, read_range, write_stored
@@ -39,6 +41,8 @@ class CheckedFolder:
     facts: Model
     checkpoint: Checkpoint
     files: tuple[FolderFile, ...]
+    documents: Mapping[str, Any]
+    """Those of a sentence encoder, by their paths."""
     folder: Path
 
     def write(self, target: BinaryIO) -> None:
@@ -66,6 +70,8 @@ class CheckedFolder:
         for file in sorted(self.files, key=lambda file: file.name):
             if file.kind in CARRIED:
                 yield _Member(file.name, file.bytes, partial(_copy, self.folder / file.file, file.bytes))
+        for name, document in sorted(self.documents.items()):
+            yield _of_json(name, document)
 
 
 def is_folder(path: Path) -> bool:
@@ -86,10 +92,12 @@ def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder:
 
     Inputs and layers stay empty: only the library that builds the network knows them.
     """
-    files = unpack_folder(path, scratch, max_bytes)
-    checkpoint = read_checkpoint(scratch, files)
-    facts = Model(format="huggingface", inputs=(), layers=(), parameters=checkpoint.parameters)
-    return CheckedFolder(facts, checkpoint, files, scratch)
+    unpacked = unpack_folder(path, scratch, max_bytes)
+    checkpoint = read_checkpoint(scratch, unpacked)
+    encoder = read_sentence_encoder(scratch, unpacked.beside)
+    left_out = listed((*unpacked.left_out, *encoder.left_out))
+    facts = Model(format="huggingface", inputs=(), layers=(), parameters=checkpoint.parameters, left_out=left_out)
+    return CheckedFolder(facts, checkpoint, unpacked.files, encoder.documents, scratch)
 
 
 def _of_json(name: str, content: object) -> _Member:

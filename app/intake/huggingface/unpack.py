@@ -1,33 +1,33 @@
 """Unpack a Hugging Face folder (tar, tar.gz or zip) member by member into files that we name.
 
-No name in the archive becomes a path, so nothing can be written elsewhere; only names that a checkpoint needs are
-accepted, and no file that could hold code. Every limit is checked while bytes are read.
+No name in the archive becomes a path, so nothing can be written elsewhere. Only files that a checkpoint needs are kept;
+what else a folder holds is read past, within the same limits, and listed. Every limit is checked while bytes are read.
 """
 
 import gzip
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.errors import Invalid
 from app.intake.archives.tar import BLOCK_BYTES, TarEntry, read_tar
 from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.archives.zip import read_members, stream_member
+from app.intake.huggingface.left_out import LINK, OUTSIDE, in_folder, reason_of
 from app.intake.parsing.strict_json import Refuse
-from zeropoint.schema.checkpoint_files import kind_of
+from zeropoint.schema.checkpoint_files import CONFIG_FILE, MODULES_FILE, kind_of
 
 MAX_MEMBERS = 1_000
 
-PACK_AGAIN = "Save with model.save_pretrained(FOLDER), then pack that folder alone: tar -cf model.tar -C FOLDER ."
-SAVE_SAFETENSORS = "Leave the file out; save the weights with model.save_pretrained(FOLDER), which writes safetensors."
+PACK_AGAIN = "Save with model.save_pretrained(FOLDER), then pack that folder alone: tar -chf model.tar -C FOLDER ."
 
 
 @dataclass(frozen=True)
 class FolderFile:
-    """An unpacked file: our name for it, its kind, its name in the checkpoint, its size."""
+    """An unpacked file: our name for it, its kind, its path in the checkpoint, its size."""
 
     file: str
     kind: str
@@ -35,41 +35,50 @@ class FolderFile:
     bytes: int
 
 
+@dataclass(frozen=True)
+class UnpackedFolder:
+    """The network's files, files beside them that may describe its pooling, and pairs of a path left out and a reason.
+
+    Paths are relative to the network's folder, those of `beside` to the folder of `modules.json`.
+    """
+
+    files: tuple[FolderFile, ...]
+    beside: tuple[FolderFile, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
 _SUFFIXES = {"weights": "safetensors", "tokenizer": "stored"}
 _MAX_BYTES = {
     "config": 2**20,
     "generation_config": 2**20,
+    "sentence_encoder": 2**20,
     "weights": 2**63,
     "index": 16 * 2**20,
     "tokenizer": 64 * 2**20,
 }
-_IGNORED = re.compile(r"README(\.md)?|LICENSE(\.(md|txt))?|NOTICE(\.txt)?|\.git(attributes|ignore)|\.DS_Store|\._.*")
-_FOREIGN = re.compile(
-    r".*\.(py|bin|pt|pth|pkl|pickle|h5|msgpack|ckpt|joblib|npz|onnx|ot|so|gguf)|adapter_(config\.json|model\..*)", re.I
-)
-_MAX_IGNORED_BYTES = 2**20
+_MODULE = re.compile(r"\d{1,2}_[A-Za-z]{1,32}")
+_ADAPTER = re.compile(r"adapter_(config\.json|model\..*)")
 
 
-def unpack_folder(path: Path, target: Path, max_bytes: int) -> tuple[FolderFile, ...]:
+def unpack_folder(path: Path, target: Path, max_bytes: int) -> UnpackedFolder:
     """Unpack an archive into an empty folder; `max_bytes` bounds the sum of all members. Raises Invalid."""
     files: dict[str, FolderFile] = {}
-    roots: set[str] = set()
+    passed_over: list[tuple[str, str]] = []
     remaining = max_bytes
     with _entries(path) as entries:
         for number, entry in enumerate(entries):
-            root, name = _place(entry)
-            if _IGNORED.fullmatch(name):
-                remaining -= _copy(entry.chunks, Path(os.devnull), min(remaining, _MAX_IGNORED_BYTES), name)
+            place, leaf = _place(entry)
+            kind = kind_of(leaf)
+            if kind is None:
+                remaining -= _copy(entry.chunks, Path(os.devnull), remaining, leaf)
+                passed_over.append((place, reason_of(leaf) if entry.regular else LINK))
                 continue
-            roots.add(root)
-            if name.lower() in files or len(roots) > 1:
-                raise refused(f"{name} is in the archive twice, or in another folder than the other files.")
-            kind = _kind_of(name)
+            _require_single(place, leaf, entry, files)
             file = f"{number}.{_SUFFIXES.get(kind, 'json')}"
-            size = _copy(entry.chunks, target / file, min(remaining, _MAX_BYTES[kind]), name)
-            files[name.lower()] = FolderFile(file, kind, name, size)
+            size = _copy(entry.chunks, target / file, min(remaining, _MAX_BYTES[kind]), leaf)
+            files[place.lower()] = FolderFile(file, kind, place, size)
             remaining -= size
-    return tuple(files.values())
+    return _within_root(tuple(files.values()), passed_over)
 
 
 def refused(detail: str, remedy: str = PACK_AGAIN) -> Invalid:
@@ -100,25 +109,82 @@ def _zip_entries(path: Path, refuse: Refuse) -> Iterator[TarEntry]:
 
 
 def _place(entry: TarEntry) -> tuple[str, str]:
-    """Return the root folder ("" for none) and the name in it. Raises Invalid."""
+    """Return the path of a member, and its last part. Raises Invalid if it could lead out of the folder."""
     parts = entry.name.removeprefix("./").split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in entry.name:
+        raise refused(f"{shown(parts[-1])} is not in the folder that the archive holds.")
+    return "/".join(parts), parts[-1]
+
+
+def _require_single(place: str, leaf: str, entry: TarEntry, files: dict[str, FolderFile]) -> None:
+    """Raise Invalid if a file that the checkpoint needs is no plain file, or is in the archive twice."""
     if not entry.regular:
-        raise refused(f"{shown(parts[-1])} is a link or a device; only plain files are accepted.")
-    if not 1 <= len(parts) <= len(("root", "name")) or {"", ".", ".."} & set(parts) or "\\" in entry.name:
-        raise refused(f"{shown(parts[-1])} is not directly in the one folder that an archive may have.")
-    return "/".join(parts[:-1]), parts[-1]
+        raise refused(f"{shown(leaf)} is a link or a device; only plain files are accepted.")
+    if place.lower() in files:
+        raise refused(f"{shown(leaf)} is in the archive twice.")
 
 
-def _kind_of(name: str) -> str:
-    if (kind := kind_of(name)) is not None:
-        return kind
-    if _FOREIGN.fullmatch(name):
-        raise Invalid(
-            "model_format_unsupported",
-            f"{shown(name)} may hold code, a pickle, or weights in an unsupported format.",
-            SAVE_SAFETENSORS,
-        )
-    raise refused(f"{shown(name)} is not a file that a checkpoint needs.", "Leave it out, and pack the folder again.")
+def _within_root(files: tuple[FolderFile, ...], passed_over: list[tuple[str, str]]) -> UnpackedFolder:
+    """Sort the files by the folder that holds the network. Raises Invalid if several do, or an adapter is there."""
+    root = _root(files, [place for place, _ in passed_over])
+    base = _base(root, files)
+    own = [replace(f, name=_below(f.name, root)) for f in files if _is_own(f, root)]
+    beside = [replace(f, name=_below(_below(f.name, root), base)) for f in files if _is_beside(f, root, base)]
+    taken = {file.file for file in (*own, *beside)}
+    elsewhere = [(file.name, OUTSIDE) for file in files if file.file not in taken]
+    left_out = [in_folder(_below(_below(place, root), base), reason) for place, reason in (*passed_over, *elsewhere)]
+    for name, _ in left_out:
+        if _ADAPTER.fullmatch(name):
+            raise Invalid(
+                "model_format_unsupported",
+                f"{name} belongs to an adapter, which changes the network that from_pretrained builds.",
+                "Merge the adapter (merge_and_unload of peft), save the result with save_pretrained, and upload that.",
+            )
+    return UnpackedFolder(tuple(own), tuple(beside), tuple(left_out))
+
+
+def _is_own(file: FolderFile, root: str) -> bool:
+    return _folder(file.name) == root and file.kind != "sentence_encoder"
+
+
+def _is_beside(file: FolderFile, root: str, base: str) -> bool:
+    """Return whether a file may describe what follows the network: `modules.json`, `1_Pooling/config.json`."""
+    folder, leaf = _folder(file.name), file.name.rpartition("/")[2]
+    if file.kind == "sentence_encoder":
+        return folder in (root, base)
+    is_module = _folder(folder) == base and _MODULE.fullmatch(folder.rpartition("/")[2])
+    return leaf == CONFIG_FILE and folder != root and bool(is_module)
+
+
+def _base(root: str, files: tuple[FolderFile, ...]) -> str:
+    """Return the folder of `modules.json`: the network's own, or the one above it."""
+    names = {file.name for file in files}
+    own, above = (f"{folder}/{MODULES_FILE}".lstrip("/") for folder in (root, _folder(root)))
+    return _folder(root) if own not in names and above in names else root
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _root(files: tuple[FolderFile, ...], others: Sequence[str]) -> str:
+    """Return the folder of the network: with a config and, if possible, weights; the least deep. Raises Invalid."""
+    folders = {kind: {_folder(file.name) for file in files if file.kind == kind} for kind in _MAX_BYTES}
+    whole = folders["config"] & (folders["weights"] | folders["index"])
+    candidates = whole or folders["config"] or folders["weights"] or set(map(_folder, others)) or {""}
+    least = sorted(candidates, key=lambda folder: (_depth(folder), folder))
+    if whole and len(least) > 1 and _depth(least[0]) == _depth(least[1]):
+        names = ", ".join(shown(folder.rpartition("/")[2]) for folder in least[:8])
+        raise refused(f"More than one folder holds a network: {names}.", "Pack the folder of one network alone.")
+    return least[0]
+
+
+def _depth(folder: str) -> int:
+    return folder.count("/") + 1 if folder else 0
+
+
+def _below(place: str, base: str) -> str:
+    return place.removeprefix(f"{base}/") if base else place
 
 
 def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str) -> int:

@@ -3,6 +3,7 @@
     config.json                    as uploaded, with `quantization_config`
     model.safetensors              or shards of less than 5 GB with model.safetensors.index.json
     tokenizer.json, …              as uploaded
+    modules.json, 1_Pooling/, …    of a sentence encoder, as the gate wrote them
 
 Tensors are copied from the uploaded files to the new ones block by block, so memory stays small.
 """
@@ -46,8 +47,9 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
     linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
     config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for file in source.folder.carried:
-        shutil.copyfile(file, path / file.name)
+    for name in source.folder.carried:
+        (path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.folder.path / name, path / name)
 
 
 def record_folder(quantized: Quantized, path: Path, report: Report) -> None:

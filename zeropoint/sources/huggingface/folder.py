@@ -38,9 +38,10 @@ class ModelFolder:
         return {name: tensor.shape for name, tensor in self.stored.items()}
 
     @property
-    def carried(self) -> list[Path]:
-        """Return the files that are copied unchanged."""
-        return sorted(path for path in self.path.iterdir() if kind_of(path.name) in CARRIED)
+    def carried(self) -> list[str]:
+        """Return the files that are copied unchanged, as paths in the folder."""
+        places = (path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
+        return sorted(place for place in places if kind_of(place) in CARRIED)
 
     def mapped(self) -> dict[str, MappedFile]:
         """Return tensor name -> mapped file; each file is mapped once."""
@@ -112,6 +113,8 @@ def _unpacked(path: Path) -> Path:
             content = archive.extractfile(member) if member.isreg() else None
             if content is None or kind_of(member.name) is None:
                 raise ValueError(f"{member.name} is in no such folder")
-            with content, (folder / member.name).open("wb") as target:
+            target_path = folder / member.name  # no kind of file has a name that leads elsewhere
+            target_path.parent.mkdir(exist_ok=True)
+            with content, target_path.open("wb") as target:
                 shutil.copyfileobj(content, target, 2**20)
     return folder
