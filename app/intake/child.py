@@ -18,6 +18,7 @@ from app.intake.huggingface.rewrite import is_folder, read_folder
 from app.intake.limits import Limits
 from app.intake.pickles.weights import is_pickled, read_pickled_weights
 from app.intake.program.read import read_program
+from app.intake.recognition import look_at, refuse_foreign
 from app.intake.tensors.read import name_for, plan_samples
 from app.intake.tensors.safetensors import begins_safetensors
 from app.intake.tensors.weights import read_weights
@@ -41,12 +42,12 @@ def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
 
 def read_model(path: Path, limits: Limits) -> Checked:
     """Check a model whose format its first bytes decide. Raises Invalid."""
-    with path.open("rb") as file:
-        head = file.read(16)
-    if begins_safetensors(head):
+    look = look_at(path)
+    if begins_safetensors(look.head):
         return read_weights(path)
-    if is_pickled(path):
+    if is_pickled(look):
         return read_pickled_weights(path)
+    refuse_foreign(look)
     return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from app.errors import Invalid
 from app.intake.archives.stored_zip import Archive
-from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.facts import Model
 from app.intake.parsing.typed import Wrong
 from app.intake.pickles.legacy import HEAD_BYTES, begins_legacy, read_legacy
 from app.intake.pickles.saved import PICKLE, Saved, read_saved
 from app.intake.pickles.values import TensorView
+from app.intake.recognition import Look, is_torch_script
 from app.intake.tensors.dtypes import BY_NAME
 from app.intake.tensors.read import Plan, plan_stored
 from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored
@@ -31,18 +31,9 @@ def read_pickled_weights(path: Path) -> Plan[Model]:
     return weights_model(plan_stored(stored_in(path)))
 
 
-def is_pickled(path: Path) -> bool:
-    """Return whether torch.save wrote the file: from its first bytes, or the names in its zip."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if begins_legacy(head) or not head.startswith(ZIP):
-        return begins_legacy(head)
-    try:
-        with Archive(path) as archive:
-            names = {name.partition("/")[2] for name in archive.names}
-    except Invalid:
-        return False
-    return PICKLE in names and not any(name.startswith("code/") for name in names)
+def is_pickled(look: Look) -> bool:
+    """Return whether torch.save wrote the file."""
+    return begins_legacy(look.head) or (PICKLE in look.below and not is_torch_script(look))
 
 
 def stored_in(path: Path) -> tuple[Stored, ...]:

@@ -21,13 +21,13 @@ from app.intake.limits import Limits
 from app.intake.parsing.strict_json import read_json
 from app.intake.parsing.typed import Wrong
 from app.intake.program.dataflow import check_flow
-from app.intake.program.foreign import refuse_foreign_archive, refuse_foreign_file
 from app.intake.program.layers import read_facts
 from app.intake.program.layouts import PROGRAM, check_layout, layout_of, read_payloads
 from app.intake.program.refusals import misfit, of_unknown_release, refused
 from app.intake.program.releases import unknown_release, warning_of
 from app.intake.program.schema import document
 from app.intake.program.tensors import Payload
+from app.intake.recognition import look_at, require_program
 
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", ".data/version": b"6\n"}
 _EMPTY = ("data/sample_inputs/model.pt",)
@@ -54,9 +54,8 @@ class CheckedProgram:
 
 def read_program(path: Path, limits: Limits) -> CheckedProgram:
     """Check every byte of an archive. Raises Invalid with what is wrong, and where."""
-    refuse_foreign_file(path)
+    require_program(look_at(path))
     with Archive(path) as archive:
-        refuse_foreign_archive(archive.names)
         layout = layout_of(archive.names)
         check_layout(archive, layout)
         payloads = read_payloads(archive, path, layout, limits)

@@ -2,8 +2,8 @@
 
 from app.errors import Invalid
 from app.intake.parsing.typed import Wrong
-from app.intake.program.foreign import EXPORT
 from app.intake.program.releases import KNOWN_WORDS
+from app.intake.recognition import EXPORT
 
 DECOMPOSE = "Save program.run_decompositions() instead: it needs fewer operators. If it is refused too, ask for more."
 
