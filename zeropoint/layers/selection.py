@@ -28,6 +28,8 @@ from zeropoint.schema.skip_reasons import remedy_where_nothing_is_left
 
 FALLBACK = WeightSettings(dtype="qint8", observer=MseObserver())
 """What a recipe's `fallback` "int8" means."""
+FALLBACK_CAST = WeightSettings(dtype="float16")
+"""What the noisiest of these layers get where int8 costs the model accuracy (`search.fallbacks`)."""
 MOST_NAMES = 20
 
 
@@ -98,21 +100,34 @@ def _shown(layers: Sequence[SkippedLayer]) -> str:
     return ", ".join(f"{layer.name!r} ({layer.type})" for layer in layers[:3]) + more
 
 
+def took_fallback(recipe: Recipe, layers: Iterable[QuantizedLayer]) -> list[QuantizedLayer]:
+    """Return the layers whose weights took the recipe's fallback, also those that were cast since."""
+    asked = {recipe.weights, *(override.weights for override in recipe.overrides)}
+    substitutes = {FALLBACK, FALLBACK_CAST} - asked
+    return [layer for layer in layers if layer.settings in substitutes] if recipe.fallback is not None else []
+
+
 def fallback_notes(recipe: Recipe, layers: Iterable[QuantizedLayer]) -> Iterator[ReportWarning]:
     """Yield a note that names the layers whose weights took the recipe's fallback."""
-    asked = {recipe.weights, *(override.weights for override in recipe.overrides)}
-    names = [layer.layer.name for layer in layers if layer.settings == FALLBACK and FALLBACK not in asked]
-    if recipe.fallback is None or not names:
+    instead = took_fallback(recipe, layers)
+    names = [layer.layer.name for layer in instead]
+    casts = [layer.layer.name for layer in instead if layer.settings == FALLBACK_CAST]
+    if not names:
         return
-    shown = ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    are = "are int8 per channel" if len(casts) < len(names) else "are float16"
+    more = f"; {len(casts)} of them are float16, as int8 would cost the model accuracy: {_first_names(casts)}"
     yield ReportWarning(
         code="int8_fallback",
         level="note",
-        detail=f"{len(names)} layers can't be {recipe.weights.dtype} in groups of {recipe.weights.group_size}, and are "
-        f"int8 per channel: {shown}.",
+        detail=f"{len(names)} layers can't be {recipe.weights.dtype} in groups of {recipe.weights.group_size}, and "
+        f"{are}: {_first_names(names)}{more if 0 < len(casts) < len(names) else ''}.",
         remedy='Nothing, if that is what you want; "fallback": null leaves them in float.',
         layers=names[:MOST_NAMES],
     )
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def is_targeted(layer: Layer, algorithms: Iterable[AlgorithmSettings], kinds: Collection[str]) -> bool:

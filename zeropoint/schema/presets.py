@@ -16,10 +16,8 @@ from zeropoint.schema.algorithms import (
 )
 from zeropoint.schema.recipe import ActivationSettings, Recipe, WeightSettings
 
-CONVOLUTIONS = (
-    *("Conv1d", "Conv2d", "Conv3d"),
-    *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
-)
+PLAIN_CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 MATRICES = ("Linear", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 """Layers that multiply matrices, recurrent ones included, by type or by what they compute."""
 
@@ -95,12 +93,13 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "int4-weight-only",
             "Weights of linears int4 in groups of 32, scaled by AWQ and rounded by GPTQ; what int4 can't hold "
-            "(convolutions, inputs that are no multiple of 32) int8 per channel; activations stay in float.",
+            "(convolutions, inputs that are no multiple of 32) int8 per channel, or float16 where int8 costs accuracy; "
+            "activations stay in float.",
             Recipe(
                 weights=WeightSettings(dtype="int4"),
                 activations=None,
                 fallback="int8",
-                algorithms=(Awq(), Gptq()),
+                algorithms=(Awq(), Gptq(), Gptq(layer_types=PLAIN_CONVOLUTIONS), BiasCorrection()),
             ),
         ),
         Preset(

@@ -20,6 +20,7 @@ from zeropoint.schema.presets import algorithms_of
 from zeropoint.schema.recipe import Recipe
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.exact_sums import with_exact_sums
+from zeropoint.search.fallbacks import cast_fallbacks
 from zeropoint.search.out_of_range import OutOfRange
 from zeropoint.search.target import Search, reach_target
 from zeropoint.search.target_check import TargetCheck
@@ -73,6 +74,7 @@ def search(
         candidate, target = reach_target(wanted, candidate, everything, step)
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
+        candidate = cast_fallbacks(context, acceptance, recipe, candidate)  # kept nowhere: it takes little time
     decisions = Decisions(
         algorithms=list(candidate.steps),
         acceptance_samples=material.acceptance.count,

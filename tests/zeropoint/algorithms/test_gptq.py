@@ -1,5 +1,6 @@
-"""GPTQ: less output error than rounding to nearest, on the same grids, whatever the granularity."""
+"""GPTQ: less output error than rounding to nearest, on the same grids, whatever the granularity and the layer."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -112,8 +113,74 @@ def test_dead_channels_and_a_singular_matrix_do_no_harm(prepare: Prepare) -> Non
     torch.testing.assert_close(found.effective_weight[:, 4:], place.layers["0"].effective_weight[:, 4:])
 
 
-def test_casts_convolutions_and_float8_are_left_alone(prepare: Prepare) -> None:
+def test_casts_and_float8_are_left_alone(prepare: Prepare) -> None:
     place = correlated(prepare, weights={"dtype": "float16"}, activations=None)
     assert round_by_gptq(Gptq(), place.context, place.layers) == {}
-    place = prepare(nn.Sequential(nn.Conv1d(2, 2, 1)), torch.randn(48, 2, 4))
-    assert round_by_gptq(Gptq(layer_types=("Conv1d",)), place.context, place.layers) == {}
+
+
+CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "1d": (lambda: nn.Conv1d(6, 8, 5, padding=2), (6, 40)),
+    "2d": (lambda: nn.Conv2d(6, 8, 3, stride=2), (6, 15, 15)),
+    "3d": (lambda: nn.Conv3d(2, 8, 3), (2, 7, 7, 7)),
+    "grouped": (lambda: nn.Conv2d(6, 8, 3, groups=2), (6, 11, 11)),
+    "depthwise": (lambda: nn.Conv2d(6, 12, 3, groups=6, padding=1), (6, 11, 11)),
+    "one tap": (lambda: nn.Conv2d(16, 8, 1), (16, 9, 9)),
+    "in another order": (lambda: nn.Conv2d(6, 8, 3).to(memory_format=torch.channels_last), (6, 11, 11)),  # type: ignore[call-overload]
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("weights", [{}, {"scheme": "asymmetric"}, {"granularity": "per_tensor"}])
+def test_convolutions_of_inputs_that_resemble_their_neighbours_gain(
+    prepare: Prepare, name: str, weights: dict[str, str]
+) -> None:
+    torch.manual_seed(0)
+    make, shape = CONVOLUTIONS[name]
+    module = make()
+    dims = [*range(2, len(shape) + 1)]
+    samples = torch.randn(64, *shape)
+    samples = sum(samples.roll([i] * len(dims), dims) for i in range(4))  # type: ignore[assignment]
+    samples = samples + 8 * samples.mean(1, keepdim=True)
+    place = prepare(nn.Sequential(module), samples, weights=weights, activations=None)
+    changed = round_by_gptq(Gptq(layer_types=(type(module).__name__,)), place.context, place.layers)
+    assert place.db(changed) > place.db(place.layers) + 0.5
+    assert changed["0"].rounding == "gptq"
+    assert changed["0"].weight.stride() == place.layers["0"].weight.stride()
+
+
+class Fork(nn.Module):
+    """Convolutions of several shapes that read the same values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.same, self.narrow = (
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(4, 6, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.wide(x) + self.same(x) + self.narrow(x)
+        return output
+
+
+def test_convolutions_that_share_their_input_come_out_as_if_alone(prepare: Prepare) -> None:
+    torch.manual_seed(0)
+    place = prepare(Fork(), torch.randn(48, 4, 6, 6), activations=None)
+    assert len(set(place.context.sharing.values())) == 1
+    settings = Gptq(layer_types=("Conv2d",))
+    changed = round_by_gptq(settings, place.context, place.layers)
+    assert set(changed) == {"wide", "same", "narrow"}
+    apart = replace(place.context, sharing={})
+    alone = round_by_gptq(settings, apart, place.layers)
+    assert all(torch.equal(changed[name].weight, alone[name].weight) for name in changed)
+
+
+def test_convolutions_that_took_too_long_or_have_no_patches_are_left_alone(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = prepare(nn.Sequential(nn.ConvTranspose1d(2, 2, 3), nn.Conv1d(2, 2, 4)), torch.randn(48, 2, 9))
+    both = Gptq(layer_types=("Conv1d", "ConvTranspose1d"))
+    assert set(round_by_gptq(both, place.context, place.layers)) == {"1"}
+    monkeypatch.setattr(gptq, "MOST_COLUMNS", 7)
+    assert round_by_gptq(both, place.context, place.layers) == {}
