@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from tests.app.intake.tars import member, tar
 from tests.escape_canary import Touch, payload
+from tests.hostile_pickles import PICKLES, saved
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -84,6 +85,16 @@ def pickled(name: str) -> Callable[[Files, Path], None]:
     return lambda files, canary: files.update({name: pickle.dumps(Touch(canary))})
 
 
+def saved_weights(name: str) -> Callable[[Files, Path], None]:
+    """Put a hostile pickle in place of the weights, in a file of torch.save."""
+
+    def apply(files: Files, canary: Path) -> None:
+        del files[WEIGHTS]
+        files["pytorch_model.bin"] = saved(PICKLES[name][0](canary))
+
+    return apply
+
+
 def both(*changes: Callable[[Files, Path], object]) -> Callable[[Files, Path], None]:
     """One change after another."""
 
@@ -125,9 +136,20 @@ FOLDER_ATTACKS: dict[str, FolderAttack] = {
     "pickled weights": FolderAttack(pickled("pytorch_model.bin"), None),
     "pickled weights alone": FolderAttack(
         both(pickled("pytorch_model.bin"), lambda files, _: files.pop(WEIGHTS)),
-        UNSUPPORTED,
-        "pytorch_model.bin may hold",
+        "weights_invalid",
+        "pytorch_model.bin: The archive has no end record",
     ),
+    **{
+        f"weights of torch.save with {name}": FolderAttack(
+            saved_weights(name), "weights_invalid", f"pytorch_model.bin: The pickle in the file {answer}"
+        )
+        for name, answer in (
+            ("os.system", "holds more than tensors, numbers, text, lists and dicts: b is an object of os.system"),
+            ("a call among hooks", "holds more than tensors, numbers, text, lists and dicts: it names os.system"),
+            ("a storage of exabytes", "claims a storage of"),
+            ("a billion laughs", "holds more than 2000000 values"),
+        )
+    },
     "pickled arguments": FolderAttack(pickled("training_args.bin"), None),
     "code beside it": FolderAttack(both(added("modeling_bert.py"), added("handler.py"), added("1_Pooling/x.py")), None),
     "a setup that hides": FolderAttack(both(added(".git/hooks/post-checkout"), added(".cache/x")), None),

@@ -16,6 +16,8 @@ KINDS: Mapping[str, re.Pattern[str]] = {
     "generation_config": re.compile(r"generation_config\.json"),
     "weights": re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors"),
     "index": re.compile(r"model\.safetensors\.index\.json"),
+    "pickled_weights": re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin"),
+    "pickled_index": re.compile(r"pytorch_model\.bin\.index\.json"),
     "tokenizer": re.compile(
         r"(audio_)?tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|entity_vocab\.json"
         r"|((feature_extractor|(video_)?preprocessor|processor|image_processor)_config)\.json"

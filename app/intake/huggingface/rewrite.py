@@ -7,7 +7,7 @@ tokenizer files are copied byte by byte, and we never parse them.
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +18,12 @@ from app.intake.facts import Model
 from app.intake.huggingface.left_out import listed
 from app.intake.huggingface.read import Checkpoint, read_checkpoint
 from app.intake.huggingface.sentence_encoder import read_sentence_encoder
-from app.intake.huggingface.unpack import MAX_MEMBERS, FolderFile, unpack_folder
-from app.intake.tensors.read import stored_weights
+from app.intake.huggingface.unpack import MAX_MEMBERS, FolderFile, UnpackedFolder, unpack_folder
+from app.intake.huggingface.weights import form_of, read_weights
+from app.intake.tensors.read import Plan, weights_facts
 from app.intake.tensors.safetensors import Stored, bytes_of_file, read_range, write_stored
-from zeropoint.schema.checkpoint_files import CARRIED, CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, shard_name
+from app.intake.tensors.weights import weights_model
+from zeropoint.schema.checkpoint_files import CARRIED, CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, kind_of, shard_name
 
 _GZIP = b"\x1f\x8b"
 _TAR_MAGIC = slice(257, 262)
@@ -58,11 +60,10 @@ class CheckedFolder:
     def _members(self) -> Iterator[_Member]:
         config = {"architectures": [self.checkpoint.architecture], "model_type": self.checkpoint.model_type}
         yield _of_json(CONFIG_FILE, config | self.checkpoint.config)
-        shards = [file for file in self.files if file.kind == "weights"]
+        shards = self.checkpoint.shards
         names = [WEIGHTS_FILE] if len(shards) == 1 else [shard_name(i + 1, len(shards)) for i in range(len(shards))]
         places: dict[str, str] = {}
-        for name, shard in zip(names, sorted(shards, key=lambda file: file.name), strict=True):
-            tensors = stored_weights(self.folder / shard.file)
+        for name, tensors in zip(names, shards, strict=True):
             places |= {tensor.name: name for tensor in tensors}
             yield _of_tensors(name, tensors)
         if len(shards) > 1:
@@ -75,7 +76,7 @@ class CheckedFolder:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether the file is an archived folder: a tar, a gzip, or a zip with config.json and without a program."""
+    """Return whether the file is an archived folder: a tar, a gzip, or a zip with a config or index, and no program."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head.startswith(ZIP):
@@ -84,20 +85,33 @@ def is_folder(path: Path) -> bool:
         names = {member.name.rpartition("/")[2] for member in read_members(path, MAX_MEMBERS, ValueError)}
     except ValueError:
         return False
-    return CONFIG_FILE in names and "model.json" not in names
+    network = CONFIG_FILE in names or any(kind_of(name) in ("index", "pickled_index") for name in names)
+    return network and "model.json" not in names
 
 
-def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder:
+def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder | Plan[Model]:
     """Check an archive, unpacked into the empty folder `scratch`. Raises Invalid with what is wrong, and where.
 
-    Inputs and layers stay empty: only the library that builds the network knows them.
+    Inputs and layers stay empty: only the library that builds the network knows them. Files of weights with nothing
+    else that a network needs are weights alone.
     """
     unpacked = unpack_folder(path, scratch, max_bytes)
+    if unpacked.is_weights_alone:
+        return _weights_alone(scratch, unpacked)
     checkpoint = read_checkpoint(scratch, unpacked)
     encoder = read_sentence_encoder(scratch, unpacked.beside)
     left_out = listed((*unpacked.left_out, *encoder.left_out))
     facts = Model(format="huggingface", inputs=(), layers=(), parameters=checkpoint.parameters, left_out=left_out)
     return CheckedFolder(facts, checkpoint, unpacked.files, encoder.documents, scratch)
+
+
+def _weights_alone(folder: Path, unpacked: UnpackedFolder) -> Plan[Model]:
+    form = form_of(unpacked.files)
+    assert form is not None
+    shards = read_weights(folder, unpacked.files, form)
+    stored = tuple(sorted((one for tensors in shards.stored.values() for one in tensors), key=lambda one: one.name))
+    plan = weights_model(Plan(weights_facts(stored), stored))
+    return replace(plan, facts=replace(plan.facts, left_out=listed(unpacked.left_out)))
 
 
 def _of_json(name: str, content: object) -> _Member:

@@ -46,16 +46,26 @@ class UnpackedFolder:
     beside: tuple[FolderFile, ...]
     left_out: tuple[tuple[str, str], ...]
 
+    @property
+    def is_weights_alone(self) -> bool:
+        """Return whether nothing is there of a network but its weights."""
+        return bool(self.files) and all(file.kind in (*WEIGHTS, *PICKLED) for file in self.files) and not self.beside
 
-_SUFFIXES = {"weights": "safetensors", "tokenizer": "stored"}
+
+_SUFFIXES = {"weights": "safetensors", "pickled_weights": "bin", "tokenizer": "stored"}
 _MAX_BYTES = {
     "config": 2**20,
     "generation_config": 2**20,
     "sentence_encoder": 2**20,
     "weights": 2**63,
+    "pickled_weights": 2**63,
     "index": 16 * 2**20,
+    "pickled_index": 16 * 2**20,
     "tokenizer": 64 * 2**20,
 }
+WEIGHTS = ("weights", "index")
+PICKLED = ("pickled_weights", "pickled_index")
+"""Kinds that are read where there are no safetensors, and left out beside these."""
 _MODULE = re.compile(r"\d{1,2}_[A-Za-z]{1,32}")
 _ADAPTER = re.compile(r"adapter_(config\.json|model\..*)")
 
@@ -129,9 +139,15 @@ def _within_root(files: tuple[FolderFile, ...], passed_over: list[tuple[str, str
     root = _root(files, [place for place, _ in passed_over])
     base = _base(root, files)
     own = [replace(f, name=_below(f.name, root)) for f in files if _is_own(f, root)]
+    if any(file.kind == "weights" for file in own):
+        own = [file for file in own if file.kind not in PICKLED]
     beside = [replace(f, name=_below(_below(f.name, root), base)) for f in files if _is_beside(f, root, base)]
     taken = {file.file for file in (*own, *beside)}
-    elsewhere = [(file.name, OUTSIDE) for file in files if file.file not in taken]
+    elsewhere = [
+        (file.name, OUTSIDE if _folder(file.name) != root else reason_of(_below(file.name, root)))
+        for file in files
+        if file.file not in taken
+    ]
     left_out = [in_folder(_below(_below(place, root), base), reason) for place, reason in (*passed_over, *elsewhere)]
     for name, _ in left_out:
         if _ADAPTER.fullmatch(name):
@@ -170,8 +186,9 @@ def _folder(name: str) -> str:
 def _root(files: tuple[FolderFile, ...], others: Sequence[str]) -> str:
     """Return the folder of the network: with a config and, if possible, weights; the least deep. Raises Invalid."""
     folders = {kind: {_folder(file.name) for file in files if file.kind == kind} for kind in _MAX_BYTES}
-    whole = folders["config"] & (folders["weights"] | folders["index"])
-    candidates = whole or folders["config"] or folders["weights"] or set(map(_folder, others)) or {""}
+    weights = {folder for kind in (*WEIGHTS, *PICKLED) for folder in folders[kind]}
+    whole = folders["config"] & weights
+    candidates = whole or folders["config"] or weights or set(map(_folder, others)) or {""}
     least = sorted(candidates, key=lambda folder: (_depth(folder), folder))
     if whole and len(least) > 1 and _depth(least[0]) == _depth(least[1]):
         names = ", ".join(shown(folder.rpartition("/")[2]) for folder in least[:8])

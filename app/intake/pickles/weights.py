@@ -43,6 +43,8 @@ def stored_in(path: Path) -> tuple[Stored, ...]:
     except Wrong as wrong:
         place = "".join(f"{key}: it " for key in wrong.path if NAME.fullmatch(key)) or "The pickle in the file "
         raise _refused(f"{place}{wrong.detail}.") from None
+    except Invalid as refusal:
+        raise _refused(refusal.detail) from None
 
 
 def _read(path: Path) -> Saved:

@@ -64,7 +64,7 @@ def plan_weights(path: Path) -> Plan[Weights]:
 
 def plan_stored(stored: tuple[Stored, ...]) -> Plan[Weights]:
     """Check weights, including every value. Raises Invalid with what is wrong, and where."""
-    facts = _weights(stored)
+    facts = weights_facts(stored)
     _check_values(stored, _weights_refused, _non_finite_weights)
     return Plan(facts, stored)
 
@@ -114,7 +114,8 @@ def _samples(stored: tuple[Stored, ...]) -> DatasetInfo:
     return DatasetInfo(counts.pop(), tuple(item.tensor for item in stored))
 
 
-def _weights(stored: tuple[Stored, ...]) -> Weights:
+def weights_facts(stored: tuple[Stored, ...]) -> Weights:
+    """Return the facts about tensors that are weights. Raises Invalid if there are none."""
     if not stored:
         raise _weights_refused("The file holds 0 tensors.")
     return Weights(tuple(item.tensor for item in stored), sum(math.prod(item.shape) for item in stored))
