@@ -14,13 +14,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from sandbox.policy import EXIT_UNCONFINED, Unconfined, confine, lock_down, parse
+from sandbox.policy import EXIT_UNCONFINED, LockDown, Unconfined, confine, parse
 from sandbox.programs import PROGRAMS, Program
 
 HERE = "/proc/self/cwd"
@@ -33,7 +32,7 @@ def main(name: str, sandbox_text: str, *arguments: str) -> int:
     program, sandbox = PROGRAMS[name], parse(sandbox_text)
     try:
         confine(Path(os.curdir), sandbox)
-        exit_code: int = load(program).main(partial(lock_down, sandbox), *arguments)
+        exit_code: int = load(program).main(LockDown(sandbox), *arguments)
     except Unconfined as error:
         logging.error("%s", error)
         return EXIT_UNCONFINED

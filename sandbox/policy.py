@@ -44,6 +44,8 @@ class Sandbox:
     layers: tuple[str, ...] = LAYERS
     reads: tuple[str, ...] = ()
     """Further files and folders to read from."""
+    compiler: tuple[str, ...] = ()
+    """The programs of a C++ compiler, which a process may start that compiles (`LockDown.for_compiling`)."""
 
     @property
     def address_space_bytes(self) -> int | None:
@@ -73,7 +75,7 @@ def import_path() -> str:
 def parse(text: str) -> Sandbox:
     """Read the sandbox that `command` put into the command line."""
     fields: dict[str, Any] = json.loads(text)
-    lists = ("required", "layers", "reads")
+    lists = ("required", "layers", "reads", "compiler")
     return Sandbox(**fields | {name: tuple(fields[name]) for name in lists if name in fields})
 
 
@@ -109,6 +111,37 @@ def lock_down(sandbox: Sandbox) -> None:
         _require(sandbox.required, [layer for layer in sandbox.layers if layer != "seccomp"])
 
 
+@dataclass(frozen=True)
+class LockDown:
+    """Step 2, as a program gets it: for most processes a call, for the one that compiles `for_compiling`."""
+
+    sandbox: Sandbox
+
+    def __call__(self) -> None:
+        """Give up programs and processes (`lock_down`). Raises Unconfined."""
+        lock_down(self.sandbox)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether there is a compiler that may be started."""
+        return bool(self.sandbox.compiler)
+
+    def for_compiling(self, folder: Path) -> None:
+        """Keep the compiler alone of all programs, and this folder of all that can be written. Raises Unconfined."""
+        on = [layer for layer in self.sandbox.layers if layer not in ("landlock", "seccomp")]
+        steps: dict[str, Callable[[], object]] = {
+            "landlock": lambda: landlock.restrict(_compiling_rules(folder, self.sandbox)),
+            "seccomp": seccomp.keep_to_the_group,
+        }
+        for layer in [layer for layer in steps if layer in self.sandbox.layers]:
+            try:
+                steps[layer]()
+                on.append(layer)
+            except LayerOff as off:
+                log.warning("layer %s is off: %s", layer, off)
+        _require(self.sandbox.required, on)
+
+
 def missing(required: Sequence[str], on: Sequence[str]) -> list[str]:
     """Return the required layers that are not on; an unknown name is never on."""
     return [layer for layer in required if layer not in on]
@@ -127,10 +160,23 @@ def _check_signals() -> None:
 
 def _rules(folder: Path, sandbox: Sandbox) -> Iterator[landlock.Rule]:
     yield folder, WORK
+    yield Path(os.path.realpath(sys.executable)), RUN
+    yield from _anywhere(sandbox)
+
+
+def _compiling_rules(folder: Path, sandbox: Sandbox) -> Iterator[landlock.Rule]:
+    yield folder, WORK
+    yield Path(os.curdir), READ
+    yield from _anywhere(sandbox)
+
+
+def _anywhere(sandbox: Sandbox) -> Iterator[landlock.Rule]:
+    """Yield what every process of a job may read, and the programs that it may start until it gives them up."""
     yield from ((path, READ if path.is_dir() else READ_FILE) for path in map(Path, sandbox.reads))
     yield from ((Path(path), READ) for path in (*_PYTHON, *_LIBRARIES) if str(path) != "/")
     yield from ((Path(path), READ_FILE) for path in _FACTS)
-    yield from ((Path(path), RUN) for path in (os.path.realpath(sys.executable), *_LOADERS))
+    yield from ((Path(path), RUN) for path in (*_LOADERS, *sandbox.compiler))
+    yield from ((Path(path), READ) for path in (_HEADERS if sandbox.compiler else ()))
     yield Path("/dev/null"), READ_FILE | WRITE_FILE
     # The import system lists the folder that our packages lie in, and may find our version there.
     yield _CODE, READ_DIR
@@ -147,6 +193,7 @@ _PYTHON = {
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 }
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+_HEADERS = ("/usr/include", "/usr/local/include")
 _LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 _FACTS = (
     *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero"),

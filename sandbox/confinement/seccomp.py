@@ -37,7 +37,8 @@ FROM_THE_START = (
     *("setpriority", "ioprio_set", "sched_setattr", "sched_setparam", "sched_setscheduler"),
     *("migrate_pages", "move_pages"),
 )
-BEFORE_AN_UPLOAD = ("execve", "execveat", "fork", "vfork", "setsid", "setpgid")
+LEAVING = ("execveat", "setsid", "setpgid")
+BEFORE_AN_UPLOAD = ("execve", "fork", "vfork", *LEAVING)
 
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020000
@@ -71,6 +72,13 @@ def lock_down() -> None:
     program = _refuse(BEFORE_AN_UPLOAD, _REFUSE)
     program += _refuse_unless("clone", _IF_ANY_BIT, CLONE_THREAD)
     program += _refuse_when("prctl", _IF_EQUAL, PR_SET_PDEATHSIG)  # it dies with the worker, whatever it wants
+    _install(program)
+
+
+def keep_to_the_group() -> None:
+    """Give up leaving the job's process group, in the process that may start a compiler (step 2). Raises LayerOff."""
+    program = _refuse(LEAVING, _REFUSE)
+    program += _refuse_when("prctl", _IF_EQUAL, PR_SET_PDEATHSIG)
     _install(program)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.compiler import programs
 from sandbox.policy import EXIT_UNCONFINED, LAYERS, Sandbox, Unconfined, command, confine, missing, parse
 from worker.child.process import started
 from worker.self_test import ACTS, attempts, held_or_refuse, self_test
@@ -65,13 +66,13 @@ from sandbox.policy import confine, lock_down, parse
 folder = Path(os.getcwd())
 sandbox = parse(sys.argv[1])
 confine(folder, sandbox)
-lock_down(sandbox)
 """
+LOCKED = "lock_down(sandbox)\n"
 
 
-def run(program: str, folder: Path, sandbox: Sandbox) -> tuple[int, str]:
+def run(program: str, folder: Path, sandbox: Sandbox, step_2: str = LOCKED) -> tuple[int, str]:
     """A program in a child as the worker starts it: exit code, and the end of what it said on standard error."""
-    with started([sys.executable, "-c", PRELUDE + program, command("probe", sandbox)[-1]], folder) as child:
+    with started([sys.executable, "-c", PRELUDE + step_2 + program, command("probe", sandbox)[-1]], folder) as child:
         while not child.ended:
             child.read(0.1)
         code = child.stop()
@@ -107,6 +108,59 @@ def test_an_act_is_refused_as_a_permission_error(act: str, tmp_path: Path) -> No
     code, words = run(REFUSED[act], make(tmp_path), Sandbox())
     assert code == 1
     assert words.splitlines()[-1].startswith("PermissionError"), words
+
+
+needs_compiler = pytest.mark.skipif(not programs(), reason="this machine has no g++")
+
+
+@needs_compiler
+@pytest.mark.parametrize("act", ["start_a_compiler", "start_python", "read_passwd", "write_outside"])
+def test_where_a_compiler_is_there_other_processes_may_do_no_more(act: str, tmp_path: Path) -> None:
+    code, words = run(REFUSED[act], make(tmp_path), Sandbox(compiler=programs()))
+    assert code == 1
+    assert words.splitlines()[-1].startswith("PermissionError"), words
+
+
+COMPILING = """
+from sandbox.policy import LockDown
+(folder / 'work').mkdir()
+(folder / 'work' / 'a.cpp').write_text('extern "C" int f() { return 7; } int main() { return 0; }')
+LockDown(sandbox).for_compiling(folder / 'work')
+os.environ['TMPDIR'] = str(folder / 'work')
+"""
+BUILD = "subprocess.run(['g++', '-shared', '-fPIC', 'work/a.cpp', '-o', 'work/a.so'], check=True)"
+REFUSED_WHEN_COMPILING = {act: code for act, code in REFUSED.items() if act != "start_a_compiler"} | {
+    "write_beside_its_folder": "(folder / 'other').touch()",
+    "write_by_the_compiler": "_denied(['g++', '-shared', 'work/a.cpp', '-o', 'a.so'], 'a.so')",
+    "read_by_the_compiler": "_denied(['g++', '-include', '/etc/passwd', 'work/a.cpp', '-o', 'work/b'], '/etc/passwd')",
+    "start_what_it_compiled": "subprocess.run(['g++', 'work/a.cpp', '-o', 'work/a'], check=True)\n"
+    "subprocess.run(['work/a'])",
+    "start_a_shell": "subprocess.run('true', shell=True, check=True)",
+}
+DENIED = """
+def _denied(command, name):
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode, 'it worked'
+    if f'{name}: Permission denied' in result.stderr or f'{name}: Operation not permitted' in result.stderr:
+        raise PermissionError(name)
+    raise AssertionError(result.stderr)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("act", REFUSED_WHEN_COMPILING)
+def test_an_act_is_refused_to_what_compiles(act: str, tmp_path: Path) -> None:
+    sandbox = Sandbox(compiler=programs())
+    code, words = run(COMPILING + DENIED + REFUSED_WHEN_COMPILING[act], make(tmp_path), sandbox, "")
+    assert code == 1
+    assert words.splitlines()[-1].startswith("PermissionError"), words
+
+
+@needs_compiler
+def test_what_compiles_may_compile_and_load(tmp_path: Path) -> None:
+    load = "import ctypes; assert ctypes.CDLL(str(folder / 'work' / 'a.so')).f() == 7"
+    code, words = run(f"{COMPILING}{BUILD}\n{load}", make(tmp_path), Sandbox(compiler=programs()), "")
+    assert code == 0, words
 
 
 @pytest.mark.parametrize("act", sorted(set(REFUSED) - NEVER_OUTSIDE))
