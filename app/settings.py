@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from zeropoint.schema.job import COMPILE_SECONDS
+
 
 class Settings(BaseSettings):
     """One frozen set of values for a process; `.env.example` lists each with its default."""
@@ -39,6 +41,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(default=30, gt=0)
     job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1)
     job_seconds: int = Field(default=24 * 3600, ge=1)
+    compile_seconds: int = Field(default=COMPILE_SECONDS, ge=0)
     job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
     sandbox_require: str = "landlock,seccomp,rlimits"

@@ -88,6 +88,7 @@ STARTED_BY_NAME = {
     ("app/cli/commands.py", "zeropoint"),
     ("sandbox/policy.py", "sandbox.child"),  # which becomes a program of sandbox.programs
     ("sandbox/policy.py", "sandbox.template"),  # which forks processes that do
+    ("zeropoint/loading/compiled.py", "zeropoint"),
     ("zeropoint/loading/loadback.py", "zeropoint"),
 }
 

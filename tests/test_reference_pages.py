@@ -27,6 +27,7 @@ from zeropoint.schema.recipe import (
     WeightSettings,
 )
 from zeropoint.schema.report import WarningCode
+from zeropoint.schema.runtimes import Basis, ProcessorLevel, RuntimeName, RuntimeReport
 from zeropoint.schema.target import AccuracyTarget, MaxDrop
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -100,6 +101,13 @@ def test_the_command_line_page_has_every_key_of_a_job_folder() -> None:
 def test_the_report_page_has_every_warning() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .+ \| .+ \|$", _sections("report.md")["Warnings"], re.MULTILINE)
     assert rows == list(get_args(WarningCode))
+
+
+def test_the_report_page_has_every_key_of_a_runtime() -> None:
+    section = _sections("report.md")["Runtimes"]
+    assert [name for name in RuntimeReport.model_fields if f"`{name}`" not in section] == []
+    words = [word for field in (RuntimeName, ProcessorLevel, Basis) for word in get_args(field)]
+    assert [word for word in words if f"`{word}`" not in section] == []
 
 
 def test_the_artifacts_page_has_every_key_of_the_metadata() -> None:

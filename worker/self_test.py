@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.settings import Settings
+from sandbox import compiler
 from sandbox.policy import Sandbox, command, missing
 from sandbox.probe import TASK_FILE
 from worker.child.process import environment
@@ -38,6 +39,7 @@ def sandbox_of(settings: Settings) -> Sandbox:
         # all cores together: the wall-clock limit is reached first, unless the worker that keeps it is gone
         cpu_seconds=settings.job_seconds * (os.cpu_count() or 1),
         device=settings.worker_device,
+        compiler=compiler.programs() if settings.compile_seconds else (),
         required=tuple(name.strip() for name in settings.sandbox_require.split(",") if name.strip()),
     )
 

@@ -120,6 +120,7 @@ def _fetch(claim: Claim, key: str, context: WorkerContext, folder: Path, heartbe
         **claim.work.spec(),
         "checkpoint_key": key,
         "checkpoint_seconds": context.settings.checkpoint_seconds,
+        "compile_seconds": context.settings.compile_seconds,
     }
     for role, (name, blob) in inputs.items():
         if blob:

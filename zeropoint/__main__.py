@@ -1,4 +1,7 @@
-"""Programs of the library by hand: `python -m zeropoint job | validate | describe` (`loadback` serves programs)."""
+"""Programs of the library by hand: `python -m zeropoint job | validate | describe`.
+
+`loadback` and `compiled` are started by these, and read questions from standard input.
+"""
 
 import argparse
 import sys
@@ -36,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
 
     loadback = programs.add_parser("loadback", help="open and run saved files; reads questions from standard input")
     loadback.set_defaults(run=_loadback)
+    compiled = programs.add_parser("compiled", help="compile a saved program and run it; reads from standard input")
+    compiled.set_defaults(run=_compiled)
     return parser
 
 
@@ -62,17 +67,31 @@ def _describe(options: argparse.Namespace) -> int:
         return 2
     from zeropoint.entrypoints.describe import main as describe  # noqa: PLC0415
 
-    return describe(_unconfined, options.tar)
+    return describe(_Unconfined(), options.tar)
 
 
 def _loadback(_: argparse.Namespace) -> int:
     from zeropoint.loading.loadback import main as loadback  # noqa: PLC0415
 
-    return loadback(_unconfined)
+    return loadback(_Unconfined())
 
 
-def _unconfined() -> None:
-    """Lock nothing down: by hand, a program runs with the rights of whoever starts it."""
+def _compiled(_: argparse.Namespace) -> int:
+    from zeropoint.loading.compile_process import main as compiled  # noqa: PLC0415
+
+    return compiled(_Unconfined())
+
+
+class _Unconfined:
+    """Locks nothing down: by hand, a program runs with the rights of whoever starts it."""
+
+    compiles = True
+
+    def __call__(self) -> None:
+        """Give up nothing."""
+
+    def for_compiling(self, folder: Path) -> None:
+        """Give up nothing."""
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pytest
 
 from sandbox.policy import Sandbox, command
 from tests.networks import convolutional
-from tests.processor import EXACT_ONNXRUNTIME
 from tests.service.processes import descendants, eventually
 from worker.child.process import STDERR_FILE, Child, started
 from zeropoint.schema.job import EXIT_OK, GO, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
@@ -65,11 +64,11 @@ def test_a_folder_that_was_renamed_before_the_line_gives_a_whole_job(
 def test_onnx_is_written_and_run_within_the_confinement(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     with waiting(folder) as child:
-        bring(folder, formats=["onnx"], validation={"on_failure": "error" if EXACT_ONNXRUNTIME else "warn"})
+        bring(folder, formats=["onnx"], validation={"on_failure": "error"})
         child.go()
         assert ended(child) == EXIT_OK, child.last_words
     report = Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
-    assert report.verdict == "passed" or not EXACT_ONNXRUNTIME
+    assert report.verdict == "passed"
     assert [entry.name for entry in report.loaded if entry.sqnr_db] == ["model.onnx"]
     assert {path.name for path in (folder / OUT_FOLDER).iterdir()} == {"model.onnx", "model.safetensors", REPORT_FILE}
     made = {path.name for path in folder.iterdir()} - {JOB_FILE, "model.pt2", "dataset.safetensors"}

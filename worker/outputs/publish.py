@@ -23,6 +23,7 @@ from zeropoint.schema.checkpoint_files import CONFIG_FILE, FOLDER_FILE, INDEX_FI
 from zeropoint.schema.formats import FORMATS, kind_in
 from zeropoint.schema.job import ERROR_FILE, OUT_FOLDER, REPORT_FILE, SWEEP_FILE, Failure
 from zeropoint.schema.report import Report
+from zeropoint.schema.runtimes import RuntimeReport
 from zeropoint.schema.sweep import SweepReport
 
 MANIFEST_FILE = "manifest.json"
@@ -118,7 +119,11 @@ def store_manifest(
 ) -> Product:
     """Store the manifest: inputs, outputs and versions, enough to repeat the job and to check its files."""
     loaded = result.loaded if isinstance(result, Report) else []
-    opened_by = {entry.name: {"loader": entry.loader, "version": entry.version} for entry in loaded}
+    about: dict[str, dict[str, Any]] = {
+        entry.name: {"loader": entry.loader, "version": entry.version} for entry in loaded
+    }
+    for row in result.runtimes if isinstance(result, Report) else ():
+        about.setdefault(row.artifact, {}).setdefault("runtimes", []).append(_in_manifest(row))
     inputs = {"model": claim.model, "dataset": claim.dataset, "evaluation_dataset": claim.evaluation_dataset}
     manifest: dict[str, Any] = {
         "job": claim.job_id,
@@ -130,7 +135,7 @@ def store_manifest(
             if blob
         },
         "outputs": {
-            p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes, **opened_by.get(p.name, {})} for p in products
+            p.name: {"sha256": p.blob.sha256, "bytes": p.blob.bytes, **about.get(p.name, {})} for p in products
         },
         **claim.work.manifest(),
         "versions": result.versions,
@@ -138,6 +143,11 @@ def store_manifest(
     with storage.writer() as writer:
         writer.write(json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
         return Product(name=MANIFEST_FILE, kind="manifest", blob=writer.commit())
+
+
+def _in_manifest(row: RuntimeReport) -> dict[str, Any]:
+    """Return what the manifest says of a runtime: whatever the report does, but for what is as usual."""
+    return row.model_dump(exclude={"artifact", "counts", "loss_db"}, exclude_none=True)
 
 
 def output_cap(claim: Claim) -> int:

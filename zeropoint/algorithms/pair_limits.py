@@ -8,7 +8,7 @@ weight breaks this, its scale becomes larger, or single pairs become smaller, or
 the limit holds for all of them (`simulation.saturation`). Means are left to bias correction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -65,6 +65,11 @@ def limit_pairs(context: AlgorithmContext, layers: Layers) -> dict[str, Quantize
         shared[weight] = shared[weight].join(found) if weight in shared else found
     limited = {name: _limited(able[name], shared[str(able[name].layer.weight_name)]) for name in channels}
     return {name: layer for name, layer in limited.items() if layer.limited_outputs}
+
+
+def may_saturate(layers: Iterable[QuantizedLayer]) -> bool:
+    """Return whether a kernel can pass 16 bits in one of these layers, for any input."""
+    return any(_multiplies_integers(layer) and _can_saturate(layer) for layer in layers)
 
 
 def _multiplies_integers(layer: QuantizedLayer) -> bool:

@@ -38,9 +38,11 @@ from zeropoint.schema.formats import PROGRAM_FILE
 from zeropoint.schema.job import REPORT_FILE, PhaseCallback, Progress
 from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE, Recipe
 from zeropoint.schema.report import Loaded, Report
+from zeropoint.simulation.processor import torch_level
 from zeropoint.sources.module import ModuleSource, module_source, require_named
 from zeropoint.sources.program import open_uploaded_program, program_source
 from zeropoint.sources.shared_reads import without_shared_weights
+from zeropoint.validation.runtimes import not_compiled
 
 Model = nn.Module | ExportedProgram | str | Path
 Read = tuple[CallDataset | None, IterableBatches | None]
@@ -207,7 +209,8 @@ def _with_program(
     if reason:
         return report, reason
     entry = Loaded(name=PROGRAM_FILE, loader="torch.export.load", version=str(torch.__version__))
-    return report.model_copy(update={"loaded": [*report.loaded, entry]}), ""
+    rows = [*report.runtimes, *([not_compiled(torch_level())] if report.runtimes else [])]
+    return report.model_copy(update={"loaded": [*report.loaded, entry], "runtimes": rows}), ""
 
 
 def _places(profile: Path | None) -> ProfilePlaces:

@@ -3,10 +3,11 @@
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, process_time
 
 from zeropoint.schema.job import Phase, Progress
 from zeropoint.schema.report import ResumedPhase
+from zeropoint.validation.compiling import Taken
 from zeropoint.validation.report import Effort
 
 
@@ -17,6 +18,7 @@ class Clock:
     emit: Callable[[Progress], None]
     phase: Phase = "loading"
     started: float = field(default_factory=monotonic)
+    processor_before: float = field(default_factory=process_time)
     timings: dict[str, float] = field(default_factory=dict)
     ended: bool = False
     """Whether the phase took its last step."""
@@ -36,6 +38,12 @@ class Clock:
         now = monotonic()
         self.timings[self.phase] = round(self.timings.get(self.phase, 0.0) + now - self.started, 3)
         self.started = now
+
+    @property
+    def taken(self) -> Taken:
+        """Return what was taken since the beginning."""
+        seconds = sum(self.timings.values()) + monotonic() - self.started
+        return Taken(seconds, process_time() - self.processor_before)
 
     def effort(self, resumed: Sequence[ResumedPhase] = ()) -> Effort:
         """Return the seconds by phase, including the current one, and the peak memory."""

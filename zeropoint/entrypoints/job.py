@@ -4,7 +4,6 @@ It doesn't depend on the service: it reads and writes in FOLDER, and prints prog
 """
 
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from zeropoint.errors import InvalidJob, QuantizationError, invalid_recipe
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
+from zeropoint.loading.compiled import LockDown
 from zeropoint.loading.loadback import LoadbackClient, Pipes, copied_process, loadback_client, loadback_process
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.failures import describe_failure
@@ -48,7 +48,7 @@ from zeropoint.sources import open_source
 from zeropoint.validation.report import settle
 
 
-def main(lock_down: Callable[[], None]) -> int:
+def main(lock_down: LockDown) -> int:
     """Prepare, wait for GO on standard input, and do the job in the working directory; without GO, do nothing.
 
     `lock_down` is called in the second process and, after its start, in this one. Returns the exit code.
@@ -120,6 +120,7 @@ def _load(folder: Path, spec: JobSpec, clock: Clock, reader: LoadbackClient, scr
             load=None if spec.profile is None else folder / spec.profile,
             save=folder / PROFILE_FILE if spec.keep_profile else None,
         ),
+        compile_seconds=spec.compile_seconds,
         checkpoints=Checkpoints(folder / CHECKPOINT_FOLDER, spec.checkpoint_key, spec.checkpoint_seconds),
         scratch=scratch,
     )

@@ -25,17 +25,19 @@ from zeropoint.metrics.rows import pooled_rows
 from zeropoint.metrics.task_metrics import require_truth_fits
 from zeropoint.model.source import ProgramSource, Source
 from zeropoint.schema.formats import SourceFormat, formats_of
-from zeropoint.schema.job import JobSpec
+from zeropoint.schema.job import COMPILE_SECONDS, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Loaded, Report
 from zeropoint.simulation.exclusion import measured_gains
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.huggingface.source import HuggingFaceSource
+from zeropoint.validation.compiling import Compiler, Wish, measure_compiled
 from zeropoint.validation.evaluation import Evaluation, SavedModel, evaluate
 from zeropoint.validation.report import Validated, build_plan, build_report
+from zeropoint.validation.runtimes import runtime_reports, wanted_runs
 
 
-class Saved(SavedModel, Protocol):
+class Saved(SavedModel, Compiler, Protocol):
     """Opens the saved files again; it is created before they exist."""
 
     @property
@@ -86,6 +88,7 @@ class Work:
     profile: ProfilePlaces = ProfilePlaces()
     checkpoints: Checkpoints = NO_CHECKPOINTS
     scratch: Path | None = None
+    compile_seconds: float = COMPILE_SECONDS
 
 
 def run(work: Work) -> Report:
@@ -103,7 +106,9 @@ def _run(work: Work) -> Report:
     save(quantized, work.folder, work.outputs.written, work.clock)
     work.clock.report("validating", 0, 0)
     opened = work.saved.open(work.folder)
-    validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, opened=opened)
+    wish = Wish.of(quantized, work.outputs.wanted, work.compile_seconds)
+    folder = work.folder if opened else None
+    validated = validate_saved(quantized, planned.evaluation, work.saved, work.clock, wish, folder=folder)
     quantized = with_measured_gains(quantized, planned, validated)
     report = build_report(quantized, validated, work.clock.effort(work.checkpoints.resumed))
     if opened:  # else a file is not what was written, and the report says so
@@ -159,13 +164,28 @@ def save(quantized: Quantized, folder: Path, formats: Iterable[str], clock: Cloc
 
 
 def validate_saved(
-    quantized: Quantized, evaluation: EvaluationSamples, saved: Saved, clock: Clock, *, opened: bool
+    quantized: Quantized,
+    evaluation: EvaluationSamples,
+    saved: Saved,
+    clock: Clock,
+    wish: Wish,
+    *,
+    folder: Path | None,
 ) -> Validated:
-    """Run the samples through the float model and the saved one. `opened`: whether the saved files could be opened."""
-    measured = None
-    if opened and evaluation.batches is not None:
-        measured = evaluate(quantized, evaluation.batches, saved, partial(clock.report, "validating"))
-    return Validated(evaluation.report, opened=opened, measured=measured, loaded=saved.loaded)
+    """Run the samples through the float model and the saved one, also as runtimes do.
+
+    `folder`: of the saved files; None if they could not be opened.
+    """
+    opened = folder is not None
+    if folder is None or evaluation.batches is None:
+        return Validated(evaluation.report, opened=opened, loaded=saved.loaded)
+    step, also = partial(clock.report, "validating"), wanted_runs(quantized, wish)
+    measured = evaluate(quantized, evaluation.batches, saved, step, also)
+    rows = []
+    if measured.ran:
+        compiled = measure_compiled(quantized.source, measured.runs, saved, wish, folder, taken=clock.taken)
+        rows = runtime_reports(quantized, measured, saved.loaded, wish, compiled)
+    return Validated(evaluation.report, opened=opened, measured=measured, loaded=saved.loaded, runtimes=rows)
 
 
 def open_samples(

@@ -19,7 +19,7 @@ from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.failures import model_errors
 from zeropoint.entrypoints.steps import validate_saved
 from zeropoint.errors import InvalidModel, QuantizationError
-from zeropoint.formats import TORCH_CHECKPOINT_FILE
+from zeropoint.formats import TORCH_CHECKPOINT_FILE, WRITERS
 from zeropoint.loading.in_process import require_same
 from zeropoint.loading.loadback import LoadbackClient, second_process
 from zeropoint.loading.restore import restore
@@ -28,10 +28,11 @@ from zeropoint.model.layer import distinct_bytes
 from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.checkpoint_files import CONFIG_FILE
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
-from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, EXIT_USAGE, missing_path
+from zeropoint.schema.job import COMPILE_SECONDS, EXIT_FAILED, EXIT_OK, EXIT_USAGE, missing_path
 from zeropoint.schema.report import Check, EvaluationReport, Part, Report, Verdict
 from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.checks import verdict
+from zeropoint.validation.compiling import Wish
 from zeropoint.validation.report import build_report
 
 
@@ -62,7 +63,7 @@ def validate(folder: Path, comparison: Reference | None = None) -> Findings:
     with TemporaryDirectory() as scratch, second_process(Path(scratch)) as reader:
         opened = _opens(folder, stored, reader)
         if comparison is not None:
-            report = _compare(stored, comparison, reader, opened=opened, runs=(folder / PROGRAM_FILE).exists())
+            report = _compare(stored, comparison, reader, folder, opened=opened)
             return Findings(verdict=report.verdict, checks=report.checks, report=report)
     checks = [_size_check(stored), _load_check(opened), _range_check(stored)]
     return Findings(verdict=verdict(checks, settings, EvaluationReport(source="none", samples=0)), checks=checks)
@@ -85,18 +86,20 @@ def _holds_weights_alone(folder: Path) -> bool:
     return not any((folder / name).exists() for name in (PROGRAM_FILE, TORCH_CHECKPOINT_FILE, CONFIG_FILE))
 
 
-def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, *, opened: bool, runs: bool) -> Report:
+def _compare(stored: Stored, comparison: Reference, reader: LoadbackClient, folder: Path, *, opened: bool) -> Report:
     clock = Clock(lambda _: None)
     recipe = stored.recipe
     source = open_uploaded_program(comparison.model, "cpu", fold=recipe.folds, merge_lora=recipe.merge_lora)
     quantized = restore(source, stored)
     evaluation = EvaluationSamples()
-    if comparison.dataset is not None and runs:
+    if comparison.dataset is not None and (folder / PROGRAM_FILE).exists():
         batch_size = quantized.recipe.calibration.batch_size
         evaluation = choose_evaluation(open_dataset(comparison.dataset, source.inputs, batch_size), None, None)
         clock.report("validating", 0, 1)
+    formats = [name for name, writer in WRITERS.items() if (folder / writer.file).is_file()]
+    wish = Wish.of(quantized, formats, COMPILE_SECONDS)
     with model_errors(source, lambda: clock.phase):
-        validated = validate_saved(quantized, evaluation, reader, clock, opened=opened)
+        validated = validate_saved(quantized, evaluation, reader, clock, wish, folder=folder if opened else None)
     return build_report(quantized, validated, clock.effort())
 
 

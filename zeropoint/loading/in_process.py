@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class ReopenedModule:
         self._outputs: dict[int, Tensor] | None = None
         self.loaded: list[Loaded] = []
         self.further_outputs: dict[str, dict[int, Tensor]] = {}
+        self.also_outputs: dict[str, dict[int, Tensor]] = {}
 
     def open(self, folder: Path) -> bool:
         """Return whether both files open, agree bit for bit, and fit the float module."""
@@ -45,11 +47,20 @@ class ReopenedModule:
         return True
 
     @property
+    def compiles(self) -> bool:
+        """Whether it can be compiled: its program alone could, which is written later."""
+        return False
+
+    def compiled(self, folder: Path, isa: str | None, seconds: float) -> NoReturn:
+        """Raise NotImplementedError."""
+        raise NotImplementedError(f"{folder} {isa} {seconds}")
+
+    @property
     def module(self) -> nn.Module | None:
         """Return the opened module, which ran on the evaluation samples; None where the files didn't open."""
         return self._module
 
-    def start(self, batch: Sequence[Tensor]) -> None:
+    def start(self, batch: Sequence[Tensor], _also: Sequence[str] = ()) -> None:
         """Run a batch; `finish` returns its outputs."""
         self._outputs = None
         if self._module is None:

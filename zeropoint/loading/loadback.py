@@ -4,13 +4,14 @@ The process starts before the upload is opened, as a program or as a copy of a j
 lines:
 
     {"folder": F}                               open the artifacts in F (see `readers`) -> {"ok": true, "loaded": […]}
-    {"inputs": I, "names": […], "outputs": O}   run on the tensors "0", "1", … of file I, which are the inputs of these
+    {"inputs": I, "names": […], "outputs": O, "also": […]}
+                                                run on the tensors "0", "1", … of file I, which are the inputs of these
                                                 names, and write the output tensors to file O -> {"ok": true}
     {"compare": name, "uploaded": U}            compare a tensor of file U with its saved form
                                                                                        -> {"ok": true, "compared": {…}}
 
 Further artifacts of the folder (`open_further_artifacts`) run on the same tensors; their outputs are written to file O
-as "<file>:0", …
+as "<file>:0", … So are those of the runs in `also` (`ALSO`), as "<run>:0", …; one that fails has none.
 
 Errors are written to standard error, for operators; the answer is then {"ok": false}.
 """
@@ -19,24 +20,39 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
-from typing import IO, Any, NamedTuple, NoReturn, cast
+from typing import IO, Any, Literal, NamedTuple, NoReturn, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import zeropoint
 from zeropoint.data.batches import ModelInputs
+from zeropoint.loading.compiled import (
+    CompiledClient,
+    Ends,
+    LockDown,
+    compiled_client,
+    compiling_program,
+    own_packages,
+    serve_copies,
+)
 from zeropoint.loading.readers import Opened, open_artifact, open_further_artifacts
+from zeropoint.loading.readers.onnx import OpenedOnnx
+from zeropoint.loading.readers.program import OpenedProgram
 from zeropoint.loading.readers.weights import OpenedWeights
+from zeropoint.schema.formats import ONNX_FILE
 from zeropoint.schema.report import Loaded
+from zeropoint.simulation.saturation import MLAS, ONEDNN
 
+Also = Literal["onednn", "mlas", "usual"]
+"""A further run: the program with sums of oneDNN or MLAS that saturate, or the ONNX file in a session as users get."""
 COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
@@ -45,6 +61,11 @@ class Pipes(NamedTuple):
 
     questions: IO[bytes]
     answers: IO[bytes]
+    compiling: "Compiling | None" = None
+    """Starts processes that compile; None where there is no compiler."""
+
+
+Compiling = Callable[[], AbstractContextManager[Ends]]
 
 
 class LoadbackClient:
@@ -57,6 +78,8 @@ class LoadbackClient:
         """The opened files, and the software that opened each."""
         self.further_outputs: dict[str, dict[int, Tensor]] = {}
         """The outputs of further artifacts for the last batch, by file name."""
+        self.also_outputs: dict[str, dict[int, Tensor]] = {}
+        """The outputs of further runs of the last batch, by their names."""
 
     def open(self, folder: Path) -> bool:
         """Return whether the saved files open and agree with each other."""
@@ -72,12 +95,12 @@ class LoadbackClient:
         compared: dict[str, float | None] = answer.get("compared", {})
         return compared if answer["ok"] else None
 
-    def start(self, batch: Sequence[Tensor]) -> None:
-        """Send a batch; the program runs on it while the caller continues."""
+    def start(self, batch: Sequence[Tensor], also: Sequence[Also] = ()) -> None:
+        """Send a batch; the program runs on it while the caller continues. `also`: further runs of it."""
         inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
         names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
         save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
-        self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs)})
+        self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs), "also": list(also)})
 
     def finish(self) -> dict[int, Tensor] | None:
         """Return the output tensors by position; None when the run failed."""
@@ -87,8 +110,24 @@ class LoadbackClient:
         for key, tensor in load_file(self._scratch / "outputs.safetensors").items():
             file, _, position = key.rpartition(":")
             outputs.setdefault(file, {})[int(position)] = tensor
-        self.further_outputs = {file: tensors for file, tensors in outputs.items() if file}
-        return outputs[""]
+        main, runs = outputs.pop(""), get_args(Also)
+        self.also_outputs = {name: outputs.pop(name) for name in runs if name in outputs}
+        self.further_outputs = outputs
+        return main
+
+    @property
+    def compiles(self) -> bool:
+        """Whether programs can be compiled here."""
+        return self._pipes.compiling is not None
+
+    @contextmanager
+    def compiled(self, folder: Path, isa: str | None, seconds: float) -> Iterator[CompiledClient]:
+        """Connect to a process that compiles the program in `folder` (see `compile_process`)."""
+        assert self._pipes.compiling is not None
+        scratch = self._scratch / "compiled"
+        scratch.mkdir(exist_ok=True)
+        with self._pipes.compiling() as ends, compiled_client(ends, scratch, folder, isa, seconds) as client:
+            yield client
 
     def _ask(self, question: Mapping[str, object]) -> None:
         try:
@@ -113,31 +152,57 @@ def second_process(folder: Path) -> Iterator[LoadbackClient]:
 def loadback_process() -> Iterator[Pipes]:
     """Start the process alone, as a program, before its files are known; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
-    with Popen(COMMAND, bufsize=0, stdin=PIPE, stdout=PIPE, env=_environment()) as process:
+    with Popen(COMMAND, bufsize=0, stdin=PIPE, stdout=PIPE, env=own_packages()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield Pipes(process.stdin, process.stdout)
+            yield Pipes(process.stdin, process.stdout, compiling_program)
         finally:
             process.kill()
 
 
 @contextmanager
-def copied_process(lock_down: Callable[[], None]) -> Iterator[Pipes]:
+def copied_process(lock_down: LockDown) -> Iterator[Pipes]:
     """Start the process as a copy of this one, which saves it the import of torch; it ends with the block.
 
     This process must have opened no upload yet, and torch must have computed nothing: a copy has none of the threads.
-    The copy calls `lock_down` before it opens a file.
+    The copy calls `lock_down` before it opens a file. Where a compiler may be started, one more copy makes those that
+    compile.
     """
+    with ExitStack() as copies:
+        compiling: Compiling | None = None
+        if lock_down.compiles:
+            ends = copies.enter_context(_copy(lambda own: serve_copies(*own, lock_down)))
+            compiling = partial(_already, ends)
+        pipes = copies.enter_context(_copy(lambda own: _answer_as_a_copy(lock_down, own)))
+        yield pipes._replace(compiling=compiling)
+
+
+@contextmanager
+def _already(ends: Ends) -> Iterator[Ends]:
+    """Connect to a process that runs already."""
+    yield ends
+
+
+@contextmanager
+def _copy(become: Callable[[tuple[int, int]], NoReturn]) -> Iterator[Pipes]:
+    """Fork a process that becomes something with its ends of two pipes; it ends with the block."""
     (question, questions), (answers, answer) = os.pipe(), os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     copy = os.fork()
     if copy == 0:
-        _answer_as_a_copy(lock_down, (question, answer), (questions, answers))
+        try:
+            for end in (questions, answers):  # while the copy held these, its questions would never end
+                os.close(end)
+            become((question, answer))
+        except BaseException:  # nothing of the first process may go on in its copy
+            print_exc()
+        finally:
+            os._exit(1)
     os.close(question)
     os.close(answer)
-    with os.fdopen(questions, "wb", buffering=0) as asked, os.fdopen(answers, "rb") as told:
+    with os.fdopen(questions, "wb", buffering=0) as asked, os.fdopen(answers, "rb", buffering=0) as told:
         try:
             yield Pipes(asked, told)
         finally:
@@ -145,27 +210,12 @@ def copied_process(lock_down: Callable[[], None]) -> Iterator[Pipes]:
             os.waitpid(copy, 0)
 
 
-def _answer_as_a_copy(lock_down: Callable[[], None], own: tuple[int, int], others: tuple[int, int]) -> NoReturn:
-    """Answer on the pipes `own`, and end. While the copy held the `others`, its questions would never end."""
-    code = 1
-    try:
-        for end in others:
-            os.close(end)
-        for number, end in enumerate(own):  # standard input and output
-            os.dup2(end, number)
-            os.close(end)
-        code = main(lock_down)
-    except BaseException:  # nothing of the first process may go on in its copy
-        print_exc()
-    finally:
-        os._exit(code)
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment with our packages on PYTHONPATH; a notebook may have only `sys.path`."""
-    inherited = dict(os.environ)  # noqa: TID251 - no setting is read
-    paths = [str(Path(zeropoint.__file__).parents[1]), inherited.get("PYTHONPATH", "")]
-    return inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+def _answer_as_a_copy(lock_down: LockDown, own: tuple[int, int]) -> NoReturn:
+    """Answer on the pipes `own`, and end."""
+    for number, end in enumerate(own):  # standard input and output
+        os.dup2(end, number)
+        os.close(end)
+    os._exit(main(lock_down))
 
 
 @contextmanager
@@ -214,11 +264,30 @@ def _run(opened: Opened, further: Mapping[str, Opened], question: Mapping[str, A
     """Run the artifacts and write their outputs. Raises ValueError when a further one has fewer or more outputs."""
     tensors = load_file(question["inputs"])
     batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
-    torch.manual_seed(0)  # a model that draws random numbers is measured the same way in every run
     with torch.no_grad():
+        also = list(_also(opened, further, question, batch))
+        torch.manual_seed(0)  # a model that draws random numbers is measured the same way in every run
         result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
         others = {file: zip(result, artifact.run(batch), strict=True) for file, artifact in further.items()}
+        others |= {name: zip(result, values, strict=True) for name, values in also}
     outputs = {str(i): value for i, value in result.items()}
     outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
     # clones: outputs may be one tensor, or parts of one, and the format stores none of these
     save_file({key: value.contiguous().clone() for key, value in outputs.items()}, question["outputs"])
+
+
+def _also(
+    opened: Opened, further: Mapping[str, Opened], question: Mapping[str, Any], batch: Mapping[str, Tensor]
+) -> Iterator[tuple[str, list[object]]]:
+    """Yield the outputs of each further run that works; they have the saved program's positions."""
+    kernels, onnx = {"onednn": ONEDNN, "mlas": MLAS}, further.get(ONNX_FILE)
+    for name in question.get("also", ()):
+        torch.manual_seed(0)
+        try:
+            if name in kernels and isinstance(opened, OpenedProgram):
+                values = opened.run_saturating(batch, kernels[name])
+                yield name, [value for value in values if isinstance(value, Tensor)]
+            elif name == "usual" and isinstance(onnx, OpenedOnnx):
+                yield name, onnx.run_as_usual(batch)
+        except Exception:  # the report then says that this run is missing
+            print_exc()

@@ -34,6 +34,8 @@ PhaseCallback = Callable[[Phase, int, int], object]
 GO = b"go\n"
 """The line that a job's program waits for on standard input: its folder is complete and will not move."""
 
+COMPILE_SECONDS = 120
+"""Most seconds for which a program is compiled, unless a setting says otherwise."""
 JOB_FILE = "job.json"
 CHECKPOINT_FOLDER = "checkpoints"
 OUT_FOLDER = "out"
@@ -64,6 +66,8 @@ class JobSpec(Frozen):
     """Recipes to compare; no model is written then, and `recipe` is ignored."""
     latency: bool = False
     """Whether a sweep measures the latency of a call."""
+    compile_seconds: int = Field(default=COMPILE_SECONDS, ge=0)
+    """Most seconds for which `model.pt2` is compiled to measure what users get of it; 0: it is not."""
     checkpoint_key: str | None = None
     """Identifies all that decides the result: inputs, recipe, device, versions. None: no checkpoints are used."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)

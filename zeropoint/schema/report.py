@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from zeropoint.schema.decisions import AcceptanceReport, AlgorithmReport, PairLimitsReport, TargetReport
 from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.runtimes import RuntimeReport
 from zeropoint.schema.target import MetricName
 
 Verdict = Literal["passed", "warned", "failed", "not_evaluated"]
@@ -51,6 +52,7 @@ WarningCode = Literal[
     "neighbouring_samples",
     "int8_fallback",
     "program_in_place",
+    "runtime_below",
 ]
 
 
@@ -254,6 +256,8 @@ class Report(Part):
     timings: dict[str, float]
     peak_memory_bytes: int
     loaded: list[Loaded] = []
+    runtimes: list[RuntimeReport] = []
+    """What users get of each artifact, by runtime and processor level."""
     resumed: list[ResumedPhase] = []
     """Phases resumed from a checkpoint of an earlier attempt; `timings` cover only the last attempt."""
     recipe: Recipe

@@ -18,15 +18,13 @@ from zeropoint.layers.stored_tensors import stored_bytes
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import Check, EvaluationReport, Summary, Verdict
+from zeropoint.schema.runtimes import RuntimeReport
+from zeropoint.validation.below import LARGEST_AGREEMENT_GAP, LARGEST_GAP_DB, in_words, rows_below
 from zeropoint.validation.evaluation import TensorDiff
 from zeropoint.validation.outputs import Outputs
 
 ROUNDING = 1e-3
 """Share of a step by which float32 arithmetic may raise the rounding error above half a step."""
-LARGEST_GAP_DB = 3.0
-"""How far a further artifact's SQNR may be below the first one's: it also rounds each layer's result once."""
-LARGEST_AGREEMENT_GAP = 0.05
-"""How far its agreement may be below the first one's."""
 
 
 def verdict(checks: list[Check], settings: ValidationSettings, evaluated: EvaluationReport) -> Verdict:
@@ -36,10 +34,17 @@ def verdict(checks: list[Check], settings: ValidationSettings, evaluated: Evalua
     return "warned" if settings.on_failure == "warn" else "failed"
 
 
-def sqnr_check(outputs: Outputs, beside: Mapping[str, Outputs], ran: bool, settings: ValidationSettings) -> Check:
+def sqnr_check(
+    outputs: Outputs,
+    beside: Mapping[str, Outputs],
+    ran: bool,
+    settings: ValidationSettings,
+    runtimes: Sequence[RuntimeReport] = (),
+) -> Check:
     """Return the check of the outputs: floats have an SQNR, integers and bools an agreement.
 
-    Without a floating output there is no SQNR: a bound then holds only if every output is equal.
+    Without a floating output there is no SQNR: a bound then holds only if every output is equal. It must hold in every
+    runtime.
     """
     bound, value = settings.min_sqnr_db, finite(outputs.noise.db)
     measured = ran and bool(outputs.by_position) and (value is not None or outputs.noise.exact)
@@ -49,7 +54,10 @@ def sqnr_check(outputs: Outputs, beside: Mapping[str, Outputs], ran: bool, setti
     lost = [file for file, further in beside.items() if not _keeps_up(further, outputs, bound)] if measured else []
     for file in beside if measured else ():
         detail += f" {file}: {_numbers(beside[file])}" + (", too far below." if file in lost else ".")
-    return Check(name="sqnr", passed=passed and not lost, value=value, bound=bound, detail=detail)
+    missed = rows_below(runtimes, bound, value) if measured and bound is not None else []
+    if passed and missed:
+        detail += f" Missed by {in_words(missed)}."
+    return Check(name="sqnr", passed=passed and not lost and not missed, value=value, bound=bound, detail=detail)
 
 
 UNMEASURED = "SQNR could not be measured: the quantized outputs are missing, NaN or infinite."

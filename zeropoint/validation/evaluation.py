@@ -11,6 +11,7 @@ from zeropoint.data.batches import Batches, Truth
 from zeropoint.data.dataset import judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
+from zeropoint.loading.loadback import Also
 from zeropoint.metrics.rows import Rows, can_split
 from zeropoint.metrics.sqnr import Noise, Share
 from zeropoint.metrics.task_metrics import Metrics
@@ -20,6 +21,7 @@ from zeropoint.schema.job import ProgressCallback
 from zeropoint.simulation.fake_quant import forward_quantized
 from zeropoint.validation.float_run import watch_float_run
 from zeropoint.validation.outputs import Outputs
+from zeropoint.validation.runs import RuntimeRuns
 
 
 class SavedModel(Protocol):
@@ -29,8 +31,12 @@ class SavedModel(Protocol):
     def further_outputs(self) -> Mapping[str, Mapping[int, Tensor]]:
         """The outputs of further artifacts for the last batch, by file name, in the form that `finish` returns."""
 
-    def start(self, batch: Sequence[Tensor]) -> None:
-        """Start to run a batch."""
+    @property
+    def also_outputs(self) -> Mapping[str, Mapping[int, Tensor]]:
+        """The outputs of further runs of the last batch, by their names, likewise."""
+
+    def start(self, batch: Sequence[Tensor], also: Sequence[Also] = ()) -> None:
+        """Start to run a batch; `also`: further runs of it."""
 
     def finish(self) -> dict[int, Tensor] | None:
         """Return the batch's output tensors, by position; None when the saved files can't run it."""
@@ -55,6 +61,10 @@ class Evaluation:
     """Multiply-accumulates of the first batch by layer name; None if nothing was run."""
     unstable: list[str] = field(default_factory=list)
     """Outputs of the float model that differ between two runs of the first batch."""
+    runs: RuntimeRuns = field(default_factory=RuntimeRuns)
+    """What runtimes gave on the first samples."""
+    samples: int = 0
+    """How many were run."""
 
 
 @dataclass
@@ -67,10 +77,16 @@ class TensorDiff:
     """Names of tensors in the saved file that differ from what they should be."""
 
 
-def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: ProgressCallback) -> Evaluation:
+def evaluate(
+    quantized: Quantized,
+    samples: Batches,
+    reader: SavedModel,
+    step: ProgressCallback,
+    also: Sequence[Also] = (),
+) -> Evaluation:
     """Run every batch in both models, and measure signal and noise of the outputs and of each layer.
 
-    The first batch is run twice in the float model (see `float_run`).
+    The first batch is run twice in the float model (see `float_run`), and the first batches `also` as runtimes do.
     """
     names = [layer.layer.name for layer in quantized.layers]
     result = Evaluation(layers={name: Noise() for name in names}, saturation={name: Share() for name in names})
@@ -79,7 +95,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
     with torch.no_grad():
         for done, (batch, truth) in enumerate(judged(samples), start=1):
             watched = watch_float_run(source, batch) if done == 1 else None
-            reader.start(batch)
+            reader.start(batch, also if result.runs.take(batch) else ())
             with hooked(after=_comparisons(quantized.layers, result)):
                 expected = source.run(batch)
             if watched is not None:
@@ -88,6 +104,7 @@ def evaluate(quantized: Quantized, samples: Batches, reader: SavedModel, step: P
             if not _add(result, expected, reader, truth, samples=_samples_in(batch) if by_row else None):
                 result.ran = False
                 break
+            result.samples += _samples_in(batch)
             step(done, len(samples))
     source.reset()
     return result
@@ -109,6 +126,8 @@ def _add(
     if got is None or not result.outputs.add(expected, got):
         return False
     floating = [(v, got[i]) for i, v in enumerate(expected) if isinstance(v, Tensor) and v.is_floating_point()]
+    if result.runs.taking:
+        result.runs.add(expected, got, reader.further_outputs, reader.also_outputs)
     if floating:
         result.metrics.add(floating[0][0].cpu(), floating[0][1], truth)
     if samples is not None:

@@ -27,6 +27,9 @@ from zeropoint.schema.report import (
     Verdict,
     WeightReport,
 )
+from zeropoint.schema.runtimes import RuntimeReport
+from zeropoint.simulation.processor import SATURATING
+from zeropoint.validation.below import below_warnings, in_words, remedy, rows_below
 from zeropoint.validation.checks import (
     _comparison_check,
     _load_check,
@@ -58,10 +61,13 @@ def recommended(quantized: Quantized) -> Recipe:
     return Recipe.model_validate(fields)
 
 
-def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None:
+def judged(
+    target: TargetReport | None, summary: Summary, runtimes: Sequence[RuntimeReport] = ()
+) -> TargetReport | None:
     """Return the target's report, measured again on the evaluation samples if it asks for an SQNR.
 
-    It is met if the search's bound held and these samples reach it too. They alone, often 32, show no bound.
+    It is met if the search's bound held and these samples reach it too, in every runtime. They alone, often 32, show no
+    bound.
     """
     bound = None if target is None else target.asked.min_sqnr_db
     if target is None or bound is None:
@@ -70,9 +76,12 @@ def judged(target: TargetReport | None, summary: Summary) -> TargetReport | None
         detail = "No SQNR could be measured on the evaluation samples."
         return target if summary.worst_agreement is None else target.model_copy(update={"met": False, "detail": detail})
     reached = summary.exact or (summary.sqnr_db is not None and summary.sqnr_db >= bound)
-    met, detail = target.met and reached, target.detail
+    missed = rows_below(runtimes, bound, summary.sqnr_db)
+    met, detail = target.met and reached and not missed, target.detail
     if target.met and not reached:
         detail = "Met on the acceptance samples, but not on the evaluation samples: calibrate with more samples."
+    elif target.met and missed:
+        detail = f"Met by the saved program, but not by {in_words(missed)}. {remedy(missed)}"
     return target.model_copy(update={"met": met, "value": summary.sqnr_db, "detail": detail})
 
 
@@ -93,6 +102,8 @@ class Validated:
     """None without samples, a TensorDiff without a graph."""
     loaded: Sequence[Loaded] = ()
     """The libraries that opened them."""
+    runtimes: Sequence[RuntimeReport] = ()
+    """What users get of them."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +129,13 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
     else:
         load_check, errors = _load_check(ran, validated.evaluated), _rounding_errors(quantized.layers)
     checks = [
-        *([] if evaluation is None else [sqnr_check(evaluation.outputs, beside, ran, settings)]),
+        *([] if evaluation is None else [sqnr_check(evaluation.outputs, beside, ran, settings, validated.runtimes)]),
         _size_check(summary, quantized.layers, settings),
         load_check,
         _range_check(errors, quantized.layers),
     ]
-    target = judged(quantized.decisions.target, summary)
-    warnings = result_warnings(quantized, evaluation, left)
+    target = judged(quantized.decisions.target, summary, validated.runtimes)
+    warnings = [*result_warnings(quantized, evaluation, left), *below_warnings(validated.runtimes, quantized.recipe)]
     return _planned(quantized, evaluation, effort, left).model_copy(
         update={
             "verdict": with_doubts(verdict(checks, settings, validated.evaluated), target, warnings),
@@ -135,6 +146,7 @@ def build_report(quantized: Quantized, validated: Validated, effort: Effort) -> 
             "target": target,
             "recommendation": recommended(quantized) if quantized.recipe.searches else None,
             "metrics": [] if evaluation is None or not ran else evaluation.metrics.reports(),
+            "runtimes": list(validated.runtimes),
             "loaded": [_loaded(entry, beside) for entry in validated.loaded],
         }
     )
@@ -192,10 +204,13 @@ def settle(report: Report, out: Path) -> None:
 def validation_failed(report: Report) -> ValidationFailed:
     """Return the error for a failed verdict, with the details of the failed checks."""
     failed = [check for check in report.checks if not check.passed]
+    bound = report.recipe.validation.min_sqnr_db
+    missed = [] if bound is None else rows_below(report.runtimes, bound, report.summary.sqnr_db)
+    cause = f"{remedy(missed)} " if missed and missed[0].level in SATURATING else ""
     return ValidationFailed(
         "validation_failed",
         "; ".join(f"{check.name}: {check.detail}" for check in failed),
-        "Read the report for the layers that lose most, exclude them or lower the bound, "
+        f"{cause}Read the report for the layers that lose most, exclude them or lower the bound, "
         'or set "on_failure" to "warn" to get the artifacts all the same.',
     )
 

@@ -23,6 +23,7 @@ from worker.outputs.publish import (
 )
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import CalibrationReport, EvaluationReport, Report, Summary
+from zeropoint.schema.runtimes import RuntimeReport
 from zeropoint.schema.sweep import SweepEntry, SweepReport
 
 REPORT = Report(
@@ -254,6 +255,18 @@ def test_a_reason_whose_code_is_no_code_is_refused(code: str, folder: Path) -> N
     (folder / "out" / "error.json").write_text(json.dumps(reason))
     with pytest.raises(OutputError):
         read_failure(folder)
+
+
+def test_the_manifest_has_the_numbers_of_each_artifact_in_each_runtime(folder: Path, tmp_path: Path) -> None:
+    storage = open_storage(f"file://{tmp_path}/storage")
+    products = store(outputs(folder, claim()), storage)
+    row = {"runtime": "inductor", "version": "2.13.0", "level": "avx2", "basis": "modelled", "sqnr_db": 39.5}
+    rows = [RuntimeReport.model_validate({**row, "artifact": "model.pt2", "samples": 64, "reason": "No compiler."})]
+    product = store_manifest(claim(), REPORT.model_copy(update={"runtimes": rows}), products, storage)
+    manifest = json.loads(storage.path(product.blob.sha256).read_text())
+    (told,) = manifest["outputs"]["model.pt2"]["runtimes"]
+    assert told.items() >= (row | {"samples": 64, "reason": "No compiler."}).items()
+    assert "runtimes" not in manifest["outputs"]["report.json"]
 
 
 def test_the_manifest_lists_what_went_in_and_what_came_out(folder: Path, tmp_path: Path) -> None:

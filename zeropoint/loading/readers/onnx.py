@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,59 @@ from torch import Tensor
 
 from zeropoint.schema.formats import ONNX_FILE
 from zeropoint.schema.report import Loaded
+from zeropoint.simulation.processor import SATURATING, this_level
 
 ERRORS_ALONE = 3
 
 
 @dataclass(frozen=True)
 class OpenedOnnx:
-    """An onnxruntime session, and what opened it."""
+    """An onnxruntime session, and what opened it.
+
+    Where the processor's kernels saturate, `session` computes exact sums, and shows what the file says.
+    """
 
     session: Any
     loaded: tuple[Loaded, ...]
+    path: str
+    usual: list[Any] = field(default_factory=list)
+    """The session that users get, once it is needed."""
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """Return the model's outputs; inputs go by position."""
-        names = [value.name for value in self.session.get_inputs()]
-        inputs = {name: tensor.contiguous().numpy() for name, tensor in zip(names, batch.values(), strict=True)}
-        return [torch.from_numpy(array) for array in self.session.run(None, inputs)]
+        return _outputs(self.session, batch)
+
+    def run_as_usual(self, batch: Mapping[str, Tensor]) -> list[object]:
+        """Return the outputs of a session without any option that changes numbers."""
+        if not self.usual:
+            self.usual.append(_session(self.path, exact=False))
+        return _outputs(self.usual[0], batch)
 
 
 def open_onnx(folder: Path) -> OpenedOnnx:
     """Check and load the file. Raises what the libraries raise."""
     path = str(folder / ONNX_FILE)
     import_module("onnx.checker").check_model(path, full_check=True)
+    session = _session(path, exact=this_level() in SATURATING)
+    loaded = Loaded(name=ONNX_FILE, loader="onnxruntime.InferenceSession", version=load_runtime().__version__)
+    return OpenedOnnx(session, (loaded,), path)
+
+
+def _session(path: str, *, exact: bool) -> Any:
+    """Return a session with all optimizations; `exact`: weights become uint8 in it, whose sums can't saturate."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with other jobs
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    loaded = Loaded(name=ONNX_FILE, loader="onnxruntime.InferenceSession", version=runtime.__version__)
-    return OpenedOnnx(session, (loaded,))
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _outputs(session: Any, batch: Mapping[str, Tensor]) -> list[object]:
+    names = [value.name for value in session.get_inputs()]
+    inputs = {name: tensor.contiguous().numpy() for name, tensor in zip(names, batch.values(), strict=True)}
+    return [torch.from_numpy(array) for array in session.run(None, inputs)]
 
 
 def load_runtime() -> Any:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 import torch.ao.quantization.fx._decomposed  # the one import that a loader of model.pt2 needs
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 from zeropoint.data.batches import own_copies
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded
+from zeropoint.simulation.saturating_program import SaturatingProgram
+from zeropoint.simulation.saturation import Kernel
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,34 @@ class OpenedProgram:
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """Return the program's outputs as a flat list; inputs go by position."""
+        arguments, options = self.arguments(batch)
+        return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
+
+    def run_saturating(self, batch: Mapping[str, Tensor], kernel: Kernel) -> list[object]:
+        """Return the outputs as `run` does, with the sums of a kernel that saturates. Buffers stay as they are."""
+        module = self.program.module()
+        assert isinstance(module, fx.GraphModule)
+        before = [(buffer, buffer.clone()) for buffer in module.buffers()] if _mutates(module) else []
+        outputs = SaturatingProgram(module, kernel).run(*self._flat(batch), enable_io_processing=False)
+        values = [value.clone() if isinstance(value, Tensor) else value for value in pytree.tree_leaves(outputs)]
+        for buffer, value in before:
+            buffer.copy_(value)
+        return values
+
+    def arguments(self, batch: Mapping[str, Tensor]) -> tuple[Any, Any]:
+        """Return the positional arguments and the keywords of a call, with copies of the batch's tensors."""
+        return cast(tuple[Any, Any], pytree.tree_unflatten(self._flat(batch), self.program.call_spec.in_spec))
+
+    def _flat(self, batch: Mapping[str, Tensor]) -> list[Any]:
         tensors = iter(own_copies(batch.values()))
         inputs = [s.arg for s in self.program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-        flat = [argument.value if isinstance(argument, ConstantArgument) else next(tensors) for argument in inputs]
-        arguments, options = cast(tuple[Any, Any], pytree.tree_unflatten(flat, self.program.call_spec.in_spec))
-        return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
+        return [argument.value if isinstance(argument, ConstantArgument) else next(tensors) for argument in inputs]
+
+
+def _mutates(module: fx.GraphModule) -> bool:
+    """Return whether any operator writes into one of its inputs, which may be a buffer."""
+    schemas = (getattr(node.target, "_schema", None) for node in module.graph.nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
 
 
 def open_saved_program(folder: Path) -> OpenedProgram:
