@@ -11,6 +11,7 @@ from sandbox.policy import Sandbox, command
 from tests.networks import convolutional
 from tests.service.processes import descendants, eventually
 from worker.child.process import STDERR_FILE, Child, started
+from zeropoint.loading.compiled import NO_COMPILER
 from zeropoint.schema.job import EXIT_OK, GO, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Report
@@ -56,6 +57,8 @@ def test_a_folder_that_was_renamed_before_the_line_gives_a_whole_job(
     report = Report.model_validate_json((folder / OUT_FOLDER / REPORT_FILE).read_bytes())
     assert report.verdict == "passed"
     assert report.summary.sqnr_db is not None  # the second process found its files
+    compiled = [row for row in report.runtimes if row.runtime == "inductor"]
+    assert {(row.basis, NO_COMPILER in (row.reason or "")) for row in compiled} == {("modelled", True)}
     made = {path.name for path in folder.iterdir()} - {JOB_FILE, "model.pt2", "dataset.safetensors"}
     assert made == {OUT_FOLDER, STDERR_FILE}
     assert not (tmp_path / "spare").exists()

@@ -148,6 +148,7 @@ def _denied(command, name):
 
 
 @needs_compiler
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("act", REFUSED_WHEN_COMPILING)
 def test_an_act_is_refused_to_what_compiles(act: str, tmp_path: Path) -> None:
     sandbox = Sandbox(compiler=programs())

@@ -141,7 +141,7 @@ class _Table:
             return self._row(subject, level, "measured", run=run, reason=left_out)
         if level in SATURATING and self.saturates:
             return self._row(subject, level, "modelled", run="onednn", reason=f"{why} {left_out or ''}".strip())
-        same = EXACT_SUMS if level not in SATURATING else NOTHING_SATURATES
+        same = EXACT_SUMS if self.saturates else NOTHING_SATURATES
         return self._row(subject, level, "modelled", whole=self.evaluation.outputs, reason=f"{why} {same}".strip())
 
     def _named(self, subject: Subject, own: ProcessorLevel, exact: Outputs | None) -> Iterator[RuntimeReport]:

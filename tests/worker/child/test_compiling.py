@@ -46,9 +46,3 @@ def test_both_levels_are_measured(tmp_path: Path) -> None:
         (level, "measured", None) for level in (own, lower) if level
     ]
     assert all(abs(row.loss_db or 0.0) < 3 for row in rows)
-
-
-def test_without_the_right_to_a_compiler_they_are_modelled(tmp_path: Path) -> None:
-    rows = runtimes_of(tmp_path, Sandbox())
-    assert {row.basis for row in rows} == {"modelled"}
-    assert all("compiler" in (row.reason or "") for row in rows)

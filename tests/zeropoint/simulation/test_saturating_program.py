@@ -30,6 +30,7 @@ def opened(quantized: QuantizeExample, make: Callable[[], Example], folder: Path
     return open_saved_program(folder)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", NETWORKS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("kernel", [ONEDNN, MLAS], ids=["onednn", "mlas"])
 def test_limited_weights_give_what_eager_mode_gives(
