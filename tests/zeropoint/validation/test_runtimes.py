@@ -16,7 +16,7 @@ from tests.zeropoint.conftest import PROGRAM_FORMATS, _quantize
 from zeropoint.data.dataset import open_dataset
 from zeropoint.formats import write_formats
 from zeropoint.layers.result import Quantized
-from zeropoint.loading.compiled import NO_COMPILER
+from zeropoint.loading.compiled import NO_COMPILER, compiling_program
 from zeropoint.loading.loadback import LoadbackClient, Pipes
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.decisions import TargetReport
@@ -27,7 +27,7 @@ from zeropoint.schema.target import AccuracyTarget
 from zeropoint.simulation.processor import SATURATING
 from zeropoint.sources.program import open_uploaded_program
 from zeropoint.validation.below import below_warnings, in_words, remedy, rows_below
-from zeropoint.validation.compiling import SHORT_JOB, Compiled, Taken, Wish, measure_compiled
+from zeropoint.validation.compiling import NO_MEMORY, SHORT_JOB, Compiled, Taken, Wish, measure_compiled
 from zeropoint.validation.evaluation import Evaluation, evaluate
 from zeropoint.validation.report import Effort, Validated, build_plan, build_report, judged, validation_failed
 from zeropoint.validation.runs import MOST_SAMPLES, RuntimeRuns
@@ -203,6 +203,16 @@ def test_without_a_compiler_the_reason_says_so(saved: Saved, mode: str, tmp_path
     asked, reader = wish("avx512_vnni", mode=mode, compile_seconds=60.0), LoadbackClient(ends, tmp_path)
     compiled = measure_compiled(saved.result.source, runs, reader, asked, tmp_path, taken=Taken(50.0, 50.0))
     assert compiled == Compiled(reason=NO_COMPILER)
+
+
+def test_a_program_that_does_not_fit_beside_the_job_is_not_compiled(saved: Saved, tmp_path: Path) -> None:
+    with (tmp_path / "model.pt2").open("wb") as file:
+        file.truncate(2**42)  # a hole takes no room
+    runs, ends = RuntimeRuns(), Pipes(io.BytesIO(), io.BytesIO(), compiling_program)
+    runs.take([torch.ones(2, 3)])
+    asked, reader = wish("avx512_vnni", mode="compiled", compile_seconds=60.0), LoadbackClient(ends, tmp_path)
+    compiled = measure_compiled(saved.result.source, runs, reader, asked, tmp_path, taken=Taken(50.0, 50.0))
+    assert compiled == Compiled(reason=NO_MEMORY)
 
 
 @pytest.mark.parametrize(
