@@ -232,7 +232,9 @@ def _is_leaf(owner: nn.Module) -> bool:
     # attention reads the weight of its output projection directly; hooks and parametrizations recompute a weight
     if _kind(owner) is None or weight is None or isinstance(owner, NonDynamicallyQuantizableLinear):
         return False
-    return weight.is_floating_point() and not owner._forward_pre_hooks and not owner._forward_hooks
+    return (
+        weight.is_floating_point() and weight.numel() > 0 and not owner._forward_pre_hooks and not owner._forward_hooks
+    )
 
 
 def _aliases(module: nn.Module, layers: Sequence[Layer]) -> Iterator[str]:

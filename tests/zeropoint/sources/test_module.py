@@ -1,5 +1,6 @@
 """A module in memory becomes a source: one copy of every weight, names and reasons, outputs of any shape."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -100,3 +101,11 @@ def test_an_output_without_tensors_can_not_be_measured() -> None:
 def test_a_lone_leaf_is_told_to_be_wrapped() -> None:
     with pytest.raises(Unsupported, match="Sequential"):
         require_named(nn.Linear(4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(("kind", "shape"), [(nn.Linear, (4, 0)), (nn.Conv2d, (4, 0, 1)), (nn.Conv1d, (4, 0, 3))])
+def test_a_weight_without_values_is_left_alone(kind: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    empty = kind(*shape)
+    layers = module_source(nn.Sequential(nn.Linear(4, 4), empty)).layers
+    assert [(layer.name, layer.reason) for layer in layers] == [("0", None), ("1", "unsupported")]

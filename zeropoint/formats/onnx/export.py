@@ -20,6 +20,7 @@ from onnxscript.optimizer import optimize_ir
 from torch.export import ExportedProgram
 
 from zeropoint.formats.onnx.layers import fold_normalizations, prevent_bias_overflow, store_int4_as_uint4
+from zeropoint.formats.onnx.strides import forget_strides
 from zeropoint.formats.program.qdq import ops
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.layers.result import Quantized
@@ -39,6 +40,7 @@ class Untranslatable(Exception):
 def onnx_bytes(quantized: Quantized) -> bytes:
     """Return the file's bytes, checked by ONNX's own checker. Raises Untranslatable."""
     program = quantized_program(quantized, outputs=True)
+    forget_strides(program.graph_module)
     with _quiet():
         model = _translated(program)
         store_int4_as_uint4(model, quantized.layers)
