@@ -185,7 +185,7 @@ class ValidationSettings(Frozen):
     warn_below_agreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = 0.9
     """The verdict is "warned" if a smaller share of an integer or bool output is equal."""
     runtimes: Literal["auto", "compiled", "modelled", "none"] = "auto"
-    """How the numbers of runtimes are found. auto: `model.pt2` is compiled if that takes no longer than the job did."""
+    """How the numbers of runtimes are found. auto: `model.pt2` is compiled if the job is long."""
 
 
 class Recipe(LayerSettings):

@@ -21,8 +21,10 @@ from zeropoint.validation.runs import RuntimeRuns
 
 SHORTEST_JOB = 20.0
 """Seconds of processor time from which a job compiles unasked: the smallest program takes that, at both levels."""
+LEAST_SECONDS = 60.0
+"""What such a job may compile for at least: an attempt that is cut off is lost time, and most programs need less."""
 MODELLED = 'The recipe says "runtimes": "modelled".'
-SHORT_JOB = 'Compiling would take longer than all else; "runtimes": "compiled" in the recipe compiles all the same.'
+SHORT_JOB = 'Compiling would take longer than the job; "runtimes": "compiled" in the recipe compiles all the same.'
 NO_TIME = "Programs are not compiled here (0 seconds)."
 
 
@@ -65,7 +67,8 @@ class Wish:
     def compile_limit(self, taken: Taken) -> float:
         """Return for how many seconds the program may be compiled in a job that has taken so much."""
         if self.mode == "auto":
-            return min(self.compile_seconds, taken.seconds) if taken.processor >= SHORTEST_JOB else 0.0
+            affordable = max(taken.seconds, LEAST_SECONDS)
+            return min(self.compile_seconds, affordable) if taken.processor >= SHORTEST_JOB else 0.0
         return self.compile_seconds if self.mode == "compiled" else 0.0
 
 

@@ -220,14 +220,15 @@ def test_a_program_that_does_not_fit_beside_the_job_is_not_compiled(saved: Saved
     [
         ("auto", Taken(5, 5), 0),
         ("auto", Taken(500, 5), 0),  # on a busy machine
-        ("auto", Taken(50, 50), 50),
-        ("auto", Taken(500, 500), 60),
-        ("compiled", Taken(1, 1), 60),
+        ("auto", Taken(25, 25), 60),
+        ("auto", Taken(80, 80), 80),
+        ("auto", Taken(500, 500), 120),
+        ("compiled", Taken(1, 1), 120),
         ("modelled", Taken(500, 500), 0),
     ],
 )
-def test_compiling_unasked_takes_no_longer_than_the_job(mode: str, taken: Taken, seconds: float) -> None:
-    assert wish("avx2", mode=mode, compile_seconds=60.0).compile_limit(taken) == seconds
+def test_compiling_unasked_takes_a_minute_or_as_long_as_the_job(mode: str, taken: Taken, seconds: float) -> None:
+    assert wish("avx2", mode=mode, compile_seconds=120.0).compile_limit(taken) == seconds
 
 
 def test_a_bound_fails_the_check_with_runtime_level_and_cause(saved: Saved) -> None:
