@@ -147,6 +147,22 @@ class Audio(nn.Module):
         return {"up": F.elu(self.up(x)), "gram": torch.baddbmm(y, y, y), "norm": F.normalize(z.flatten(1))}
 
 
+class Bag(nn.Module):
+    """Sums of embeddings of a batch of any size, and complex numbers in a buffer."""
+
+    turns: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(50, 16, mode="sum"), nn.Linear(16, 4)
+        self.register_buffer("turns", torch.polar(torch.ones(8), torch.arange(8.0)))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.bag(ids).reshape(-1, 8, 2)) * self.turns
+        result: Tensor = self.head(torch.view_as_real(pairs).flatten(1))
+        return result
+
+
 @dataclass(frozen=True)
 class Honest:
     """A module, its arguments, and the dynamic shapes of its export."""
@@ -188,5 +204,6 @@ HONEST: dict[str, Callable[[], Honest]] = {
     "buffer mutation": lambda: Honest(Mutating(), (torch.rand(4, 4),), dynamic={"x": {0: BATCH}}),
     "detector": lambda: Honest(Detector(), (torch.rand(2, 3, 16, 16),), dynamic={"image": {0: BATCH}}),
     "recurrent cells": lambda: Honest(Recurrent(), (torch.rand(2, 4),), dynamic={"x": {0: BATCH}}),
+    "bag": lambda: Honest(Bag(), (torch.randint(0, 50, (4, 4)),), dynamic={"ids": {0: BATCH}}),
     "audio": lambda: Honest(Audio(), (torch.rand(2, 2, 32),), dynamic={"signal": {0: BATCH}}),
 }

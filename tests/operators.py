@@ -124,8 +124,88 @@ torch.deg2rad(x) torch.rad2deg(x) torch.trapz(x) torch.special.gammaln(x.abs()+1
 torch.digamma(x.abs()+1) torch.i0(x) torch.special.erfcx(x) torch.mvlgamma(x.abs()+3,1) torch.polygamma(1,x.abs()+1)
 """
 
+MORE = """
+i.__ilshift__(1) torch.view_as_real(torch.complex(x,y).conj()*torch.complex(x,y)) torch.linalg.eigh(m@m.T)[0]
+torch.linalg.slogdet(m)[1] torch.linalg.svd(m)[1] torch.absolute(x) x.acos_() x.acosh_() F.adaptive_max_pool3d(p3,2)
+x.addcdiv_(x,y+3) b.all() torch.all(x,1) x.all((1,2)) torch.view_as_complex(x.reshape(4,6,3,2)).angle()
+torch.arccosh(x.abs()+2) torch.arcsinh(x) torch.arctan2(x,y) x.arctan_() torch.arctanh(x/9) torch.argsort(x,stable=True)
+torch.as_strided_scatter(x,y[:,0],(4,6),(6,1)) x.asin_() x.asinh_() x.atan2_(y) x.atan_() x.atanh_() torch.atleast_1d(x)
+torch.atleast_2d(x) x.baddbmm_(y,y) torch.bartlett_window(6)+x F.binary_cross_entropy(x.sigmoid(),y.sigmoid())
+i.bitwise_and_(3) i.bitwise_and_(i) torch.bitwise_left_shift(i,i) i.bitwise_left_shift_(1) i.bitwise_not_()
+i.bitwise_or_(3) torch.bitwise_right_shift(i,i) i.bitwise_right_shift_(1) i.bitwise_xor_(3) torch.blackman_window(6)+x
+x.ceil_() x.clamp_(y,y+1) x.clamp_max_(y) x.clamp_min_(y) torch.clip(x,0,1) x.clip_(0,1) x.copysign_(y) x.cosh_()
+F.cosine_embedding_loss(m,m+1,torch.ones(6)) x.cumprod_(1) x.cumsum_(1) torch.cumulative_trapezoid(x) x.deg2rad_()
+torch.diag(m[0]) torch.diag(m) torch.diagflat(m[0]) torch.diagonal_scatter(x,y[:,0],0,1,2) x.digamma_()
+i.div(2,rounding_mode='floor') x.div(y) x.div(y,rounding_mode='trunc') torch.divide(x,y) torch.dsplit(x,2)[0] x.eq_(y)
+x.eq_(0) x.erfc_() x.erfinv_() x.exp2_() x.expm1_() torch.linalg.pinv(m+6*torch.eye(6))
+torch.fft.ifft(torch.fft.fft(x)).real torch.fft.fft(x,norm='ortho').real torch.fft.fft(x).real
+torch.fft.ifft2(torch.fft.fft2(x)).real torch.fft.fft2(x).abs() torch.fft.fftfreq(6)+x
+torch.fft.ifftn(torch.fft.fftn(x)).imag torch.fft.fftn(x).real torch.fft.fftshift(x) torch.fft.hfft(torch.fft.ihfft(x))
+torch.fft.ifftshift(x) torch.fft.ihfft(x).real torch.fft.irfft2(torch.fft.rfft2(x)) torch.fft.irfftn(torch.fft.rfftn(x))
+torch.fft.rfft2(x).real torch.fft.rfftfreq(10)+x torch.fft.rfftn(x).real torch.fix(x) x.fix_()
+x.double().float_power_(2) x.floor_() x.floor_divide_(y) x.floor_divide_(2) x.fmod_(y) x.fmod_(2) x.frac_()
+torch.frexp(x)[0] i.gcd(i+1) i.gcd_(i+1) x.ge_(y) x.ge_(0) torch.gradient(x,dim=1)[0] torch.greater(x,y) x.gt_(y)
+x.gt_(0) torch.hamming_window(6)+x torch.stft(x.reshape(1,-1),8,window=torch.hann_window(8),return_complex=True).abs()
+torch.hann_window(6)+x F.hinge_embedding_loss(x,y.sign()) torch.hsplit(x,2)[0] x.hypot_(y) x.i0_()
+torch.igamma(x.abs()+1,y.abs()) torch.igammac(x.abs()+1,y.abs()) x.index_copy_(1,j,y) x.index_fill_(1,j,0.)
+x.index_reduce(1,j,y,'amin') x.index_reduce(1,j,y,'mean',include_self=False) x.index_reduce_(1,j,y,'amax')
+torch.isneginf(x) torch.isposinf(x) torch.isreal(x)
+torch.istft(torch.stft(p1.reshape(4,-1)[:1],6,return_complex=True),6)
+torch.istft(torch.stft(x.reshape(1,-1),8,window=torch.ones(8),return_complex=True),8,window=torch.ones(8))
+torch.kaiser_window(6)+x i.lcm(i+1) x.le_(y) x.le_(0) torch.lerp(x,y,y) x.lerp_(y,y) torch.less_equal(x,y) x.lgamma_()
+torch.linalg.cond(m) torch.linalg.det(m) torch.linalg.diagonal(x) torch.linalg.eigvalsh(m@m.T)
+torch.linalg.householder_product(m,m[0]) torch.linalg.inv_ex(m+6*torch.eye(6))[0] torch.matmul(x,m[0])
+torch.matmul(m[0],m[1]) torch.linalg.matmul(x,y) torch.matrix_exp(m) torch.linalg.matrix_exp(x)
+torch.linalg.matrix_power(m,3) torch.linalg.qr(m)[1].abs()
+torch.linalg.solve_triangular(m.triu()+6*torch.eye(6),m,upper=True) torch.linalg.svdvals(m) torch.linalg.vander(m[0])
+torch.vander(m[0]) x.log10_() x.log1p_() x.log2_() x.log_() torch.logaddexp2(x,y) torch.logdet(m@m.T+torch.eye(6))
+x.logical_and_(y) x.logical_not_() x.logical_or_(y) x.logical_xor_(y) torch.logit(x.sigmoid(),1e-3) x.logit_()
+torch.logspace(0,1,6)+x x.lt_(y) x.lt_(0) F.margin_ranking_loss(x,y,x.sign()) x.masked_scatter_(b,y)
+torch.moveaxis(x,0,1) torch.msort(x) torch.multiply(x,y) x.multiply_(y) x.nan_to_num_() torch.nanmedian(x)
+torch.nanmedian(x,1)[0] torch.narrow_copy(x,1,0,2) x.ne_(y) x.ne_(0) torch.negative(x) x.negative_()
+torch.nextafter(x,y) x.nextafter_(y) torch.not_equal(x,y) F.pdist(m) torch.pdist(m) torch.permute_copy(x,(1,0,2))
+x.pow_(y) x.pow_(y.abs()) torch.put(x,i,y[:,:,0]) x.rad2deg_() torch.remainder(i,3) i.remainder(2)
+torch.remainder(2,i+1) x.remainder_(2) x.remainder_(y) x.renorm_(2,0,1.)
+x.repeat_interleave(torch.tensor([1,2,1,2,1,1]),1,output_size=8) torch.repeat_interleave(x,2)
+torch.repeat_interleave(x,3,0) torch.view_as_real(torch.complex(x,y).resolve_conj()) x.round(decimals=2)
+torch.round(x,decimals=1) x.round_() x.round_(decimals=2) torch.row_stack([m,m]) x.scatter(1,i3,y,reduce='add')
+x.scatter(1,i3,2.,reduce='multiply') x.scatter_reduce(1,i3,y,'mean',include_self=False) x.scatter_reduce(1,i3,y,'amax')
+x.scatter_reduce(1,i3,y,'sum') x.scatter_reduce_(1,i3,y,'amax') torch.select_copy(x,1,0) x.sgn_() x.sign_() x.sinc_()
+x.sinh_() F.soft_margin_loss(m,m.sign()) torch.special.bessel_j0(x) torch.special.bessel_j1(x)
+torch.special.entr(x.abs()) torch.special.i0e(x) torch.special.i1(x) torch.special.i1e(x) torch.special.log_ndtr(x)
+torch.special.ndtr(x) torch.special.ndtri(x.sigmoid()) torch.special.xlog1py(x,y.abs())
+torch.special.zeta(x.abs()+2,y.abs()+1) x.squeeze_() x.squeeze_(0) torch.std_mean(x)[0] x.sub(2) torch.subtract(x,y)
+x.subtract_(y) x.sum_to_size(6,6) x.swapaxes_(1,2) torch.swapdims(x,0,1) torch.take(x,i) x.tan_()
+torch.tensor_split(x,(2,4),1)[0] x.transpose_(1,2) torch.triangular_solve(m,m.triu()+6*torch.eye(6))[0] x.tril_()
+F.triplet_margin_loss(m,m+1,m-1) x.triu_() x.true_divide_(y) x.trunc_() torch.unsafe_chunk(x,2,1)[0]
+torch.unsafe_split(x,2,1)[0] x.unsqueeze_(0)
+torch.view_as_real(torch.view_as_complex(x.reshape(4,6,3,2))*torch.view_as_complex(y.reshape(4,6,3,2)))
+torch.view_as_complex(x.reshape(4,6,3,2)).abs() torch.view_as_real(torch.view_as_complex(x.reshape(4,6,3,2)))
+torch.vsplit(x,2)[0] x.where(b,torch.tensor(0.)) torch.where(b,1,0) x.where(b,y) x.xlogy_(y) F.mish(x,inplace=True)
+F.celu(x,inplace=True) F.rrelu(x,inplace=True) F.alpha_dropout(x,0.5,False,True) F.dropout2d(p,0.5,False,True)
+F.dropout3d(p3,0.5,False) F.interpolate(p,(3,3),mode='bilinear',antialias=True)
+F.interpolate(p,(3,3),mode='nearest-exact') F.interpolate(p3,(2,2,2),mode='nearest-exact')
+F.multilabel_soft_margin_loss(m,(m>0).float())
+F.grid_sample(p,p[:,:2].permute(0,2,3,1),mode='bicubic',padding_mode='reflection',align_corners=False)
+F.scaled_dot_product_attention(x.reshape(1,4,6,6),x[:2].reshape(1,2,6,6),x[:2].reshape(1,2,6,6),enable_gqa=True)
+F.selu(x,inplace=True) F.threshold(x,0.,1.,inplace=True) F.dropout(x,0.5,False,True)
+F.feature_alpha_dropout(x,0.5,False,True) F.dropout1d(p1,0.5,False) F.interpolate(p,(3,3),mode='bicubic',antialias=True)
+F.interpolate(p1,5,mode='nearest-exact') F.grid_sample(p3,p3[:,:3].permute(0,2,3,4,1),align_corners=False)
+torch.eye(3,4)+x[0,0,0]
+"""
+"""In-place spellings, complex numbers, spectra, linear algebra, losses, and what scatters with a reduction."""
+
+WHOLE = """
+torch.cholesky_solve(m,torch.linalg.cholesky(m@m.T+torch.eye(6))) torch.linalg.solve(m+6*torch.eye(6),m)
+torch.linalg.cholesky(m@m.T+torch.eye(6)) torch.inverse(m+6*torch.eye(6)) torch.linalg.inv(m+6*torch.eye(6))
+torch.linalg.lu_factor(m)[0] torch.linalg.tensorinv((m+6*torch.eye(6)).reshape(6,6),1) F.one_hot(i,6)
+F.one_hot(i,8).float()
+"""
+"""What decomposes into operators with effects or texts of their own, and is taken as it is exported alone."""
 
 DYNAMIC = """
+x.numel()+x F.embedding_bag(x[:,0].long().abs()%3,x[0]) F.embedding_bag(x[:,0].long().abs()%3,x[0],mode='sum')
+torch.zeros_like(x).scatter_reduce(0,x.long().abs()%3,x,'amax',include_self=False)
 x.reshape(n*6,6) x.reshape(n,-1) x.view(n,36) torch.zeros(n//2)+x[0,0,0] x.median(1)[0] x[:n-1] x[1:] x.repeat(n,1,1)
 x.flatten(0,1) torch.arange(n)+x[0,0,0] torch.arange(n+1)+x[0,0,0] torch.zeros(n,n)+x[0,0,0]
 torch.full((n,n),-1.)+x[0,0,0] torch.ones(n%3+2)+x[0,0,0] torch.arange(n)[:,None]<torch.arange(n)[None]
@@ -145,8 +225,8 @@ def groups() -> list[tuple[str, ...]]:
     """Every expression, by program; static and dynamic ones apart."""
     static = [f"torch.{name}(x)" for name in POINTWISE.split()] + [f"torch.{name}(x,y)" for name in BINARY.split()]
     static += [f"torch.{name}(x,1)" for name in REDUCTIONS.split()]
-    static += [f"F.{name}(x)" for name in ACTIVATIONS.split()] + EXPRESSIONS.split()
-    whole = [static, DYNAMIC.split()]
+    static += [f"F.{name}(x)" for name in ACTIVATIONS.split()] + EXPRESSIONS.split() + MORE.split()
+    whole = [static, WHOLE.split(), DYNAMIC.split()]
     return [tuple(some[start : start + GROUP]) for some in whole for start in range(0, len(some), GROUP)]
 
 
@@ -205,8 +285,8 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.randint(0, 6, (4, 6), generator=generator)
 
 
-def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ExportedProgram]:
-    """Some expressions exported, and the same decomposed. Raises what torch raises for one that can't be exported."""
+def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ...]:
+    """Some expressions exported, and decomposed too unless they are of WHOLE. Raises what torch's export raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
         if texts[0] in DYNAMIC.split():
@@ -214,4 +294,4 @@ def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ExportedProgram]:
             exported = torch.export.export(Sized(texts), inputs()[:1], dynamic_shapes=dynamic)
         else:
             exported = torch.export.export(Expressions(texts), inputs())
-        return exported, exported.run_decompositions()
+        return (exported,) if texts[0] in WHOLE.split() else (exported, exported.run_decompositions())

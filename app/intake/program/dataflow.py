@@ -17,7 +17,12 @@ MAKERS = frozenset(
     for name in """full.default zeros.default ones.default empty.memory_format empty_permuted.default new_full.default
     new_zeros.default new_ones.default new_empty.default eye.default eye.m arange.default arange.start arange.start_step
     linspace.default expand.default repeat.default tile.default one_hot.default repeat_interleave.self_int
-    constant_pad_nd.default pad.default broadcast_to.default upsample_nearest2d.vec""".split()  # noqa: SIM905 - words
+    constant_pad_nd.default pad.default broadcast_to.default upsample_nearest2d.vec hann_window.default
+    hamming_window.default blackman_window.default bartlett_window.default kaiser_window.default logspace.default
+    vander.default linalg_vander.default istft.default fft_fftfreq.default fft_rfftfreq.default fft_fft.default
+    fft_ifft.default fft_rfft.default fft_irfft.default fft_hfft.default fft_ihfft.default fft_fft2.default
+    fft_ifft2.default fft_rfft2.default fft_irfft2.default fft_fftn.default fft_ifftn.default fft_rfftn.default
+    fft_irfftn.default""".split()  # noqa: SIM905 - words
 )
 """Operators whose integer arguments determine the size of their result."""
 

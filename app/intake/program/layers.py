@@ -12,7 +12,7 @@ from app.intake.facts import MOST_NAMES, Dim, Layer, Model, Tensor, Warning
 from app.intake.program.dataflow import names_in
 from app.intake.program.module_stack import module_stack
 from app.intake.program.refusals import refused
-from app.intake.program.symbols import symbol_of
+from app.intake.program.symbols import bounds_of
 from app.intake.program.training_mode import modules_in_training
 from app.intake.program.weights import Weight, weights_of
 from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
@@ -84,9 +84,9 @@ def _static_shape(value: str, values: dict[str, Any], ranges: dict[str, Any]) ->
 def _dimension(size: dict[str, Any], ranges: dict[str, Any]) -> int | Dim:
     if "as_int" in size:
         return int(size["as_int"])
-    # A derived dimension, such as twice another, is known only to the program itself.
-    limits = ranges.get(symbol_of(size["as_expr"]["expr_str"]) or "", {"min_val": None, "max_val": None})
-    return Dim(limits["min_val"] or 0, limits["max_val"])
+    symbols = {name: (limits["min_val"], limits["max_val"]) for name, limits in ranges.items()}
+    low, high = bounds_of(size["as_expr"]["expr_str"], symbols)
+    return Dim(low or 0, high)
 
 
 def _used(nodes: list[Any], parameters: dict[str, str]) -> tuple[set[str], dict[str, str], dict[str, tuple[str, str]]]:

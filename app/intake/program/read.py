@@ -21,6 +21,7 @@ from app.intake.limits import Limits
 from app.intake.parsing.strict_json import read_json
 from app.intake.parsing.typed import Wrong
 from app.intake.program.dataflow import check_flow
+from app.intake.program.inlining import inline_regions
 from app.intake.program.layers import read_facts
 from app.intake.program.layouts import PROGRAM, check_layout, layout_of, read_payloads
 from app.intake.program.refusals import misfit, of_unknown_release, refused
@@ -61,7 +62,7 @@ def read_program(path: Path, limits: Limits) -> CheckedProgram:
         payloads = read_payloads(archive, path, layout, limits)
         content = archive.read(layout.program, limits.program_bytes)
     parsed = read_json(content, lambda detail: refused(f"{layout.program}: the file {detail}."))
-    release = unknown_release(parsed)
+    release, parsed = unknown_release(parsed), inline_regions(parsed)
     try:
         program = _document(parsed, layout.program, limits)
         _require_tensors(program, payloads)
@@ -79,7 +80,7 @@ def _document(parsed: Any, where: str, limits: Limits) -> dict[str, Any]:
         checked: dict[str, Any] = document(limits)(parsed)
         check_flow(checked, limits)
     except Wrong as wrong:
-        raise misfit(where, wrong) from None
+        raise misfit(where, wrong, parsed) from None
     return checked
 
 

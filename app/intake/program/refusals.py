@@ -1,11 +1,12 @@
 """The errors for a refused program, with the place in the archive and the remedy."""
 
+from typing import Any
+
 from app.errors import Invalid
 from app.intake.parsing.typed import Wrong
+from app.intake.program.missing_operators import missing_operators
 from app.intake.program.releases import KNOWN_WORDS
 from app.intake.recognition import EXPORT
-
-DECOMPOSE = "Save program.run_decompositions() instead: it needs fewer operators. If it is refused too, ask for more."
 
 
 def refused(detail: str) -> Invalid:
@@ -13,13 +14,17 @@ def refused(detail: str) -> Invalid:
     return Invalid("program_invalid", detail, EXPORT)
 
 
-def misfit(file: str, wrong: Wrong) -> Invalid:
-    """Return the refusal for a failed check: `models/model.json: node 17: target: torch.ops.x is not accepted.`"""
+def misfit(file: str, wrong: Wrong, parsed: Any = None) -> Invalid:
+    """Return the refusal for a failed check: `models/model.json: node 17: target: torch.ops.x is not accepted.`
+
+    `parsed`: the whole program, of which all operators that are not accepted are named.
+    """
     path = [key for key in wrong.path if key not in ("graph_module", "graph", "nodes")]
     node, rest = (path[:1], path[1:]) if path and path[0].startswith("node ") else ([], path)
     place = ": ".join([file, *node, *(["/".join(_shown(key) for key in rest)] if rest else [])])
-    if path and path[-1] == "target":
-        return Invalid("operator_unsupported", f"{place}: {wrong.detail}.", DECOMPOSE)
+    if parsed is not None and node and rest == ["target"]:
+        missing = missing_operators(parsed)
+        return Invalid("operator_unsupported", f"{file}: {missing.detail}", missing.remedy)
     return refused(f"{place}: {wrong.detail}.")
 
 

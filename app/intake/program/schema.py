@@ -38,7 +38,7 @@ from app.intake.program.arguments import (
 )
 from app.intake.program.operators import is_allowed
 from app.intake.program.releases import release_written
-from app.intake.program.symbols import symbol_name
+from app.intake.program.symbols import is_symbol_name, range_name
 from app.intake.program.trees import input_spec, is_key, output_spec
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 8, 20
@@ -146,6 +146,12 @@ def _module_calls(value: Any) -> list[Any]:
     raise Wrong("must begin with the outermost module")
 
 
+def _ranges(of_symbol: Check) -> Check:
+    """Return a check for the ranges of symbols; those of expressions follow from them, and are left out."""
+    every = dict_of(range_name, of_symbol, 1000)
+    return lambda value: {name: entry for name, entry in every(value).items() if is_symbol_name(name)}
+
+
 def document(limits: Limits) -> Check:
     """Return the check of a whole model.json."""
     graph = record(
@@ -177,7 +183,7 @@ def document(limits: Limits) -> Check:
         {
             "graph_module": module,
             "opset_version": record({"aten": integer(1, MAX_VERSION)}),
-            "range_constraints": dict_of(symbol_name, record({"min_val": bound, "max_val": bound}), 1000),
+            "range_constraints": _ranges(record({"min_val": bound, "max_val": bound})),
             "schema_version": _schema_version,
             "verifiers": list_of(one_of("TRAINING", "ATEN"), 4),
             "torch_version": release_written,

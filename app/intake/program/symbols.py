@@ -6,6 +6,8 @@ as Python when it loads. Here it is parsed into a tree of known calls on integer
 
 import ast
 import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from app.intake.parsing.typed import Wrong
@@ -24,6 +26,7 @@ FUNCTIONS = {
 """Function -> minimum and maximum number of arguments."""
 ASSUMPTIONS = ("positive", "integer", "nonnegative", "nonzero", "negative")
 _NAME = re.compile(r"[a-z]{1,8}\d{0,9}")
+_DERIVED = re.compile(r"[A-Za-z0-9_ ()*+/,-]{1,256}")
 
 
 def expression(value: Any) -> str:
@@ -37,17 +40,55 @@ def expression(value: Any) -> str:
     return _print(tree)
 
 
-def symbol_of(text: str) -> str | None:
-    """Return the name of an expression that is a single symbol; None for any other."""
-    match = re.fullmatch(r"Symbol\('([a-z]{1,8}\d{0,9})'[^()]*\)", text)
-    return match[1] if match else None
+Bounds = tuple[int | None, int | None]
+UNBOUNDED: Bounds = (None, None)
 
 
-def symbol_name(value: Any) -> str:
-    """Check a symbol's name: `s77`, `u0`. Raises Wrong."""
-    if type(value) is not str or not _NAME.fullmatch(value):
-        raise Wrong("must be a symbol's name, such as s77")
-    return value
+def bounds_of(text: str, symbols: Mapping[str, Bounds]) -> Bounds:
+    """Return the smallest and the largest value of a printed expression; None is unbounded.
+
+    Sums and products of integers and symbols have bounds, by interval arithmetic; whatever else is unbounded.
+    """
+    return _bounds(ast.parse(text, mode="eval").body, symbols)
+
+
+def _bounds(node: ast.expr, symbols: Mapping[str, Bounds]) -> Bounds:
+    match node:
+        case ast.Call(func=ast.Name(id="Integer"), args=arguments):
+            return (_literal(arguments),) * 2
+        case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))]):
+            return symbols.get(name, UNBOUNDED)
+        case ast.Call(func=ast.Name(id="Add"), args=arguments):
+            lows, highs = zip(*(_bounds(argument, symbols) for argument in arguments), strict=True)
+            return _total(lows), _total(highs)
+        case ast.Call(func=ast.Name(id="Mul"), args=arguments):
+            return reduce(_product, (_bounds(argument, symbols) for argument in arguments))
+    return UNBOUNDED
+
+
+def _total(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _product(first: Bounds, second: Bounds) -> Bounds:
+    """Return the bounds of a product of what is not negative; any other product is unbounded."""
+    (low, high), (other_low, other_high) = first, second
+    if low is None or other_low is None or min(low, other_low) < 0:
+        return UNBOUNDED
+    return low * other_low, None if high is None or other_high is None else high * other_high
+
+
+def range_name(value: Any) -> str:
+    """Check what a range of sizes is about: a symbol, or sums and products such as `4*s39 + 1`. Raises Wrong."""
+    if type(value) is not str or not _DERIVED.fullmatch(value):
+        raise Wrong("must be a symbol's name, such as s77, or an expression of such")
+    return str(value)
+
+
+def is_symbol_name(name: str) -> bool:
+    """Return whether it is a symbol's own name: `s77`, `u0`."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _print(node: ast.expr) -> str:
