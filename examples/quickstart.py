@@ -41,9 +41,7 @@ def main() -> int:
     except Failed as failed:
         print(f"\nFAILED: {failed}", file=sys.stderr)
         return 1
-    print(
-        f"\nDone in {time.monotonic() - began:.0f} s. Everything is in {FOLDER}; `make serve` starts the service again."
-    )
+    print(f"\nDone in {time.monotonic() - began:.0f} s. Everything is in {FOLDER}; `make serve` starts a new service.")
     return 0
 
 

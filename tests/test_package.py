@@ -127,7 +127,7 @@ def test_without_the_services_packages_a_command_says_what_to_install(command: s
     code = f"{BLOCKED}sys.exit(main(['{command}']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "Install zeropoint[service,embedded]" in done.stderr
+    assert "pip install '.[service,embedded]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

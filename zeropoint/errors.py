@@ -83,4 +83,8 @@ class QuantizationWarning(UserWarning):
 
 def invalid_recipe(pointer: str, problem: str) -> InvalidRecipe:
     """Return the error for a recipe that doesn't validate: what is wrong at a JSON pointer ("" is the whole recipe)."""
-    return InvalidRecipe("recipe_invalid", f"{pointer or 'The recipe'} {problem}.", "See docs/reference/recipe.md.")
+    return InvalidRecipe(
+        "recipe_invalid",
+        f"{pointer or 'The recipe'} {problem}.",
+        "Correct it; the reference has every key and value (docs/reference/recipe.md).",
+    )

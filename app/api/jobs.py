@@ -14,6 +14,7 @@ from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
 from app.api.presets import chosen_recipe
+from app.api.requests import JobRequest, RunRequest
 from app.api.schemas import (
     AttemptBody,
     AttemptPage,
@@ -21,9 +22,7 @@ from app.api.schemas import (
     EventPage,
     JobBody,
     JobPage,
-    JobRequest,
     RunBody,
-    RunRequest,
 )
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter

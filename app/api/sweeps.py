@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, computed_field
+from pydantic import AliasPath, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body_limit import LimitedRoute
@@ -12,39 +12,11 @@ from app.api.jobs import FilterDep, KeyHeader, bodies_of, submission_of, submit
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
-from app.api.schemas import UPLOADS, Body, Id, RunBody, RunRequest
+from app.api.requests import SweepRequest
+from app.api.schemas import Body, RunBody
 from app.jobs import queries, service
 from app.jobs.work import JobKind, SweepWork
-from zeropoint.schema.recipe import Recipe
-from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES, SweepEntry, SweepReport, SweepRow
-
-RECIPES: list[JsonValue] = [
-    {"preset": "int8-static"},
-    {"name": "mse", "recipe": {"activations": {"observer": {"kind": "mse"}}}},
-]
-EXAMPLES: list[JsonValue] = [{**UPLOADS, "recipes": RECIPES}]
-
-
-class SweepRecipeRequest(BaseModel):
-    """One recipe, or the name of a preset; `name` is what the table calls it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: Recipe | None = None
-    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
-
-
-class SweepRequest(RunRequest):
-    """Several recipes on one model, calibrated once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
-
-    dataset: Id
-    recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]
-    latency: Annotated[bool, Field(description="Also measure the latency in onnxruntime; needs a program (.pt2).")] = (
-        False
-    )
+from zeropoint.schema.sweep import SweepEntry, SweepReport, SweepRow
 
 
 class SweepLinksBody(Body):

@@ -1,6 +1,6 @@
 """Use-cases of models and datasets, each one transaction. Only what the gate wrote becomes a blob."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -16,6 +16,9 @@ from app.intake.limits import Limits
 from app.storage import BlobWriter
 
 Row = TypeVar("Row", Model, Dataset)
+
+KINDS: Mapping[str, str] = {"mdl": "model", "dts": "dataset", "job": "job", "swp": "sweep"}
+"""What an id names, by its beginning."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Catalog(Generic[Row]):
 
     def missing(self, upload_id: str) -> NoReturn:
         """Raise NotFound for an upload."""
-        detail = f"There is no {self.word} {upload_id}."
+        kind = KINDS.get(upload_id.partition("_")[0], self.word)
+        detail = f"There is no {self.word} {upload_id}{f': this is the id of a {kind}' * (kind != self.word)}."
         raise NotFound(self.not_found, detail, f"GET /v1/{self.word}s lists what there is.")
 
 

@@ -70,7 +70,10 @@ def _of_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         missing = [name for name in SERVICE_PACKAGES if find_spec(name) is None]
         if missing:
             print(f"The service needs packages that are not installed: {', '.join(missing)}.", file=sys.stderr)
-            print("Install zeropoint[service,embedded]; the library and its programs work without.", file=sys.stderr)
+            print(
+                "In the checkout: pip install '.[service,embedded]'. The library and its programs work without.",
+                file=sys.stderr,
+            )
             return 1
         return run(options)
 

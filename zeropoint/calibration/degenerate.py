@@ -30,11 +30,12 @@ def degenerate_ranges(
     if not flat:
         return []
     shown = ", ".join(repr(name) for name in flat[:5])
+    layers = "1 layer" if len(flat) == 1 else f"{len(flat)} layers"
     more = f" and {len(flat) - 5} more" if len(flat) > 5 else ""
     return [
         ReportWarning(
             code="degenerate_range",
-            detail=f"The input of {len(flat)} layers is a single value, or nearly so, on all calibration samples: "
+            detail=f"The input of {layers} is a single value, or nearly so, on all calibration samples: "
             f"{shown}{more}. Other values will be clamped to it.",
             remedy='Calibrate with samples that make these layers\' inputs vary, or name the layers in "exclude".',
             layers=flat[:MOST_NAMES],

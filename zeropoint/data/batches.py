@@ -15,7 +15,7 @@ from torch import Tensor
 from zeropoint.errors import InvalidSamples
 from zeropoint.schema.recipe import DEFAULT_BATCH_SIZE
 
-EXPORT_AGAIN = "Upload a dataset whose tensors are named, typed and shaped like the model's inputs."
+EXPORT_AGAIN = "Give samples whose tensors are named, typed and shaped like the model's inputs."
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,19 @@ def fits(expected: int | Dim, got: int) -> bool:
 def require_shape(spec: Input, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raise InvalidSamples unless one call's tensor has the dtype and shape that the input takes."""
     if dtype != spec.dtype or len(shape) != len(spec.shape) or not all(map(fits, spec.shape, shape)):
-        shape_taken = [d if isinstance(d, int) else f"{d.minimum}..{d.maximum or ''}" for d in spec.shape]
+        shape_taken = f"[{', '.join(map(_spelled, spec.shape))}]"
         expected, got = (str(kind).removeprefix("torch.") for kind in (spec.dtype, dtype))
         raise InvalidSamples(
             "dataset_does_not_fit",
             f"Tensor {spec.name!r}: expected {expected} {shape_taken}, got {got} {list(shape)}.",
             "Give each call as the model takes it: every item is one call, its batch dimension included."
             if dtype == spec.dtype
-            else f"Convert it: tensor.to(torch.{expected}), and to {shape_taken} if it has another shape.",
+            else f"Convert it: tensor.to(torch.{expected}).",
         )
+
+
+def _spelled(size: int | Dim) -> str:
+    return str(size) if isinstance(size, int) else f"{size.minimum}..{size.maximum or ''}"
 
 
 def require_finite(name: str, tensor: Tensor, first_row: int) -> None:

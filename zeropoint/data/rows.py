@@ -37,7 +37,7 @@ def items_of(data: object, sizes: BatchSizes) -> Iterable[object]:
         columns = {name: as_tensor(value) for name, value in data.items()}
         return _parts({name: column for name, column in columns.items() if column is not None}, sizes, data)
     if isinstance(data, str | bytes | Path) or data is None or is_array(data):
-        raise _invalid(f"{type(data).__name__} is no calibration data.")
+        raise _invalid(f"A value of the type {type(data).__name__} is no calibration data.")
     if _is_map(data):
         return MapRows(data, sizes)
     if not isinstance(data, Iterable):

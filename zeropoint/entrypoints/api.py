@@ -238,7 +238,7 @@ def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoi
     if not isinstance(model, ExportedProgram | str | Path):
         raise Unsupported(
             "model_format_unsupported",
-            f"{type(model).__name__} is no model.",
+            f"Objects of the type {type(model).__name__} are no models.",
             "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
         )
     require_fit(recipe, "pt2")

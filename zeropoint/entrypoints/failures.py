@@ -17,6 +17,10 @@ from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.job import Failure, Phase
 from zeropoint.schema.recipe import Recipe
 
+REPAIR = (
+    "Run the float model on these samples yourself. Repair the samples (a batch dimension in front, sizes that fit, "
+    "indices in range), or export a model that takes them."
+)
 NO_ROOM = (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -55,9 +59,13 @@ def model_failed(failure: FloatFailure, phase: Phase) -> ModelFailed:
     return ModelFailed(
         "model_failed",
         f"The float model fails while {phase}{where}: {failure.text}. The batch: {failure.batch}.",
-        "Run the float model on these samples yourself. Repair the samples (indices in range, sizes that fit), or "
-        "export a model that takes them.",
+        f"{_convert(failure)}{REPAIR}",
     )
+
+
+def _convert(failure: FloatFailure) -> str:
+    dtype = failure.dtype
+    return f"The model's weights are {dtype}: convert the samples, tensor.to({dtype}). Otherwise: " if dtype else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -26,7 +26,7 @@ from zeropoint.loading.compiled import LockDown
 from zeropoint.loading.loadback import LoadbackClient, Pipes, copied_process, loadback_client, loadback_process
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.failures import describe_failure
-from zeropoint.schema.faults import first_fault
+from zeropoint.schema.faults import first_fault, keys_of
 from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
     ERROR_FILE,
@@ -155,7 +155,7 @@ def _read_spec(folder: Path) -> JobSpec:
     except OSError as error:
         raise _invalid_job(f"The folder has no readable {JOB_FILE}.") from error
     except ValidationError as error:
-        pointer, problem = first_fault(error)
+        pointer, problem = first_fault(error, keys_of(JobSpec))
         if pointer.startswith(("/recipe", "/sweep")):
             raise invalid_recipe(pointer, problem) from error
         raise _invalid_job(f"{JOB_FILE}{f': {pointer}' if pointer else ''} {problem}.") from error

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pydantic import ValidationError
 
 from zeropoint.errors import InvalidRecipe, invalid_recipe
-from zeropoint.schema.faults import first_fault
+from zeropoint.schema.faults import first_fault, keys_of
+from zeropoint.schema.layer_patterns import nearest
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
 
@@ -22,7 +23,9 @@ def resolve(
     if isinstance(recipe, str):
         if recipe not in PRESETS:
             raise InvalidRecipe(
-                "preset_not_found", f"There is no preset {recipe!r}.", f"Take one of: {', '.join(sorted(PRESETS))}."
+                "preset_not_found",
+                f"There is no preset {recipe!r}{nearest(recipe, PRESETS)}.",
+                f"Take one of: {', '.join(sorted(PRESETS))}, or give the recipe as a mapping.",
             )
         recipe = PRESETS[recipe].recipe
     base = recipe if isinstance(recipe, Recipe) else _validated(recipe)
@@ -47,4 +50,4 @@ def _validated(fields: Mapping[str, object]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise invalid_recipe(*first_fault(error)) from error
+        raise invalid_recipe(*first_fault(error, keys_of(Recipe))) from error

@@ -188,7 +188,7 @@ def _report(files: Mapping[str, Path]) -> Report | None:
 def _kind(path: Path) -> str:
     """Return which of FILES a file is, by its content: a download may have any name. Raises InvalidModel."""
     if not path.is_file():
-        raise _missing("nothing of this name")
+        raise _missing(f"no file or folder {path.name!r}")
     with path.open("rb") as file:
         start = file.read(2)
     if start[:1] == b"{":

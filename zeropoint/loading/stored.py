@@ -19,7 +19,7 @@ from zeropoint.layers.weights import WeightNames, as_stored, from_tensors
 from zeropoint.model.layer import TRANSPOSED
 from zeropoint.model.weight_holder import Layout, layout_in
 from zeropoint.primitives.qparams import QParams, quant_type_for
-from zeropoint.schema.faults import first_fault
+from zeropoint.schema.faults import first_fault, keys_of
 from zeropoint.schema.metadata import FILE_KEY, LAYER_KEY, SCHEMA_VERSION
 from zeropoint.schema.recipe import CASTS, Recipe, WeightSettings
 
@@ -40,7 +40,7 @@ class Stored:
         try:
             return Recipe.model_validate(self.about["recipe"])
         except ValidationError as error:
-            fault = first_fault(error)
+            fault = first_fault(error, keys_of(Recipe))
             raise invalid_recipe(f"/recipe{fault.pointer}", fault.detail) from error
 
     def settings(self, layer: str) -> WeightSettings:

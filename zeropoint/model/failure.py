@@ -36,6 +36,8 @@ class FloatFailure:
     """The error's own message, cleaned."""
     batch: str
     """The batch in words: names, dtypes, shapes, and the range of integers."""
+    dtype: torch.dtype | None = None
+    """That of the model's weights, where the batch has floating tensors of another one."""
 
 
 def float_failure(source: Source) -> FloatFailure | None:
@@ -50,8 +52,15 @@ def float_failure(source: Source) -> FloatFailure | None:
     except QuantizationError:
         return None
     except Exception as error:
-        return FloatFailure(error, _place(source, batch), clean_text(error), _describe(batch))
+        return FloatFailure(error, _place(source, batch), clean_text(error), _describe(batch), _other(source, batch))
     return None
+
+
+def _other(source: Source, batch: Sequence[Tensor]) -> torch.dtype | None:
+    """Return the one floating dtype of the weights, if the batch has floating tensors of another."""
+    own = {tensor.dtype for tensor in source.module.parameters() if tensor.is_floating_point()}
+    given = {tensor.dtype for tensor in batch if tensor.is_floating_point()}
+    return own.pop() if len(own) == 1 and given - own else None
 
 
 def clean_text(error: BaseException) -> str:

@@ -3,10 +3,13 @@
 No text of a library reaches a user.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from zeropoint.schema.layer_patterns import nearest
 
 WORDS: Mapping[str, str] = {
     "json_invalid": "is not valid JSON",
@@ -35,7 +38,7 @@ WORDS: Mapping[str, str] = {
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "model_type": "must be an object",
-    "model_attributes_type": "must be an object, sent as Content-Type: application/json",
+    "model_attributes_type": "must be an object",
     "union_tag_invalid": "needs {discriminator} to be one of {expected_tags}",
     "union_tag_not_found": "needs {discriminator}",
     "combination": "{reason}",
@@ -45,6 +48,10 @@ WORDS: Mapping[str, str] = {
 """What is wrong at a place, by the type of pydantic's error."""
 
 
+MOST_NAME = 64
+"""Characters of a name that is repeated."""
+
+
 class Fault(NamedTuple):
     """One place that is wrong: a JSON pointer ("" is the whole document) and a phrase."""
 
@@ -52,10 +59,25 @@ class Fault(NamedTuple):
     detail: str
 
 
-def first_fault(error: ValidationError) -> Fault:
-    """Return the first fault that validation found."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return Fault(pointer_to(first["loc"]), words_for(first))
+def first_fault(error: ValidationError, keys: Collection[str] = ()) -> Fault:
+    """Return the first fault that validation found. `keys`: those that may be meant by one that isn't known."""
+    first = error.errors(include_url=False)[0]
+    return Fault(pointer_to(first["loc"]), words_for(first, keys))
+
+
+def keys_of(*models: type[BaseModel]) -> frozenset[str]:
+    """Return the keys of some models, and of all that they are made of."""
+    return frozenset(key for model in models for key in _keys(model.model_json_schema()))
+
+
+def _keys(schema: object) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        yield from schema.get("properties", ())
+        for part in schema.values():
+            yield from _keys(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _keys(part)
 
 
 def pointer_to(steps: Iterable[object]) -> str:
@@ -63,7 +85,17 @@ def pointer_to(steps: Iterable[object]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1")[:128] for step in steps)
 
 
-def words_for(error: Mapping[str, Any]) -> str:
-    """Return the phrase for one of pydantic's errors."""
-    words = WORDS.get(error["type"], "is not valid")
-    return words.format_map(error.get("ctx", {}))
+def words_for(error: Mapping[str, Any], keys: Collection[str] = ()) -> str:
+    """Return the phrase for one of pydantic's errors. `keys`: those that may be meant by one that isn't known."""
+    words = WORDS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
+    if error["type"] == "extra_forbidden":
+        return words + nearest(str(error["loc"][-1]), keys)
+    if error["type"] == "model_attributes_type" and _is_named(error):
+        return f"{words}, such as {json.dumps({'kind': error['input']})}"
+    return words
+
+
+def _is_named(error: Mapping[str, Any]) -> bool:
+    """Return whether an observer or an algorithm is given by its name, without the object around it."""
+    place, value = error["loc"], error.get("input")
+    return isinstance(value, str) and len(value) <= MOST_NAME and ("observer" in place or "algorithms" in place)

@@ -36,7 +36,7 @@ from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import ProgramSource
 from zeropoint.sources.finite import require_finite
 
-EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save, and upload that file."
+EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save."
 
 
 def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_lora: bool = False) -> ProgramSource:

@@ -54,6 +54,31 @@ def test_every_error_is_a_problem(
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"presets": "int8"}, "/presets is not a known key (near: preset"),
+        ({"recipe": {"weigths": {}}}, "/recipe/weigths is not a known key (near: weights"),
+        ({"recipe": {"activations": {"observer": "mse"}}}, 'must be an object, such as {"kind": "mse"}'),
+        ({"recipe": {"algorithms": ["smoothing"]}}, 'must be an object, such as {"kind": "smoothing"}'),
+        ({"recipe": {"weights": "int8"}}, "/recipe/weights must be an object."),
+        ({"model": "tagger"}, "/model is not an id: these look like mdl_0123abcd"),
+        ({"model": "mdl_…"}, "/model is not an id: these look like mdl_0123abcd"),
+        ([], "must be an object, sent as Content-Type: application/json"),
+    ],
+)
+def test_a_request_is_refused_in_words_that_help(client: httpx.Client, body: object, detail: str) -> None:
+    wish = {"model": "mdl_1", "dataset": "dts_1", **body} if isinstance(body, dict) else body
+    refusal = client.post("/v1/jobs", json=wish).json()
+    assert refusal["code"] == "request_invalid"
+    assert detail in refusal["detail"]
+
+
+def test_an_id_of_another_kind_is_named_as_such(client: httpx.Client) -> None:
+    refusal = client.post("/v1/jobs", json={"model": "dts_1", "dataset": "dts_1", "preset": "int8"}).json()
+    assert "There is no model dts_1: this is the id of a dataset." in refusal["detail"]
+
+
 def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
     assert "GET" in client.put("/v1/presets").headers["Allow"]
 

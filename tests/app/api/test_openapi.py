@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.schemas import JobRequest
+from app.api.requests import JobRequest
 from app.jobs.status import TERMINAL
 
 

@@ -45,7 +45,7 @@ def require_onnx(source: Source) -> None:
         raise Unsupported(
             "onnx_unavailable",
             f"ONNX files need packages that are not installed here: {', '.join(missing)}.",
-            'Install zeropoint[onnx], or leave "onnx" out of "formats".',
+            'Leave "onnx" out of "formats", or install the extra (in the checkout: pip install ".[onnx]").',
         )
     if reason := _obstacle(source):
         raise _unsupported(reason)

@@ -1,0 +1,84 @@
+"""Bodies of requests."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from zeropoint.schema.recipe import Recipe
+from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ID_PATTERN = r"^[a-z]{3}_[0-9a-f]+$"
+Id = Annotated[str, StringConstraints(max_length=64, pattern=ID_PATTERN)]
+
+UPLOADS: dict[str, JsonValue] = {
+    "model": "mdl_18eac0a55b890c749d9cbefae38aafa9",
+    "dataset": "dts_18eac1537b5318f290446db1d52bbf73",
+}
+_RECIPE: dict[str, JsonValue] = {"exclude": ["head"], "validation": {"on_failure": "warn", "min_sqnr_db": 30}}
+EXAMPLES: list[JsonValue] = [
+    {**UPLOADS, "preset": "int8-static"},
+    {**UPLOADS, "recipe": _RECIPE, "device": "cpu", "tags": ["nightly"]},
+]
+
+
+class LimitsRequest(BaseModel):
+    """Time limits below the service's own; a higher value is lowered to the service's limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pending_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+    running_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
+
+
+class RunRequest(BaseModel):
+    """The fields that requests for jobs and for sweeps share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Id
+    dataset: Id | None = None
+    evaluation_dataset: Id | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
+    priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of one owner, 9 runs first.")] = 0
+    owner: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    limits: LimitsRequest = LimitsRequest()
+
+
+class JobRequest(RunRequest):
+    """One recipe, or the name of a preset, on one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    recipe: Recipe | None = None
+    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
+
+
+SWEEP_RECIPES: list[JsonValue] = [
+    {"preset": "int8-static"},
+    {"name": "mse", "recipe": {"activations": {"observer": {"kind": "mse"}}}},
+]
+SWEEP_EXAMPLES: list[JsonValue] = [{**UPLOADS, "recipes": SWEEP_RECIPES}]
+
+
+class SweepRecipeRequest(BaseModel):
+    """One recipe, or the name of a preset; `name` is what the table calls it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe | None = None
+    preset: Annotated[str, StringConstraints(max_length=64)] | None = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+
+
+class SweepRequest(RunRequest):
+    """Several recipes on one model, calibrated once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": SWEEP_EXAMPLES})
+
+    dataset: Id
+    recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]
+    latency: Annotated[bool, Field(description="Also measure the latency in onnxruntime; needs a program (.pt2).")] = (
+        False
+    )
