@@ -20,6 +20,7 @@ from torch import nn
 
 from benchmarks.comparison import zeropoint
 from benchmarks.comparison.fidelity import Truth
+from benchmarks.comparison.processor import features
 from benchmarks.comparison.rows import Row, algorithm_lines, disagreement, table
 from benchmarks.comparison.spent import Spent
 from benchmarks.comparison.timing import in_float_passes
@@ -100,8 +101,10 @@ def compare(model: Model, presets: list[Preset], peers: list[Peer]) -> None:
         except (Missing, ModuleNotFoundError) as missing:
             print(f"{model.name}: not measured, {missing}")
             return
-    samples = f"{model.calibration_samples} calibration samples, {comparison.truth.outputs[0].shape[0]} others for SQNR"
-    print(f"\n## {model.name}\n\n{samples}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
+    judging = comparison.truth.outputs[0].shape[0]
+    samples = f"{model.calibration_samples} calibration samples, {judging} others for SQNR"
+    machine = f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; {features()}"
+    print(f"\n## {model.name}\n\n{samples}; {machine}\n")
     print("\n".join([table(comparison.truth.quality, rows), "", *comparison.lines]), flush=True)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from benchmarks.comparison.processor import features
 from examples import digits
 from zeropoint.calibration.collect import Wanted, collect
 from zeropoint.calibration.profile import Profile
@@ -116,6 +117,7 @@ def print_samples(truth: Truth, samples: Dataset) -> None:
 
 def main(folder: Path) -> None:
     """Measure the job in a folder."""
+    print(features(), flush=True)
     source = open_uploaded_program(folder / "model.pt2", "cpu")
     samples = open_dataset(folder / "dataset.safetensors", source.inputs, None)
     calibration = plan(source, Recipe(), samples).calibration

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.comparison.processor import features
 from zeropoint.calibration.resume import Pass
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.layers.checkpoints import finished_layers
@@ -79,6 +80,7 @@ def _say(name: str, what: str, cost: float, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    print(features(), flush=True)
     for name, blocks in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
             measure(name, blocks, Path(folder))

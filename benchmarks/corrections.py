@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from benchmarks.comparison.processor import features
 from benchmarks.latency import SHORTEST_SECONDS, Run, seconds
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
@@ -84,6 +85,7 @@ def measure(runs: dict[str, Run]) -> None:
 
 def main(folder: Path, batches: list[int]) -> None:
     """Measure the program of a folder."""
+    print(features(), flush=True)
     plain, folded = (quantized(folder, fold=fold) for fold in (False, True))
     tensors = load_file(folder / "dataset.safetensors")
     results = {

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.comparison.processor import features
 from benchmarks.weights_memory import HIDDEN, INNER, KEY, VOCABULARY, measure, write_model
 
 HEADS, KEY_HEADS, TOKENS, SAMPLES = 32, 4, 64, 48
@@ -72,6 +73,7 @@ def write_samples(path: Path, vocabulary: int) -> None:
 
 def main(mib: int) -> None:
     """Print one line for each recipe."""
+    print(features(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_folder(folder / "network", mib)

@@ -17,6 +17,7 @@ from pathlib import Path
 from app.errors import Invalid
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
+from benchmarks.comparison.processor import features
 
 EXPORT = """
 import sys, torch
@@ -52,6 +53,7 @@ def report(name: str, path: Path) -> None:
 
 def main() -> None:
     """Measure every file."""
+    print(features(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path, bomb = Path(folder) / "model.pt2", Path(folder) / "bomb.pt2"
         with (

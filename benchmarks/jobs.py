@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.comparison.processor import features
 from tests.networks import convolutional
 from tests.service.running import TERMINAL, Running, service
 
@@ -23,6 +24,7 @@ ROUNDS = 3
 
 
 def main(arguments: list[str]) -> None:
+    print(features(), flush=True)
     jobs = int(arguments[0]) if arguments else 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

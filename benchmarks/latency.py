@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from benchmarks.comparison.processor import features
 from benchmarks.models.resnet18 import network
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
@@ -123,6 +124,7 @@ def measure(runs: dict[str, Run]) -> None:
 
 def main(folder: Path) -> None:
     """Measure the programs of a folder."""
+    print(features(), flush=True)
     tensors = load_file(folder / "dataset.safetensors")
     inputs = open_source(folder / "float.pt2", "pt2", "cpu").inputs
     fixed = inputs[0].shape[0]

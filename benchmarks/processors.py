@@ -24,10 +24,10 @@ from tempfile import TemporaryDirectory
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.comparison.processor import features
 from zeropoint.metrics.sqnr import Noise
 
 BATCH = 16
-INTEGER_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 EMULATED = ("qemu-x86_64", "-cpu", "Haswell")
 """A processor with AVX2 and no VNNI."""
 SCRIPT = Path(__file__).parent / "comparison" / "onnx_run.py"
@@ -100,13 +100,6 @@ def measure(folder: Path, artifacts: Path, chosen: list[Run], count: int) -> dic
     return cells
 
 
-def features() -> str:
-    """Return what this processor has for integers, as Linux names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    words = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return ", ".join(one for one in INTEGER_FEATURES if one in words)
-
-
 def main() -> None:
     """Print a table for each folder of artifacts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processors")
@@ -119,7 +112,7 @@ def main() -> None:
     chosen, columns = list(runs(given.qemu, given.openvino)), ("here", "AVX2", "modelled")
     for artifacts in given.artifacts or [given.folder / "out"]:
         cells = measure(given.folder, artifacts, chosen, given.samples)
-        print(f"\n{artifacts.name}, {given.samples} samples, SQNR in dB; this processor has {features()}\n")
+        print(f"\n{artifacts.name}, {given.samples} samples, SQNR in dB; {features()}\n")
         print(f"| | {' | '.join(columns)} |\n|---|---|---|---|")
         for runtime in dict.fromkeys(run.runtime for run in chosen):
             print(f"| {runtime} | {' | '.join(cells.get((runtime, column), '') for column in columns)} |", flush=True)

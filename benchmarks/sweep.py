@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.comparison.processor import features
 from examples import digits
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.job import run
@@ -77,6 +78,7 @@ def _since(began: Seconds) -> Seconds:
 
 def main(given: Path) -> None:
     """Print what each took, and the ratios: medians over rounds."""
+    print(features(), flush=True)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "job"
         shutil.copytree(given, folder)

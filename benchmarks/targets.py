@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.comparison.processor import features
 from benchmarks.models import MODELS
 from benchmarks.models.model import Tensors, export
 from zeropoint.data.dataset import Dataset, open_dataset
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    print(features(), flush=True)
     for name in chosen.models:
         measure(name, chosen.jobs, chosen.seed)
 

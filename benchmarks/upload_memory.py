@@ -14,6 +14,7 @@ from pathlib import Path
 
 from app.database import migrate
 from app.settings import Settings
+from benchmarks.comparison.processor import features
 from tests.servers import api_process
 
 CURL = {"raw": ["-X", "POST", "-T"], "form": ["-F"]}
@@ -46,6 +47,7 @@ def peak_bytes(process_id: int) -> int:
 
 def main(gib: int) -> None:
     """Print one line for each way to upload."""
+    print(features(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset = write_sparse_dataset(folder / "dataset.safetensors", gib * 2**30)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from benchmarks.comparison.processor import features
 from zeropoint.schema.job import JOB_FILE, OUT_FOLDER, REPORT_FILE
 
 RECIPES: dict[str, dict[str, object]] = {
@@ -101,6 +102,7 @@ def measure(folder: Path, model: Path, name: str, spec: dict[str, object]) -> No
 
 def main(mib: int) -> None:
     """Print one line for each recipe."""
+    print(features(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         write_model(Path(name) / "model.safetensors", shapes(mib))
         for recipe, settings in RECIPES.items():
