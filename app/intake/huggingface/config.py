@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from app.errors import Invalid
-from app.intake.huggingface.architectures import ARCHITECTURES
-from app.intake.huggingface.config_rules import CODE, DROPPED, MAX_LABELS, NEUTRAL, RULES
+from app.intake.huggingface.architectures import ARCHITECTURES, NETWORKS
+from app.intake.huggingface.config_rules import CODE, DROPPED, NEUTRAL, RULES
+from app.intake.huggingface.rules import MAX_LABELS
 from app.intake.huggingface.unpack import refused
 from app.intake.parsing.strict_json import read_json
 
@@ -27,6 +29,8 @@ class Config:
     model_type: str
     architecture: str
     values: dict[str, Any]
+    dropped: tuple[str, ...] = ()
+    """Keys that the network does not have, as they may be shown."""
 
 
 def read_config(data: bytes) -> Config:
@@ -35,14 +39,32 @@ def read_config(data: bytes) -> Config:
     if not isinstance(document, dict):
         raise refused("config.json is not an object.")
     model_type, architecture = _architecture(document)
+    dropped: set[str] = set()
+    values = _values(document, model_type, dropped)
+    return Config(model_type, architecture, values | _dtype(document), tuple(sorted(dropped)))
+
+
+def _values(document: dict[str, Any], model_type: str, dropped: set[str]) -> dict[str, Any]:
+    """Return the values that a config of this type is built with. Raises Invalid."""
+    nested = NETWORKS.nested.get(model_type, {})
     values = {}
     for key, value in sorted(document.items()):
-        if key in RULES:
+        if key in nested and isinstance(value, dict):
+            values[key] = _nested(key, value, nested[key], dropped)
+        elif key in RULES:
             _check(key, RULES[key].fits(value), RULES[key].expected)
             values[key] = value
-        else:
-            _check_dropped(key, value)
-    return Config(model_type, architecture, values | _dtype(document) | _labels(document))
+        elif _is_unknown(key, value):
+            dropped.add(_shown(key))
+    return values | _labels(document)
+
+
+def _nested(key: str, document: dict[str, Any], types: tuple[str, ...], dropped: set[str]) -> dict[str, Any]:
+    """Return a config within the config. Its type is one of a list, and none but the network's own class builds it."""
+    model_type = document.get("model_type", types[0])
+    _check(f"{key}.model_type", model_type in types, f"one of {', '.join(types)}")
+    _dtype(document)
+    return {"model_type": model_type} | _values(document, model_type, dropped)
 
 
 def _architecture(document: dict[str, Any]) -> tuple[str, str]:
@@ -50,24 +72,32 @@ def _architecture(document: dict[str, Any]) -> tuple[str, str]:
     known = ARCHITECTURES.get(model_type, frozenset()) if isinstance(model_type, str) else frozenset()
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(model_type, str) or not isinstance(name, str) or name not in known:
+        near = sorted(known) or get_close_matches(str(model_type), ARCHITECTURES, 8, 0.4)
         raise Invalid(
             "architecture_unsupported",
             "config.json: model_type and architectures[0] name no supported network; "
-            f"supported are {', '.join(sorted(known or ARCHITECTURES))}.",
+            + (
+                f"supported are {', '.join(near[:16])}." if near else f"{len(ARCHITECTURES)} model types are supported."
+            ),
             "Export the model as a .pt2 program: torch.export takes any network.",
         )
     return model_type, name
 
 
-def _check_dropped(key: str, value: object) -> None:
-    """Raise Invalid unless a key can be dropped without effect on the network."""
+def _is_unknown(key: str, value: object) -> bool:
+    """Return whether the network does not know the key. Raises Invalid if dropping it would change the network."""
     if key in NEUTRAL:
-        return _check(key, NEUTRAL[key].fits(value), NEUTRAL[key].expected)
+        _check(key, NEUTRAL[key].fits(value), NEUTRAL[key].expected)
+        return False
     if key in _NAMES or key in DROPPED or key.startswith("_") or value is None:
-        return
+        return False
     if CODE.fullmatch(key):
+        if value is False:
+            return False
         raise refused(f"config.json: {_shown(key)} would load code or files from elsewhere.", _REMOVE)
-    raise refused(f"config.json: {_shown(key)} is not a supported key.", _REMOVE)
+    if key in NETWORKS.read or isinstance(value, dict):
+        raise refused(f"config.json: {_shown(key)} is not a supported key.", _REMOVE)
+    return True
 
 
 def _dtype(document: dict[str, Any]) -> dict[str, Any]:

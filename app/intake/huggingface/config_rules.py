@@ -1,76 +1,28 @@
-"""The allowed type and range of each key of config.json; other values are never passed on.
+"""The allowed type and range of keys of config.json that many networks share; other values are never passed on.
 
-Ranges cover what real networks use and a machine can build, so that no key makes a process allocate or loop for ever.
+Keys that are peculiar to some networks are in the table of networks, which a script writes.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-MAX_LAYERS = 512
-MAX_WIDTH = 2**18
-MAX_VOCABULARY = 2**20
-MAX_POSITIONS = 2**22
-MAX_LABELS = 100_000
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A test for a value, and the words for a failed one ("must be ...")."""
-
-    fits: Callable[[Any], bool]
-    expected: str
-
-
-def whole(low: int, high: int) -> Rule:
-    """Return a rule for a whole number in a range."""
-    return Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}")
-
-
-def number(low: float, high: float) -> Rule:
-    """Return a rule for a finite number in a range."""
-    return Rule(
-        lambda value: type(value) in (int, float) and low <= value <= high and math.isfinite(value),
-        f"a number from {low} to {high}",
-    )
-
-
-def word(*words: str) -> Rule:
-    """Return a rule for one of these words."""
-    return Rule(lambda value: type(value) is str and value in words, f"one of {', '.join(words)}")
-
-
-def only(*values: object) -> Rule:
-    """Return a rule for the values that leave the network as it is; any other would change it."""
-    known = [(type(value), value) for value in values]
-    return Rule(lambda value: (type(value), value) in known, f"{values[0]}: no other value is supported")
-
-
-def many(rule: Rule, most: int) -> Rule:
-    """Return a rule for a list of up to `most` values."""
-    return Rule(
-        lambda value: isinstance(value, list) and len(value) <= most and all(map(rule.fits, value)),
-        f"a list of at most {most}, each {rule.expected}",
-    )
-
-
-def either(*rules: Rule) -> Rule:
-    """Return a rule for a value that fits one of these rules."""
-    return Rule(lambda value: any(rule.fits(value) for rule in rules), " or ".join(rule.expected for rule in rules))
-
-
-def table(rules: Mapping[str, Rule]) -> Rule:
-    """Return a rule for an object with only these keys."""
-    return Rule(
-        lambda value: isinstance(value, dict) and all(k in rules and rules[k].fits(v) for k, v in value.items()),
-        f"an object of {', '.join(rules)}, each in its range",
-    )
-
-
-NONE = Rule(lambda value: value is None, "null")
-FLAG = Rule(lambda value: type(value) is bool, "true or false")
+from app.intake.huggingface.architectures import NETWORKS
+from app.intake.huggingface.rules import (
+    FLAG,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    NONE,
+    Rule,
+    either,
+    many,
+    number,
+    only,
+    table,
+    whole,
+    word,
+)
 
 
 def _words(text: str) -> list[str]:
@@ -79,7 +31,7 @@ def _words(text: str) -> list[str]:
 
 _ACTIVATIONS = _words(
     "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_pytorch_tanh hardswish leaky_relu linear mish "
-    "quick_gelu relu relu2 relu6 sigmoid silu swish tanh"
+    "gelu_python_tanh laplace quick_gelu relu relu2 relu6 sigmoid silu sqrtsoftplus swish tanh xielu"
 )
 _WIDTH = whole(1, MAX_WIDTH)
 _LAYERS = whole(0, MAX_LAYERS)
@@ -99,6 +51,8 @@ _ROPE = table(
         "short_factor": many(_LENGTH, 4096),
         "long_factor": many(_LENGTH, 4096),
         "original_max_position_embeddings": _POSITIONS,
+        "mrope_section": many(whole(0, MAX_WIDTH), 8),
+        **dict.fromkeys(("mrope_interleaved", "truncate"), FLAG),
         **dict.fromkeys(
             _words(
                 "rope_theta factor attention_factor beta_fast beta_slow low_freq_factor high_freq_factor mscale "
@@ -110,11 +64,24 @@ _ROPE = table(
 )
 
 
+_STAGE = Rule(
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"stem|stage\d{1,3}|layer\d{1,3}", value)), "stage1"
+)
+_ROPES = Rule(
+    lambda value: (
+        isinstance(value, dict)
+        and len(value) <= 8
+        and all(re.fullmatch(r"[a-z_]{1,40}", key) and either(_ROPE, NONE).fits(rope) for key, rope in value.items())
+    ),
+    "an object of them by the kind of layer",
+)
+
+
 def _each(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(_words(names), rule)
 
 
-RULES: Mapping[str, Rule] = {
+SHARED: Mapping[str, Rule] = {
     **_each(_WIDTH, "hidden_size intermediate_size embedding_size d_model d_ff d_kv dim hidden_dim n_embd ffn_dim"),
     **_each(_WIDTH, "encoder_ffn_dim decoder_ffn_dim"),
     **_each(either(_WIDTH, NONE), "n_inner head_dim word_embed_proj_dim pooler_output_size sliding_window"),
@@ -124,8 +91,10 @@ RULES: Mapping[str, Rule] = {
     **_each(either(_HEADS, NONE), "num_key_value_heads"),
     **_each(_POSITIONS, "max_position_embeddings n_positions relative_attention_max_distance"),
     **_each(whole(1, MAX_VOCABULARY), "vocab_size"),
-    **_each(whole(1, 4096), "type_vocab_size relative_attention_num_buckets num_channels encoder_stride"),
+    **_each(whole(0, 4096), "type_vocab_size"),
+    **_each(whole(1, 4096), "relative_attention_num_buckets num_channels encoder_stride"),
     **_each(_PIXELS, "image_size patch_size"),
+    **_each(either(many(_STAGE, 64), NONE), "out_features stage_names"),
     **_each(_TOKEN, "pad_token_id bos_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id"),
     **_each(either(_TOKEN, many(_TOKEN, 64)), "eos_token_id"),
     **_each(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob classifier_dropout dropout attention_dropout"),
@@ -137,7 +106,7 @@ RULES: Mapping[str, Rule] = {
     **_each(_EPSILON, "layer_norm_eps layer_norm_epsilon rms_norm_eps"),
     **_each(number(0, 100), "initializer_range init_std initializer_factor"),
     **_each(_LENGTH, "rope_theta rotary_emb_base"),
-    **_each(either(_ROPE, NONE), "rope_scaling rope_parameters"),
+    **_each(either(_ROPE, _ROPES, NONE), "rope_scaling rope_parameters"),
     **_each(_ACTIVATION, "hidden_act activation activation_function pooler_act"),
     **_each(either(word("tanh", "gelu"), NONE), "summary_activation"),
     **_each(word("last", "first", "mean", "cls_index"), "summary_type"),
@@ -148,10 +117,16 @@ RULES: Mapping[str, Rule] = {
     **_each(FLAG, "mlp_bias do_layer_norm_before enable_bias layer_norm_elementwise_affine sinusoidal_pos_embds"),
     **_each(FLAG, "scale_decoder_outputs scale_embedding use_sliding_window summary_use_proj summary_proj_to_labels"),
 }
+"""Keys that are passed to the network, by hand."""
+
+RULES: Mapping[str, Rule] = {
+    key: either(*(rules[key] for rules in (SHARED, NETWORKS.rules) if key in rules))
+    for key in (*NETWORKS.rules, *SHARED)
+}
 """Keys that are passed to the network."""
 
 NEUTRAL: Mapping[str, Rule] = {
-    "position_embedding_type": only("absolute"),
+    "position_embedding_type": only("absolute", "sine"),
     "_remove_final_layer_norm": only(False),
     "add_bias_logits": only(False),
     "add_final_layer_norm": only(False),
@@ -175,13 +150,13 @@ DROPPED = frozenset(
         "min_length temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
         "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate "
         "forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty "
-        "suppress_tokens begin_suppress_tokens prefix task_specific_params"
+        "suppress_tokens begin_suppress_tokens prefix task_specific_params gradient_checkpointing_kwargs"
     )
 )
 """Keys that don't affect the network: they describe its training, or text generation with it."""
 
 CODE = re.compile(
     r"auto_map|custom_pipelines|.*(attn|experts)_implementation.*|quantization_config|compression_config"
-    r"|transformers_weights|use_kernels|.*backbone.*|trust_remote_code"
+    r"|transformers_weights|use_kernels|(.*_)?backbone(_config|_kwargs)?|trust_remote_code"
 )
 """Keys that make transformers import, download or open other code or files."""

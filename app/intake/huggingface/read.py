@@ -40,6 +40,8 @@ class Checkpoint:
     parameters: int
     shards: tuple[tuple[Stored, ...], ...]
     """The tensors of each file, in the order of their names."""
+    dropped: tuple[str, ...] = ()
+    """Keys of config.json that the network does not have."""
 
 
 def read_checkpoint(folder: Path, unpacked: UnpackedFolder) -> Checkpoint:
@@ -62,6 +64,7 @@ def read_checkpoint(folder: Path, unpacked: UnpackedFolder) -> Checkpoint:
         tensors,
         shards.parameters,
         tuple(shards.stored.values()),
+        config.dropped,
     )
 
 

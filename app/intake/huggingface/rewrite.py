@@ -25,6 +25,7 @@ from app.intake.tensors.safetensors import Stored, bytes_of_file, read_range, wr
 from app.intake.tensors.weights import weights_model
 from zeropoint.schema.checkpoint_files import CARRIED, CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, kind_of, shard_name
 
+MOST_KEYS = 16
 _GZIP = b"\x1f\x8b"
 _TAR_MAGIC = slice(257, 262)
 
@@ -100,7 +101,7 @@ def read_folder(path: Path, scratch: Path, max_bytes: int) -> CheckedFolder | Pl
         return _weights_alone(scratch, unpacked)
     checkpoint = read_checkpoint(scratch, unpacked)
     encoder = read_sentence_encoder(scratch, unpacked.beside)
-    left_out = listed((*unpacked.left_out, *encoder.left_out))
+    left_out = listed((*unpacked.left_out, *encoder.left_out, *_keys(checkpoint)))
     facts = Model(format="huggingface", inputs=(), layers=(), parameters=checkpoint.parameters, left_out=left_out)
     return CheckedFolder(facts, checkpoint, unpacked.files, encoder.documents, scratch)
 
@@ -112,6 +113,13 @@ def _weights_alone(folder: Path, unpacked: UnpackedFolder) -> Plan[Model]:
     stored = tuple(sorted((one for tensors in shards.stored.values() for one in tensors), key=lambda one: one.name))
     plan = weights_model(Plan(weights_facts(stored), stored))
     return replace(plan, facts=replace(plan.facts, left_out=listed(unpacked.left_out)))
+
+
+def _keys(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yield the keys of config.json that were dropped, as a reason."""
+    if names := checkpoint.dropped:
+        more = f" and {len(names) - MOST_KEYS} more" if len(names) > MOST_KEYS else ""
+        yield CONFIG_FILE, f"read without keys that the network does not have: {', '.join(names[:MOST_KEYS])}{more}"
 
 
 def _of_json(name: str, content: object) -> _Member:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid
-from app.intake.huggingface.config_rules import FLAG, MAX_POSITIONS, MAX_WIDTH, NONE, Rule, either, whole, word
+from app.intake.huggingface.rules import FLAG, MAX_POSITIONS, MAX_WIDTH, NONE, Rule, either, whole, word
 from app.intake.huggingface.unpack import FolderFile, refused
 from app.intake.parsing.strict_json import read_json
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, MODULES_FILE

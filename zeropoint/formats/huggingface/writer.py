@@ -44,7 +44,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         for name, tensor, blocks in _tensors(quantized, source):
             writer.stream(name, tensor.dtype, tuple(tensor.shape), blocks)
         writer.finish()
-    linears = [name for name, module in source.module.named_modules() if type(module) is nn.Linear]
+    linears = [name for name, module in source.module.named_modules() if isinstance(module, nn.Linear)]
     config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for name in source.folder.carried:

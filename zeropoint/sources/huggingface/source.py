@@ -1,7 +1,7 @@
 """A Hugging Face folder becomes a source: the network is built from its config, its tensors stay in their files."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from zeropoint.data.batches import Input, ModelInputs, ModelOutputs
 from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile, release_after_use, trim
 from zeropoint.model.layer import Layer, distinct_bytes
+from zeropoint.sources.huggingface.conversions import Conversion
 from zeropoint.sources.huggingface.folder import ModelFolder, open_folder, read_tar_headers
 from zeropoint.sources.huggingface.inputs import inputs_of
 from zeropoint.sources.huggingface.network import build, build_empty
+from zeropoint.sources.huggingface.plain_linears import put_plain_linears
 from zeropoint.sources.huggingface.tensor_names import match, tied_names
 from zeropoint.sources.module import ModuleSource, call_module, list_layers
 
@@ -47,17 +49,21 @@ class HuggingFaceSource(ModuleSource):
 def open_huggingface(path: Path, device: str) -> HuggingFaceSource:
     """Open a folder, or a tar of one. Raises InvalidModel or Unsupported."""
     folder = open_folder(path)
-    names = match(build_empty(folder.config), folder.shapes)
+    names, conversions = match(build_empty(folder.config), folder.shapes)
     network = build(folder.config)
     folder.require_finite()
     trim()
     dtype, mapped = folder.dtype(), folder.mapped()
-    tensors = {name: mapped[stored].tensors[stored] for name, stored in names.items()}
+    made = _converted(conversions, mapped)
+    tensors = {
+        name: made[stored] if stored in made else mapped[stored].tensors[stored] for name, stored in names.items()
+    }
     cast = {name: t.to(dtype) for name, t in tensors.items() if t.is_floating_point() and t.dtype != dtype}
     tensors |= cast  # as from_pretrained does
     _assign(network, tensors)
+    put_plain_linears(network)
     module = network.to(device)
-    in_files = tensors.keys() - cast.keys() if device == "cpu" else set()
+    in_files = {n for n in tensors.keys() - cast.keys() if names[n] not in made} if device == "cpu" else set()
     files = {name: mapped[names[name]] for name in in_files}
     stored = {name: folder.stored[names[name]] for name in in_files}
     layers = tuple(_layers(module, stored, files))  # before any hook: a module with hooks is no plain layer
@@ -86,7 +92,14 @@ def describe(path: Path) -> tuple[tuple[Input, ...], Iterator[Layer], dict[str, 
     config, shapes = read_tar_headers(path)
     network = build_empty(config)
     match(network, shapes)
+    put_plain_linears(network)
     return inputs_of(network), _layers(network, {}, {}), dict(network.named_parameters(remove_duplicate=False))
+
+
+def _converted(conversions: Iterable[Conversion], mapped: Mapping[str, MappedFile]) -> dict[str, Tensor]:
+    """Return the tensors that are made of stored ones, by their names in the network."""
+    tensors = {stored: mapped[stored].tensors[stored] for conversion in conversions for stored, _ in conversion.sources}
+    return {name: tensor for conversion in conversions for name, tensor in conversion.run(tensors).items()}
 
 
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -135,6 +135,16 @@ def test_the_gate_writes_the_same_and_tells_what_it_saw(tmp_path: Path) -> None:
     assert b"".join(pieces) == fresh(tmp_path, tar_of(WHOLE))
 
 
+def test_keys_that_the_network_does_not_have_are_told(tmp_path: Path) -> None:
+    files = WHOLE | {"config.json": json.dumps(BERT | {f"new_key_{number:02}": 1 for number in range(20)}).encode()}
+    (tmp_path / "scratch").mkdir()
+    checked = read_folder(tars.write(tmp_path / "any", tar_of(files)), tmp_path / "scratch", 2**30)
+    (told,) = checked.facts.left_out
+    assert told.name == "config.json"
+    assert "new_key_00, new_key_01" in told.reason
+    assert "and 4 more" in told.reason
+
+
 def test_every_value_of_every_shard_is_looked_at(tmp_path: Path) -> None:
     odd = SHARDED | {SECOND: save({"b.weight": torch.tensor([1, 1, float("nan"), 1], dtype=torch.bfloat16)})}
     with pytest.raises(Invalid, match=r"'b.weight' holds NaN or infinity, first at index \[2\]") as refusal:
