@@ -1,7 +1,12 @@
 """What a call costs, as ratios to the compiled float program: the float program as it is, `model.pt2` compiled to int8
 kernels, and `model.onnx` in onnxruntime where both are there.
 
-python -m benchmarks.latency [FOLDER ...]     float.pt2, model.pt2, dataset.safetensors, perhaps model.onnx
+python -m benchmarks.latency [FOLDER ...] [--openvino PYTHON]
+                                              float.pt2, model.pt2, dataset.safetensors, perhaps model.onnx
+
+`--openvino`: an interpreter that has openvino and safetensors. There the float program as ONNX and `model.onnx` take
+turns, and so they do in onnxruntime. With ONEDNN_MAX_CPU_ISA=AVX2, torch and OpenVINO, float and int8, run as on a
+processor without VNNI; onnxruntime takes no advice.
 
 Further programs of a folder (plain.pt2, of another recipe) are compiled and measured beside the others.
 
@@ -10,12 +15,14 @@ median over rounds with its quartiles, of wall time and of processor time, which
 folder: a ResNet-18 with random weights and calibrated normalizations, on 224 x 224 pixels.
 """
 
+import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +129,21 @@ def measure(runs: dict[str, Run]) -> None:
         print(f"  {name:15}{milliseconds:9.2f} ms   {ratios}")
 
 
-def main(folder: Path) -> None:
+def in_onnx_runtimes(folder: Path, inputs: Iterable[str], batch: int, openvino: str | None) -> None:
+    """Print a line for each runtime, in a process of its own."""
+    rows = {name: tensor for name, tensor in load_file(folder / "dataset.safetensors").items() if name in inputs}
+    with tempfile.TemporaryDirectory() as scratch:
+        program, samples = Path(scratch) / "float.onnx", Path(scratch) / "samples.safetensors"
+        torch.onnx.export(torch.export.load(folder / "float.pt2"), f=program, dynamo=True, verbose=False)
+        save_file(rows, samples)
+        for library, python in {"onnxruntime": sys.executable, "openvino": openvino}.items():
+            if python is not None:
+                script = ["env", "OMP_NUM_THREADS=1", python, "-m", "benchmarks.comparison.onnx_latency", library]
+                files = map(str, (program, folder / "model.onnx", samples, batch))
+                subprocess.run([*script, *files], check=True)
+
+
+def main(folder: Path, openvino: str | None = None) -> None:
     """Measure the programs of a folder."""
     print(features(), flush=True)
     tensors = load_file(folder / "dataset.safetensors")
@@ -135,14 +156,20 @@ def main(folder: Path) -> None:
             runs = variants(folder, rows)
             print(f"{folder.name}, batch {batch}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
             measure(runs)
+        if "onnx" in runs:
+            in_onnx_runtimes(folder, [spec.name for spec in inputs], batch, openvino)
 
 
 if __name__ == "__main__":
-    for given in sys.argv[1:]:
-        main(Path(given))
-    if len(sys.argv) == 1:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
+    parser.add_argument("folders", type=Path, nargs="*")
+    parser.add_argument("--openvino", metavar="PYTHON", help="an interpreter that has openvino and safetensors")
+    given = parser.parse_args()
+    for folder in given.folders:
+        main(folder, given.openvino)
+    if not given.folders:
         with tempfile.TemporaryDirectory() as name:
             made = Path(name) / "resnet18"
             made.mkdir()
             make_resnet18(made)
-            main(made)
+            main(made, given.openvino)

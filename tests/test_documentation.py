@@ -45,7 +45,7 @@ NOT_RUN = {
     "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],
-    "docs/tutorials/hugging-face.md": ["needs the Hugging Face hub"],
+    "docs/tutorials/hugging-face.md": ["needs the Hugging Face hub", "needs sentence-transformers"],
     "docs/tutorials/run-for-a-team.md": ["needs docker", "needs PostgreSQL and Redis servers"],
 }
 

@@ -21,7 +21,7 @@ from zeropoint.schema.job import JOB_FILE, JobSpec
 PAYLOADS = (
     "pickled weight",
     "pickled sample inputs",
-    "legacy weights",
+    "weights twice",
     "size that is code",
     "input name with a default",
     "guards",
