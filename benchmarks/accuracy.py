@@ -20,7 +20,6 @@ from torch import nn
 
 from benchmarks.comparison import zeropoint
 from benchmarks.comparison.fidelity import Truth
-from benchmarks.comparison.processor import features
 from benchmarks.comparison.rows import Row, algorithm_lines, disagreement, table
 from benchmarks.comparison.spent import Spent
 from benchmarks.comparison.timing import in_float_passes
@@ -30,6 +29,7 @@ from benchmarks.models.model import Model, Tensors
 from benchmarks.peers import PEERS
 from benchmarks.peers.peer import Peer, Quantized, stored_bytes
 from zeropoint.schema.presets import PRESETS, Preset
+from zeropoint.simulation.processor import features
 
 STATIC = [name for name, preset in PRESETS.items() if preset.recipe.needs_dataset and preset.recipe.activations]
 

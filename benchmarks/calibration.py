@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from benchmarks.comparison.processor import features
 from examples import digits
 from zeropoint.calibration.collect import Wanted, collect
 from zeropoint.calibration.profile import Profile
@@ -29,6 +28,7 @@ from zeropoint.formats.program.writer import quantized_program
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import Recipe
+from zeropoint.simulation.processor import features
 from zeropoint.sources.program import open_uploaded_program
 
 ROUNDS = 15

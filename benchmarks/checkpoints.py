@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.comparison.processor import features
 from zeropoint.calibration.resume import Pass
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.layers.checkpoints import finished_layers
@@ -22,6 +21,7 @@ from zeropoint.layers.selection import Choice
 from zeropoint.observers.statistics import LONGEST_HISTORY, Collector
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import WeightSettings
+from zeropoint.simulation.processor import features
 from zeropoint.sources.module import module_source
 
 SIZES = {"MiniLM-L6": 6, "MiniLM-L12": 12, "24 blocks of that width": 24}

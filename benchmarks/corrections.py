@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from benchmarks.comparison.processor import features
 from benchmarks.latency import SHORTEST_SECONDS, Run, seconds
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
@@ -29,6 +28,7 @@ from zeropoint.formats.program.writer import quantized_program
 from zeropoint.layers.quantized_layer import Outliers, QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.schema.recipe import Recipe
+from zeropoint.simulation.processor import features
 from zeropoint.sources import open_source
 
 ROUNDS = 15

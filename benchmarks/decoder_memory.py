@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.comparison.processor import features
 from benchmarks.weights_memory import HIDDEN, INNER, KEY, VOCABULARY, measure, write_model
+from zeropoint.simulation.processor import features
 
 HEADS, KEY_HEADS, TOKENS, SAMPLES = 32, 4, 64, 48
 RECIPES: dict[str, dict[str, object]] = {

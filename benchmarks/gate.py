@@ -17,7 +17,7 @@ from pathlib import Path
 from app.errors import Invalid
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
-from benchmarks.comparison.processor import features
+from zeropoint.simulation.processor import features
 
 EXPORT = """
 import sys, torch

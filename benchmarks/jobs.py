@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.comparison.processor import features
 from tests.networks import convolutional
 from tests.service.running import TERMINAL, Running, service
+from zeropoint.simulation.processor import features
 
 PAUSE_SECONDS = 6.0
 POLL_SECONDS = 0.01

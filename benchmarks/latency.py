@@ -34,13 +34,13 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from benchmarks.comparison.processor import features
 from benchmarks.models.resnet18 import network
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
 from zeropoint.engine.quantize import quantize_source
 from zeropoint.formats import WRITERS
 from zeropoint.schema.recipe import Recipe
+from zeropoint.simulation.processor import features
 from zeropoint.sources import open_source
 
 try:

@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.comparison.processor import features
 from zeropoint.metrics.sqnr import Noise
+from zeropoint.simulation.processor import features
 
 BATCH = 16
 EMULATED = ("qemu-x86_64", "-cpu", "Haswell")

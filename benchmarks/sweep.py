@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.comparison.processor import features
 from examples import digits
 from zeropoint.entrypoints.clock import Clock
 from zeropoint.entrypoints.job import run
@@ -25,6 +24,7 @@ from zeropoint.loading.loadback import loadback_process
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import SweepEntry
+from zeropoint.simulation.processor import features
 
 RECIPES: Mapping[str, dict[str, object]] = {
     "minmax": {},

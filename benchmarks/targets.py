@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.comparison.processor import features
 from benchmarks.models import MODELS
 from benchmarks.models.model import Tensors, export
 from zeropoint.data.dataset import Dataset, open_dataset
@@ -28,6 +27,7 @@ from zeropoint.engine.quantize import quantize_source
 from zeropoint.model.source import Source
 from zeropoint.schema.recipe import Recipe
 from zeropoint.simulation.measure import Evaluator
+from zeropoint.simulation.processor import features
 from zeropoint.sources import open_source
 
 CALIBRATING, EVALUATING, FRESH = 128, 32, 64

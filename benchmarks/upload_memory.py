@@ -14,8 +14,8 @@ from pathlib import Path
 
 from app.database import migrate
 from app.settings import Settings
-from benchmarks.comparison.processor import features
 from tests.servers import api_process
+from zeropoint.simulation.processor import features
 
 CURL = {"raw": ["-X", "POST", "-T"], "form": ["-F"]}
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.comparison.processor import features
 from zeropoint.schema.job import JOB_FILE, OUT_FOLDER, REPORT_FILE
+from zeropoint.simulation.processor import features
 
 RECIPES: dict[str, dict[str, object]] = {
     "int8 per channel": {"activations": None},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison.processor import features
+from zeropoint.simulation.processor import features
 
 SCRIPTS = [path for path in sorted(Path("benchmarks").glob("*.py")) if "__main__" in path.read_text()]
 

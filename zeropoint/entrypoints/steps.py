@@ -31,13 +31,14 @@ from zeropoint.schema.report import Loaded, Report
 from zeropoint.simulation.exclusion import measured_gains
 from zeropoint.simulation.measure import Evaluator
 from zeropoint.sources.huggingface.source import HuggingFaceSource
-from zeropoint.validation.compiling import Compiler, Wish, measure_compiled
+from zeropoint.validation.compiling import Wish, measure_compiled
 from zeropoint.validation.evaluation import Evaluation, SavedModel, evaluate
+from zeropoint.validation.latency import Timer, measure_latency, with_latency
 from zeropoint.validation.report import Validated, build_plan, build_report
 from zeropoint.validation.runtimes import runtime_reports, wanted_runs
 
 
-class Saved(SavedModel, Compiler, Protocol):
+class Saved(SavedModel, Timer, Protocol):
     """Opens the saved files again; it is created before they exist."""
 
     @property
@@ -185,6 +186,8 @@ def validate_saved(
     if measured.ran:
         compiled = measure_compiled(quantized.source, measured.runs, saved, wish, folder, taken=clock.taken)
         rows = runtime_reports(quantized, measured, saved.loaded, wish, compiled)
+        found = measure_latency(quantized.source, measured.runs, saved, wish, folder, compiled=compiled)
+        rows = with_latency(rows, found, wish)
     return Validated(evaluation.report, opened=opened, measured=measured, loaded=saved.loaded, runtimes=rows)
 
 

@@ -6,6 +6,7 @@ process takes one line that says what to open, and then answers JSON lines:
 
     {"folder": F, "scratch": S, "isa": "AVX2", "seconds": 60}     compile F/model.pt2 when the first tensors are there
     {"inputs": I, "names": […], "outputs": O}                     as the second process does (`loadback`)
+    {"inputs": I, "names": […], "floats": F}                      likewise: F/model.pt2 is compiled too
 
 It ends with its input, when its time is up, and with the first error. The answer to that is {"ok": false}, with
 "compiler": false where there is none.
@@ -29,13 +30,16 @@ from typing import IO, Any
 
 import torch
 import torch._inductor.config
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch._inductor.cpu_vec_isa import VecISA
 from torch.utils import _pytree as pytree
 
 from zeropoint.loading.compiled import LockDown
 from zeropoint.loading.readers.program import OpenedProgram, open_saved_program
+from zeropoint.loading.saved_runs import batch_of
+from zeropoint.loading.timing import Rounds, Run, alternately, one_thread
+from zeropoint.schema.formats import PROGRAM_FILE
 
 PR_SET_PDEATHSIG = 1
 
@@ -60,9 +64,12 @@ def serve(line: bytes, lines: IO[bytes], answers: int, lock_down: LockDown) -> i
         if "end" in question:
             return 0
         try:
-            program = program or _CompiledProgram(open_saved_program(Path(what["folder"])))
-            _run(program, question)
             answer: dict[str, Any] = {"ok": True}
+            program = program or _CompiledProgram(open_saved_program(Path(what["folder"])))
+            if "floats" in question:
+                answer["rounds"] = _time(program, question)
+            else:
+                _run(program, question)
         except Exception:
             print_exc()
             answer = {"ok": False, "compiler": _has_compiler()}
@@ -125,14 +132,29 @@ class _CompiledProgram:
         arguments, options = self._opened.arguments(batch)
         return list(pytree.tree_leaves(self._compiled(*arguments, **options)))
 
+    def call(self, batch: Mapping[str, Tensor]) -> Run:
+        """Return a call on one copy of the batch, to measure its time."""
+        arguments, options = self._opened.arguments(batch)
+        return lambda: self._compiled(*arguments, **options)
+
 
 def _run(program: _CompiledProgram, question: Mapping[str, Any]) -> None:
-    tensors = load_file(question["inputs"])
     torch.manual_seed(0)
     with torch.no_grad():
-        values = program.run({name: tensors[name] for name in question["names"]})
+        values = program.run(batch_of(question))
     outputs = {str(i): value.contiguous().clone() for i, value in enumerate(values) if isinstance(value, Tensor)}
     save_file(outputs, question["outputs"])
+
+
+def _time(program: _CompiledProgram, question: Mapping[str, Any]) -> Rounds:
+    """Compile the program and the float one for one thread, and call them in turn."""
+    batch = batch_of(question)
+    float_program = OpenedProgram(torch.export.load(Path(question["floats"]) / PROGRAM_FILE), ())
+    with one_thread():
+        runs = [program.call(batch), _CompiledProgram(float_program).call(batch)]
+        for run in runs:  # which compiles
+            run()
+        return alternately(*runs)
 
 
 def _has_compiler() -> bool:

@@ -14,8 +14,9 @@ from select import select
 from subprocess import PIPE, Popen
 from time import monotonic
 from traceback import print_exc
-from typing import IO, NamedTuple, NoReturn, Protocol
+from typing import IO, Annotated, NamedTuple, NoReturn, Protocol
 
+from pydantic import Field, FiniteFloat, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +30,7 @@ GRACE_SECONDS = 10.0
 NO_COMPILER = "This worker has no C++ compiler."
 NOT_COMPILED = "Inductor could not compile or run the program."
 TOO_LONG = "Compiling took longer than it may."
+ROUNDS = TypeAdapter(list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]])
 
 
 class LockDown(Protocol):
@@ -73,9 +75,8 @@ class CompiledClient:
 
     def run(self, batch: Sequence[Tensor]) -> dict[int, Tensor] | None:
         """Return the outputs by position; None when there are none."""
-        inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
-        save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
-        self._ask({"inputs": str(inputs), "names": [str(i) for i in range(len(batch))], "outputs": str(outputs)})
+        outputs = self._scratch / "outputs.safetensors"
+        self._ask({**self._written(batch), "outputs": str(outputs)})
         try:
             answer = json.loads(self._line() or b"{}")
             if answer.get("ok") is True:
@@ -84,6 +85,20 @@ class CompiledClient:
         except (ValueError, AttributeError, OSError, SafetensorError):  # the process ran what the upload is made of
             self.reason = NOT_COMPILED
         return None
+
+    def time(self, batch: Sequence[Tensor], floats: Path) -> list[list[float]] | None:
+        """Return the milliseconds of calls of the program and of the float one in `floats`; None where that failed."""
+        self._ask({**self._written(batch), "floats": str(floats)})
+        try:
+            return ROUNDS.validate_python(json.loads(self._line() or b"{}").get("rounds"))
+        except (ValueError, AttributeError):  # as above
+            return None
+
+    def _written(self, batch: Sequence[Tensor]) -> dict[str, object]:
+        """Write a batch, and return where it is."""
+        inputs = self._scratch / "inputs.safetensors"
+        save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
+        return {"inputs": str(inputs), "names": [str(i) for i in range(len(batch))]}
 
     def end(self) -> None:
         """Let the process end."""

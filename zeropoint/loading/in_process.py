@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.quantized_module import quantized_module
 from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
+from zeropoint.loading.timing import Rounds, alternately, one_thread
 from zeropoint.schema.formats import SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded
 from zeropoint.sources.module import call_module
@@ -54,6 +56,18 @@ class ReopenedModule:
     def compiled(self, folder: Path, isa: str | None, seconds: float) -> NoReturn:
         """Raise NotImplementedError."""
         raise NotImplementedError(f"{folder} {isa} {seconds}")
+
+    def time_compiled(self, folder: Path, seconds: float, batch: Sequence[Tensor], write: object) -> NoReturn:
+        """Raise NotImplementedError."""
+        raise NotImplementedError(f"{folder} {seconds} {batch} {write}")
+
+    def time(self, batch: Sequence[Tensor], _write: object) -> dict[str, Rounds]:
+        """Return the time of calls of the module and of the float one, under "torch"; nothing for those on a GPU."""
+        if self._module is None or self._device != "cpu":
+            return {}
+        calls = [partial(call_module, module, batch, self._device) for module in (self._module, self._model)]
+        with one_thread():
+            return {"torch": alternately(*calls)}
 
     @property
     def module(self) -> nn.Module | None:

@@ -9,6 +9,8 @@ lines:
                                                 names, and write the output tensors to file O -> {"ok": true}
     {"compare": name, "uploaded": U}            compare a tensor of file U with its saved form
                                                                                        -> {"ok": true, "compared": {…}}
+    {"inputs": I, "names": […], "floats": F}    call the artifacts and the float programs in folder F in turn (`timing`)
+                                                                                       -> {"ok": true, "rounds": {…}}
 
 Further artifacts of the folder (`open_further_artifacts`) run on the same tensors; their outputs are written to file O
 as "<file>:0", … So are those of the runs in `also` (`ALSO`), as "<run>:0", …; one that fails has none.
@@ -27,9 +29,8 @@ from signal import SIGKILL
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
-from typing import IO, Any, Literal, NamedTuple, NoReturn, cast, get_args
+from typing import IO, Any, NamedTuple, NoReturn, get_args
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,15 +45,11 @@ from zeropoint.loading.compiled import (
     serve_copies,
 )
 from zeropoint.loading.readers import Opened, open_artifact, open_further_artifacts
-from zeropoint.loading.readers.onnx import OpenedOnnx
-from zeropoint.loading.readers.program import OpenedProgram
 from zeropoint.loading.readers.weights import OpenedWeights
-from zeropoint.schema.formats import ONNX_FILE
+from zeropoint.loading.saved_runs import Also, batch_of, run_opened
+from zeropoint.loading.timing import Rounds, time_opened
 from zeropoint.schema.report import Loaded
-from zeropoint.simulation.saturation import MLAS, ONEDNN
 
-Also = Literal["onednn", "mlas", "usual"]
-"""A further run: the program with sums of oneDNN or MLAS that saturate, or the ONNX file in a session as users get."""
 COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
@@ -97,10 +94,8 @@ class LoadbackClient:
 
     def start(self, batch: Sequence[Tensor], also: Sequence[Also] = ()) -> None:
         """Send a batch; the program runs on it while the caller continues. `also`: further runs of it."""
-        inputs, outputs = self._scratch / "inputs.safetensors", self._scratch / "outputs.safetensors"
-        names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
-        save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
-        self._ask({"inputs": str(inputs), "names": names, "outputs": str(outputs), "also": list(also)})
+        outputs = self._scratch / "outputs.safetensors"
+        self._ask({**self._written(batch), "outputs": str(outputs), "also": list(also)})
 
     def finish(self) -> dict[int, Tensor] | None:
         """Return the output tensors by position; None when the run failed."""
@@ -115,6 +110,23 @@ class LoadbackClient:
         self.further_outputs = outputs
         return main
 
+    def time(self, batch: Sequence[Tensor], write: Callable[[Path], None]) -> dict[str, Rounds]:
+        """Return the time of calls by runtime; `write` puts float programs into the folder that it is given."""
+        with TemporaryDirectory(dir=self._scratch) as floats:
+            write(Path(floats))
+            self._ask({**self._written(batch), "floats": floats})
+            rounds: dict[str, Rounds] = self._answer().get("rounds", {})
+        return rounds
+
+    def time_compiled(
+        self, folder: Path, seconds: float, batch: Sequence[Tensor], write: Callable[[Path], None]
+    ) -> Rounds | None:
+        """Return the time of calls of compiled programs likewise; None where that failed."""
+        with TemporaryDirectory(dir=self._scratch) as floats:
+            write(Path(floats))
+            with self.compiled(folder, None, seconds) as client:
+                return client.time(batch, Path(floats))
+
     @property
     def compiles(self) -> bool:
         """Whether programs can be compiled here."""
@@ -128,6 +140,13 @@ class LoadbackClient:
         scratch.mkdir(exist_ok=True)
         with self._pipes.compiling() as ends, compiled_client(ends, scratch, folder, isa, seconds) as client:
             yield client
+
+    def _written(self, batch: Sequence[Tensor]) -> dict[str, object]:
+        """Write a batch, and return where it is."""
+        inputs = self._scratch / "inputs.safetensors"
+        names = batch.names if isinstance(batch, ModelInputs) else [str(position) for position in range(len(batch))]
+        save_file({str(i): tensor.contiguous().clone() for i, tensor in enumerate(batch)}, inputs)
+        return {"inputs": str(inputs), "names": names}
 
     def _ask(self, question: Mapping[str, object]) -> None:
         try:
@@ -245,8 +264,10 @@ def main(lock_down: Callable[[], None]) -> int:
                 answer["ok"] = False
             elif "compare" in question:
                 answer["compared"] = _compare(opened, question["compare"], Path(question["uploaded"]))
+            elif "floats" in question:
+                answer["rounds"] = time_opened(opened, further, Path(question["floats"]), batch_of(question))
             else:
-                _run(opened, further, question)
+                run_opened(opened, further, question)
         except Exception:
             print_exc()
             answer = {"ok": False}
@@ -258,36 +279,3 @@ def _compare(opened: Opened, name: str, uploaded: Path) -> dict[str, float | Non
     if not isinstance(opened, OpenedWeights):
         raise ValueError("the folder holds more than weights")
     return opened.compare(name, uploaded)
-
-
-def _run(opened: Opened, further: Mapping[str, Opened], question: Mapping[str, Any]) -> None:
-    """Run the artifacts and write their outputs. Raises ValueError when a further one has fewer or more outputs."""
-    tensors = load_file(question["inputs"])
-    batch = {name: tensors[str(position)] for position, name in enumerate(question["names"])}
-    with torch.no_grad():
-        also = list(_also(opened, further, question, batch))
-        torch.manual_seed(0)  # a model that draws random numbers is measured the same way in every run
-        result = {i: value for i, value in enumerate(opened.run(batch)) if isinstance(value, Tensor)}
-        others = {file: zip(result, artifact.run(batch), strict=True) for file, artifact in further.items()}
-        others |= {name: zip(result, values, strict=True) for name, values in also}
-    outputs = {str(i): value for i, value in result.items()}
-    outputs |= {f"{file}:{i}": cast(Tensor, value) for file, pairs in others.items() for i, value in pairs}
-    # clones: outputs may be one tensor, or parts of one, and the format stores none of these
-    save_file({key: value.contiguous().clone() for key, value in outputs.items()}, question["outputs"])
-
-
-def _also(
-    opened: Opened, further: Mapping[str, Opened], question: Mapping[str, Any], batch: Mapping[str, Tensor]
-) -> Iterator[tuple[str, list[object]]]:
-    """Yield the outputs of each further run that works; they have the saved program's positions."""
-    kernels, onnx = {"onednn": ONEDNN, "mlas": MLAS}, further.get(ONNX_FILE)
-    for name in question.get("also", ()):
-        torch.manual_seed(0)
-        try:
-            if name in kernels and isinstance(opened, OpenedProgram):
-                values = opened.run_saturating(batch, kernels[name])
-                yield name, [value for value in values if isinstance(value, Tensor)]
-            elif name == "usual" and isinstance(onnx, OpenedOnnx):
-                yield name, onnx.run_as_usual(batch)
-        except Exception:  # the report then says that this run is missing
-            print_exc()

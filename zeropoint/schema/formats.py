@@ -124,3 +124,5 @@ def _unrunnable(recipe: Recipe) -> Iterator[Mismatch]:
             yield Mismatch(f"/{field}", detail)
     if recipe.mode == "recommend":
         yield Mismatch("/mode", detail)
+    if recipe.validation.latency:
+        yield Mismatch("/validation/latency", detail)

@@ -186,6 +186,14 @@ class ValidationSettings(Frozen):
     """The verdict is "warned" if a smaller share of an integer or bool output is equal."""
     runtimes: Literal["auto", "compiled", "modelled", "none"] = "auto"
     """How the numbers of runtimes are found. auto: `model.pt2` is compiled if the job is long."""
+    latency: bool = False
+    """Whether the rows of runtimes say how long a call takes."""
+
+    @model_validator(mode="after")
+    def _rows_for_latency(self) -> Self:
+        if self.latency and self.runtimes == "none":
+            raise refusal('"latency" is part of the rows of runtimes, and "runtimes": "none" asks for none')
+        return self
 
 
 class Recipe(LayerSettings):

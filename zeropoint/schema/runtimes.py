@@ -14,6 +14,27 @@ Basis = Literal["measured", "modelled", "skipped"]
 """measured: the runtime ran it at this level. modelled: its sums were computed as its kernels do. skipped: neither."""
 
 
+class Latency(BaseModel):
+    """How long a call takes in one thread, and one of the float program; both were called alternately."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ms: float | None = None
+    """Milliseconds per call: the median over the rounds. None where it was not measured."""
+    ms_quartiles: tuple[float, float] | None = None
+    """The lower and the upper quartile."""
+    float_ms: float | None = None
+    float_ms_quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    """How many calls of each were measured; fewer than usual where one takes long."""
+    batch_size: int = 0
+    """Samples in a call."""
+    processor: str
+    """The model of this worker's processor, and what it has for integers."""
+    reason: str | None = None
+    """Why a number is missing."""
+
+
 class RuntimeReport(BaseModel):
     """The numbers of one artifact in one runtime at one processor level, against the float model."""
 
@@ -37,3 +58,5 @@ class RuntimeReport(BaseModel):
     """Whether the verdict depends on it; not at levels that the recipe's `target_isa` leaves out."""
     reason: str | None = None
     """Why it was not measured, or doesn't count."""
+    latency: Latency | None = None
+    """None unless the recipe asks for it, and in rows that were not measured at the worker's own level."""

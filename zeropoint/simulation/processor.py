@@ -1,7 +1,7 @@
 """The level of this machine's processor: which integer kernels libraries take, and whether these saturate."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from zeropoint.schema.runtimes import ProcessorLevel
@@ -36,11 +36,29 @@ def level_of(features: Collection[str]) -> ProcessorLevel:
 
 def this_level() -> ProcessorLevel:
     """Return the level of this machine's processor; "other" where Linux doesn't say."""
+    return level_of(_features(_described()))
+
+
+def features() -> str:
+    """Return the processor's model and what it has for integers, as Linux names them."""
+    lines = _described()
+    if not lines:
+        return "processor not known"
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor")
+    known = [feature for feature in BY_FEATURE if feature in _features(lines)]
+    return f"{model}: {', '.join(known) or 'nothing for integers'}"
+
+
+def _described() -> list[str]:
+    """Return what Linux says of the processor; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return "other"
-    return level_of(next((line.split() for line in lines if line.startswith(("flags", "Features"))), []))
+        return []
+
+
+def _features(lines: Iterable[str]) -> list[str]:
+    return next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
 
 
 def torch_level() -> ProcessorLevel:

@@ -50,6 +50,8 @@ class Wish:
     """The recipe's `validation.runtimes`."""
     target_isa: str = "any"
     compile_seconds: float = 0.0
+    latency: bool = False
+    """Whether calls are timed too."""
     own: ProcessorLevel = field(default_factory=this_level)
     of_torch: ProcessorLevel = field(default_factory=torch_level)
 
@@ -57,7 +59,8 @@ class Wish:
     def of(cls, quantized: Quantized, formats: Iterable[str], compile_seconds: float) -> "Wish":
         """Return what a result's recipe asks for, and for how long it may be compiled."""
         recipe = quantized.recipe
-        return cls(tuple(formats), recipe.validation.runtimes, recipe.target_isa, compile_seconds)
+        asked = recipe.validation
+        return cls(tuple(formats), asked.runtimes, recipe.target_isa, compile_seconds, asked.latency)
 
     @property
     def everywhere(self) -> bool:
@@ -89,6 +92,8 @@ class Compiled:
 
     levels: Mapping[ProcessorLevel, str] = field(default_factory=dict)
     reason: str | None = None
+    seconds_left: float = 0.0
+    """For which more may be compiled."""
 
 
 def measure_compiled(
@@ -109,9 +114,9 @@ def measure_compiled(
         isa = "AVX2" if level is lower else None
         with compiler.compiled(folder, isa, max(left, 1.0)) as client:
             if not _measure(source, runs, client, f"compiled {level}"):
-                return Compiled(done, client.reason)
+                return Compiled(done, client.reason, deadline - monotonic())
         done[level] = f"compiled {level}"
-    return Compiled(done)
+    return Compiled(done, seconds_left=deadline - monotonic())
 
 
 def free_bytes() -> float:

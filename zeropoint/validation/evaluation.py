@@ -11,7 +11,7 @@ from zeropoint.data.batches import Batches, Truth
 from zeropoint.data.dataset import judged
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
-from zeropoint.loading.loadback import Also
+from zeropoint.loading.saved_runs import Also
 from zeropoint.metrics.rows import Rows, can_split
 from zeropoint.metrics.sqnr import Noise, Share
 from zeropoint.metrics.task_metrics import Metrics

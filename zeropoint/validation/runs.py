@@ -42,7 +42,7 @@ class RuntimeRuns:
         self.taking = self._fits(batch)
         if self.taking:
             self.batches.append(batch)
-            self.samples += _samples_in(batch)
+            self.samples += samples_in(batch)
         return self.taking
 
     def _fits(self, batch: Sequence[Tensor]) -> bool:
@@ -53,7 +53,7 @@ class RuntimeRuns:
             return False
         held = sum(tensor.nbytes for one in (*self.batches, batch) for tensor in one)
         alike = shapes == [tensor.shape for tensor in self.batches[0]]
-        return alike and self.samples + _samples_in(batch) <= MOST_SAMPLES and held <= MOST_BYTES
+        return alike and self.samples + samples_in(batch) <= MOST_SAMPLES and held <= MOST_BYTES
 
     def add(
         self,
@@ -82,7 +82,8 @@ class RuntimeRuns:
         return with_saturation(self.onnx, outputs, self.saved)
 
 
-def _samples_in(batch: Sequence[Tensor]) -> int:
+def samples_in(batch: Sequence[Tensor]) -> int:
+    """Return how many samples a batch holds."""
     return batch.samples if isinstance(batch, ModelInputs) else len(batch[0]) if batch[0].dim() else 1
 
 

@@ -13,7 +13,7 @@ import torch
 
 from zeropoint.algorithms.pair_limits import may_saturate
 from zeropoint.layers.result import Quantized
-from zeropoint.loading.loadback import Also
+from zeropoint.loading.saved_runs import Also
 from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded

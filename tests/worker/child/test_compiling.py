@@ -26,7 +26,7 @@ def runtimes_of(folder: Path, sandbox: Sandbox) -> list[RuntimeReport]:
     example = Example(nn.Linear(8, 4), (samples[:2],), ({0: BATCH},), {"input": samples})
     example.export(folder / "model.pt2")
     save_file(example.dataset, folder / "dataset.safetensors")
-    recipe = {"validation": {"runtimes": "compiled"}, "formats": ["pt2"]}
+    recipe = {"validation": {"runtimes": "compiled", "latency": True}, "formats": ["pt2"]}
     spec = JobSpec.model_validate({"model": "model.pt2", "dataset": "dataset.safetensors", "recipe": recipe})
     (folder / "job.json").write_text(spec.model_dump_json())
     with started(command("job", sandbox), folder) as child:
@@ -46,3 +46,9 @@ def test_both_levels_are_measured(tmp_path: Path) -> None:
         (level, "measured", None) for level in (own, lower) if level
     ]
     assert all(abs(row.loss_db or 0.0) < 3 for row in rows)
+    latencies = [row.latency for row in rows]
+    assert latencies[0] is not None
+    assert latencies[0].reason is None
+    assert latencies[0].ms
+    assert latencies[0].float_ms
+    assert latencies[1:] == [None] * (len(rows) - 1)

@@ -1,7 +1,7 @@
 """Open `model.onnx`: checked by onnx, loaded by onnxruntime on the CPU."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -50,15 +50,23 @@ def open_onnx(folder: Path) -> OpenedOnnx:
     return OpenedOnnx(session, (loaded,), path)
 
 
-def _session(path: str, *, exact: bool) -> Any:
+def _session(path: str, *, exact: bool, threads: int | None = None) -> Any:
     """Return a session with all optimizations; `exact`: weights become uint8 in it, whose sums can't saturate."""
     runtime = load_runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared with other jobs
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def call_in_one_thread(path: Path, tensors: Iterable[Tensor]) -> Callable[[], object]:
+    """Return a call of a file on these tensors in a session with all optimizations and one thread."""
+    session = _session(str(path), exact=False, threads=1)
+    arrays = [tensor.contiguous().numpy() for tensor in tensors]
+    feed = dict(zip((value.name for value in session.get_inputs()), arrays, strict=True))
+    return lambda: session.run(None, feed)
 
 
 def _outputs(session: Any, batch: Mapping[str, Tensor]) -> list[object]:

@@ -1,6 +1,6 @@
 """Open `model.pt2` with plain torch, and require that its tensors equal those of `model.safetensors`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,11 @@ class OpenedProgram:
         """Return the program's outputs as a flat list; inputs go by position."""
         arguments, options = self.arguments(batch)
         return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
+
+    def call(self, batch: Mapping[str, Tensor]) -> Callable[[], object]:
+        """Return a call of the program on one copy of the batch, to measure its time."""
+        module, (arguments, options) = self.program.module(), self.arguments(batch)
+        return lambda: module(*arguments, **options)
 
     def run_saturating(self, batch: Mapping[str, Tensor], kernel: Kernel) -> list[object]:
         """Return the outputs as `run` does, with the sums of a kernel that saturates. Buffers stay as they are."""
