@@ -223,7 +223,7 @@ class Absent:
 
     beside: dict[str, dict[int, Tensor]] = {}  # noqa: RUF012
 
-    def start(self, batch: Sequence[Tensor]) -> None: ...
+    def start(self, batch: Sequence[Tensor], also: Sequence[str] = ()) -> None: ...
 
     def finish(self) -> dict[int, Tensor] | None:
         return None
