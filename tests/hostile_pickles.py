@@ -62,6 +62,15 @@ def laughs(depth: int) -> bytes:
     return b"(]q\0" + b"](h\0h\0eq\0" * depth + b"t"
 
 
+def again(function: str, arguments: bytes) -> bytes:
+    """Two thousand calls of a function with the same arguments: MANY entries, which five bytes refer to."""
+    start = b"\x80\x02" + MANY + f"c{function}\nq\1".encode() + arguments + b"q\2("
+    return start + b"h\1h\2R" * 2_000 + b"t."
+
+
+MANY = b"}q\0(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(5_000)) + b"u"
+PAIRS = b"]q\0(" + (b"](" + text("a") + b"Neq\3") + b"h\3" * 5_000 + b"e"
+
 Pickle = Callable[[Path], bytes]
 
 
@@ -138,6 +147,10 @@ PICKLES: dict[str, tuple[Pickle, str]] = {
         lambda _: state(tensor(sizes=numbers(2**20, 2**20), strides=numbers(0, 0))),
         "too many share their storage",
     ),
+    "no element, and sizes beyond counting": (
+        lambda _: state(tensor(sizes=numbers(2**62, 4, 0), strides=numbers(1, 1, 1))),
+        "too large to count",
+    ),
     "a tensor that reaches out": (lambda _: state(tensor(offset=number(2**62))), "needs more than the 24 bytes"),
     "a tensor before its storage": (lambda _: state(tensor(offset=number(-1))), "in another way than torch does"),
     "negative sizes": (lambda _: state(tensor(sizes=numbers(-2, -3))), "in another way than torch does"),
@@ -168,7 +181,20 @@ PICKLES: dict[str, tuple[Pickle, str]] = {
     "a billion laughs": (lambda _: state(laughs(60)), "holds more than 2000000 values"),
     "text of gigabytes": (lambda _: state(b"X\xff\xff\xff\xff"), "a text of 4294967295 bytes"),
     "a number of gigabytes": (lambda _: state(b"\x8b\xff\xff\xff\x7f"), "opcode 0x8b"),
-    "many values": (lambda _: b"\x80\x02" + b"N" * 5_000_000 + b".", "more than 4000000 opcodes"),
+    "many values": (lambda _: b"\x80\x02" + b"N" * 5_000_000 + b".", "more than 4000000 steps"),
+    "copies of a counter": (lambda _: again("collections\nCounter", b"h\0\x85"), "more than 4000000 steps"),
+    "copies of pairs": (lambda _: again("collections\nOrderedDict", PAIRS + b"\x85"), "more than 4000000 steps"),
+    "many flags of many tensors": (
+        lambda _: again(
+            "torch._utils\n_rebuild_tensor_v2",
+            b"(" + storage() + number(0) + numbers(2, 3) + numbers(3, 1) + b"\x89Nh\0t",
+        ),
+        "more than 4000000 steps",
+    ),
+    "keys of one hash": (
+        lambda _: state(b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(1, 9)) + b"u"),
+        "neither text nor a number of 61 bits",
+    ),
     "no value": (lambda _: b"\x80\x02.", "a value from its stack that is not there"),
     "a mark that is not there": (lambda _: b"\x80\x02t.", "a value from its stack that is not there"),
     "a memo that is not there": (lambda _: b"\x80\x02h\x07.", "a value that it hasn't written"),

@@ -86,12 +86,12 @@ class Archive:
         self._root = members[0].filename.split("/")[0] if rooted else ""
         free, seen = 0, set[str]()
         for member in members:
-            place, free = _check_member(self._file, member, free, self._directory_start)
             root, _, name = member.filename.partition("/") if rooted else ("", "", member.filename)
             if root != self._root or not name:
                 raise refused("Every member must be in one root folder.")
-            if not NAME.fullmatch(name) or ".." in name.split("/"):
+            if not NAME.fullmatch(name) or ".." in name.split("/") or member.orig_filename != member.filename:
                 raise _odd_name()
+            place, free = _check_member(self._file, member, name, free, self._directory_start)
             if name.lower() in seen:
                 raise refused(f"{name} is in the archive twice.")
             seen.add(name.lower())
@@ -136,10 +136,14 @@ def _odd_name() -> Invalid:
     return refused("A member has a name that is not plain letters, digits, dots, dashes and underscores.")
 
 
-def _check_member(file: BinaryIO | Part, member: zipfile.ZipInfo, free: int, limit: int) -> tuple[Place, int]:
-    """Check one member, which must begin at `free`, the first unused byte; return its place and the next one."""
-    name = member.orig_filename
-    if not _ROOT.fullmatch(name.partition("/")[0]):
+def _check_member(
+    file: BinaryIO | Part, member: zipfile.ZipInfo, name: str, free: int, limit: int
+) -> tuple[Place, int]:
+    """Check one member, which must begin at `free`, the first unused byte; return its place and the next one.
+
+    `name` is checked, and what messages call it.
+    """
+    if not _ROOT.fullmatch(member.filename.partition("/")[0]):
         raise _odd_name()
     if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
         raise refused(f"{name} is compressed; torch.export stores its members as they are.")
@@ -154,7 +158,7 @@ def _check_member(file: BinaryIO | Part, member: zipfile.ZipInfo, free: int, lim
         raise refused(f"{name} claims more bytes than the file has.")
     if not _agrees(file, member, local):
         raise refused(f"{name}: its own header differs from the directory.")
-    return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, end)
+    return Place(start, member.file_size, member.CRC), end + _descriptor_bytes(file, member, name, end)
 
 
 def _agrees(file: BinaryIO | Part, member: zipfile.ZipInfo, local: tuple[Any, ...]) -> bool:
@@ -166,7 +170,7 @@ def _agrees(file: BinaryIO | Part, member: zipfile.ZipInfo, local: tuple[Any, ..
     return same and file.read(local[9]) == member.orig_filename.encode() and (deferred or local[6:9] in numbers)
 
 
-def _descriptor_bytes(file: BinaryIO | Part, member: zipfile.ZipInfo, end: int) -> int:
+def _descriptor_bytes(file: BinaryIO | Part, member: zipfile.ZipInfo, name: str, end: int) -> int:
     """Return the length of the descriptor after a member's bytes, 0 when its flags announce none. Raises Invalid."""
     if not member.flag_bits & _DESCRIPTOR:
         return 0
@@ -174,4 +178,4 @@ def _descriptor_bytes(file: BinaryIO | Part, member: zipfile.ZipInfo, end: int) 
     for layout in (_DESCRIPTOR32, _DESCRIPTOR64):
         if record_at(file, end, layout) == expected:
             return layout.size
-    raise refused(f"{member.orig_filename}: the bytes after it don't match the directory.")
+    raise refused(f"{name}: the bytes after it don't match the directory.")

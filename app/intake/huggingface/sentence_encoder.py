@@ -89,7 +89,7 @@ def _documents(
         modules.append(entry | {"idx": number, "name": str(number), "path": ours})
         config = f"{path}/{CONFIG_FILE}"
         if kind == "Pooling" and config not in files:
-            raise refused(f"{config} is missing.")
+            raise refused(f"{MODULES_FILE}: {CONFIG_FILE} of module {number} is missing.")
         if kind == "Pooling":
             read.add(config)
             yield f"{ours}/{CONFIG_FILE}", _checked(config, _json(folder, files[config]), _POOLING, left_out)

@@ -66,7 +66,7 @@ _MAX_BYTES = {
 WEIGHTS = ("weights", "index")
 PICKLED = ("pickled_weights", "pickled_index")
 """Kinds that are read where there are no safetensors, and left out beside these."""
-_MODULE = re.compile(r"\d{1,2}_[A-Za-z]{1,32}")
+_MODULE = re.compile(r"[0-9]{1,2}_[A-Za-z]{1,32}")
 _ADAPTER = re.compile(r"adapter_(config\.json|model\..*)")
 
 

@@ -37,7 +37,7 @@ class Form:
 
     def number_of(self, name: str) -> re.Match[str] | None:
         """Return the match of a shard's name, with its number and how many there are."""
-        return re.fullmatch(rf"{self.stem}-(\d{{5}})-of-(\d{{5}})\.{self.suffix}", name)
+        return re.fullmatch(rf"{self.stem}-([0-9]{{5}})-of-([0-9]{{5}})\.{self.suffix}", name)
 
 
 FORMS = (

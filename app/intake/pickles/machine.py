@@ -1,7 +1,8 @@
 """A machine for the opcodes that pickle writes for state dicts. It builds inert values, and imports and calls nothing.
 
 An opcode that is not in the table is refused. Memory is bounded before it is taken: by the bytes that are there, by
-MAX_BYTES of them, and by MAX_VALUES steps. Lists may hold themselves; who reads the value must bound the depth.
+MAX_BYTES of them, and by MAX_VALUES steps, which a call that copies its arguments takes for each entry. Lists may hold
+themselves; who reads the value must bound the depth.
 """
 
 import struct
@@ -42,13 +43,15 @@ class _Machine:
     def __init__(self, source: Readable) -> None:
         self.source = source
         self.left = MAX_BYTES
+        self.steps = MAX_VALUES
         self.stack: list[object] = []
         self.below: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.result = Pickle()
 
     def run(self) -> Pickle:
-        for _ in range(MAX_VALUES):
+        while True:
+            self.spend(1)
             opcode = self.take(1)
             if opcode == b".":
                 self.result.value = self.pop()
@@ -57,7 +60,11 @@ class _Machine:
             if step is None:
                 raise Wrong(f"has the opcode 0x{opcode.hex()}, which torch.save doesn't write")
             step(self)
-        raise Wrong(f"has more than {MAX_VALUES} opcodes")
+
+    def spend(self, steps: int) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise Wrong(f"takes more than {MAX_VALUES} steps to read")
 
     def take(self, size: int) -> bytes:
         """Return the next bytes; the check comes before the bytes are read."""
@@ -142,6 +149,8 @@ class _Machine:
     def call(self) -> None:
         match self.last(2):
             case (Global() as function, tuple(arguments)):
+                # a few bytes can refer to the same long list again and again
+                self.spend(sum(len(value) for value in arguments if isinstance(value, list | dict | tuple)))
                 self.push(self.noted(rebuild(function, arguments)))
             case _:
                 raise Wrong("calls something that it doesn't name")
@@ -181,13 +190,17 @@ class _Machine:
         target, keys = self.top(), values[::2]
         if isinstance(target, Foreign):
             return
-        # other keys than these could take for ever to hash
-        if not isinstance(target, dict) or len(values) % 2 or not all(type(key) in _KEYS for key in keys):
-            raise Wrong("sets an entry of what is no dict, or under a key that is neither text nor a number")
+        if not isinstance(target, dict) or len(values) % 2 or not all(map(_is_key, keys)):
+            raise Wrong("sets an entry of what is no dict, or under a key that is neither text nor a number of 61 bits")
         target.update(zip(keys, values[1::2], strict=True))
 
 
-_KEYS = (str, int, float, bool, type(None))
+_KEYS = (str, float, bool, type(None))
+
+
+def _is_key(key: object) -> bool:
+    """Return whether a dict takes a key at once: tuples could take for ever to hash, large numbers share a hash."""
+    return type(key) in _KEYS or (type(key) is int and abs(key) < 2**61 - 1)
 
 
 def _protocol(machine: _Machine) -> None:

@@ -21,13 +21,13 @@ def tensors_of(pickle: Pickle) -> dict[str, TensorView]:
     tensors: dict[str, TensorView] = {}
     foreign: dict[str, str] = {}
     for path, value in _leaves(pickle.value):
-        name = ".".join(path)
         if isinstance(value, TensorView):
+            name = ".".join(path) or ALONE
             if name in tensors:
-                raise Wrong(f"{_shown(name)} stands for two tensors")
-            tensors[name or ALONE] = value
+                raise Wrong("stands for two tensors", name)
+            tensors[name] = value
         elif isinstance(value, Foreign | Storage) or (isinstance(value, Global) and value.dtype is None):
-            foreign[name] = _described(value)
+            foreign[".".join(path)] = _described(value)
     if foreign or pickle.foreign:
         raise Wrong(_refusal(foreign, pickle))
     return tensors

@@ -13,8 +13,8 @@ from app.intake.pickles.values import TensorView
 from app.intake.recognition import Look, is_torch_script
 from app.intake.tensors.dtypes import BY_NAME
 from app.intake.tensors.read import Plan, plan_stored
-from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored
-from app.intake.tensors.strided import MAX_GATHERED_BYTES, is_row_major, row_major
+from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored, is_countable
+from app.intake.tensors.strided import MAX_GATHERED_BYTES, is_row_major, pieces, row_major
 from app.intake.tensors.weights import weights_model
 
 SAVE_TENSORS = (
@@ -24,6 +24,8 @@ SAVE_TENSORS = (
 MOST_COPIES = 4
 """How many times the file's size all tensors together may have: names can share a storage, as tied weights do."""
 SMALL_BYTES = 64 * 2**20
+MAX_PIECES = 2**24
+"""Of all tensors that are not row-major; a piece takes about two microseconds."""
 
 
 def read_pickled_weights(path: Path) -> Plan[Model]:
@@ -63,14 +65,18 @@ def _stored(saved: Saved, file_bytes: int) -> tuple[Stored, ...]:
     total = sum(tensor.bytes for tensor in stored)
     if total > max(SMALL_BYTES, MOST_COPIES * file_bytes):
         raise Wrong(f"describes tensors of {total} bytes in a file of {file_bytes}: too many share their storage")
+    if sum(pieces(view.sizes, view.strides) for view in saved.tensors.values()) > MAX_PIECES:
+        raise Wrong("holds views whose elements lie too far apart; save them .contiguous()")
     return stored
 
 
 def _one(saved: Saved, name: str, view: TensorView) -> Stored:
     if not NAME.fullmatch(name):
-        raise Wrong("has a tensor whose name isn't at most 256 letters, digits and . _ : / + -")
+        raise Wrong("has a tensor whose name isn't at most 256 letters, digits and . _ : / + -, or is __metadata__")
     if BY_NAME[view.dtype].safetensors_code is None:
         raise Wrong(f"is a tensor of {view.dtype}, which can't be kept; save its real and imaginary parts", name)
+    if not is_countable(view.sizes, view.dtype):
+        raise Wrong("has sizes that are too large to count its elements", name)
     storage = saved.storages[view.storage.key]
     if storage.size > MAX_GATHERED_BYTES and not is_row_major(view.sizes, view.strides):
         raise Wrong("is a view of a large storage in another order than its own; save it .contiguous()", name)

@@ -35,8 +35,8 @@ ROOTED = Layout(
     PROGRAM,
     rooted=True,
     members=re.compile(
-        r"models/model\.json|data/weights/(model_weights_config\.json|weight_\d{1,6}|model\.pt)"
-        r"|data/constants/(model_constants_config\.json|tensor_\d{1,6}|model\.pt)|data/sample_inputs/model\.pt"
+        r"models/model\.json|data/weights/(model_weights_config\.json|weight_[0-9]{1,6}|model\.pt)"
+        r"|data/constants/(model_constants_config\.json|tensor_[0-9]{1,6}|model\.pt)|data/sample_inputs/model\.pt"
         r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
     ),
 )

@@ -12,7 +12,7 @@ MOST_LISTED = 10
 
 _WORD = re.compile(r"[A-Za-z0-9_.]{1,128}")
 _PATH = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_LINE = re.compile(r'File "([^"\n]*?)([A-Za-z0-9_.-]{1,64})", line (\d{1,7})')
+_LINE = re.compile(r'File "([^"\n]*?)([A-Za-z0-9_.-]{1,64})", line ([0-9]{1,7})')
 _RANDOM = re.compile(
     r"torch\.ops\.aten\.(rand|randn|randint|randperm|bernoulli|normal|uniform|multinomial|exponential|poisson|cauchy"
     r"|log_normal|geometric|random|native_dropout|binomial|dropout|rrelu_with_noise)(_like)?(_functional)?_?\..*"

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_REPEATED_CALL = re.compile(r"@\d+$")
+_REPEATED_CALL = re.compile(r"@[0-9]+$")
 
 
 def module_stack(node: dict[str, Any]) -> dict[str, str]:

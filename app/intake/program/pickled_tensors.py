@@ -23,6 +23,8 @@ from app.intake.tensors.safetensors import read_range
 from app.intake.tensors.strided import StoredBytes
 
 STRIDED = 7
+MOST_COPIES = 2
+"""How many times its storages' size a payload may have: one that is read as two types is written twice."""
 
 
 def read_pickled_payload(archive: Archive, path: Path, kind: Kind, name: str, limits: Limits) -> Payload:
@@ -34,11 +36,11 @@ def read_pickled_payload(archive: Archive, path: Path, kind: Kind, name: str, li
         with Archive(path, archive.start + place.start, place.size) as inner:
             saved = read_saved(inner, path)
         config = config_of(kind, limits)({"config": _config(saved, kind)})
+        members = _members(saved, kind)
     except Wrong as wrong:
         raise misfit(name, wrong) from None
     except Invalid as refusal:
         raise Invalid(refusal.code, f"{name}: {refusal.detail}", refusal.remedy) from None
-    members = dict(_members(saved, kind))
     require_bytes(name, config, {member: stored.size for member, stored in members.items()})
     return Payload(kind.config_name, config, tuple(_member(kind.folder + key, it) for key, it in members.items()))
 
@@ -78,6 +80,8 @@ def _places(saved: Saved) -> Mapping[tuple[str, str], int]:
 def _members(saved: Saved, kind: Kind) -> Mapping[str, StoredBytes]:
     """Return the bytes of each member. Raises Wrong."""
     members = {f"{kind.member}_{number}": saved.storages[key] for (key, _), number in _places(saved).items()}
+    if sum(stored.size for stored in members.values()) > MOST_COPIES * sum(s.size for s in saved.storages.values()):
+        raise Wrong("has storages that are read as more than one type of element")
     if any(stored.big_endian for stored in members.values()):
         raise Wrong("was written by a machine whose numbers have the highest byte first")
     return members

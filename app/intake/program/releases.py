@@ -12,7 +12,7 @@ KNOWN = range(6, 16)
 """Minor versions of torch 2 of which files were read, loaded and run (tests/app/intake/program/test_releases.py)."""
 KNOWN_WORDS = f"2.{KNOWN[0]} to 2.{KNOWN[-1]}"
 
-_RELEASE = re.compile(r"(\d{1,3})[.](\d{1,3})[0-9a-z.+]{0,48}")
+_RELEASE = re.compile(r"([0-9]{1,3})[.]([0-9]{1,3})[0-9a-z.+]{0,48}")
 
 
 def release_written(value: Any) -> str:

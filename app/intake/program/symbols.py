@@ -25,7 +25,7 @@ FUNCTIONS = {
 }
 """Function -> minimum and maximum number of arguments."""
 ASSUMPTIONS = ("positive", "integer", "nonnegative", "nonzero", "negative")
-_NAME = re.compile(r"[a-z]{1,8}\d{0,9}")
+_NAME = re.compile(r"[a-z]{1,8}[0-9]{0,9}")
 _DERIVED = re.compile(r"[A-Za-z0-9_ ()*+/,-]{1,256}")
 
 

@@ -19,7 +19,7 @@ from app.intake.program.arguments import tensor_meta
 from app.intake.program.refusals import misfit, refused
 from app.intake.program.schema import fqn
 from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
-from app.intake.tensors.safetensors import read_range
+from app.intake.tensors.safetensors import is_countable, read_range
 from app.intake.tensors.strided import reach
 
 MAX_CONFIG_BYTES = 64 * 2**20
@@ -68,7 +68,7 @@ def config_of(kind: Kind, limits: Limits) -> Check:
     """Return the check of a config."""
     meta = record(
         {
-            "path_name": text(rf"{kind.member}_\d{{1,6}}", f"{kind.member}_N: only plain tensors are accepted"),
+            "path_name": text(rf"{kind.member}_[0-9]{{1,6}}", f"{kind.member}_N: only plain tensors are accepted"),
             "is_param": boolean,
             "use_pickle": one_of(False),
             "tensor_meta": tensor_meta,
@@ -122,7 +122,6 @@ def storage_bytes(meta: dict[str, Any]) -> int | None:
     steps, start = [stride.get("as_int") for stride in strides], offset.get("as_int")
     if len(sizes) != len(steps) or None in sizes or None in steps or start is None:
         return None
-    if 0 in sizes:
-        return 0
-    needed = max(reach(sizes, steps, start), math.prod(sizes)) * BY_EXPORT_NUMBER[meta["dtype"]].bytes
-    return needed if needed <= LARGEST else None
+    dtype = BY_EXPORT_NUMBER[meta["dtype"]]
+    needed = max(reach(sizes, steps, start), 0 if 0 in sizes else math.prod(sizes)) * dtype.bytes
+    return needed if needed <= LARGEST and is_countable(sizes, dtype.name) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.errors import Invalid
 from app.intake.tensors.dtypes import BY_NAME
-from app.intake.tensors.safetensors import MAX_RANK, Stored, read_range
+from app.intake.tensors.safetensors import MAX_RANK, Stored, is_countable, read_range
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 4096
@@ -103,6 +103,6 @@ def _parse(text: str, name: str) -> Header:
     sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
     if descr not in _DTYPES:
         raise refused(f"{name}: this dtype is not supported; supported are {', '.join(_DTYPES.values())}.")
-    if len(sizes) > MAX_RANK or max(sizes, default=0) >= 2**63:
+    if len(sizes) > MAX_RANK or not is_countable(sizes, _DTYPES[descr]):
         raise refused(f"{name}: the .npy header is not what numpy writes.")
     return Header(_DTYPES[descr], sizes, 0)

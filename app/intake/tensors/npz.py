@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.intake.archives.zip import Member, even, read_members, stream_member
 from app.intake.tensors.npy import HEAD_BYTES, read_header, refused
-from app.intake.tensors.safetensors import Stored
+from app.intake.tensors.safetensors import NAME, Stored
 
 MAX_MEMBERS = 1_000
 
@@ -32,7 +32,7 @@ def read_npz(path: Path, max_bytes: int) -> tuple[Stored, ...]:
 
 def _name(member: Member) -> str:
     match = _MEMBER.fullmatch(member.name)
-    if match is None or not member.regular:
+    if match is None or not member.regular or not NAME.fullmatch(match[1]):
         raise refused("A member of the archive is not NAME.npy, with letters, digits and . _ : + - in its name.")
     return match[1]
 

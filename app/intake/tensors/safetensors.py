@@ -6,7 +6,7 @@ Tensors are described by the header alone; bytes are read in chunks, so memory d
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 20_000
 MAX_RANK = 32
 
-NAME = re.compile(r"[A-Za-z0-9_.:/+-]{1,256}")
+NAME = re.compile(r"(?!__metadata__$)[A-Za-z0-9_.:/+-]{1,256}")
+"""The names of tensors; __metadata__ is what a header calls something else."""
 
 _MAX_HEADER_VALUES = 16 * MAX_TENSORS
 
@@ -46,6 +47,11 @@ class Stored:
         return Tensor(self.name, self.dtype, self.shape)
 
 
+def is_countable(shape: Sequence[int], dtype: str) -> bool:
+    """Return whether readers can count a tensor's bytes in 64 bits; with a size of 0 they multiply the others too."""
+    return math.prod(size for size in shape if size) * BY_NAME[dtype].bytes < 2**63
+
+
 def begins_safetensors(head: bytes) -> bool:
     """Return whether a file that begins with these bytes, nine or more, is meant to be safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
@@ -67,6 +73,8 @@ def read_stored(path: Path, refuse: Refuse) -> tuple[Stored, ...]:
         tensors.append(_stored(name, header[name], chunks, refuse))
         if tensors[-1].bytes != end - start:
             raise refuse(f"{_described(tensors[-1])} takes {tensors[-1].bytes} bytes, the file has {end - start}.")
+        if not is_countable(tensors[-1].shape, tensors[-1].dtype):
+            raise refuse(f"{name}: its sizes are too large to count its elements.")
         free = end
     body_bytes = path.stat().st_size - body
     if free != body_bytes:
@@ -142,7 +150,7 @@ def _offsets(name: str, entry: Any, refuse: Refuse) -> tuple[int, int]:
 
 def _stored(name: str, entry: dict[str, Any], chunks: Callable[[], Iterator[bytes]], refuse: Refuse) -> Stored:
     if not NAME.fullmatch(name):
-        raise refuse(f"{shown(name)}: a name has letters, digits and . _ : / + - only.")
+        raise refuse(f"{shown(name)}: a name has letters, digits and . _ : / + - only, and isn't __metadata__.")
     shape, code = entry.get("shape"), entry.get("dtype")
     dtype = BY_SAFETENSORS_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:

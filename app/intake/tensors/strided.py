@@ -56,6 +56,27 @@ def is_row_major(sizes: Sizes, strides: Sizes) -> bool:
     return True
 
 
+def merged(sizes: Sizes, strides: Sizes) -> tuple[Sizes, Sizes]:
+    """Return the same elements in the same order with as few dimensions as can be; sizes are 1 or more."""
+    kept: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if kept and kept[-1][1] == size * stride:
+            kept[-1] = kept[-1][0] * size, stride
+        else:
+            kept.append((size, stride))
+    return [size for size, _ in kept], [stride for _, stride in kept]
+
+
+def pieces(sizes: Sizes, strides: Sizes) -> int:
+    """Return about how many single steps `row_major` takes for a view: 0 for one that is row-major."""
+    if 0 in sizes or is_row_major(sizes, strides):
+        return 0
+    sizes, _ = merged(sizes, strides)
+    return math.prod(sizes) // max(sizes)
+
+
 def row_major(stored: StoredBytes, dtype: str, sizes: Sizes, strides: Sizes, offset: int) -> Iterator[bytes]:
     """Yield a view's values, little endian and row-major, in chunks of whole elements.
 
@@ -64,6 +85,7 @@ def row_major(stored: StoredBytes, dtype: str, sizes: Sizes, strides: Sizes, off
     element = BY_NAME[dtype].bytes
     if 0 in sizes:
         return
+    sizes, strides = merged(sizes, strides)
     if is_row_major(sizes, strides):
         chunks = read_range(stored.path, stored.start + offset * element, math.prod(sizes) * element)
     else:

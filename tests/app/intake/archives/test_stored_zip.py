@@ -154,3 +154,25 @@ def test_bytes_between_members_are_refused(tmp_path: Path) -> None:
 
 def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
     assert "twice" in refusal_of(write_zip(tmp_path / "model.pt2", {"model/a": b"1", "model/A": b"2"}))
+
+
+@pytest.mark.parametrize(
+    "odd", ["m/a\u202e\n" * 1000, "m/data/\u202e", "\u202e/a", "m/a\0" + "<b>" * 1000, "m/" + "a" * 60_000]
+)
+@pytest.mark.parametrize("fault", ["compressed", "gap", "checksum"])
+def test_no_refusal_repeats_a_name_that_is_unfit(tmp_path: Path, odd: str, fault: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as writer:
+        member = zipfile.ZipInfo("m/a")
+        member.filename = member.orig_filename = odd
+        member.compress_type = zipfile.ZIP_DEFLATED if fault == "compressed" else zipfile.ZIP_STORED
+        writer.writestr(member, b"1" * 99)
+    data = buffer.getvalue()
+    if fault == "gap":
+        data = data.replace(b"1" * 99, b"1" * 98, 1)
+    (tmp_path / "odd.zip").write_bytes(data.replace(b"1" * 99, b"1" * 98 + b"2", 1) if fault == "checksum" else data)
+    with pytest.raises(Invalid) as refusal:
+        read(tmp_path / "odd.zip")
+    assert refusal.value.detail.isascii()
+    assert refusal.value.detail.isprintable()
+    assert len(refusal.value.detail) < 300

@@ -112,6 +112,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"modules.json": [*types(f"{OLD}.Transformer"), {"type": f"{OLD}.Pooling", "path": "../../etc"}]},
         "is missing",
     ),
+    "a path that is unfit for a message": (
+        {"modules.json": [*types(f"{OLD}.Transformer"), {"type": f"{OLD}.Pooling", "path": "\u202e\n" * 1000}]},
+        "is missing",
+    ),
     "a pooling that is text": ({POOLING: {"pooling_mode": "os.system"}}, "pooling_mode must be one of"),
     "a pooling that is a list": ({POOLING: []}, "is not an object"),
     "a wide pooling": ({POOLING: {"word_embedding_dimension": 2**40}}, "must be a whole number"),
@@ -125,7 +129,7 @@ def test_a_fault_leaves_all_of_it_out_and_says_why(tmp_path: Path, changed: dict
     found = read(tmp_path, DOCUMENTS | changed)
     assert not found.documents
     assert {name for name, _ in found.left_out} == set(DOCUMENTS)
-    assert all(why in reason for _, reason in found.left_out)
+    assert all(why in reason and reason.isprintable() and len(reason) < 300 for _, reason in found.left_out)
 
 
 @SETTINGS

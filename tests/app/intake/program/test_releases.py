@@ -15,12 +15,12 @@ from app.intake.limits import Limits
 from app.intake.program.read import read_program
 from app.intake.program.releases import KNOWN_WORDS
 from tests.factories import fresh_of
-from tests.hostile_pickles import PICKLES, saved
+from tests.hostile_pickles import PICKLES, honest, saved, storage, tensor, text
 from tests.release_exports import PAIRS, RELEASES, exported
 from tests.upload_archives import PROGRAM, members_below_root, write
 
 TOLERANCE = 1e-6
-BY_THE_CONFIG = ("a tensor of stride 0", "a name that is a path")
+BY_THE_CONFIG = ("a tensor of stride 0", "a name that is a path", "no element, and sizes beyond counting")
 """Pickles that are refused by what checks the tensors of every program, in its own words."""
 OLDEST = "serialized_exported_program.json"
 
@@ -109,6 +109,23 @@ def test_a_hostile_pickle_in_place_of_weights_is_refused(tmp_path: Path, release
     assert (refusal.value.code, refusal.value.detail.startswith(member)) == ("program_invalid", True)
     assert answer in refusal.value.detail or name in BY_THE_CONFIG
     assert not (tmp_path / "CANARY").exists()
+
+
+def test_a_storage_is_not_written_once_for_each_type_of_element(tmp_path: Path) -> None:
+    kinds = ["torch\nFloatStorage", "torch\nIntStorage", "torch\nByteStorage"]
+    entries = (text(kind[6:]) + tensor(storage(kind=kind)) for kind in kinds)
+    values = saved(b"\x80\x02}(" + b"".join(entries) + b"u.")
+    path = written(members_of_release("2.8.0") | {"data/weights/model.pt": values}, tmp_path / "model.pt2")
+    with pytest.raises(Invalid, match="more than one type of element"):
+        read_program(path, Limits())
+
+
+@pytest.mark.parametrize("release", ["2.6.0", "2.8.0"])
+def test_the_highest_byte_first_is_refused(tmp_path: Path, release: str) -> None:
+    member = "serialized_state_dict.pt" if release == "2.6.0" else "data/weights/model.pt"
+    big = saved(honest(), byteorder=b"big")
+    with pytest.raises(Invalid, match="the highest byte first"):
+        read_program(written(members_of_release(release) | {member: big}, tmp_path / "model.pt2"), Limits())
 
 
 @pytest.mark.parametrize("release", ["2.6.0", "2.8.0"])

@@ -77,6 +77,7 @@ HEADERS = {
     "another digit": ("(2, 3)", "(\u0662, 3)", "not what numpy writes"),
     "a size of 20 digits": ("(2, 3)", f"({10**19}, 3)", "not what numpy writes"),
     "a size of 64 bits": ("(2, 3)", f"({2**63}, 3)", "not what numpy writes"),
+    "sizes beyond counting": ("(2, 3)", f"({2**62}, 4, 0)", "not what numpy writes"),
     "more than there is": ("(2, 3)", f"({2**40},)", "takes 4398046511104 bytes, the file has 24"),
     "too many dimensions": ("(2, 3)", f"({'1, ' * 40}6)", "not what numpy writes"),
     "a key twice": ("'shape'", "'descr': '<f4', 'shape'", "not what numpy writes"),

@@ -68,6 +68,7 @@ def test_no_element_is_cut_by_a_chunk(tmp_path: Path) -> None:
         "\u0430.npy",
         "x.py",
         "x\0.npy",
+        "__metadata__.npy",
     ],
 )
 def test_odd_names_are_refused(tmp_path: Path, name: str) -> None:

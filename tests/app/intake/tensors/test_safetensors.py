@@ -93,6 +93,14 @@ def test_a_header_of_very_many_values_is_not_parsed(tmp_path: Path, filler: byte
         read_stored(tmp_path / "x", refuse)
 
 
+@pytest.mark.parametrize("shape", [[2**62, 4, 0], [0, 2**62, 4], [2**32, 2**32, 0]])
+def test_sizes_that_no_reader_can_count_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    header = {"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}
+    (tmp_path / "x").write_bytes(with_header(header, b""))
+    with pytest.raises(Invalid, match="too large to count"):
+        read_stored(tmp_path / "x", refuse)
+
+
 @pytest.mark.parametrize("places", [[False, True], [0.0, 1.0], [0, 2**70], ["0", "1"], [0, 0, 1]])
 def test_offsets_are_two_plain_numbers(tmp_path: Path, places: list[object]) -> None:
     header = {"x": {"dtype": "U8", "shape": [1], "data_offsets": places}}
