@@ -2,18 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from app.api.requests import ID_PATTERN, JobRequest, SweepRequest
 from app.errors import Fault
 from zeropoint.schema.faults import keys_of, pointer_to, words_for
 
+MOST_FAULTS = 100
 NO_ID = "is not an id: these look like mdl_0123abcd, and GET /v1/models, /v1/datasets and /v1/jobs list them"
 
 
 def faults_of(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
-    """Return each error with its place: a JSON pointer into the body, or /query/name, /header/name, /path/name."""
-    return [_fault(error) for error in errors]
+    """Return each error with its place: a JSON pointer into the body, or /query/name, /header/name, /path/name.
+
+    The first MOST_FAULTS alone: a near name is looked for each of them.
+    """
+    return [_fault(error) for error in islice(errors, MOST_FAULTS)]
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:

@@ -153,7 +153,7 @@ def _within_root(files: tuple[FolderFile, ...], passed_over: list[tuple[str, str
         if _ADAPTER.fullmatch(name):
             raise Invalid(
                 "model_format_unsupported",
-                f"{name} belongs to an adapter, which changes the network that from_pretrained builds.",
+                f"{shown(name)} belongs to an adapter, which changes the network that from_pretrained builds.",
                 "Merge the adapter (merge_and_unload of peft), save the result with save_pretrained, and upload that.",
             )
     return UnpackedFolder(tuple(own), tuple(beside), tuple(left_out))

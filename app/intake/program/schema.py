@@ -44,7 +44,10 @@ from app.intake.program.trees import input_spec, is_key, output_spec
 SCHEMA_MAJOR, SCHEMA_MINOR = 8, 20
 MAX_VERSION = 1000
 
-fqn = text(r"[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}", "a name of letters, digits, dots, dashes and underscores")
+fqn = text(
+    r"(?!__metadata__$)(?=.{1,1024}$)[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}",
+    "a name of letters, digits, dots, dashes and underscores, 1024 at most and not __metadata__",
+)
 """The name of a parameter or buffer in the user's source."""
 
 

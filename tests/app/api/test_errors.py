@@ -74,6 +74,12 @@ def test_a_request_is_refused_in_words_that_help(client: httpx.Client, body: obj
     assert detail in refusal["detail"]
 
 
+def test_the_first_faults_of_very_many_are_listed(client: httpx.Client) -> None:
+    wish = {"model": "mdl_1", "dataset": "dts_1", **{f"{number}recipe": 1 for number in range(30_000)}}
+    errors = client.post("/v1/jobs", json=wish).json()["errors"]
+    assert (len(errors), errors[0]["pointer"]) == (100, "/0recipe")
+
+
 def test_an_id_of_another_kind_is_named_as_such(client: httpx.Client) -> None:
     refusal = client.post("/v1/jobs", json={"model": "dts_1", "dataset": "dts_1", "preset": "int8"}).json()
     assert "There is no model dts_1: this is the id of a dataset." in refusal["detail"]

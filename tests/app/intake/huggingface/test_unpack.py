@@ -144,6 +144,12 @@ def test_an_adapter_is_refused_by_name(tmp_path: Path, form: str, name: str, fil
     assert "Merge" in refusal.remedy
 
 
+@pytest.mark.parametrize("name", ["adapter_model.\u202e", "adapter_model." + "x" * 5_000, "adapter_model.<b>"])
+def test_an_adapter_s_name_that_is_unfit_is_not_repeated(tmp_path: Path, name: str) -> None:
+    refusal = refusal_of(pack(tmp_path / "x", "tar", FILES | {name: b"1"}, "m/"))
+    assert refusal.detail.startswith("A member of the archive belongs to an adapter")
+
+
 @pytest.mark.parametrize(
     "name",
     [
