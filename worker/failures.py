@@ -15,6 +15,7 @@ CODES = {
     -signal.SIGXCPU: "cpu_time_limit",
     -signal.SIGXFSZ: "disk_limit",
 }
+EXCESSES: dict[Excess, str] = {"memory": "out_of_memory", "disk": "disk_limit", "processes": "sandbox_violation"}
 
 
 def died(exit_code: int, phase: Phase | None, recipe: Recipe) -> Failure:
@@ -27,7 +28,7 @@ def died(exit_code: int, phase: Phase | None, recipe: Recipe) -> Failure:
 
 def took_too_much(what: Excess, phase: Phase | None, recipe: Recipe) -> Failure:
     """Return the failure of a child that the worker killed because it held more than a job may."""
-    return describe_failure("out_of_memory" if what == "memory" else "disk_limit", phase, recipe)
+    return describe_failure(EXCESSES[what], phase, recipe)
 
 
 def took_too_long(seconds: int, phase: Phase | None, recipe: Recipe) -> Failure:

@@ -1,4 +1,4 @@
-"""Measures the memory and disk of a running child from outside, where no limit of the kernel serves.
+"""Measures the memory, disk and processes of a running child from outside, where no limit of the kernel serves.
 
 RLIMIT_AS counts addresses of one process, and can't be used with CUDA; RLIMIT_FSIZE counts one file.
 """
@@ -9,7 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-Excess = Literal["memory", "disk"]
+Excess = Literal["memory", "disk", "processes"]
+
+MOST_PROCESSES = 64
+"""In a job's group: a job has three, and one that compiles has a handful more."""
 
 _COUNTED = ("RssAnon:", "RssShmem:")
 """Pages that only this program needs; those of a file can be dropped and read again."""
@@ -27,9 +30,12 @@ class UsageWatch:
         self._disk_bytes = disk_bytes
 
     def look(self) -> None:
-        memory = memory_of_group(self._leader)
+        processes = list(_group(self._leader))
+        memory = sum(map(_memory, processes))
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
-        if memory > self._memory_bytes:
+        if len(processes) > MOST_PROCESSES:
+            self.excess = "processes"
+        elif memory > self._memory_bytes:
             self.excess = "memory"
         elif bytes_below(self._folder) > self._disk_bytes:
             self.excess = "disk"

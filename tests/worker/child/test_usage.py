@@ -42,3 +42,19 @@ def test_what_is_too_much_is_named(memory: int, disk: int, excess: Excess | None
     watch = UsageWatch(os.getpgid(0), tmp_path, memory, disk)
     watch.look()
     assert watch.excess == excess
+
+
+def test_a_group_of_very_many_processes_is_too_much(tmp_path: Path) -> None:
+    forks = "[os.fork() or time.sleep(60) or os._exit(0) for _ in range(64)]"
+    fork = f"import os,time;{forks};print(flush=True);time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", fork], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            watch = UsageWatch(process.pid, tmp_path, 1 << 40, 1 << 40)
+            watch.look()
+            assert watch.excess == "processes"
+        finally:
+            os.killpg(process.pid, 9)
