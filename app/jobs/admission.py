@@ -67,19 +67,20 @@ def check_dataset(model: Model, dataset: Dataset, pointer: str) -> None:
         remedy = "Leave it out, or upload the model as a program (.pt2) to measure with samples."
         raise Invalid("dataset_does_not_fit", detail, remedy, [Fault(pointer, detail)])
     inputs = [Tensor.from_json(entry) for entry in model.inputs]
-    reasons = misfits(inputs, [Tensor.from_json(entry) for entry in dataset.tensors])
+    tensors = [Tensor.from_json(entry) for entry in dataset.tensors]
+    reasons = misfits(inputs, tensors)
     if reasons:
         raise Invalid(
             "dataset_does_not_fit",
             reasons[0],
-            _remedy(inputs, dataset),
+            _remedy(inputs, tensors),
             [Fault(pointer, detail) for detail in reasons],
         )
 
 
-def _remedy(inputs: Sequence[Tensor], dataset: Dataset) -> str:
+def _remedy(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
     """Return what to do about the first thing that is wrong: names, then dtypes, then shapes."""
-    got = {tensor.name: tensor for tensor in map(Tensor.from_json, dataset.tensors)}
+    got = {tensor.name: tensor for tensor in tensors}
     expected = {tensor.name: tensor.dtype for tensor in inputs}
     if not got.keys() - TRUTHS <= expected.keys() or any(t.name not in got and not t.optional for t in inputs):
         return (

@@ -132,7 +132,15 @@ def compiled_client(
 @contextmanager
 def compiling_program() -> Iterator[Ends]:
     """Start a process that compiles, as a program; it ends with the block."""
-    with Popen(COMMAND, bufsize=0, stdin=PIPE, stdout=PIPE, env=own_packages()) as process:
+    with own_program(COMMAND) as ends:
+        yield ends
+
+
+@contextmanager
+def own_program(command: Sequence[str]) -> Iterator[Ends]:
+    """Start a program that finds our packages; it ends with the block."""
+    # unbuffered: nothing is left to flush into a pipe whose reader died
+    with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_own_packages()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -141,7 +149,7 @@ def compiling_program() -> Iterator[Ends]:
             process.kill()
 
 
-def own_packages() -> dict[str, str]:
+def _own_packages() -> dict[str, str]:
     """Return this process's environment with our packages on PYTHONPATH; a notebook may have only `sys.path`."""
     inherited = dict(os.environ)  # noqa: TID251 - no setting is read
     paths = [str(Path(zeropoint.__file__).parents[1]), inherited.get("PYTHONPATH", "")]

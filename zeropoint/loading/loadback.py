@@ -26,7 +26,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
-from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from traceback import print_exc
 from typing import IO, Any, NamedTuple, NoReturn, get_args
@@ -41,7 +40,7 @@ from zeropoint.loading.compiled import (
     LockDown,
     compiled_client,
     compiling_program,
-    own_packages,
+    own_program,
     serve_copies,
 )
 from zeropoint.loading.readers import Opened, open_artifact, open_further_artifacts
@@ -170,14 +169,8 @@ def second_process(folder: Path) -> Iterator[LoadbackClient]:
 @contextmanager
 def loadback_process() -> Iterator[Pipes]:
     """Start the process alone, as a program, before its files are known; it ends with the block."""
-    # unbuffered: nothing is left to flush into a pipe whose reader died
-    with Popen(COMMAND, bufsize=0, stdin=PIPE, stdout=PIPE, env=own_packages()) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Pipes(process.stdin, process.stdout, compiling_program)
-        finally:
-            process.kill()
+    with own_program(COMMAND) as ends:
+        yield Pipes(ends.questions, ends.answers, compiling_program)
 
 
 @contextmanager
