@@ -20,6 +20,7 @@ install: $(STAMP) ## make .venv with everything in it (a second call takes no ti
 
 # torch first, by itself: where an index offers a CPU build, pip takes it, and the lock then changes nothing about it.
 # Compiled at the end, by one process for each core: pip has one for all. As for pip, what can't be compiled stays source.
+# Our own packages too: the processes that check uploads are confined, and could never keep what they compile.
 $(STAMP): pyproject.toml requirements.lock
 	@echo "Installing into $(VENV) (the first time takes a few minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=...")'
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check "$$(grep -i '^torch==' requirements.lock)"
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib app worker sandbox zeropoint || true
 	@touch $@
 
 quickstart: $(STAMP) ## train a small CNN, quantize it through the service with curl, check the result

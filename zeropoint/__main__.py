@@ -4,8 +4,10 @@
 """
 
 import argparse
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import zeropoint
@@ -47,14 +49,25 @@ def _parser() -> argparse.ArgumentParser:
 # torch takes seconds to import: each program imports what it needs, and `--help` needs none of it.
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Don't look for garbage meanwhile, of which imports make none: it would be a fifth of their time."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
+
 def _job(options: argparse.Namespace) -> int:
-    from zeropoint.entrypoints.job import run_by_hand  # noqa: PLC0415
+    with _importing():
+        from zeropoint.entrypoints.job import run_by_hand  # noqa: PLC0415
 
     return run_by_hand(options.folder)
 
 
 def _validate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from zeropoint.entrypoints.validate import run_by_hand  # noqa: PLC0415
+    with _importing():
+        from zeropoint.entrypoints.validate import run_by_hand  # noqa: PLC0415
 
     if options.dataset is not None and options.model is None:
         parser.error("--dataset needs --model")
@@ -65,19 +78,22 @@ def _describe(options: argparse.Namespace) -> int:
     if not Path(options.tar).is_file():
         print(f"There is no file {options.tar}.", file=sys.stderr)  # noqa: T201 - a program speaks
         return 2
-    from zeropoint.entrypoints.describe import main as describe  # noqa: PLC0415
+    with _importing():
+        from zeropoint.entrypoints.describe import main as describe  # noqa: PLC0415
 
     return describe(_Unconfined(), options.tar)
 
 
 def _loadback(_: argparse.Namespace) -> int:
-    from zeropoint.loading.loadback import main as loadback  # noqa: PLC0415
+    with _importing():
+        from zeropoint.loading.loadback import main as loadback  # noqa: PLC0415
 
     return loadback(_Unconfined())
 
 
 def _compiled(_: argparse.Namespace) -> int:
-    from zeropoint.loading.compile_process import main as compiled  # noqa: PLC0415
+    with _importing():
+        from zeropoint.loading.compile_process import main as compiled  # noqa: PLC0415
 
     return compiled(_Unconfined())
 
