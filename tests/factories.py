@@ -5,6 +5,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,36 @@ def fresh_of(archive: Path) -> bytes:
     return target.getvalue()
 
 
+_passed: dict[tuple[str, str], tuple[dict[str, Any], bytes]] = {}
+
+
+@dataclass(frozen=True)
+class KnownUpload(Upload):
+    """An upload for a test of something else: the same bytes pass the gate once in this process."""
+
+    def check(self, kind: str) -> dict[str, Any]:
+        known = _passed.get((kind, self.received.sha256))
+        if known is None:
+            facts = super().check(kind)
+            _passed[kind, self.received.sha256] = facts, self.fresh.path.read_bytes()
+            return facts
+        facts, stored = known
+        self.fresh.write(stored)
+        return dict(facts)
+
+
 def add_model(session: Session, storage: Storage, archive: Path) -> Model:
     """Keep a model as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(archive.read_bytes())
-        return MODELS.add(session, Upload(writer, fresh, Limits(), ""), "model")
+        return MODELS.add(session, KnownUpload(writer, fresh, Limits(), ""), "model")
 
 
 def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
     """Keep a dataset as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(data)
-        return DATASETS.add(session, Upload(writer, fresh, Limits(), ""), "dataset")
+        return DATASETS.add(session, KnownUpload(writer, fresh, Limits(), ""), "dataset")
 
 
 def add_job(session: Session, **fields: Any) -> Job:

@@ -1,8 +1,10 @@
 from pathlib import Path
 
-import httpx
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
+from app.storage import Storage
+from tests.factories import add_dataset, add_model
 from tests.networks import convolutional
 
 
@@ -19,14 +21,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model_id(client: httpx.Client, archive: Path) -> str:
-    answer = client.post("/v1/models", content=archive.read_bytes())
-    model_id: str = answer.json()["id"]
-    return model_id
+def model_id(sessions: sessionmaker[Session], storage: Storage, archive: Path) -> str:
+    with sessions() as session:
+        return add_model(session, storage, archive).id
 
 
 @pytest.fixture
-def dataset_id(client: httpx.Client, samples: Path) -> str:
-    answer = client.post("/v1/datasets", content=samples.read_bytes())
-    dataset_id: str = answer.json()["id"]
-    return dataset_id
+def dataset_id(sessions: sessionmaker[Session], storage: Storage, samples: Path) -> str:
+    with sessions() as session:
+        return add_dataset(session, storage, samples.read_bytes()).id
