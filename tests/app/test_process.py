@@ -28,6 +28,7 @@ def curl(*arguments: str) -> dict[str, Any]:
     return body
 
 
+@pytest.mark.sampled(2)
 def test_curl_uploads_raw_and_as_a_form_and_submits(
     process: tuple[int, str], archive: Path, samples: Path, tmp_path: Path
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_large_upload_takes_no_memory(process: tuple[int, str], tmp_path: Path
     assert peak_bytes(process_id) - before < 16 * 2**20
 
 
+@pytest.mark.sampled(2)
 def test_curl_is_told_that_a_file_is_too_large_before_it_sends_it(settings: Settings, tmp_path: Path) -> None:
     environment = {
         **os.environ,
@@ -64,6 +66,7 @@ def test_curl_is_told_that_a_file_is_too_large_before_it_sends_it(settings: Sett
     assert refusal["code"] == "upload_too_large"
 
 
+@pytest.mark.sampled(2)
 def test_the_log_of_a_failed_request_names_its_id(process: tuple[int, str], settings: Settings, tmp_path: Path) -> None:
     _, address = process
     storage = Path(settings.storage_url.removeprefix("file:"))

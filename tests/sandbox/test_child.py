@@ -44,6 +44,7 @@ def ended(child: Child) -> int:
     return child.stop()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("patience", [ready, lambda _: None], ids=["ready", "at once"])
 def test_a_folder_that_was_renamed_before_the_line_gives_a_whole_job(
     tmp_path: Path, patience: Callable[[Child], None]
@@ -78,6 +79,7 @@ def test_onnx_is_written_and_run_within_the_confinement(tmp_path: Path) -> None:
     assert made == {OUT_FOLDER, STDERR_FILE}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("said", [b"", GO.strip(), b"stop\n"], ids=["nothing", "half of it", "something else"])
 def test_without_the_line_it_ends_and_leaves_nothing(tmp_path: Path, said: bytes) -> None:
     folder = tmp_path / "spare"

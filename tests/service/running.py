@@ -34,14 +34,19 @@ class Running:
         return identity
 
     def submit(self, program: Path, samples: Path, recipe: Mapping[str, Any]) -> str:
+        return self.submit_work("jobs", program, samples, {"recipe": recipe})
+
+    def submit_work(self, kind: str, program: Path, samples: Path, wishes: Mapping[str, Any]) -> str:
+        """Upload both and submit one of "jobs" or "sweeps"."""
         model, dataset = self.upload("models", program), self.upload("datasets", samples)
-        answer = self.client.post("/v1/jobs", json={"model": model, "dataset": dataset, "recipe": recipe})
+        answer = self.client.post(f"/v1/{kind}", json={"model": model, "dataset": dataset, **wishes})
         assert answer.status_code == 202, answer.text
         identity: str = answer.json()["id"]
         return identity
 
     def job(self, job_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+        kind = "sweeps" if job_id.startswith("swp") else "jobs"
+        answer: dict[str, Any] = self.client.get(f"/v1/{kind}/{job_id}").raise_for_status().json()
         return answer
 
     def ended(self, job_id: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A job whose worker is killed goes on where it was, through the whole service."""
+"""A job or sweep whose worker is killed goes on where it was, through the whole service."""
 
 import os
 import signal
@@ -15,29 +15,40 @@ from tests.service.running import service
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SAMPLES = 8_000
+ONE_BY_ONE = {"samples": SAMPLES, "batch_size": 1}
+MSE = {"activations": {"observer": {"kind": "mse"}}, "calibration": ONE_BY_ONE}
+WORK: Mapping[str, Mapping[str, Any]] = {
+    "jobs": {"recipe": {"calibration": ONE_BY_ONE}},
+    "sweeps": {"recipes": [{"recipe": {"calibration": ONE_BY_ONE}}, {"recipe": MSE}]},
+}
+RESULT = {"jobs": "report", "sweeps": "artifacts/sweep.json"}
 SHORT = {"ZEROPOINT_LEASE_SECONDS": "6", "ZEROPOINT_RECONCILE_SECONDS": "0.5", "ZEROPOINT_CHECKPOINT_SECONDS": "0.2"}
-RECIPE: dict[str, Any] = {"calibration": {"samples": SAMPLES, "batch_size": 1}}
 
 
-def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint(
-    tmp_path: Path, environment: Mapping[str, str], program: Path
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("kind", WORK)
+def test_work_whose_worker_is_killed_goes_on_from_its_checkpoint_and_is_recorded_once(
+    tmp_path: Path, environment: Mapping[str, str], program: Path, kind: str
 ) -> None:
     samples = convolutional(SAMPLES + 50).save_dataset(tmp_path / "samples.safetensors")
     with service(tmp_path / "data", {**environment, **SHORT}) as running:
-        job_id = running.submit(program, samples, RECIPE)
-        before = running.far_in_phase(job_id, "calibrating", SAMPLES // 6)
-        os.kill(parent(running.child(job_id)), signal.SIGKILL)
-        job = running.ended(job_id)
-        attempts = running.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
-        report = running.client.get(f"/v1/jobs/{job_id}/report").json()
+        work_id = running.submit_work(kind, program, samples, WORK[kind])
+        before = running.far_in_phase(work_id, "calibrating", SAMPLES // 6)
+        os.kill(parent(running.child(work_id)), signal.SIGKILL)
+        work = running.ended(work_id)
+        attempts = running.client.get(work["links"]["attempts"]).json()["items"]
+        artifacts = running.client.get(work["links"]["artifacts"]).json()
+        result = running.client.get(f"/v1/jobs/{work_id}/{RESULT[kind]}").json()
         left = [
             command_line(pid)
             for pid in descendants(running.process.pid)
-            if is_leader(pid) and job_id in command_line(pid)
+            if is_leader(pid) and work_id in command_line(pid)
         ]
     assert before["progress"]["done"] >= SAMPLES // 6
-    assert (job["state"], job["attempts"]) == ("succeeded", 2)
+    assert (work["state"], work["attempts"]) == ("succeeded", 2)
     assert [attempt["outcome"] for attempt in attempts] == ["worker_lost", "succeeded"]
-    assert report["resumed"] == ["calibrating"]
-    assert report["calibration"]["samples"] == SAMPLES
+    assert "calibrating" in result["resumed"]
+    assert result["calibration"]["samples"] == SAMPLES
+    assert kind == "jobs" or len(work["rows"]) == 2
+    assert len({artifact["name"] for artifact in artifacts}) == len(artifacts) > 0
     assert left == []

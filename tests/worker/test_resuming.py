@@ -3,16 +3,16 @@
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sandbox.policy import Sandbox, command
+from sandbox.policy import Sandbox
 from tests.networks import BATCH, Example
-from worker.child.process import started
+from worker.child.template import Template
 from zeropoint.schema.job import (
     CHECKPOINT_FOLDER,
     EXIT_OK,
@@ -59,25 +59,35 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def attempt(folder: Path, inputs: Path, dies_at: tuple[Phase, int] | None = None, **wishes: object) -> list[Progress]:
-    """Run the job, to its end or until it is killed at a step; what it said."""
-    folder.mkdir(exist_ok=True)
-    for path in inputs.iterdir():
-        shutil.copy(path, folder)
-    spec = {"model": "model.pt2", "dataset": "dataset.safetensors", "recipe": RECIPE, "checkpoint_key": "key"}
-    (folder / JOB_FILE).write_text(
-        JobSpec.model_validate({**spec, "checkpoint_seconds": 0.0, **wishes}).model_dump_json()
-    )
-    said: list[Progress] = []
-    with started(command("job", Sandbox()), folder) as child:
-        child.go()
-        while not child.ended:
-            said += [Progress.model_validate_json(line) for line in child.read(0.1)]
-            if any((step.phase, step.done) == dies_at for step in said):
-                os.kill(child.pid, signal.SIGKILL)
-                return said
-        assert child.stop() == EXIT_OK, child.last_words
-    return said
+Attempt = Callable[..., list[Progress]]
+
+
+@pytest.fixture(scope="module")
+def attempt(inputs: Path) -> Iterator[Attempt]:
+    """Run a job in a process that is forked as a worker's are, to its end or until it is killed; what it said."""
+    template = Template("job")
+
+    def run(folder: Path, dies_at: tuple[Phase, int] | None = None, **wishes: object) -> list[Progress]:
+        folder.mkdir(exist_ok=True)
+        for path in inputs.iterdir():
+            shutil.copy(path, folder)
+        spec = {"model": "model.pt2", "dataset": "dataset.safetensors", "recipe": RECIPE, "checkpoint_key": "key"}
+        (folder / JOB_FILE).write_text(
+            JobSpec.model_validate({**spec, "checkpoint_seconds": 0.0, **wishes}).model_dump_json()
+        )
+        said: list[Progress] = []
+        with template.fork(folder, Sandbox()) as child:
+            child.go()
+            while not child.ended:
+                said += [Progress.model_validate_json(line) for line in child.read(0.1)]
+                if any((step.phase, step.done) == dies_at for step in said):
+                    os.kill(child.pid, signal.SIGKILL)
+                    return said
+            assert child.stop() == EXIT_OK, child.last_words
+        return said
+
+    yield run
+    template.close()
 
 
 def steps(said: Sequence[Progress], phase: Phase) -> list[int]:
@@ -95,10 +105,10 @@ def report(folder: Path) -> Report:
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(attempt: Attempt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same job without an interruption, and without checkpoints."""
     folder = tmp_path_factory.mktemp("whole") / "job"
-    said = attempt(folder, inputs, checkpoint_key=None, keep_profile=True)
+    said = attempt(folder, checkpoint_key=None, keep_profile=True)
     assert steps(said, "calibrating") == list(range(1, SAMPLES + 1))
     assert steps(said, "quantizing") == list(range(1, LAYERS + 1))
     assert not (folder / CHECKPOINT_FOLDER).exists()
@@ -106,10 +116,10 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_job_that_is_killed_in_each_phase_goes_on_and_leaves_the_same_files(
-    tmp_path: Path, inputs: Path, whole: Path
+    tmp_path: Path, attempt: Attempt, whole: Path
 ) -> None:
     deaths: list[tuple[Phase, int] | None] = [("calibrating", 20), ("quantizing", 5), ("saving", 1), None]
-    said = [attempt(tmp_path / "job", inputs, dies_at, keep_profile=True) for dies_at in deaths]
+    said = [attempt(tmp_path / "job", dies_at, keep_profile=True) for dies_at in deaths]
     phases: list[tuple[Phase, int]] = [("calibrating", SAMPLES), ("quantizing", LAYERS)]
     for phase, total in phases:
         reached = 0
@@ -130,15 +140,17 @@ def test_a_job_that_is_killed_in_each_phase_goes_on_and_leaves_the_same_files(
     assert (told.calibration.passes, told.calibration.reused) == (1, False)
 
 
-def test_checkpoints_of_another_job_and_damaged_ones_cost_time_alone(tmp_path: Path, inputs: Path, whole: Path) -> None:
-    attempt(tmp_path / "job", inputs, ("quantizing", 5), keep_profile=True)
+def test_checkpoints_of_another_job_and_damaged_ones_cost_time_alone(
+    tmp_path: Path, attempt: Attempt, whole: Path
+) -> None:
+    attempt(tmp_path / "job", ("quantizing", 5), keep_profile=True)
     (tmp_path / "job" / CHECKPOINT_FOLDER / "layers-0002.safetensors").write_bytes(b"damaged")
     (tmp_path / "job" / CHECKPOINT_FOLDER / "calibrating.safetensors").write_bytes(b"damaged")
-    after = attempt(tmp_path / "job", inputs, checkpoint_seconds=3600.0, keep_profile=True)
+    after = attempt(tmp_path / "job", checkpoint_seconds=3600.0, keep_profile=True)
     assert steps(after, "calibrating") == list(range(1, SAMPLES + 1))
     assert steps(after, "quantizing")[0] >= 4
     assert artifacts(tmp_path / "job") == artifacts(whole)
-    after = attempt(tmp_path / "job", inputs, checkpoint_key="another", checkpoint_seconds=3600.0, keep_profile=True)
+    after = attempt(tmp_path / "job", checkpoint_key="another", checkpoint_seconds=3600.0, keep_profile=True)
     assert steps(after, "quantizing") == list(range(1, LAYERS + 1))
     assert artifacts(tmp_path / "job") == artifacts(whole)
     assert report(tmp_path / "job").resumed == []

@@ -51,6 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(honest_members() | {INPUTS: b""}, tmp_path_factory.mktemp("fuzz") / "model.pt2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("target", PER_TARGET)

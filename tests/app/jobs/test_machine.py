@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -211,6 +212,7 @@ class Jobs(RuleBasedStateMachine):
             assert set(session.scalars(select(Job.state))) <= TERMINAL
 
 
+@pytest.mark.sampled(2)
 def test_whatever_happens_every_job_ends_and_is_recorded_once(
     sessions: sessionmaker[Session], engine: Engine, database_url: str
 ) -> None:

@@ -131,6 +131,7 @@ def service(client: httpx.Client, sessions: sessionmaker[Session], storage: Stor
     return Service(client, sessions, storage, settings)
 
 
+@pytest.mark.sampled(2)
 def test_nothing_in_use_is_removed_in_a_storm(service: Service, tmp_path: Path) -> None:
     service.upload_many(len(CONTENTS))
     end = time.monotonic() + SECONDS

@@ -11,7 +11,7 @@ from tests.uneven_networks import CHANNELS, FUNCTIONS, PAIRS, UNPLAIN, chain, ex
 from tests.zeropoint.conftest import OpenExample
 from zeropoint.graph.producers import Producer, producers
 
-pytestmark = pytest.mark.sampled(4)
+pytestmark = pytest.mark.sampled(8)
 
 FORMS = pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 

@@ -10,7 +10,7 @@ from app.intake.program.training_mode import modules_in_training as seen_by_the_
 from tests.networks_in_training import export, innocents, suspects
 from zeropoint.graph.training_mode import modules_in_training
 
-pytestmark = pytest.mark.sampled(4)
+pytestmark = pytest.mark.sampled(8)
 
 
 def both(module: str, folder: Path, *, train: bool, decompose: bool) -> list[dict[str, str]]:
