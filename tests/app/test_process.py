@@ -43,7 +43,7 @@ def test_curl_uploads_raw_and_as_a_form_and_submits(
     assert curl(f"{address}{job['links']['self']}") == job
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("how", CURL)
 def test_a_large_upload_takes_no_memory(process: tuple[int, str], tmp_path: Path, how: str) -> None:
     process_id, address = process
