@@ -14,7 +14,7 @@ from tests.service.running import service
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
 
-SAMPLES = 8_000
+SAMPLES = 4_000
 ONE_BY_ONE = {"samples": SAMPLES, "batch_size": 1}
 MSE = {"activations": {"observer": {"kind": "mse"}}, "calibration": ONE_BY_ONE}
 WORK: Mapping[str, Mapping[str, Any]] = {
