@@ -173,7 +173,7 @@ PICKLES: dict[str, tuple[Pickle, str]] = {
         "in another way than torch does",
     ),
     "a name twice": (lambda _: state(b"}" + text("weight") + tensor() + b"s", text("a")), "stands for two tensors"),
-    "a name that is a path": (lambda _: state(tensor(), text("../../x\0")), "whose name isn't at most 256 letters"),
+    "a name that is a path": (lambda _: state(tensor(), text("../../x\0")), "whose name isn't at most 256 characters"),
     "a dict that can't be hashed": (lambda _: state(b"N", b"]"), "neither text nor a number"),
     "a key that is deep": (lambda _: state(b"N", b")" + b"\x85" * 100_000), "neither text nor a number"),
     "a list in itself": (lambda _: state(b"]q\0h\0a"), "nested deeper than 64 levels"),

@@ -172,7 +172,7 @@ ATTACKS: dict[str, Attack] = {
     "input name of Python": Attack(rename_input(lambda _: "lambda"), "identifier"),
     "input name self": Attack(rename_input(lambda _: "self"), "identifier"),
     "input name with underscores": Attack(rename_input(lambda _: "__import__"), "identifier"),
-    "input name of look-alikes": Attack(rename_input(lambda _: "\u0445"), "identifier"),
+    "input name of look-alikes": Attack(rename_input(lambda _: "\uff58"), "identifier"),
     "forward argument": Attack(
         call(lambda s, code: s.update(forward_arg_names=[f"x=({code})"])), "forward_arg_names/0"
     ),
@@ -193,7 +193,7 @@ ATTACKS: dict[str, Attack] = {
         graph(lambda g, code: g["nodes"][0]["metadata"].update(source_fn_stack=f"a,torch.{code}")), None
     ),
     "module stack": Attack(graph(lambda g, code: g["nodes"][0]["metadata"].update(nn_module_stack=code)), None),
-    "spec that imports": Attack(call(spec("builtins.dict", THIS)), "keys are not distinct identifiers"),
+    "spec that imports": Attack(call(spec("builtins.dict", THIS)), "keys are not distinct names"),
     "spec of a default dict": Attack(
         call(spec("collections.defaultdict", {"default_factory_module": "os", "default_factory_name": "system"})),
         "nests in something other",

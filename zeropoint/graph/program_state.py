@@ -50,7 +50,9 @@ class ProgramEditor:
     def add(self, after: Node, label: str, name: str, tensor: Tensor) -> Node:
         """Insert a graph input, after another one, that reads a tensor of this name."""
         with self._graph.inserting_after(after):
-            return self.put(self._graph.placeholder(label), name, tensor)
+            node = self._graph.placeholder(label)
+        node.target = node.name  # names of tensors need not be identifiers, and the graph becomes Python source
+        return self.put(node, name, tensor)
 
     def _fake_mode(self) -> Any:
         values = (node.meta.get("val") for node in self._graph.nodes)

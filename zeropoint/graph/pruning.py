@@ -1,4 +1,4 @@
-"""Remove in-place writes and dead code from a graph before any other step (BERT exports an unused pooler)."""
+"""Remove dead code from a graph before any other step (BERT exports an unused pooler)."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -8,19 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 from torch.fx import Graph
 
-_NESTED = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 _STORED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-
-
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """Return the program without in-place operators and without nested graphs, if it has any.
-
-    Buffers that in-place operators change become outputs: Q/DQ is valid only if nothing changes a value between the
-    node that computes it and the node that reads it. Nested graphs are what ran under autocast or without gradients.
-    """
-    writes = any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in program.graph.nodes)
-    nested = any(getattr(node.target, "__name__", "") in _NESTED for node in program.graph.nodes)
-    return program.run_decompositions({}) if writes or nested else program
 
 
 def copy_graph(graph: Graph) -> Graph:

@@ -125,7 +125,7 @@ class _CompiledProgram:
 
     def __init__(self, opened: OpenedProgram) -> None:
         self._opened = opened
-        self._compiled: Any = torch.compile(opened.program.module(), dynamic=False)
+        self._compiled: Any = torch.compile(opened.module(), dynamic=False)
 
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """Return the outputs as a flat list."""

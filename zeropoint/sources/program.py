@@ -24,13 +24,15 @@ from zeropoint.errors import InvalidModel, Unsupported
 from zeropoint.graph.batch_norm_folding import fold_normalizations
 from zeropoint.graph.calls import layer_calls
 from zeropoint.graph.constants import Constants
+from zeropoint.graph.functional import functional
 from zeropoint.graph.fused_outputs import insert_fused_outputs
 from zeropoint.graph.layers import Found, list_layers, module_classes
 from zeropoint.graph.leaves import insert_leaves
 from zeropoint.graph.lora import merge_adapters
 from zeropoint.graph.obstacles import obstacles
 from zeropoint.graph.positions import by_position
-from zeropoint.graph.pruning import functional, prune
+from zeropoint.graph.pruning import prune
+from zeropoint.graph.spelled_names import spelled
 from zeropoint.graph.training_mode import modules_in_training
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import ProgramSource
@@ -79,7 +81,8 @@ def program_source(
     computed = Constants(program, program.graph)
     calls = layer_calls(program, computed, original)
     reasons = obstacles(calls, computed)
-    module = _flat(program.module(check_guards=False))
+    runnable = spelled(program)
+    module = _flat(runnable.module(check_guards=False))
     quantizable = {name: places for name, places in calls.items() if name not in reasons}
     fused_outputs = insert_fused_outputs(module, quantizable)
     leaves = insert_leaves(module, computed, quantizable)
@@ -100,7 +103,7 @@ def program_source(
         output_names=_output_names(program),
         training=modules_in_training(uploaded),
         constants=constants,
-        changing=_detach_mutated(program, module),
+        changing=_detach_mutated(runnable, module),
     )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from app.errors import Invalid
 from app.intake.huggingface.unpack import FolderFile, refused
+from app.intake.parsing.names import is_name
 from app.intake.parsing.strict_json import read_json
 from app.intake.pickles.weights import stored_in
 from app.intake.tensors.read import plan_stored, stored_weights
-from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored
+from app.intake.tensors.safetensors import MAX_TENSORS, Stored
 
 MAX_INDEX_VALUES = 4 * MAX_TENSORS
 
@@ -101,7 +102,7 @@ def _read_index(data: bytes, form: Form) -> dict[str, str]:
     if not isinstance(places, dict) or not 1 <= len(places) <= MAX_TENSORS:
         raise refused(f"{form.index}: weight_map is missing, or not an object of 1 to {MAX_TENSORS} tensors.")
     for name, file in places.items():
-        if not NAME.fullmatch(name) or not isinstance(file, str) or not (form.number_of(file) or file == form.whole):
+        if not is_name(name) or not isinstance(file, str) or not (form.number_of(file) or file == form.whole):
             pattern = f"{form.stem}-NNNNN-of-NNNNN.{form.suffix}"
             raise refused(f"{form.index}: weight_map may map tensor names only to files {pattern}.")
     return places

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from app.intake.parsing.names import is_name
 from app.intake.parsing.typed import Wrong
 from app.intake.pickles.values import Foreign, Global, Pickle, Storage, TensorView
-from app.intake.tensors.safetensors import NAME
 
 MAX_DEPTH = 64
 MAX_VISITS = 2_000_000
@@ -52,7 +52,7 @@ def _refusal(found: dict[str, str], pickle: Pickle) -> str:
 
 
 def _shown(name: str) -> str:
-    return name if NAME.fullmatch(name) else "something whose name is not shown"
+    return name if is_name(name) else "something whose name is not shown"
 
 
 def _leaves(root: object) -> Iterator[tuple[Path, object]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from app.errors import Invalid
 from app.intake.archives.stored_zip import Archive
 from app.intake.facts import Model
+from app.intake.parsing.names import RULE, is_name
 from app.intake.parsing.typed import Wrong
 from app.intake.pickles.legacy import HEAD_BYTES, begins_legacy, read_legacy
 from app.intake.pickles.saved import PICKLE, Saved, read_saved
@@ -13,7 +14,7 @@ from app.intake.pickles.values import TensorView
 from app.intake.recognition import Look, is_torch_script
 from app.intake.tensors.dtypes import BY_NAME
 from app.intake.tensors.read import Plan, plan_stored
-from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored, is_countable
+from app.intake.tensors.safetensors import MAX_TENSORS, Stored, is_countable
 from app.intake.tensors.strided import MAX_GATHERED_BYTES, is_row_major, pieces, row_major
 from app.intake.tensors.weights import weights_model
 
@@ -43,7 +44,7 @@ def stored_in(path: Path) -> tuple[Stored, ...]:
     try:
         return _stored(_read(path), path.stat().st_size)
     except Wrong as wrong:
-        place = "".join(f"{key}: it " for key in wrong.path if NAME.fullmatch(key)) or "The pickle in the file "
+        place = "".join(f"{key}: it " for key in wrong.path if is_name(key)) or "The pickle in the file "
         raise _refused(f"{place}{wrong.detail}.") from None
     except Invalid as refusal:
         raise _refused(refusal.detail) from None
@@ -71,8 +72,8 @@ def _stored(saved: Saved, file_bytes: int) -> tuple[Stored, ...]:
 
 
 def _one(saved: Saved, name: str, view: TensorView) -> Stored:
-    if not NAME.fullmatch(name):
-        raise Wrong("has a tensor whose name isn't at most 256 letters, digits and . _ : / + -, or is __metadata__")
+    if not is_name(name):
+        raise Wrong(f"has a tensor whose name isn't {RULE}")
     if BY_NAME[view.dtype].safetensors_code is None:
         raise Wrong(f"is a tensor of {view.dtype}, which can't be kept; save its real and imaginary parts", name)
     if not is_countable(view.sizes, view.dtype):

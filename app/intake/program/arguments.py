@@ -1,15 +1,17 @@
 """Checks for a program's values: names, tensors, symbolic sizes, operator arguments. Each returns a fresh value."""
 
-import keyword
 import math
 from typing import Any
 
+from app.intake.parsing.names import MOST_CHARACTERS, is_identifier
 from app.intake.parsing.typed import Check, Wrong, boolean, integer, list_of, nullable, one_of, record, text, union
 from app.intake.program.symbols import expression
 from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
 
 MAX_LIST = 20_000
 MAX_RANK = 64
+MAX_NAME = MOST_CHARACTERS + 64
+"""torch makes the name of a value from a parameter's, a prefix and a number."""
 LARGEST = 2**63 - 1
 STRIDED = 7
 
@@ -32,14 +34,13 @@ def _device(value: Any) -> dict[str, Any]:
 def name(value: Any) -> str:
     """Check the name of a value, which torch writes into Python source. Raises Wrong."""
     if type(value) is not str or not _is_harmless(value):
-        raise Wrong("must be an identifier of at most 256 characters that is no word of Python")
+        raise Wrong(f"must be an identifier of at most {MAX_NAME} characters that is no word of Python")
     return str(value)
 
 
 def _is_harmless(value: str) -> bool:
     """Return whether torch can safely use the name; torch writes two underscores inside names, never in front."""
-    plain = len(value) <= 256 and value.isascii() and value.isidentifier()
-    return plain and not value.startswith("__") and not keyword.iskeyword(value) and value != "self"
+    return len(value) <= MAX_NAME and is_identifier(value) and not value.startswith("__") and value != "self"
 
 
 def _float(value: Any) -> float | str:

@@ -23,11 +23,22 @@ def inline_regions(parsed: Any) -> Any:
         if not any(_is_region(node) for node in module["graph"]["nodes"]):
             return parsed
         graph, aliases = _flat(module["graph"])
-        specs = _renamed(module["signature"]["output_specs"], aliases)
+        specs = renamed(module["signature"]["output_specs"], aliases)
         flat = {**module, "graph": graph, "signature": {**module["signature"], "output_specs": specs}}
     except (AttributeError, KeyError, TypeError, ValueError):
         return parsed
     return {**parsed, "graph_module": flat}
+
+
+def renamed(value: Any, names: Names) -> Any:
+    """Return arguments with the values that they refer to renamed."""
+    if isinstance(value, list):
+        return [renamed(entry, names) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"name"} or value.keys() == {"as_name"}:
+        return {key: names.get(name, name) for key, name in value.items()}
+    return {key: entry if key == "as_graph" else renamed(entry, names) for key, entry in value.items()}
 
 
 def _is_region(node: Mapping[str, Any]) -> bool:
@@ -52,7 +63,7 @@ def _flat(graph: Mapping[str, Any]) -> tuple[dict[str, Any], Names]:
     aliases: Names = {}
     nodes: list[Any] = []
     for node in graph["nodes"]:
-        node = {**node, "inputs": _renamed(node["inputs"], aliases)}
+        node = {**node, "inputs": renamed(node["inputs"], aliases)}
         if not _is_region(node):
             nodes.append(node)
             continue
@@ -72,7 +83,7 @@ def _flat(graph: Mapping[str, Any]) -> tuple[dict[str, Any], Names]:
     for name in aliases:
         for kind in _VALUES:
             values[kind].pop(name, None)
-    return {**graph, **values, "nodes": nodes, "outputs": _renamed(graph["outputs"], aliases)}, aliases
+    return {**graph, **values, "nodes": nodes, "outputs": renamed(graph["outputs"], aliases)}, aliases
 
 
 def _names(
@@ -107,16 +118,5 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _moved(node: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    moved = {**node, "inputs": _renamed(node["inputs"], names), "outputs": _renamed(node["outputs"], names)}
+    moved = {**node, "inputs": renamed(node["inputs"], names), "outputs": renamed(node["outputs"], names)}
     return {**moved, "name": names.get(node["name"], node["name"])} if node.get("name") else moved
-
-
-def _renamed(value: Any, names: Names) -> Any:
-    """Return arguments with the values that they refer to renamed."""
-    if isinstance(value, list):
-        return [_renamed(entry, names) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    if value.keys() == {"name"} or value.keys() == {"as_name"}:
-        return {key: names.get(name, name) for key, name in value.items()}
-    return {key: entry if key == "as_graph" else _renamed(entry, names) for key, entry in value.items()}

@@ -22,6 +22,7 @@ from app.intake.parsing.strict_json import read_json
 from app.intake.parsing.typed import Wrong
 from app.intake.program.dataflow import check_flow
 from app.intake.program.inlining import inline_regions
+from app.intake.program.input_names import name_inputs
 from app.intake.program.layers import read_facts
 from app.intake.program.layouts import PROGRAM, check_layout, layout_of, read_payloads
 from app.intake.program.refusals import misfit, of_unknown_release, refused
@@ -62,7 +63,7 @@ def read_program(path: Path, limits: Limits) -> CheckedProgram:
         payloads = read_payloads(archive, path, layout, limits)
         content = archive.read(layout.program, limits.program_bytes)
     parsed = read_json(content, lambda detail: refused(f"{layout.program}: the file {detail}."))
-    release, parsed = unknown_release(parsed), inline_regions(parsed)
+    release, parsed = unknown_release(parsed), name_inputs(inline_regions(parsed))
     try:
         program = _document(parsed, layout.program, limits)
         _require_tensors(program, payloads)

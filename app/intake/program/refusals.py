@@ -3,10 +3,14 @@
 from typing import Any
 
 from app.errors import Invalid
+from app.intake.parsing.names import is_name
 from app.intake.parsing.typed import Wrong
 from app.intake.program.missing_operators import missing_operators
 from app.intake.program.releases import KNOWN_WORDS
 from app.intake.recognition import EXPORT
+
+MOST_SHOWN = 128
+"""Characters of a name that a refusal repeats."""
 
 
 def refused(detail: str) -> Invalid:
@@ -39,5 +43,4 @@ def of_unknown_release(refusal: Invalid, release: str) -> Invalid:
 
 def _shown(key: str) -> str:
     """Return a key from an upload, or generic words if it is unfit for a message."""
-    plain = len(key) <= 128 and key.isascii() and key.replace("_", "").replace(".", "").replace("-", "").isalnum()
-    return key if plain else "(a name that is not shown)"
+    return key if len(key) <= MOST_SHOWN and is_name(key) else "(a name that is not shown)"

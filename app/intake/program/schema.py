@@ -10,6 +10,7 @@ modules, names of named tuples. Refused: graphs as arguments, operators as argum
 from typing import Any
 
 from app.intake.limits import Limits
+from app.intake.parsing.names import RULE, begins, is_name
 from app.intake.parsing.typed import (
     Check,
     Wrong,
@@ -39,16 +40,19 @@ from app.intake.program.arguments import (
 from app.intake.program.operators import is_allowed
 from app.intake.program.releases import release_written
 from app.intake.program.symbols import is_symbol_name, range_name
-from app.intake.program.trees import input_spec, is_key, output_spec
+from app.intake.program.trees import input_spec, is_argument, output_spec
 
 SCHEMA_MAJOR, SCHEMA_MINOR = 8, 20
 MAX_VERSION = 1000
 
-fqn = text(
-    r"(?!__metadata__$)(?=.{1,1024}$)[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+){0,63}",
-    "a name of letters, digits, dots, dashes and underscores, 1024 at most and not __metadata__",
-)
-"""The name of a parameter or buffer in the user's source."""
+MAX_DEPTH = 64
+
+
+def fqn(value: Any) -> str:
+    """Check the name of a parameter or buffer in the user's source: words between dots. Raises Wrong."""
+    if not is_name(value) or not all(value.split(".")) or value.count(".") >= MAX_DEPTH:
+        raise Wrong(f"must be a name, and {begins(value)!r} is none: words between dots, {RULE}")
+    return str(value)
 
 
 def _target(value: Any) -> str:
@@ -63,21 +67,32 @@ def _is_word(value: str) -> bool:
 
 
 def module_stack(metadata: Any) -> dict[str, str]:
-    """Return a node's metadata with only its modules, `key,path,class;…`; malformed modules are dropped."""
+    """Return a node's metadata with only its modules, `key,path,class;…`; malformed modules are dropped.
+
+    A module whose name has what separates these parts is dropped too: torch itself can't load such a file.
+    """
     if type(metadata) is not dict or not all(type(key) is str and type(v) is str for key, v in metadata.items()):
         raise Wrong("must be an object of text")
-    entries = [entry.rpartition(",") for entry in metadata.get("nn_module_stack", "").split(";")]
-    kept = [(before.rpartition(",")[2], kind) for before, _, kind in entries]
-    known = [(path, kind) for path, kind in kept if _is_path(path) and _is_path(kind) and kind]
+    entries = [_parts(entry) for entry in metadata.get("nn_module_stack", "").split(";")]
+    known = [(path, kind) for path, kind in entries if _is_path(path) and _is_path(kind) and kind]
     stack = ";".join(f"L{depth},{path},{kind}" for depth, (path, kind) in enumerate(known))
     return {"nn_module_stack": stack} if stack else {}
 
 
-_PATH_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.@<>-")
+def _parts(entry: str) -> tuple[str, str]:
+    """Return the path and the class of `key,path,class`; a key may be a call: `getattr(L['self'], '0'),a.0,Linear`."""
+    before, _, kind = entry.rpartition(",")
+    key, _, path = before.rpartition(",")
+    whole = key and key.count("(") == key.count(")") and ("," not in key or key.endswith(")"))
+    return (path, kind) if whole else ("", "")
+
+
+_PATH_BREAKING = frozenset(",;()[]")
+"""What torch reads as the end or the nesting of a stack's parts."""
 
 
 def _is_path(value: str) -> bool:
-    return len(value) <= 512 and _PATH_CHARACTERS.issuperset(value)
+    return value == "" or (is_name(value) and _PATH_BREAKING.isdisjoint(value))
 
 
 _node_input = record(
@@ -114,7 +129,7 @@ _output_spec = union(
 
 
 def _forward_name(value: Any) -> str:
-    if not is_key(value) or value == "self":
+    if not is_argument(value):
         raise Wrong("must be an identifier that is no word of Python")
     return str(value)
 

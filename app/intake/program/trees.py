@@ -4,10 +4,10 @@ A spec is JSON inside a string: `[1, {"type": "builtins.dict", "context": "[\\"a
 """
 
 import json
-import keyword
 import re
 from typing import Any
 
+from app.intake.parsing.names import RULE, is_identifier, is_name
 from app.intake.parsing.strict_json import read_json
 from app.intake.parsing.typed import Wrong
 
@@ -17,7 +17,7 @@ MAX_LEAVES = 10_000
 
 _KEYED = ("builtins.dict", "collections.OrderedDict")
 _PLAIN = ("builtins.tuple", "builtins.list")
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
+LARGEST_KEY = 2**31
 _CLASS = re.compile(r"transformers\.[a-z0-9_.]{1,128}\.[A-Za-z0-9]{1,128}")
 
 
@@ -25,7 +25,12 @@ def input_spec(value: Any) -> str:
     """Return the rewritten spec of (args, kwargs). Raises Wrong."""
     root = _parse(value, classes=False)
     match root:
-        case {"type": "builtins.tuple", "children_spec": [{"type": "builtins.tuple"}, {"type": "builtins.dict"}]}:
+        case {
+            "type": "builtins.tuple",
+            "children_spec": [{"type": "builtins.tuple"}, {"type": "builtins.dict", "context": keywords}],
+        }:
+            if not all(map(is_argument, json.loads(keywords))):
+                raise Wrong("has a keyword that is no identifier, which torch can't write as the name of an argument")
             return _write(root)
     raise Wrong("must nest as positional arguments in a tuple and keyword arguments in a dict")
 
@@ -66,16 +71,21 @@ def _node(value: Any, *, classes: bool) -> dict[str, Any]:
     raise Wrong("nests in something other than tuple, list, dict and OrderedDict")
 
 
-def _keys(context: Any, count: int) -> list[str]:
+def _keys(context: Any, count: int) -> list[str | int]:
     keys = read_json(context.encode(errors="replace"), lambda detail: Wrong(detail)) if type(context) is str else None
     if type(keys) is not list or len(keys) != count or not all(map(is_key, keys)) or len(set(keys)) != count:
-        raise Wrong("has a dict whose keys are not distinct identifiers, one for each child")
-    return [str(key) for key in keys]
+        raise Wrong(f"has a dict whose keys are not distinct names or integers, one for each child ({RULE})")
+    return [*keys]
 
 
 def is_key(value: Any) -> bool:
-    """Return whether it may be a dict's key and an argument's name."""
-    return type(value) is str and bool(_KEY.fullmatch(value)) and not keyword.iskeyword(value) and "__" not in value
+    """Return whether it may be a key of a dict among the inputs or outputs."""
+    return value == "" or is_name(value) or (type(value) is int and abs(value) <= LARGEST_KEY)
+
+
+def is_argument(value: Any) -> bool:
+    """Return whether torch may write it as the name of an argument of `forward`."""
+    return is_name(value) and is_identifier(value) and "__" not in value and value != "self"
 
 
 def _write(root: dict[str, Any]) -> str:

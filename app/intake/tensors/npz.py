@@ -1,17 +1,16 @@
 """Read numpy's .npz: a zip of .npy members, each a tensor of its member's name, unpacked as a stream within limits."""
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from app.intake.archives.zip import Member, even, read_members, stream_member
+from app.intake.parsing.names import RULE, is_name
 from app.intake.tensors.npy import HEAD_BYTES, read_header, refused
-from app.intake.tensors.safetensors import NAME, Stored
+from app.intake.tensors.safetensors import Stored
 
 MAX_MEMBERS = 1_000
 
-_MEMBER = re.compile(r"([A-Za-z0-9_.:+-]{1,256})\.npy")
 _FEWER = "Save fewer samples, or save them with safetensors."
 
 
@@ -31,10 +30,10 @@ def read_npz(path: Path, max_bytes: int) -> tuple[Stored, ...]:
 
 
 def _name(member: Member) -> str:
-    match = _MEMBER.fullmatch(member.name)
-    if match is None or not member.regular or not NAME.fullmatch(match[1]):
-        raise refused("A member of the archive is not NAME.npy, with letters, digits and . _ : + - in its name.")
-    return match[1]
+    name = member.name.removesuffix(".npy")
+    if name == member.name or not member.regular or not is_name(name):
+        raise refused(f"A member of the archive is not NAME.npy, with {RULE} in its name.")
+    return name
 
 
 def _stored(path: Path, member: Member, name: str) -> Stored:

@@ -13,12 +13,13 @@ from typing import BinaryIO, Generic, TypeVar
 from app.errors import Invalid
 from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.facts import DatasetInfo, Model, Weights
+from app.intake.parsing.names import is_name
 from app.intake.parsing.strict_json import Refuse
 from app.intake.tensors.finite import first_invalid_value, index_of
 from app.intake.tensors.npy import MAGIC as NPY
 from app.intake.tensors.npy import SAVE_SAMPLES, read_npy
 from app.intake.tensors.npz import read_npz
-from app.intake.tensors.safetensors import MAX_TENSORS, NAME, Stored, read_stored, write_stored
+from app.intake.tensors.safetensors import MAX_TENSORS, Stored, read_stored, write_stored
 
 DEFAULT_NAME = "x"
 """The name of a tensor that has none in its file."""
@@ -72,7 +73,7 @@ def plan_stored(stored: tuple[Stored, ...]) -> Plan[Weights]:
 def name_for(filename: str | None) -> str:
     """Return the tensor's name for an .npy with this file name: the part before .npy if it is an identifier."""
     match = _NPY_FILE.fullmatch(filename or "")
-    return match[1] if match and NAME.fullmatch(match[1]) else DEFAULT_NAME
+    return match[1] if match and is_name(match[1]) else DEFAULT_NAME
 
 
 def _samples_refused(detail: str) -> Invalid:

@@ -5,7 +5,6 @@ Tensors are described by the header alone; bytes are read in chunks, so memory d
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from app.intake.facts import Tensor
 from app.intake.limits import CHUNK_BYTES
+from app.intake.parsing.names import RULE, is_name
 from app.intake.parsing.strict_json import Refuse, read_json
 from app.intake.tensors.dtypes import BY_NAME, BY_SAFETENSORS_CODE
 
@@ -21,7 +21,6 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 20_000
 MAX_RANK = 32
 
-NAME = re.compile(r"(?!__metadata__$)[A-Za-z0-9_.:/+-]{1,256}")
 """The names of tensors; __metadata__ is what a header calls something else."""
 
 _MAX_HEADER_VALUES = 16 * MAX_TENSORS
@@ -124,7 +123,7 @@ def read_range(path: Path, start: int, size: int) -> Iterator[bytes]:
 
 def shown(name: str) -> str:
     """Return a name from an upload, or generic words if it is unfit for a message."""
-    return name if NAME.fullmatch(name) else "A tensor"
+    return name if is_name(name) else "A tensor"
 
 
 def _read_header(path: Path, refuse: Refuse) -> tuple[dict[str, Any], int]:
@@ -149,8 +148,8 @@ def _offsets(name: str, entry: Any, refuse: Refuse) -> tuple[int, int]:
 
 
 def _stored(name: str, entry: dict[str, Any], chunks: Callable[[], Iterator[bytes]], refuse: Refuse) -> Stored:
-    if not NAME.fullmatch(name):
-        raise refuse(f"{shown(name)}: a name has letters, digits and . _ : / + - only, and isn't __metadata__.")
+    if not is_name(name):
+        raise refuse(f"{shown(name)}: a name has {RULE}.")
     shape, code = entry.get("shape"), entry.get("dtype")
     dtype = BY_SAFETENSORS_CODE.get(code) if isinstance(code, str) else None
     if dtype is None:

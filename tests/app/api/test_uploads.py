@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from app.api.multipart import FormFile
@@ -16,6 +17,7 @@ from app.main import create_services
 from app.settings import Settings
 from tests.factories import safetensors
 from tests.networks_in_training import export, suspects
+from tests.odd_names import FEW, named
 from tests.servers import wait_until
 
 DATA = safetensors(x=("F32", [4, 3]))
@@ -233,3 +235,24 @@ def test_a_program_in_training_mode_is_taken_and_its_modules_are_named(client: h
         assert [warning["layers"] for warning in answer.json()["warnings"]] == ([names] if names else [])
         read = client.get(f"/v1/models/{answer.json()['id']}").json()
         assert read == answer.json()
+
+
+def test_names_that_are_no_identifiers_are_shown_and_select(client: httpx.Client, tmp_path: Path) -> None:
+    torch.export.save(named(FEW), tmp_path / "model.pt2")
+    model = client.post("/v1/models", content=(tmp_path / "model.pt2").read_bytes()).json()
+    names = {layer["name"] for layer in model["layers"]}
+    assert names == {f"{kind}.{name}" for kind in ("layers", "weights") for name in FEW}
+    recipe = {"activations": None, "exclude": ["layers.a b", "layers.größe.weight", "*.日本?", "layers.a,b"]}
+    answer = client.post("/v1/jobs", json={"model": model["id"], "recipe": recipe})
+    assert answer.status_code == 202, answer.text
+    wrong = client.post("/v1/jobs", json={"model": model["id"], "recipe": {**recipe, "exclude": ["layers.große"]}})
+    assert wrong.status_code == 422
+    assert "near: layers.größe" in wrong.text
+
+
+def test_a_dataset_names_its_tensors_as_its_user_does(client: httpx.Client) -> None:
+    data = safetensors(**{"größe": ("F32", [4, 3]), "my layer": ("F32", [4]), "../../x": ("F32", [4])})
+    dataset = client.post("/v1/datasets", content=data).json()
+    assert [tensor["name"] for tensor in dataset["tensors"]] == ["../../x", "größe", "my layer"]
+    long = client.post("/v1/datasets", content=safetensors(**{"x" * 257: ("F32", [4])})).json()
+    assert "a name has at most 256 characters" in long["detail"]

@@ -5,7 +5,7 @@ back into float. Everything that reveals the user's files is removed: metadata, 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -23,6 +23,7 @@ from zeropoint.formats.onnx.layers import fold_normalizations, prevent_bias_over
 from zeropoint.formats.onnx.strides import forget_strides
 from zeropoint.formats.program.qdq import ops
 from zeropoint.formats.program.writer import quantized_program
+from zeropoint.graph.spelled_names import renamed, spelled_names, stored_names
 from zeropoint.layers.result import Quantized
 
 OPSET = 21
@@ -39,10 +40,13 @@ class Untranslatable(Exception):
 
 def onnx_bytes(quantized: Quantized) -> bytes:
     """Return the file's bytes, checked by ONNX's own checker. Raises Untranslatable."""
-    program = quantized_program(quantized, outputs=True)
+    written = quantized_program(quantized, outputs=True)
+    names = spelled_names(stored_names(written))
+    program = renamed(written, names) if names else written
     forget_strides(program.graph_module)
     with _quiet():
         model = _translated(program)
+        _name_tensors(model, {other: name for name, other in names.items()})
         store_int4_as_uint4(model, quantized.layers)
         _optimize(model, {str(layer.layer.weight_name) for layer in quantized.layers})
         fold_normalizations(model)
@@ -72,6 +76,12 @@ def _translated(program: ExportedProgram) -> ir.Model:
         raise Untranslatable("The model has an operator that torch can't write as ONNX.") from error
     assert exported is not None
     return exported.model
+
+
+def _name_tensors(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give the model's tensors the names that the user gave them."""
+    for value in [value for name, value in model.graph.initializers.items() if name in names]:
+        value.name = names[str(value.name)]
 
 
 def _optimize(model: ir.Model, weights: set[str]) -> None:

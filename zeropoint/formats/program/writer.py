@@ -26,6 +26,7 @@ from zeropoint.formats.program.qdq_sharing import QdqPairs, name_modules
 from zeropoint.graph.calls import on_graph
 from zeropoint.graph.program_state import ProgramEditor, add_node
 from zeropoint.graph.pruning import copy_graph, rebuild
+from zeropoint.graph.spelled_names import spelled
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 from zeropoint.layers.weights import as_stored
@@ -43,7 +44,7 @@ PRIVATE_META = ("stack_trace", "from_node", "torch_fn", "source_fn_stack", KERNE
 
 def write_program(quantized: Quantized, path: Path) -> None:
     """Write the file. Raises OSError when the disk can't take it."""
-    torch.export.save(quantized_program(quantized), path)
+    torch.export.save(spelled(quantized_program(quantized)), path)
 
 
 def quantized_program(quantized: Quantized, *, outputs: bool = False) -> ExportedProgram:

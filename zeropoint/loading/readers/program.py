@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 import torch.ao.quantization.fx._decomposed  # the one import that a loader of model.pt2 needs
 from safetensors.torch import load_file
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
 from zeropoint.data.batches import own_copies
+from zeropoint.graph.spelled_names import spelled, spelled_names
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.report import Loaded
 from zeropoint.simulation.saturating_program import SaturatingProgram
@@ -28,19 +29,23 @@ class OpenedProgram:
     program: ExportedProgram
     loaded: tuple[Loaded, ...]
 
+    def module(self) -> nn.Module:
+        """Return the program as a module that can run, under names that Python can read."""
+        return spelled(self.program).module()
+
     def run(self, batch: Mapping[str, Tensor]) -> list[object]:
         """Return the program's outputs as a flat list; inputs go by position."""
         arguments, options = self.arguments(batch)
-        return list(pytree.tree_leaves(self.program.module()(*arguments, **options)))
+        return list(pytree.tree_leaves(self.module()(*arguments, **options)))
 
     def call(self, batch: Mapping[str, Tensor]) -> Callable[[], object]:
         """Return a call of the program on one copy of the batch, to measure its time."""
-        module, (arguments, options) = self.program.module(), self.arguments(batch)
+        module, (arguments, options) = self.module(), self.arguments(batch)
         return lambda: module(*arguments, **options)
 
     def run_saturating(self, batch: Mapping[str, Tensor], kernel: Kernel) -> list[object]:
         """Return the outputs as `run` does, with the sums of a kernel that saturates. Buffers stay as they are."""
-        module = self.program.module()
+        module = self.module()
         assert isinstance(module, fx.GraphModule)
         before = [(buffer, buffer.clone()) for buffer in module.buffers()] if _mutates(module) else []
         outputs = SaturatingProgram(module, kernel).run(*self._flat(batch), enable_io_processing=False)
@@ -69,8 +74,10 @@ def open_saved_program(folder: Path) -> OpenedProgram:
     """Load both files. Raises ValueError when they hold different tensors, and what the libraries raise."""
     program = torch.export.load(folder / PROGRAM_FILE)
     stored = load_file(folder / SAFETENSORS_FILE)
+    respelled = spelled_names(stored)
+    tensors = {respelled.get(name, name): tensor for name, tensor in stored.items()}
     for name, tensor in program.state_dict.items():
-        if name in stored and not same(tensor, stored[name]):
+        if name in tensors and not same(tensor, tensors[name]):
             raise ValueError(f"{name} differs between {PROGRAM_FILE} and {SAFETENSORS_FILE}")
     loaded = (
         Loaded(name=PROGRAM_FILE, loader="torch.export.load", version=str(torch.__version__)),
