@@ -203,6 +203,64 @@ F.one_hot(i,8).float()
 """
 """What decomposes into operators with effects or texts of their own, and is taken as it is exported alone."""
 
+DIRECT = """
+torch.rnn_relu(x,x[:1,:4],[m,m,m[0],m[1]],True,1,0.,False,False,True)[0]
+aten.fractional_max_pool3d(p3,(1,2,1),(2,2,2),m.reshape(1,-1,3)[:,:4].sigmoid())[0]
+torch.rnn_tanh(x,x[:1,:4],[m,m,m[0],m[1]],True,1,0.,False,False,True)[0]
+aten.reflection_pad2d(x,(1,1,1,1)) aten.reflection_pad3d(p3,(1,1,1,1,1,1)) aten.replication_pad3d(p3,(1,1,1,1,1,1))
+aten._unsafe_index(x,[None,j]) aten._unsafe_index_put(x,[j%4],y[0]) aten.upsample_nearest3d.default(p3,(6,8,6))
+aten._upsample_nearest_exact2d.default(p,(9,9)) aten._upsample_nearest_exact3d.default(p3,(6,8,6))
+aten._convolution(p,w,None,(1,1),(0,0),(1,1),False,(0,0),1,False,False,False,False)
+aten.conv_tbc(x,y[:3,:,:5],s[:1].expand(5)) aten._fused_rms_norm(x,[6],m[0],1e-5)[0]
+aten._weight_norm_interface(m,m[:,:1])[0] aten.fill.Tensor(x,y[0,0,0]) aten.gelu_(x) aten.nll_loss(m,i[0])
+aten.norm.Scalar(x,3) aten.norm.ScalarOpt_dtype(x,2,dtype=torch.float64) aten.zero(x)
+aten._reshape_alias(x,(24,6),(6,1)) aten.unsafe_split_with_sizes(x,[2,4],1)[0] aten.squeeze_copy.dims(x,[0])
+torch.hann_window(6,periodic=False)+x torch.hamming_window(6,periodic=False)+x
+torch.hamming_window(6,periodic=False,alpha=0.5)+x torch.hamming_window(6,periodic=False,alpha=0.5,beta=0.5)+x
+torch.blackman_window(6,periodic=False)+x torch.bartlett_window(6,periodic=False)+x
+torch.kaiser_window(6,periodic=False)+x torch.kaiser_window(6,periodic=False,beta=10.)+x
+torch.nn.utils.rnn.pad_sequence([x[0],x[1,:3]]) torch.quantile(x,m[0].sigmoid(),1)
+torch.nanquantile(x,m[0].sigmoid(),1) torch.linalg.matrix_rank(m,m[0,0].abs()/1e3) torch.linalg.cond(m,'fro')
+torch.linalg.norm(m,'fro') torch.nuclear_norm(m) torch.nuclear_norm(x,(1,2)) torch.slogdet(m)[1]
+torch.rnn_tanh_cell(m,m,m,m) torch.rnn_relu_cell(m,m,m,m) aten.stft.center(x[0],6,return_complex=True).abs()
+torch.searchsorted(m[0].sort()[0],0.5) torch.bucketize(0.5,m[0].sort()[0]) torch.isin(3,i) torch.isin(i,3)
+torch.xlogy(2,x.abs()) torch.xlogy(x,2) torch.special.xlogy(2,x.abs()) torch.special.xlog1py(2,x.abs())
+torch.special.xlog1py(x,2) torch.special.zeta(3,x.abs()+1) torch.special.zeta(x.abs()+2,3) torch.special.xlogy(x,2)
+torch.bitwise_and(3,i) torch.bitwise_or(3,i) torch.bitwise_xor(3,i) torch.bitwise_left_shift(1,i)
+torch.bitwise_right_shift(8,i) aten.div.Scalar_mode(x,2,rounding_mode='floor') aten.meshgrid(tuple(x[0,:2]))[0]
+aten._add_relu(x,y) torch.range(0,5)+x aten.native_channel_shuffle(p,2) aten.detach_copy(x) aten.slice_copy(x,1,0,2)
+aten.view_copy.dtype(x,torch.int32) aten.view_as_real_copy(torch.complex(x,y))
+aten.view_as_complex_copy(x.reshape(4,6,3,2)) aten._is_all_true(b) aten._is_any_true(b)
+aten.split_copy.Tensor(x,2,1)[0] aten.split.sizes(x,[2,4],1)[0] i.__iand__(3) i.__iand__(i) i.__ior__(3) i.__ixor__(3)
+i.__irshift__(1) i.__lshift__(i) i.__rshift__(i) i.__ilshift__(i) i.__irshift__(i) i.__ior__(i) i.__ixor__(i)
+aten._aminmax(x)[0] aten._addmm_activation(m[0],m,m) aten._stack([x,y]) aten._conj_copy(torch.complex(x,y)).real
+aten._euclidean_dist(m,m+1) aten._pad_circular(p,(1,1,1,1)) aten._dim_arange(x,0) aten._cast_Float(i)
+aten._cast_Half(x) aten._cast_Long(x) aten._cast_Int(x) aten._cast_Double(x) aten._cast_Byte(i) aten._cast_Char(i)
+aten._cast_Short(i) aten.floor_divide.Scalar(x,2) aten.float_power.Scalar(2,x)
+aten.float_power_.Tensor(x.double(),y.double()) aten.divide.Scalar(x,2) aten.divide_.Scalar(x,2)
+aten.divide.Scalar_mode(x,2,rounding_mode='floor') aten.multiply.Scalar(x,2) aten.multiply_.Scalar(x,2)
+aten.subtract.Scalar(x,2) aten.subtract_.Scalar(x,2) aten.sub_.Scalar(x,2) aten.true_divide.Scalar(x,2)
+aten.true_divide_.Scalar(x,2) aten.div_.Scalar_mode(x,2,rounding_mode='floor') aten.greater.Scalar(x,0)
+aten.greater_.Scalar(x,0) aten.greater_equal.Scalar(x,0) aten.greater_equal_.Scalar(x,0) aten.less.Scalar(x,0)
+aten.less_.Scalar(x,0) aten.less_equal.Scalar(x,0) aten.less_equal_.Scalar(x,0) aten.not_equal.Scalar(x,0)
+aten.not_equal_.Scalar(x,0) aten.floor_divide_.Scalar(x,2) aten.gradient.array(x,dim=[1,2])[0]
+aten.gradient.scalararray(x,spacing=2,dim=[1,2])[0] aten.histogramdd.int_bins(m[:,:2],3)[0]
+aten.frobenius_norm.dim(x,[1]) aten.norm_except_dim(m,2,0) aten.xlogy_.Scalar_Other(x,2)
+aten.scatter_.value_reduce(x,1,i3,2.,reduce='add') aten.special_chebyshev_polynomial_t.n_scalar(x,3)
+aten.special_chebyshev_polynomial_u.n_scalar(x,3) aten.special_hermite_polynomial_h.n_scalar(x,3)
+aten.special_hermite_polynomial_he.n_scalar(x,3) aten.special_laguerre_polynomial_l.n_scalar(x,3)
+aten.special_legendre_polynomial_p.n_scalar(x,3) aten.special_chebyshev_polynomial_v.n_scalar(x,3)
+aten.special_chebyshev_polynomial_w.n_scalar(x,3) aten._batch_norm_no_update(p,s,s,s,s+1,0.1,1e-5)[0]
+aten._batch_norm_with_update_functional(p,s,s,s,s+1,0.1,1e-5)[0]
+aten.embedding_bag.default(m,i.reshape(-1),i[0].sort()[0])[0] aten._upsample_lanczos2d_aa.vec(p,(3,3),False,None)
+aten._unsafe_index.Tensor_hacked_twin(x,[j%4]) aten._logcumsumexp(x,1)
+aten.fractional_max_pool2d(p,(2,2),(3,3),m.reshape(1,-1,2)[:,:4].sigmoid())[0]
+F.fractional_max_pool2d(p,2,output_size=3,_random_samples=m.reshape(1,-1,2)[:,:4].sigmoid())
+aten._int_mm(m.to(torch.int8),m.to(torch.int8))
+torch._grouped_mm(x.reshape(-1)[:64].reshape(8,8).bfloat16(),y.reshape(-1)[:128].reshape(2,8,8).bfloat16(),offs=torch.tensor([4,8],dtype=torch.int32))
+"""
+"""Forms of operators that Python spells otherwise: exports of decomposed programs, and of older releases, have them."""
+
 DYNAMIC = """
 x.numel()+x F.embedding_bag(x[:,0].long().abs()%3,x[0]) F.embedding_bag(x[:,0].long().abs()%3,x[0],mode='sum')
 torch.zeros_like(x).scatter_reduce(0,x.long().abs()%3,x,'amax',include_self=False)
@@ -226,7 +284,7 @@ def groups() -> list[tuple[str, ...]]:
     static = [f"torch.{name}(x)" for name in POINTWISE.split()] + [f"torch.{name}(x,y)" for name in BINARY.split()]
     static += [f"torch.{name}(x,1)" for name in REDUCTIONS.split()]
     static += [f"F.{name}(x)" for name in ACTIVATIONS.split()] + EXPRESSIONS.split() + MORE.split()
-    whole = [static, WHOLE.split(), DYNAMIC.split()]
+    whole = [static, WHOLE.split(), DIRECT.split(), DYNAMIC.split()]
     return [tuple(some[start : start + GROUP]) for some in whole for start in range(0, len(some), GROUP)]
 
 
@@ -244,7 +302,7 @@ class Expressions(nn.Module):
             read = {*code.co_names, *(name for derive in used for name in derive.co_names)}
             values = {name: value.clone() for name, value in {"x": x, "y": y, "i": i}.items() if name in read}
             derived = {derive.co_filename: eval(derive, {}, values) for derive in used}
-            result = eval(code, {"torch": torch, "F": F, **values, **derived})
+            result = eval(code, {"torch": torch, "aten": torch.ops.aten, "F": F, **values, **derived})
             results.append(result + 0 if isinstance(result, Tensor) and result.dtype != torch.bool else result)
         return results
 
@@ -285,13 +343,21 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.randint(0, 6, (4, 6), generator=generator)
 
 
-def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ...]:
-    """Some expressions exported, and decomposed too unless they are of WHOLE. Raises what torch's export raises."""
+def exported(texts: tuple[str, ...]) -> ExportedProgram:
+    """Some expressions exported. Raises what torch's export raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated spellings that old models still have
         if texts[0] in DYNAMIC.split():
             dynamic = {"x": {0: torch.export.Dim("n", min=4, max=64)}}
-            exported = torch.export.export(Sized(texts), inputs()[:1], dynamic_shapes=dynamic)
-        else:
-            exported = torch.export.export(Expressions(texts), inputs())
-        return (exported,) if texts[0] in WHOLE.split() else (exported, exported.run_decompositions())
+            return torch.export.export(Sized(texts), inputs()[:1], dynamic_shapes=dynamic)
+        return torch.export.export(Expressions(texts), inputs())
+
+
+def programs(texts: tuple[str, ...]) -> tuple[ExportedProgram, ...]:
+    """Some expressions exported, and decomposed too unless they are of WHOLE."""
+    program = exported(texts)
+    if texts[0] in WHOLE.split() + DIRECT.split():
+        return (program,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program, program.run_decompositions()

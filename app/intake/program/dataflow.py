@@ -22,7 +22,15 @@ MAKERS = frozenset(
     vander.default linalg_vander.default istft.default fft_fftfreq.default fft_rfftfreq.default fft_fft.default
     fft_ifft.default fft_rfft.default fft_irfft.default fft_hfft.default fft_ihfft.default fft_fft2.default
     fft_ifft2.default fft_rfft2.default fft_irfft2.default fft_fftn.default fft_ifftn.default fft_rfftn.default
-    fft_irfftn.default""".split()  # noqa: SIM905 - words
+    fft_irfftn.default fft_hfft2.default fft_hfftn.default fft_ihfft2.default fft_ihfftn.default empty_strided.default
+    new_empty_strided.default linspace.Scalar_Tensor linspace.Tensor_Scalar linspace.Tensor_Tensor
+    logspace.Scalar_Tensor logspace.Tensor_Scalar logspace.Tensor_Tensor nonzero_static.default max_unpool3d.default
+    max_unpool2d.default histogram.bin_ct histogramdd.default expand_copy.default _upsample_nearest_exact1d.default
+    upsample_bicubic2d.default upsample_bilinear2d.default upsample_linear1d.default upsample_nearest1d.default
+    upsample_nearest2d.default upsample_trilinear3d.default reflection_pad1d.default reflection_pad2d.default
+    reflection_pad3d.default replication_pad1d.default replication_pad2d.default replication_pad3d.default
+    upsample_nearest3d.default _upsample_nearest_exact2d.default _upsample_nearest_exact3d.default
+    as_strided_copy.default histc.default triu_indices.default tril_indices.default""".split()  # noqa: SIM905 - words
 )
 """Operators whose integer arguments determine the size of their result."""
 

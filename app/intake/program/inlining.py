@@ -1,16 +1,17 @@
-"""Inline what a program runs without gradients, or under an autocast that does nothing: operators with a graph inside.
+"""Inline what a program runs without gradients, or under an autocast: operators with a graph inside.
 
 `with torch.no_grad():` in a forward pass becomes one node with a graph for its argument. Its nodes take that node's
-place here, before anything is checked: the checks then see one flat graph. What can't be inlined stays, and is refused.
+place here, before anything is checked: the checks then see one flat graph. An autocast that casts leaves its casts in
+it. What can't be inlined stays, and is refused.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.intake.program.autocast import AUTOCAST, Graph, dtype_of, with_casts
 from app.intake.program.dataflow import names_in
 
 _NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
-_AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 _VALUES = ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values")
 
 Names = dict[str, str]
@@ -20,12 +21,12 @@ def inline_regions(parsed: Any) -> Any:
     """Return a parsed program with such graphs inlined; what isn't shaped like a program is returned as it is."""
     try:
         module = parsed["graph_module"]
-        if not any(_is_region(node) for node in module["graph"]["nodes"]):
+        if not any(node["target"] in (_NO_GRAD, AUTOCAST) for node in module["graph"]["nodes"]):
             return parsed
         graph, aliases = _flat(module["graph"])
         specs = renamed(module["signature"]["output_specs"], aliases)
         flat = {**module, "graph": graph, "signature": {**module["signature"], "output_specs": specs}}
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, StopIteration, RecursionError):
         return parsed
     return {**parsed, "graph_module": flat}
 
@@ -41,16 +42,18 @@ def renamed(value: Any, names: Names) -> Any:
     return {key: entry if key == "as_graph" else renamed(entry, names) for key, entry in value.items()}
 
 
-def _is_region(node: Mapping[str, Any]) -> bool:
-    """Return whether a node's graph computes the same without the node around it."""
-    arguments = [entry["arg"] for entry in node["inputs"]] if node["target"] in (_NO_GRAD, _AUTOCAST) else []
+def _region(node: Mapping[str, Any]) -> Graph | None:
+    """Return a node's graph if it computes the same without the node around it, with the casts of an autocast in it."""
+    arguments = [entry["arg"] for entry in node["inputs"]] if node["target"] in (_NO_GRAD, AUTOCAST) else []
     match arguments:
-        case [{"as_bool": bool()}, {"as_graph": _}, *_]:
-            return bool(node["target"] == _NO_GRAD)
-        case [{"as_string": str(device)}, _, {"as_bool": bool(enabled)}, _, {"as_graph": {"graph": graph}}, *_]:
-            idle = not enabled or (device != "cpu" and _runs_on_cpu(graph))
-            return idle and bool(node["target"] == _AUTOCAST)
-    return False
+        case [{"as_bool": bool()}, {"as_graph": {"graph": dict(graph)}}, *_] if node["target"] == _NO_GRAD:
+            return graph
+        case [{"as_string": device}, dtype, {"as_bool": enabled}, _, {"as_graph": {"graph": dict(graph)}}, *_]:
+            if not enabled or (device != "cpu" and _runs_on_cpu(graph)):
+                return graph
+            lower = dtype_of(dtype)
+            return with_casts(graph, lower, _NO_GRAD) if device == "cpu" and lower is not None else None
+    return None
 
 
 def _runs_on_cpu(graph: Mapping[str, Any]) -> bool:
@@ -64,11 +67,12 @@ def _flat(graph: Mapping[str, Any]) -> tuple[dict[str, Any], Names]:
     nodes: list[Any] = []
     for node in graph["nodes"]:
         node = {**node, "inputs": renamed(node["inputs"], aliases)}
-        if not _is_region(node):
+        region = _region(node)
+        if region is None:
             nodes.append(node)
             continue
         place = next(at for at, entry in enumerate(node["inputs"]) if "as_graph" in entry["arg"])
-        inner, inner_aliases = _flat(node["inputs"][place]["arg"]["as_graph"]["graph"])
+        inner, inner_aliases = _flat(region)
         operands = [name for entry in node["inputs"][place + 1 :] for name in names_in(entry["arg"])]
         results = [name for output in node["outputs"] for name in names_in(output)]
         inner_results = [inner_aliases.get(name, name) for output in inner["outputs"] for name in names_in(output)]

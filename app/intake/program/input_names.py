@@ -11,7 +11,7 @@ from typing import Any
 
 from app.intake.parsing.names import is_identifier
 from app.intake.program.inlining import renamed
-from zeropoint.schema.layer_names import free_name
+from app.intake.program.trees import MAX_CHARACTERS
 
 _KINDS = ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values")
 
@@ -41,6 +41,8 @@ def name_inputs(parsed: Any) -> Any:
 def _names(module: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of values that stand for inputs, each with the one to have."""
     call = module["module_call_graph"][0]["signature"]
+    if len(call["in_spec"]) > MAX_CHARACTERS:
+        return {}
     if call["in_spec"].isascii() and "\\u" not in call["in_spec"] and _is_ascii(call.get("forward_arg_names")):
         return {}
     paths = list(_paths(json.loads(call["in_spec"])[1], call.get("forward_arg_names") or []))
@@ -53,9 +55,14 @@ def _names(module: Mapping[str, Any]) -> dict[str, str]:
     graph = module["graph"]
     taken = {name for kind in _KINDS for name in graph.get(kind, {})} - wishes.keys()
     names: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     for name, wish in wishes.items():
-        names[name] = free_name(wish, taken)
-        taken.add(names[name])
+        free = wish
+        while free in taken:
+            numbers[wish] = numbers.get(wish, 0) + 1
+            free = f"{wish}_{numbers[wish]}"
+        names[name] = free
+        taken.add(free)
     return {name: other for name, other in names.items() if name != other}
 
 

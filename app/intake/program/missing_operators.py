@@ -5,62 +5,61 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.intake.program.autocast import AUTOCAST, policy_of
 from app.intake.program.module_stack import module_stack
 from app.intake.program.operators import is_allowed
+from app.intake.program.refused import REASONS, Reason, words
 
 MOST_LISTED = 10
 
 _WORD = re.compile(r"[A-Za-z0-9_.]{1,128}")
 _PATH = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _LINE = re.compile(r'File "([^"\n]*?)([A-Za-z0-9_.-]{1,64})", line ([0-9]{1,7})')
-_RANDOM = re.compile(
-    r"torch\.ops\.aten\.(rand|randn|randint|randperm|bernoulli|normal|uniform|multinomial|exponential|poisson|cauchy"
-    r"|log_normal|geometric|random|native_dropout|binomial|dropout|rrelu_with_noise)(_like)?(_functional)?_?\..*"
-)
-_VALUES = re.compile(
-    r"torch\.ops\.aten\.(nonzero|nonzero_static|unique|unique2|_unique|_unique2|unique_dim|unique_consecutive"
-    r"|masked_select|bincount|repeat_interleave|item|_local_scalar_dense|sym_constrain_range|_assert_scalar"
-    r"|sym_constrain_range_for_size|histogram)\..*"
-)
-_FLOW = re.compile(r"torch\.ops\.higher_order\.(cond|while_loop|scan|map_impl|associative_scan|switch)")
-
-
-@dataclass(frozen=True)
-class _Reason:
-    names: re.Pattern[str]
-    why: str
-    remedy: str
-
-
-_REASONS = (
-    _Reason(_RANDOM, "draws random numbers: make the noise an input", "Make the noise an input of the model."),
-    _Reason(
-        _VALUES,
-        "has a result whose size depends on values",
-        "Give the result a fixed size (torch.where, a mask), or export the part of the model without it.",
+_REASONS: tuple[tuple[re.Pattern[str], Reason], ...] = (
+    (
+        re.compile(r"torch\.ops\.higher_order\.(cond|while_loop|scan|map|map_impl|associative_scan|switch)"),
+        Reason(
+            "branches or loops by values",
+            "Compute both branches and choose with torch.where, unroll the loop, or export the part of the model "
+            "without it.",
+        ),
     ),
-    _Reason(
-        _FLOW,
-        "branches or loops by values",
-        "Compute both branches and choose with torch.where, or export the part of the model without it.",
+    (
+        re.compile(re.escape(AUTOCAST)),
+        Reason(
+            "changes types as it runs, under autocast",
+            "Export the model without autocast: quantization starts from float32.",
+        ),
     ),
-    _Reason(
-        re.compile(r"torch\.ops\.higher_order\.wrap_with_autocast"),
-        "changes types as it runs, under autocast",
-        "Export the model without autocast, or save program.run_decompositions(), which has the casts in it.",
+    (
+        re.compile(
+            r"torch\.ops\.higher_order\.(auto_functionalized|triton_kernel_wrapper|effects|with_effects|print).*"
+        ),
+        Reason(
+            "calls a custom operator or kernel",
+            "Replace custom operators by torch's own before the export; only these run here.",
+        ),
     ),
-    _Reason(
+    (
         re.compile(r"torch\.ops\.higher_order\..*"),
-        "runs a graph of its own",
-        "Save program.run_decompositions() instead, which may have that graph inlined.",
+        Reason(
+            "runs a graph of its own",
+            "Call what is inside of it as it is: without torch.compile, checkpoints, flex_attention or the like.",
+        ),
     ),
-    _Reason(
+    (
+        re.compile(r"torch\.ops\.(quantized_decomposed|quantized|quantized_\w+|torchao|pt2e)\..*"),
+        Reason("is part of a model that is quantized already", "Export the float model, before any quantization."),
+    ),
+    (
         re.compile(r"torch\.ops\.(?!aten\.)[A-Za-z0-9_]+\..*"),
-        "is a custom operator",
-        "Replace custom operators by torch's own before the export; only these run here.",
+        Reason(
+            "is a custom operator",
+            "Replace custom operators by torch's own before the export; only these run here.",
+        ),
     ),
 )
-DECOMPOSE = "Save program.run_decompositions() instead: it needs fewer operators. If it is refused too, ask for more."
+"""Of operators that are not of torch's aten; those are in `refused`."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +87,28 @@ def _nodes(parsed: Any) -> Iterator[Mapping[str, Any]]:
     yield from (node for node in parsed["graph_module"]["graph"]["nodes"] if isinstance(node, dict))
 
 
-def _reason(target: str) -> _Reason:
-    fallback = _Reason(_WORD, "", DECOMPOSE)
-    return next((reason for reason in _REASONS if reason.names.fullmatch(target)), fallback)
+def _reason(target: str) -> Reason:
+    own = next((reason for names, reason in _REASONS if names.fullmatch(target)), None)
+    return own or REASONS[words().get(target, "unseen")]
 
 
 def _described(target: str, position: int, node: Mapping[str, Any]) -> str:
     """Return one sentence: `node 3: target: torch.ops.aten.rand.default is not accepted: … (in a.b, model.py:7).`"""
     shown = target if _WORD.fullmatch(target) else "this operator"
-    why, places = _reason(target).why, list(_places(node))
+    why, places = _reason(target).why + _within(node), list(_places(node))
     where = f" ({', '.join(places)})" if places else ""
     return f"node {position}: target: {shown} is not accepted{f', it {why}' if why else ''}{where}."
+
+
+def _within(node: Mapping[str, Any]) -> str:
+    """Return which operators keep an autocast from being inlined, "" for any other node."""
+    try:
+        (graph,) = [entry["arg"]["as_graph"]["graph"] for entry in node["inputs"] if "as_graph" in entry["arg"]]
+        unknown = dict.fromkeys(inner["target"] for inner in graph["nodes"] if policy_of(inner["target"]) is None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+    named = [target for target in unknown if isinstance(target, str) and _WORD.fullmatch(target)][:MOST_LISTED]
+    return f", also of {', '.join(named)}" if named and node["target"] == AUTOCAST else ""
 
 
 def _places(node: Mapping[str, Any]) -> Iterator[str]:

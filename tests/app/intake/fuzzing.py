@@ -102,7 +102,7 @@ def target_and_seed(name: str, model: Path) -> tuple[Callable[[bytes], None], by
             return on_file(read_archive), whole
         case "program":
             return on_file(lambda path: read_program(path, LIMITS)), whole
-        case "document":
+        case "document" | "regions":
             return on_program_of(members), members[PROGRAM]
         case "samples":
             tensors = len(header).to_bytes(8, "little") + header + bytes(8)

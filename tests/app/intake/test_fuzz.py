@@ -21,7 +21,7 @@ from tests.escape_canary import payload
 from tests.factories import fresh_of
 from tests.honest_archive import honest_members
 from tests.servers import ROOT
-from tests.upload_archives import CONSTANTS, INPUTS, WEIGHTS, Members, write
+from tests.upload_archives import CONSTANTS, INPUTS, WEIGHTS, Members, members_below_root, write
 
 MUTANTS = round(750 * FUZZ_EFFORT)
 FEW_MUTANTS = round(300 * FUZZ_EFFORT)
@@ -34,6 +34,7 @@ PER_TARGET = {
         "archive": 10_000,
         "program": 5_000,
         "document": 1_000,
+        "regions": 1_000,
         "samples": 10_000,
         "pickle": 20_000,
         "saved": 5_000,
@@ -51,12 +52,33 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(honest_members() | {INPUTS: b""}, tmp_path_factory.mktemp("fuzz") / "model.pt2")
 
 
+class Regions(torch.nn.Module):
+    """An autocast around a region without gradients, and inputs whose names are not of ASCII."""
+
+    def forward(self, größe: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = größe["ä"] @ größe["ä"]
+            with torch.no_grad():
+                z = torch.cat([y.exp(), größe["ä"]])
+        return {"ü": y, "x": z.relu()}
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of operators with graphs inside."""
+    path = tmp_path_factory.mktemp("fuzz") / "model.pt2"
+    torch.export.save(torch.export.export(Regions(), ({"ä": torch.ones(4, 4)},)), path)
+    return write(members_below_root(path) | {INPUTS: b""}, path)
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("target", PER_TARGET)
-def test_a_reader_raises_its_own_refusal_or_nothing(model: Path, target: str) -> None:
-    arguments = [target, str(PER_TARGET[target]), str(FUZZ_SEED), str(model)]
+def test_a_reader_raises_its_own_refusal_or_nothing(model: Path, regions: Path, target: str) -> None:
+    honest = regions if target == "regions" else model
+    assert fresh_of(honest)
+    arguments = [target, str(PER_TARGET[target]), str(FUZZ_SEED), str(honest)]
     command = [sys.executable, "-m", "tests.app.intake.fuzzing", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert result.returncode == 0, result.stderr[-3000:]

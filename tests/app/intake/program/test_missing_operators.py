@@ -1,11 +1,15 @@
 """The refusal of operators names each of them: where it is called in the user's source, why, and what to do."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.map import map as map_rows
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
 
 from app.errors import Invalid
 from app.intake.limits import Limits
@@ -39,7 +43,10 @@ class Inner(nn.Module):
 
 
 def refusal_of(tmp_path: Path, function: Callable[[Tensor], Tensor]) -> Invalid:
-    torch.export.save(torch.export.export(Calls(function).eval(), (torch.randn(4, 4),)), tmp_path / "model.pt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of the gradients of control flow
+        program = torch.export.export(Calls(function).eval(), (torch.randn(4, 4),))
+    torch.export.save(program, tmp_path / "model.pt2")
     with pytest.raises(Invalid) as refusal:
         read_program(tmp_path / "model.pt2", Limits())
     assert refusal.value.code == "operator_unsupported"
@@ -80,6 +87,48 @@ def test_other_operators_are_named_as_what_they_are(tmp_path: Path, name: str) -
     function, why, remedy = OTHERS[name]
     refusal = refusal_of(tmp_path, function)
     assert f"is not accepted, it {why} (in noise of class Inner" in refusal.detail
+    assert remedy in refusal.remedy
+
+
+def _loop(x: Tensor) -> Tensor:
+    def grow(count: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return count + 1, values * 2
+
+    result: Tensor = while_loop(lambda count, _: count < 3, grow, (torch.zeros((), dtype=torch.int64), x))[1]  # type: ignore[no-untyped-call]
+    return result
+
+
+FLOW: dict[str, Callable[[Tensor], Tensor]] = {
+    "cond": lambda x: torch.cond(x.sum() > 0, lambda v: v + 1, lambda v: v - 1, (x,)),
+    "map_impl": lambda x: map_rows(lambda v, *_: v * 2, x),
+    "scan": lambda x: scan(lambda carry, v: (carry + v, carry * v), torch.zeros(4), x)[1],
+    "while_loop": _loop,
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", FLOW)
+def test_control_flow_is_named_as_what_it_is(tmp_path: Path, name: str) -> None:
+    refusal = refusal_of(tmp_path, FLOW[name])
+    assert f"torch.ops.higher_order.{name} is not accepted, it branches or loops by values" in refusal.detail
+    assert "choose with torch.where, unroll the loop" in refusal.remedy
+
+
+OF_TORCH: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "training": (lambda x: torch.ops.aten.tanh_backward(x, x), "is a step of training", "model.eval()"),
+    "internal": (
+        lambda x: torch.ops.aten._masked_softmax(x, x > 0, -1, 2),
+        "a kernel that torch calls by itself",
+        "torch",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_operators_of_torch_are_refused_with_the_reason_on_the_list(tmp_path: Path, name: str) -> None:
+    function, why, remedy = OF_TORCH[name]
+    refusal = refusal_of(tmp_path, function)
+    assert why in refusal.detail
     assert remedy in refusal.remedy
 
 
