@@ -97,7 +97,10 @@ def _tried_algorithms(search: Search, trials: list[Trial], step: OnCandidate, *,
             judged = base.candidate.layers
             if check.standings(trials)[trials.index(base)].met:
                 return Found(trials, base, algorithms=search.algorithms[number:])
-        candidate = try_algorithms(search.context, search.acceptance, base.candidate, [settings], step)
+        later = search.algorithms[number + 1 :]
+        candidate = try_algorithms(
+            search.context, search.acceptance, base.candidate, [settings], step, followed_by=later
+        )
         if candidate.layers is base.candidate.layers:
             place, base = trials.index(base), replace(base, candidate=candidate)
             trials = [*trials[:place], base, *trials[place + 1 :]]

@@ -1,14 +1,23 @@
-"""Try each algorithm of the recipe on the current layers, and keep it only if it improves the acceptance SQNR."""
+"""Try each algorithm of the recipe on the current layers, and keep it only if it improves the acceptance SQNR.
+
+Equalization, and clipping that ignores outliers, leave less for bias correction to gain. Where it follows, they must
+not lower the SQNR with corrected biases: on EfficientNet-Lite0 equalization gains 2.8 dB at its turn, and the result
+has 1.4 dB less with it than without.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from zeropoint.algorithms import ALGORITHMS
+from zeropoint.algorithms.bias_correction import correct_biases
 from zeropoint.algorithms.context import AlgorithmContext, Layers, left_in_float
 from zeropoint.metrics.sqnr import Noise, finite
-from zeropoint.schema.algorithms import AlgorithmSettings
+from zeropoint.schema.algorithms import AlgorithmSettings, BiasCorrection, Equalization, MseClipping
 from zeropoint.schema.decisions import AlgorithmReport
 from zeropoint.simulation.measure import Evaluator
+
+MOST_LOST_DB = 0.5
+"""What an algorithm that gains at its turn may lose where biases are corrected: less says nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,17 @@ def try_algorithms(
     candidate: Candidate,
     algorithms: Sequence[AlgorithmSettings],
     step: OnCandidate = lambda _: None,
+    *,
+    followed_by: Sequence[AlgorithmSettings] = (),
 ) -> Candidate:
-    """Try these algorithms in their order, and call `step` with the candidate after each."""
-    for settings in algorithms:
+    """Try these algorithms in their order, and call `step` with the candidate after each.
+
+    `followed_by`: those that the caller will try on the result.
+    """
+    for number, settings in enumerate(algorithms):
         if settings not in candidate.tried:
-            candidate = _tried(context, acceptance, candidate, settings)
+            later = (*algorithms[number + 1 :], *followed_by)
+            candidate = _tried(context, acceptance, candidate, settings, later)
         step(candidate)
     return candidate
 
@@ -55,7 +70,11 @@ def _folded(context: AlgorithmContext, candidate: Candidate, settings: Algorithm
 
 
 def _tried(
-    context: AlgorithmContext, acceptance: Evaluator, candidate: Candidate, settings: AlgorithmSettings
+    context: AlgorithmContext,
+    acceptance: Evaluator,
+    candidate: Candidate,
+    settings: AlgorithmSettings,
+    later: Sequence[AlgorithmSettings],
 ) -> Candidate:
     if settings.kind == "fold_normalization":
         return _folded(context, candidate, settings)
@@ -69,8 +88,30 @@ def _tried(
     layers = left_in_float(context, {**candidate.layers, **quantized}, in_float)
     noise = acceptance.noise(layers.values())
     kept = improves(candidate.noise, noise, algorithm.least_gain_db)
-    steps = (*candidate.steps, _report(settings, candidate.noise, noise, len(changed), kept=kept))
-    return Candidate(layers, noise, steps, (settings,)) if kept else replace(refused, steps=steps)
+    report = _report(settings, candidate.noise, noise, len(changed), kept=kept)
+    if kept and _leaves_less_to_biases(settings) and any(isinstance(other, BiasCorrection) for other in later):
+        report = _judged_with_biases(context, acceptance, candidate.layers, layers, report)
+    steps = (*candidate.steps, report)
+    return Candidate(layers, noise, steps, (settings,)) if report.kept else replace(refused, steps=steps)
+
+
+def _leaves_less_to_biases(settings: AlgorithmSettings) -> bool:
+    return isinstance(settings, Equalization) or (isinstance(settings, MseClipping) and settings.ignore_outliers)
+
+
+def _judged_with_biases(
+    context: AlgorithmContext, acceptance: Evaluator, before: Layers, after: Layers, report: AlgorithmReport
+) -> AlgorithmReport:
+    """Return the report of an algorithm that gains, refused if it loses where biases are corrected."""
+    old, new = (
+        acceptance.noise({**layers, **correct_biases(BiasCorrection(), context, layers)}.values())
+        for layers in (before, after)
+    )
+    if improves(old, new, -MOST_LOST_DB):
+        return report
+    lost = (finite(old.db) or 0) - (finite(new.db) or 0)
+    reason = f"{report.reason[:-1]}, but is {lost:.2f} dB lower with it where biases are corrected."
+    return report.model_copy(update={"kept": False, "reason": reason})
 
 
 def improves(before: Noise, after: Noise, least_gain_db: float) -> bool:

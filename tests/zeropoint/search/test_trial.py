@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from tests.zeropoint.algorithms.conftest import Place, Prepare, outlying, prepare
 from zeropoint.algorithms import ALGORITHMS, Algorithm
@@ -12,6 +14,7 @@ from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.algorithms import (
     AlgorithmSettings,
     BiasCorrection,
+    Equalization,
     FoldNormalization,
     MseClipping,
     OutlierSplit,
@@ -96,6 +99,48 @@ def test_noise_that_is_no_number_never_passes() -> None:
     assert not improves(Noise(1, 2), Noise(1, 1.9), 0.5)
     assert not improves(Noise(1, 2), Noise(1, math.nan), 0)
     assert improves(Noise(1, math.inf), Noise(1, 1), 0)
+
+
+EQUALIZE, CLIP, CUT = Equalization(), MseClipping(), MseClipping(ignore_outliers=True)
+BIASES = BiasCorrection()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "spread", "kept"),
+    [
+        ([EQUALIZE, BIASES], 0.8, False),
+        ([CUT, BIASES], 0.8, False),
+        ([CUT, Smoothing(), BIASES], 0.8, False),
+        ([EQUALIZE, BIASES], 1.0, True),  # it puts everything right
+        ([EQUALIZE], 0.8, True),  # nothing corrects biases
+        ([BIASES, EQUALIZE], 0.8, False),  # they are corrected already
+        ([CLIP, BIASES], 0.8, True),  # it leaves what there was to bias correction
+    ],
+)
+def test_what_bias_correction_would_gain_counts(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, pieces: list[AlgorithmSettings], spread: float, kept: bool
+) -> None:
+    """Half of the inputs never vary: errors of their weights are means, which an algorithm trades for others."""
+    torch.manual_seed(0)
+    samples = torch.randn(96, 32)
+    samples[:, :16] = 1
+    place = prepare(nn.Sequential(nn.Linear(32, 24)), samples)
+    good = place.layers["0"]
+    factors = torch.ones(32)
+    factors[16:] = spread
+    means = torch.ones(32)
+    means[:16] = 0.5
+    plain = {"0": replace(good, weight=(good.weight * means).round().char())}
+    traded = {"0": replace(good, weight=(good.weight * factors).round().char())}
+    for kind in ("equalization", "mse_clipping"):
+        monkeypatch.setitem(ALGORITHMS, kind, replace(ALGORITHMS[kind], run=lambda *_: traded))
+    start = baseline(place.acceptance, plain)
+    steps = try_algorithms(place.context, place.acceptance, start, pieces).steps
+    (step,) = (step for step in steps if step.algorithm in ("equalization", "mse_clipping"))
+    assert step.kept == kept
+    assert ("where biases are corrected" in step.reason) == (not kept and pieces[-1] == BIASES)
+    alone = try_algorithms(place.context, place.acceptance, start, pieces[:1], followed_by=pieces[1:])
+    assert alone.steps[0].kept == steps[0].kept
 
 
 def spoil(_: object, __: AlgorithmContext, layers: Layers) -> Layers:
