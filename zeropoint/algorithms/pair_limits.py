@@ -4,20 +4,23 @@
 
 X: the largest input of a column as an 8-bit integer, on calibration samples and with a margin. Where a row of the
 weight breaks this, its scale becomes larger, or single pairs become smaller, or both: whatever adds least noise,
-Σ Var(x) · (w − ŵ)² over its columns. Other rows stay as they are. Which columns are neighbours depends on the library;
-the limit holds for all of them (`simulation.saturation`). Means are left to bias correction.
+Σ Var(x) · (w − ŵ)² over its columns. Then the row's weights move within the limit, to compensate for each other
+(`coordinate_descent`). Other rows stay as they are. Which columns are neighbours depends on the library; the limit
+holds for all of them (`simulation.saturation`). Means are left to bias correction, where a layer can have a bias.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropoint.algorithms.context import AlgorithmContext, Layers, watch_inputs
-from zeropoint.data.padding import visible
+from zeropoint.algorithms.column_inputs import ColumnInputs, bytes_of, column_inputs
+from zeropoint.algorithms.context import AlgorithmContext, Layers
+from zeropoint.algorithms.coordinate_descent import Bound, descend
 from zeropoint.layers.quantize import with_quantized_values
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.primitives.qparams import QINT8, QParams
@@ -31,26 +34,8 @@ COARSER = (1.0, 1.04, 1.08, 1.13, 1.19, 1.26, 1.34, 1.43, 1.55, 1.7, 1.85, 2.0)
 """Factors of a row's scale to choose from. At 2 no pair can reach 16 bits."""
 MOST_VALUES = 2**22
 """Values of a weight that are limited at once: 16 MiB in float32."""
-
-
-@dataclass
-class Inputs:
-    """What the columns of a layer meet, in the input that its operator reads: float64 [in] each."""
-
-    count: int
-    total: Tensor
-    squares: Tensor
-    largest: Tensor
-
-    @property
-    def variance(self) -> Tensor:
-        """Return Var(x), float64 [in]."""
-        return (self.squares / self.count - (self.total / self.count) ** 2).clamp(min=0)
-
-    def join(self, other: "Inputs") -> "Inputs":
-        """Merge two sets of values."""
-        largest = torch.maximum(self.largest, other.largest)
-        return Inputs(self.count + other.count, self.total + other.total, self.squares + other.squares, largest)
+MOST_BYTES = 2**28
+"""Bytes for what is learnt about inputs in one pass over the samples."""
 
 
 def limit_pairs(context: AlgorithmContext, layers: Layers) -> dict[str, QuantizedLayer]:
@@ -58,13 +43,39 @@ def limit_pairs(context: AlgorithmContext, layers: Layers) -> dict[str, Quantize
     able = {name: layer for name, layer in layers.items() if _multiplies_integers(layer) and _can_saturate(layer)}
     if not able:
         return {}
-    channels = {name: _Channels.of(able[name], inputs) for name, inputs in _observed(context, able).items()}
-    shared: dict[str, _Channels] = {}
-    for name, found in channels.items():
-        weight = str(able[name].layer.weight_name)
-        shared[weight] = shared[weight].join(found) if weight in shared else found
-    limited = {name: _limited(able[name], shared[str(able[name].layer.weight_name)]) for name in channels}
+    limited: dict[str, QuantizedLayer] = {}
+    for together in _rounds(able):
+        inputs = column_inputs(context, {name: able[name] for names in together for name in names})
+        for names in together:
+            layers_of_weight = {name: able[name] for name in names if name in inputs}
+            limited |= _limited_together(context, layers_of_weight, inputs)
     return {name: layer for name, layer in limited.items() if layer.limited_outputs}
+
+
+def _limited_together(
+    context: AlgorithmContext, layers: Layers, inputs: Mapping[str, ColumnInputs]
+) -> dict[str, QuantizedLayer]:
+    """Return the layers that share a weight, with the limits of all of them."""
+    around_mean = all(context.has_own_bias(layer.layer) for layer in layers.values())
+    samples = context.calibration.count
+    found = [_Met.of(layer, inputs[name], samples, around_mean=around_mean) for name, layer in layers.items()]
+    return {name: _limited(layer, reduce(_Met.join, found)) for name, layer in layers.items()}
+
+
+def _rounds(layers: Layers) -> Iterator[list[list[str]]]:
+    """Yield the names of layers that share a weight, in rounds for one pass over the samples each."""
+    sharing: dict[str, list[str]] = {}
+    for name, layer in layers.items():
+        sharing.setdefault(str(layer.layer.weight_name), []).append(name)
+    together, size = list[list[str]](), 0
+    for names in sharing.values():
+        needed = len(names) * bytes_of(layers[names[0]])
+        if together and size + needed > MOST_BYTES:
+            yield together
+            together, size = [], 0
+        together.append(names)
+        size += needed
+    yield together
 
 
 def may_saturate(layers: Iterable[QuantizedLayer]) -> bool:
@@ -89,63 +100,63 @@ def _groups(layer: QuantizedLayer) -> int:
     return int(getattr(layer.layer.module, "groups", 1))
 
 
-def _observed(context: AlgorithmContext, layers: Layers) -> dict[str, Inputs]:
-    """Return what the float model's calibration samples give as inputs, by layer name."""
-    seen: dict[str, Inputs] = {}
-
-    def add(name: str, values: Tensor, mask: Tensor | None) -> None:
-        layer = layers[name]
-        values = visible(layer.scale_input(values), mask)
-        if values.numel():
-            found = _inputs(values, layer.layer.channel_axis or -1)
-            seen[name] = seen[name].join(found) if name in seen else found
-
-    watch_inputs(context, layers, add)
-    return seen
-
-
-def _inputs(values: Tensor, axis: int) -> Inputs:
-    """Return what a batch of inputs [..., in, ...] holds, with the channels at `axis`, counted from the end."""
-    rows = values.movedim(axis, -1).reshape(-1, values.shape[axis]).float()
-    sums = (rows.sum(0), rows.square().sum(0), rows.amax(0))
-    return Inputs(len(rows), *(part.double().cpu() for part in sums))
-
-
 @dataclass(frozen=True)
-class _Channels:
-    """What the channels of a weight meet: largest inputs as unsigned integers, and Var(x), float32 [in] each."""
+class _Met:
+    """What a weight meets: largest inputs as unsigned integers, float32 [in], and covariances by block of columns."""
 
     largest: Tensor
-    variance: Tensor
+    covariances: Sequence[Tensor]
+    """float32 [groups, B, B] each."""
 
     @classmethod
-    def of(cls, layer: QuantizedLayer, inputs: Inputs) -> "_Channels":
+    def of(cls, layer: QuantizedLayer, inputs: ColumnInputs, samples: int, *, around_mean: bool) -> "_Met":
         """Return them for one layer."""
         assert layer.activation is not None
-        return cls(_as_integers(inputs.largest * MARGIN, layer.activation.qparams), inputs.variance.float())
+        largest = _as_integers(inputs.largest * MARGIN, layer.activation.qparams)
+        return cls(largest, inputs.moments.covariances(samples, around_mean=around_mean))
 
-    def join(self, other: "_Channels") -> "_Channels":
+    def join(self, other: "_Met") -> "_Met":
         """Merge those of two layers that share a weight."""
-        return _Channels(torch.maximum(self.largest, other.largest), self.variance + other.variance)
+        covariances = [first + second for first, second in zip(self.covariances, other.covariances, strict=True)]
+        return _Met(torch.maximum(self.largest, other.largest), covariances)
 
 
-def _limited(layer: QuantizedLayer, channels: _Channels) -> QuantizedLayer:
+def _limited(layer: QuantizedLayer, met: _Met) -> QuantizedLayer:
     """Return the layer with the rows limited that break the limit."""
     assert layer.qparams is not None
-    columns = _Columns.of(layer, channels)
+    columns = _Columns.of(layer, met)
     exact, values = columns_of(layer.target_weight.float()), columns_of(layer.weight.float())
     rows = torch.cat([_breaks(part, columns, at) for at, part in _blocks(values)]).nonzero().flatten()
     if not len(rows):
         return layer
     scale = layer.qparams.scale.clone()
-    if layer.qparams.per_row:
-        for chosen in torch.split(rows, max(1, MOST_VALUES // values.shape[1])):
+    if not layer.qparams.per_row:
+        values = _within(values, columns.at(torch.arange(len(values))))
+    for chosen in torch.split(rows, max(1, MOST_VALUES // values.shape[1])):
+        if layer.qparams.per_row:
             values[chosen], coarser = _least_noise(exact[chosen], values[chosen], scale[chosen], columns.at(chosen))
             scale[chosen] *= coarser.reshape(-1, *[1] * (scale.dim() - 1))
-    else:
-        values = _within(values, columns.at(torch.arange(len(values))))
+        if layer.qparams.group_size is None:  # else a row's columns have different steps
+            wanted = exact[chosen] / scale.expand(len(values))[chosen, None]
+            values[chosen] = _compensated(values[chosen], wanted, columns, met.covariances, columns.groups[chosen])
     changed = replace(layer, qparams=replace(layer.qparams, scale=scale), rounding="limited", limited_outputs=len(rows))
     return with_quantized_values(changed, _as_weight(values, layer.weight))
+
+
+def _compensated(
+    values: Tensor, exact: Tensor, columns: "_Columns", covariances: Sequence[Tensor], groups: Tensor
+) -> Tensor:
+    """Return quantized values [rows, K] within the limit that are best together, going by the covariances."""
+    values = values.clone()
+    for group in sorted(set(groups.tolist())):
+        rows = groups == group
+        moving, wanted, bound = values[rows].T.contiguous(), exact[rows].T.contiguous(), columns.bound(group)
+        first = 0
+        for covariance in covariances:
+            descend(moving, wanted, covariance[group], first, bound)
+            first += covariance.shape[1]
+        values[rows] = moving.T
+    return values
 
 
 @dataclass(frozen=True)
@@ -161,21 +172,38 @@ class _Columns:
     """The group of each row, int64 [out]."""
 
     @classmethod
-    def of(cls, layer: QuantizedLayer, channels: _Channels) -> "_Columns":
-        """Lay the channels of inputs out by groups."""
+    def of(cls, layer: QuantizedLayer, met: _Met) -> "_Columns":
+        """Lay the columns out by groups: largest inputs and variances are [groups, K]."""
         count, groups = layer.weight.shape[1], _groups(layer)
         taps = layer.weight[0, 0].numel() if layer.weight.dim() > 2 else 1
         orders = [pair_columns(count, taps, kernel) for kernel in (MLAS, ONEDNN)]
         pairs = tuple(orders[:1] if torch.equal(*orders) else orders)
         of_row = torch.arange(len(layer.weight)) // (len(layer.weight) // groups)
-        spread = channels.variance + 1e-12 * channels.variance.mean() + 1e-30
-        return cls(pairs, channels.largest.reshape(groups, count), spread.reshape(groups, count), taps, of_row)
+        variance = torch.cat([part.diagonal(dim1=1, dim2=2) for part in met.covariances], 1)
+        return cls(pairs, met.largest.reshape(groups, count).repeat(1, taps), variance, taps, of_row)
 
     def at(self, rows: Tensor) -> "_Columns":
-        """Return those of some rows, repeated for each tap."""
+        """Return those of some rows."""
         groups = self.groups[rows]
-        largest, variance = (part[groups].repeat(1, self.taps) for part in (self.largest, self.variance))
-        return replace(self, largest=largest, variance=variance)
+        return replace(self, largest=self.largest[groups], variance=self.variance[groups])
+
+    def bound(self, group: int) -> Bound:
+        """Return what keeps a column of a group within the limit, for the values that its partners have."""
+        largest = self.largest[group].tolist()
+        partners: list[list[int]] = [[] for _ in largest]
+        for a, b in sorted({(a, b) for pairs in self.pairs for a, b in pairs.tolist()}):
+            if b < len(largest) and QINT8.quant_max * (largest[a] + largest[b]) > HIGH:
+                partners[a].append(b)
+                partners[b].append(a)
+
+        def keep(wanted: Tensor, column: int, values: Tensor) -> None:
+            for partner in partners[column]:
+                beside = values[partner]
+                room = beside.abs().mul_(-largest[partner]).add_(HIGH).div_(largest[column]).floor_()
+                sign = torch.ones_like(beside).copysign_(beside)  # that of 0 does not matter: there is room for all
+                wanted.mul_(sign).copy_(torch.minimum(wanted, room)).mul_(sign)
+
+        return keep
 
 
 def _as_integers(values: Tensor, qparams: QParams) -> Tensor:

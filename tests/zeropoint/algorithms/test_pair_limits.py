@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.zeropoint.algorithms.conftest import Place, Prepare
+from zeropoint.algorithms import pair_limits
+from zeropoint.algorithms.bias_correction import correct_biases
 from zeropoint.algorithms.pair_limits import limit_pairs
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.hooks import hooked
 from zeropoint.primitives.qparams import quantize
+from zeropoint.schema.algorithms import BiasCorrection
 from zeropoint.simulation.saturation import (
     MLAS,
     ONEDNN,
@@ -172,3 +175,47 @@ def test_usual_weights_cost_little(prepare: Prepare, name: str) -> None:
     assert before is not None
     assert after is not None
     assert after > before - 5
+
+
+def alike(name: str) -> Tensor:
+    """Samples whose neighbours, channels and positions alike, have similar values."""
+    torch.manual_seed(0)
+    shape = NETWORKS[name][1]
+    channels = torch.rand(64, 1, *[1] * (len(shape) - 1)).expand(64, *shape)
+    return (0.7 * channels + 0.3 * torch.rand(64, *shape)).contiguous()
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "linear of 3"])  # a pair and one other
+def test_the_other_weights_compensate_for_what_limits_take(
+    prepare: Prepare, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = prepare(nn.Sequential(NETWORKS[name][0]), alike(name))
+
+    def db() -> float:
+        limited = {**place.layers, **limit_pairs(place.context, place.layers)}
+        assert set(saturated(place, limited).values()) == {0}
+        return place.db({**limited, **correct_biases(BiasCorrection(), place.context, limited)})
+
+    with_them = db()
+    monkeypatch.setattr(pair_limits, "descend", lambda *_: None)
+    assert with_them > db() + 0.1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_means_count_where_no_bias_can_hold_them(prepare: Prepare, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = placed(prepare, "linear of 33")
+    monkeypatch.setattr(type(place.context), "has_own_bias", lambda *_: bias)
+    limited = {**place.layers, **limit_pairs(place.context, place.layers)}
+    corrected = limited if not bias else {**limited, **correct_biases(BiasCorrection(), place.context, limited)}
+    assert place.db(corrected) > place.db(place.layers) - 3
+
+
+def test_rounds_of_layers_give_the_same(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [heavy(nn.Linear(16, 16)), nn.ReLU(), heavy(nn.Linear(16, 16)), nn.ReLU(), heavy(nn.Linear(16, 8))]
+    place = prepare(nn.Sequential(*layers), torch.rand(64, 16))
+    together = limit_pairs(place.context, place.layers)
+    monkeypatch.setattr(pair_limits, "MOST_BYTES", 1)
+    apart = limit_pairs(place.context, place.layers)
+    assert together.keys() == apart.keys() == {"0", "2", "4"}
+    assert all(torch.equal(together[name].weight, apart[name].weight) for name in apart)
