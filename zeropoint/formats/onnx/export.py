@@ -20,6 +20,7 @@ from onnxscript.optimizer import optimize_ir
 from torch.export import ExportedProgram
 
 from zeropoint.formats.onnx.layers import fold_normalizations, prevent_bias_overflow, store_int4_as_uint4
+from zeropoint.formats.onnx.scatters import rewrite_scatters
 from zeropoint.formats.onnx.strides import forget_strides
 from zeropoint.formats.program.qdq import ops
 from zeropoint.formats.program.writer import quantized_program
@@ -44,6 +45,7 @@ def onnx_bytes(quantized: Quantized) -> bytes:
     names = spelled_names(stored_names(written))
     program = renamed(written, names) if names else written
     forget_strides(program.graph_module)
+    rewrite_scatters(program.graph_module)
     with _quiet():
         model = _translated(program)
         _name_tensors(model, {other: name for name, other in names.items()})

@@ -1,12 +1,19 @@
 """Rewrite operators whose translation depends on strides, which ONNX doesn't have.
 
+A `view` needs values that lie in memory as it wants them. torch traces the program again to translate it, and attention
+then leaves them in another order than the kernel of the export did. So heads that were joined by `transpose` and `view`
+could not be: here every view is a reshape, and attention gives values in the order of their dimensions.
+
 torch decomposes an adaptive average pool to one value into a mean and, where its input is channels_last, into
 `as_strided`, which only says how the values lie in memory. In ONNX that becomes a gather over computed indices, which
 OpenVINO computes wrongly: 21 dB where there should be 51.
 """
 
+from operator import getitem
+
 import torch
-from torch.fx import GraphModule, Node
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from zeropoint.graph.program_state import add_node
@@ -23,11 +30,15 @@ _POOLS = {
 
 
 def forget_strides(module: GraphModule) -> None:
-    """Replace pools to one value by means, and drop every `as_strided` that changes no value, in place."""
+    """Replace what depends on strides in place: views, attention, pools to one value, needless `as_strided`."""
     graph = module.graph
     for node in list(graph.nodes):
         replacement = None
-        if node.target in _POOLS and all(size == 1 for size in node.args[1]):
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+        elif "scaled_dot_product" in str(node.target):
+            _order(graph, node)
+        elif node.target in _POOLS and all(size == 1 for size in node.args[1]):
             with graph.inserting_before(node):
                 dims = list(range(-_POOLS[node.target], 0))
                 replacement = add_node(graph, aten.mean.dim, node.args[0], dims, True)
@@ -37,6 +48,18 @@ def forget_strides(module: GraphModule) -> None:
             node.replace_all_uses_with(replacement)
             graph.erase_node(node)
     module.recompile()
+
+
+def _order(graph: Graph, attention: Node) -> None:
+    """Put a copy behind attention, or behind its first result of several, whose strides follow from its sizes."""
+    results = [attention] if isinstance(attention.meta["val"], Tensor) else list(attention.users)
+    for result in results:
+        if result is attention or (result.target is getitem and result.args[1] == 0):
+            readers = list(result.users)
+            with graph.inserting_after(result):
+                copy = add_node(graph, aten.clone.default, result, memory_format=torch.contiguous_format)
+            for reader in readers:
+                reader.replace_input_with(result, copy)
 
 
 def _changes_nothing(node: Node) -> bool:
