@@ -85,6 +85,20 @@ class Unbatched(nn.Module):
         return vector
 
 
+class Options(nn.Module):
+    """Convolutions whose options are words, or one number for both dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.valid, self.row = nn.Conv2d(4, 8, 3, padding="valid"), nn.Conv1d(8, 8, 3, padding="valid")
+        self.strided, self.spaced = nn.Conv2d(4, 8, 3, 2, "valid"), nn.Conv2d(4, 8, 3, padding="valid", dilation=2)
+        self.single = nn.Conv2d(4, 8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        single = torch.conv2d(x, self.single.weight, self.single.bias, [2], [1], [1])
+        return self.valid(x), self.row(self.valid(x).mean(2)), self.strided(x), self.spaced(x), single
+
+
 class Unusual(nn.Module):
     """Layers that have no int8 kernel, and look much like those that have."""
 
@@ -107,6 +121,11 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         linear: Tensor = self.linear(torch.relu(self.conv(x)).flatten(1))
         return linear
+
+
+def options(samples: int = 32) -> Example:
+    torch.manual_seed(0)
+    return Example(Options(), (torch.randn(2, 4, 9, 9),), {"x": {0: BATCH}}, {"x": torch.randn(samples, 4, 9, 9)})
 
 
 def vision(samples: int = 32) -> Example:

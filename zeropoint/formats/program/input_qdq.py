@@ -44,11 +44,12 @@ def _kernel_input(graph: Graph, call: LayerCall) -> Node:
 def _as_convolution_2d(graph: Graph, call: LayerCall) -> Node:
     """Turn the call into a conv2d over a batch, with equal padding at both ends; return its input.
 
-    A sequence becomes an image of one row: torch 2.13 computes a wrong output length for a quantized conv1d.
+    A sequence becomes an image of one row: torch 2.13 computes a wrong output length for a quantized conv1d. Its kernel
+    takes one number for each dimension, and torch itself writes a single one for `padding="valid"`.
     """
     values, options, is_1d = call.input, conv_options(call), call.kind == "Conv1d"
     added = [0] * lacks_batch(call) + [2] * is_1d
-    if not added and not any(options.extra):
+    if not added and not any(options.extra) and not _is_short(call):
         return values
     if any(options.extra):
         ends = [end for size in reversed(options.extra) for end in (0, size)]
@@ -64,6 +65,14 @@ def _as_convolution_2d(graph: Graph, call: LayerCall) -> Node:
     node.kwargs = {}
     _drop_dimensions(graph, node, added)
     return values
+
+
+def _is_short(call: LayerCall) -> bool:
+    """Return whether an option of a conv2d is one number for both dimensions, or becomes one: "valid", the default."""
+    if call.node.target is aten.conv2d.padding and call.options.get("padding") != "same":
+        return True
+    given = (call.options.get(name) for name in ("stride", "padding", "dilation"))
+    return any(isinstance(value, list | tuple) and len(value) == 1 for value in given)
 
 
 def _apply(graph: Graph, values: Node, target: object, *arguments: object, **options: object) -> Node:

@@ -20,7 +20,7 @@ from tests.effort import in_turn
 from tests.matrix import settings
 from tests.networks import Example, attention
 from tests.networks_with_corrections import corrected
-from tests.patterns import plain, sequence, structured, unbatched, unusual, vision
+from tests.patterns import options, plain, sequence, structured, unbatched, unusual, vision
 from tests.processor import needs_exact_compiled
 from tests.servers import ROOT
 from zeropoint.data.dataset import open_dataset
@@ -61,6 +61,7 @@ CASES = {
     "corrected-vision": Case(vision, 9, 2, corrected=True),
     "corrected-sequence": Case(sequence, 2, 6, corrected=True),
     "tied": Case(attention, 0, 4),
+    "options": Case(options, 6, 0),
     "unusual": Case(unusual, 0, 0),
     "qint8-activations": Case(plain, 1, 1, "activations in qint8"),
     "per-tensor": Case(plain, 1, 1, "per tensor"),
