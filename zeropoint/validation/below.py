@@ -1,5 +1,6 @@
 """Runtimes whose numbers are below those of the saved program: which miss a bound, and what to do about it."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from zeropoint.schema.recipe import Recipe
@@ -10,7 +11,7 @@ from zeropoint.simulation.processor import SATURATING
 LARGEST_GAP_DB = 3.0
 """How far a further artifact's SQNR may be below the first one's: it also rounds each layer's result once."""
 LARGEST_AGREEMENT_GAP = 0.05
-"""How far its agreement may be below the first one's."""
+"""How far its agreement may be below the first one's; see `agreement_below`."""
 FINE_DB = 40.0
 """From this SQNR on nobody is warned, whatever the gap: a ten-thousandth of the energy is noise."""
 MULTIPLYING: Collection[RuntimeName] = ("inductor", "onnxruntime")
@@ -21,6 +22,17 @@ WORDS: dict[RuntimeName, str] = {
     "onnxruntime": "onnxruntime",
     "transformers": "transformers",
 }
+
+
+def agreement_below(share: float, first: float, count: int) -> bool:
+    """Return whether a share of equal elements is clearly more than the gap below the first artifact's.
+
+    Two roundings of one model disagree on near ties, and not on the same ones. So of `count` elements (or samples, if
+    that is what is known), two standard deviations more may differ: √(count · p · (1 − p)) for the share p that may.
+    Otherwise two labels of 24 would be over 5 %.
+    """
+    allowed = min(1 - first + LARGEST_AGREEMENT_GAP, 1.0)
+    return count * (1 - share) > count * allowed + 2 * math.sqrt(count * allowed * (1 - allowed))
 
 
 def rows_below(rows: Iterable[RuntimeReport], bound: float, whole_db: float | None) -> list[RuntimeReport]:
@@ -67,7 +79,7 @@ def below_warnings(rows: Sequence[RuntimeReport], recipe: Recipe) -> Iterator[Re
 def _is_low(row: RuntimeReport, best: float) -> bool:
     if row.basis == "skipped" or row.exact:
         return False
-    if row.agreement is not None and row.agreement < best - LARGEST_AGREEMENT_GAP:
+    if row.agreement is not None and agreement_below(row.agreement, best, row.samples):
         return True
     if row.loss_db is None:
         return row.sqnr_db is None and row.agreement is None

@@ -19,7 +19,7 @@ from zeropoint.metrics.sqnr import finite
 from zeropoint.schema.recipe import ValidationSettings
 from zeropoint.schema.report import Check, EvaluationReport, Summary, Verdict
 from zeropoint.schema.runtimes import RuntimeReport
-from zeropoint.validation.below import LARGEST_AGREEMENT_GAP, LARGEST_GAP_DB, in_words, rows_below
+from zeropoint.validation.below import LARGEST_GAP_DB, agreement_below, in_words, rows_below
 from zeropoint.validation.evaluation import TensorDiff
 from zeropoint.validation.outputs import Outputs
 
@@ -85,7 +85,8 @@ def _numbers(outputs: Outputs) -> str:
 
 def _keeps_up(further: Outputs, first: Outputs, bound: float | None) -> bool:
     """Return whether a further artifact meets the bound, and is at most the gaps below the first one."""
-    if (further.worst_agreement or 0.0) < (first.worst_agreement or 0.0) - LARGEST_AGREEMENT_GAP:
+    pairs = zip(further.counted, first.counted, strict=True)
+    if any(agreement_below(f.equal.value or 0.0, own.equal.value or 0.0, f.equal.total) for f, own in pairs):
         return False
     if further.noise.exact:
         return True
