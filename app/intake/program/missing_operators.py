@@ -52,6 +52,13 @@ _REASONS: tuple[tuple[re.Pattern[str], Reason], ...] = (
         Reason("is part of a model that is quantized already", "Export the float model, before any quantization."),
     ),
     (
+        re.compile(r"torch\.ops\.transformers\.grouped_mm_fallback\..*"),
+        Reason(
+            "is a custom operator of transformers",
+            'Call model.set_experts_implementation("batched_mm") before the export.',
+        ),
+    ),
+    (
         re.compile(r"torch\.ops\.(?!aten\.)[A-Za-z0-9_]+\..*"),
         Reason(
             "is a custom operator",

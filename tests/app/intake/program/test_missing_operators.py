@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,20 @@ def test_random_numbers_are_refused_in_these_words(tmp_path: Path, name: str) ->
 OTHERS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "size": (lambda x: x.nonzero().float(), "has a result whose size depends on values", "a fixed size"),
     "custom": (torch.ops.zeropoint_test.twice, "is a custom operator", "torch's own"),
+    "experts": (
+        lambda x: experts(x),
+        "is a custom operator of transformers",
+        'set_experts_implementation("batched_mm")',
+    ),
 }
+
+
+def experts(x: Tensor) -> Tensor:
+    """Call the operator that transformers registers for products with experts."""
+    import_module("transformers.integrations.moe")  # before the operator is named
+    ends = torch.full((1,), x.shape[0], dtype=torch.int32)
+    product: Tensor = torch.ops.transformers.grouped_mm_fallback(x, torch.ones(1, x.shape[1], x.shape[1]), ends)
+    return product
 
 
 @pytest.mark.parametrize("name", OTHERS)
