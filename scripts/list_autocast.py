@@ -18,7 +18,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from app.intake.program.autocast import LIST
+from app.intake.program.autocast import LIST, PAD
 from app.intake.program.operators import allowed
 from tests import operators
 from tests.honest_programs import HONEST
@@ -105,6 +105,7 @@ class Watcher(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = f"torch.ops.{str(target).replace('::', '.')}"
         if isinstance(target, OpOverload) and name in allowed():
+            name = f"{name}:{(*args, *['constant'] * 3)[2]}" if name == PAD else name
             fits = fitting(target, (args, kwargs))
             if fits is not None:
                 self._found[name] = self._found.get(name, {*POLICIES}) & fits

@@ -60,12 +60,30 @@ class Sampled(nn.Module):
         return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
+def _stand_in() -> None:
+    """Stand in for a package that torch's tables import, for the tests of torch itself: it is not needed here."""
+    package = ModuleType("expecttest")
+    package.TestCase = unittest.TestCase  # type: ignore[attr-defined]
+    sys.modules.setdefault("expecttest", package)
+
+
+def modules(every: Callable[[int], bool]) -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Mapping[str, Any]]]:
+    """Torch's own modules with arguments of a call, two for each whose position in torch's table is wanted."""
+    _stand_in()
+    from torch.testing._internal.common_modules import module_db  # noqa: PLC0415 - it takes seconds
+
+    for info in (info for position, info in enumerate(module_db) if every(position)):
+        wanted = {"device": "cpu", "dtype": torch.float32, "requires_grad": False, "training": False}
+        for given in itertools.islice(info.module_inputs_func(info, **wanted), 2):
+            built = given.constructor_input
+            call = given.forward_input
+            yield info.name, info.module_cls(*built.args, **built.kwargs).eval(), call.args, call.kwargs
+
+
 @cache
 def table() -> Mapping[str, Any]:
-    """Torch's table of its operators. It imports a package for the tests of torch itself, which is not needed here."""
-    stand_in = ModuleType("expecttest")
-    stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
-    sys.modules.setdefault("expecttest", stand_in)
+    """Torch's table of its operators."""
+    _stand_in()
     from torch.testing._internal.common_methods_invocations import op_db  # noqa: PLC0415 - it takes seconds
 
     return {entry.full_name: entry for entry in op_db}

@@ -14,9 +14,14 @@ from app.intake.tensors.dtypes import BY_EXPORT_NUMBER, BY_NAME
 from zeropoint.schema.layer_names import free_name
 
 LIST = Path(__file__).with_name("autocast.txt")
-"""A target and its policy a line: "lower" and "float32" cast all to that type, "widest" to the widest among them."""
+"""A target (of a pad with its mode) and its policy a line.
+
+"lower" and "float32" cast all tensors to that type, "widest" to the widest type among them.
+"""
 
 AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
+PAD = "torch.ops.aten.pad.default"
+"""The one operator whose policy depends on an argument: its mode."""
 DEFAULT = "bfloat16"
 """The type of an autocast on the cpu that names none."""
 LOWER = ("bfloat16", "float16")
@@ -33,8 +38,12 @@ def policies() -> Mapping[str, str]:
     return dict(line.split() for line in LIST.read_text("ascii").splitlines())
 
 
-def policy_of(target: str) -> str | None:
-    """Return what an autocast does to the tensors of an operator; arithmetic on sizes has none."""
+def policy_of(node: Mapping[str, Any]) -> str | None:
+    """Return what an autocast does to the tensors of a node's operator; arithmetic on sizes has none."""
+    target = node["target"]
+    if target == PAD:
+        modes = [entry["arg"]["as_string"] for entry in node["inputs"] if "as_string" in entry["arg"]]
+        target = f"{PAD}:{modes[0] if modes else 'constant'}"
     return policies().get(target, "none" if target.startswith(_ON_SIZES) else None)
 
 
@@ -60,7 +69,7 @@ def with_casts(graph: Graph, lower: str, no_grad: str) -> Graph | None:
             if node is None:
                 return None
         elif node["target"] != AUTOCAST:
-            policy = policy_of(node["target"])
+            policy = policy_of(node)
             if policy is None:
                 return None
             target = _target_type(policy, lower, node, values)

@@ -111,11 +111,11 @@ def _within(node: Mapping[str, Any]) -> str:
     """Return which operators keep an autocast from being inlined, "" for any other node."""
     try:
         (graph,) = [entry["arg"]["as_graph"]["graph"] for entry in node["inputs"] if "as_graph" in entry["arg"]]
-        unknown = dict.fromkeys(inner["target"] for inner in graph["nodes"] if policy_of(inner["target"]) is None)
+        unknown = dict.fromkeys(inner["target"] for inner in graph["nodes"] if policy_of(inner) is None)
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""
     named = [target for target in unknown if isinstance(target, str) and _WORD.fullmatch(target)][:MOST_LISTED]
-    return f", also of {', '.join(named)}" if named and node["target"] == AUTOCAST else ""
+    return f", and what it does to {', '.join(named)} is not known" if named and node["target"] == AUTOCAST else ""
 
 
 def _places(node: Mapping[str, Any]) -> Iterator[str]:

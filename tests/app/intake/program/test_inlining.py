@@ -130,7 +130,10 @@ def test_an_autocast_around_an_operator_without_a_policy_is_refused_in_these_wor
     torch.export.save(torch.export.export(Odd(), (torch.randn(4, 16),)), tmp_path / "model.pt2")
     with pytest.raises(Invalid) as refusal:
         read_program(tmp_path / "model.pt2", Limits())
-    assert "changes types as it runs, under autocast, also of torch.ops.aten.nonzero.default" in refusal.value.detail
+    assert (
+        "changes types as it runs, under autocast, and what it does to torch.ops.aten.nonzero.default"
+        in refusal.value.detail
+    )
     assert "without autocast" in refusal.value.remedy
 
 

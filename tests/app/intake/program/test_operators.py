@@ -15,6 +15,7 @@ from scripts.list_operators import PAGE, aten, page, refusals
 from scripts.list_samples import overloads
 from scripts.operator_reasons import reason
 from tests import operator_samples
+from tests.effort import in_turn
 
 KEYS = operator_samples.keys()
 """Of operators that tests/operators.py lacks."""
@@ -95,3 +96,19 @@ def test_a_program_of_a_sample_passes_and_gives_what_torch_gives(tmp_path: Path,
     assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in expected]
     for one, other in zip(found, expected, strict=True):
         assert "empty" in name or torch.allclose(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_modules_of_torch_pass_as_they_are_exported_and_decomposed(tmp_path: Path) -> None:
+    passed = set()
+    for name, module, arguments, keywords in operator_samples.modules(lambda position: in_turn(20, position)):
+        try:
+            program = torch.export.export(module, arguments, dict(keywords))
+        except Exception:  # lazy modules, losses with sizes that depend on values
+            continue
+        for form in (program, program.run_decompositions()):
+            torch.export.save(form, tmp_path / "model.pt2")
+            read_program(tmp_path / "model.pt2", Limits())
+        passed.add(name)
+    assert passed
