@@ -3,7 +3,8 @@
 python -m scripts.list_networks LOG [MODEL_TYPE …]
 
 Every class of transformers is built from a tiny random config, saved, read by the gate, described on the meta device,
-quantized to static int8, written, and opened again by transformers, which must compute the same but for the rounding.
+quantized to static int8 and to int8 weights alone, written, and opened again by transformers, which must compute the
+same but for the rounding.
 LOG gets a line of JSON for each class, with the reason if it failed; classes in it are not tried again. With model
 types, only these are tried.
 """
@@ -14,9 +15,12 @@ import signal
 import sys
 import tarfile
 import warnings
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
+from multiprocessing import TimeoutError as NoAnswer
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +33,7 @@ from torch import Tensor
 from app.intake.huggingface.architectures import TABLE
 from app.intake.huggingface.rewrite import read_folder
 from scripts.network_configs import class_of, model_classes, table_of
-from tests.tiny_networks import inputs_for, tiny_config
+from tests.tiny_networks import inputs_for, tiny_config, widen
 from zeropoint.data.batches import ModelInputs
 from zeropoint.data.dataset import open_dataset
 from zeropoint.engine.plan import plan
@@ -40,16 +44,19 @@ from zeropoint.loading.readers.huggingface import open_network
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.recipe import Recipe
-from zeropoint.sources.huggingface.source import open_huggingface
+from zeropoint.sources.huggingface.source import HuggingFaceSource, open_huggingface
 
 MOST = 12
 """So many classes of a type are tried."""
 WHOLE = 2
 """So many classes of a type go the whole way; further heads are built, read, described and compared in float."""
-SECONDS = 90
+SECONDS = 60
+TASKS = 40
+"""So many classes are tried in one process."""
 FOLDER_BYTES = 2**30
 MIN_SHARE = 0.05
 """A type of which less is quantized gains nothing as a folder; as a program, other layers are quantized too."""
+WEIGHT_ONLY = Recipe(activations=None)
 MIN_SQNR_DB = 3.0
 """Random weights and few samples; a wrong network has 0 dB or less."""
 
@@ -73,8 +80,11 @@ def attempt(model_type: str, name: str, whole: bool = True) -> Outcome:
             share, sqnr = _pass(model_type, name, Path(folder), whole)
         return Outcome(model_type, name, "", share, sqnr, whole)
     except Exception as error:
-        lines = f"{type(error).__name__}: {error}".splitlines()
-        return Outcome(model_type, name, " ".join(lines)[:240])
+        return Outcome(model_type, name, _first_words(error))
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:240]
 
 
 def attempt_in_time(model_type: str, name: str, whole: bool) -> Outcome:
@@ -97,11 +107,7 @@ def _pass(model_type: str, name: str, folder: Path, whole: bool) -> tuple[float,
     kind = class_of(name, model_type)
     torch.manual_seed(0)
     network = kind(kind.config_class(**tiny_config(kind))).eval()
-    for parameter in network.parameters():
-        if (
-            parameter.dim() > 1 and parameter.is_floating_point()
-        ):  # as wide as in a trained network, where the initial ones are near zero
-            torch.nn.init.normal_(parameter, std=0.1)
+    widen(network)
     network.save_pretrained(folder / "saved")
     fresh = _gated(folder)
     facts(fresh)
@@ -113,19 +119,31 @@ def _pass(model_type: str, name: str, folder: Path, whole: bool) -> tuple[float,
     if not whole:
         return 0.0, None
     save_file(inputs, folder / "samples.safetensors")
-    recipe = complete(Recipe(), "huggingface", [layer.name for layer in source.layers])
+    share, noise = _way_back(source, Recipe(), folder, inputs, exact)
+    _way_back(source, WEIGHT_ONLY, folder, inputs, exact)  # whose packed weights open in another way
+    return share, noise.db
+
+
+def _way_back(
+    source: HuggingFaceSource, recipe: Recipe, folder: Path, inputs: Mapping[str, Tensor], exact: Sequence[Tensor]
+) -> tuple[float, Noise]:
+    """Quantize, write, and let transformers open. Returns the quantized share of bytes, and the noise of the outputs.
+
+    Raises ValueError if the SQNR is too low.
+    """
+    complete_recipe = complete(recipe, "huggingface", [layer.name for layer in source.layers])
     samples = open_dataset(folder / "samples.safetensors", source.inputs, None)
-    quantized = quantize_source(source, recipe, plan(source, recipe, samples), lambda *_: None)
-    (folder / "out").mkdir()
-    write_folder(quantized, folder / "out")
-    again = _floats(open_network(folder / "out").run(inputs))
+    quantized = quantize_source(source, complete_recipe, plan(source, complete_recipe, samples), lambda *_: None)
+    with TemporaryDirectory(dir=folder) as out:
+        write_folder(quantized, Path(out))
+        again = _floats(open_network(Path(out)).run(inputs))
     noise = Noise()
     for left, right in zip(exact, again, strict=True):
         noise.add(left, right)
     if noise.db is not None and noise.db < MIN_SQNR_DB:
         raise ValueError(f"{noise.db:.1f} dB after the way back")
     weights = sum(layer.layer.weight.numel() * layer.layer.weight.element_size() for layer in quantized.layers)
-    return weights / source.original_bytes, noise.db
+    return weights / source.original_bytes, noise
 
 
 def _gated(folder: Path) -> Path:
@@ -168,19 +186,17 @@ def _too_slow(*_: object) -> None:
 
 def main(log: Path, model_types: Sequence[str]) -> None:
     """Try the classes that the log does not know, and write the table of those that passed."""
-    candidates = _candidates(model_types)
+    candidates, without_config = _candidates(model_types)
     known = set(map(_key, _outcomes(log)))
-    jobs = [
-        (model_type, name, place < WHOLE)
-        for model_type, names in candidates.items()
-        for place, name in enumerate(names)
-        if (model_type, name) not in known
-    ]
+    jobs = sorted(
+        ((place, model_type, name) for model_type, names in candidates.items() for place, name in enumerate(names))
+    )  # the first classes of all types first: a run that ends early has tried every type
+    left = [(model_type, name, place < WHOLE) for place, model_type, name in jobs if (model_type, name) not in known]
     before = TABLE.read_bytes()
     _write(table_of(candidates))
     try:
-        with log.open("a") as file, ProcessPoolExecutor(2, max_tasks_per_child=40) as pool:
-            for outcome in pool.map(attempt_in_time, *zip(*jobs, strict=True)) if jobs else ():
+        with log.open("a") as file:
+            for outcome in chain((one for one in without_config if _key(one) not in known), _tried(left)):
                 print(json.dumps(asdict(outcome)), file=file, flush=True)
     finally:
         TABLE.write_bytes(before)
@@ -189,14 +205,33 @@ def main(log: Path, model_types: Sequence[str]) -> None:
     _write(table_of(passed))
 
 
-def _candidates(model_types: Sequence[str]) -> dict[str, list[str]]:
-    """Return the classes to try by model type; all types if none is given."""
+def _tried(jobs: Sequence[tuple[str, str, bool]]) -> Iterator[Outcome]:
+    """Yield what became of each class, tried in one process after another: each leaves some memory behind."""
+    waiting = deque(jobs)
+    while waiting:
+        with get_context("spawn").Pool(1) as pool:
+            for _ in range(min(TASKS, len(waiting))):
+                job = waiting.popleft()
+                try:
+                    yield pool.apply_async(attempt_in_time, job).get(2 * SECONDS)
+                except NoAnswer:  # code that no signal reaches, or a process that died
+                    yield Outcome(*job[:2], failed="TimeoutError: the process did not answer")
+                    break
+
+
+def _candidates(model_types: Sequence[str]) -> tuple[dict[str, list[str]], list[Outcome]]:
+    """Return the classes to try by model type, and the types that have no tiny config; all types if none is given."""
     classes = model_classes()
-    found = {
-        model_type: [name for name in classes[model_type] if class_of(name, model_type)][:MOST]
-        for model_type in model_types or sorted(classes)
-    }
-    return {model_type: names for model_type, names in found.items() if names}
+    found: dict[str, list[str]] = {}
+    failed: list[Outcome] = []
+    for model_type in model_types or sorted(classes):
+        names = [name for name in classes[model_type] if class_of(name, model_type)][:MOST]
+        try:
+            if names and table_of({model_type: names}):
+                found[model_type] = names
+        except Exception as error:
+            failed.append(Outcome(model_type, names[0], _first_words(error)))
+    return found, failed
 
 
 def _outcomes(log: Path) -> list[Outcome]:

@@ -18,7 +18,7 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 from app.intake.huggingface.config_rules import CODE, DROPPED, NEUTRAL, SHARED
 from app.intake.huggingface.rules import MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH
-from tests.tiny_networks import tiny_config
+from tests.tiny_networks import tiny_config, value_of
 
 Kind = list[Any]
 CONFIGS: Mapping[str, str] = vars(configuration_auto)["CONFIG_MAPPING_NAMES"]
@@ -83,7 +83,7 @@ def table_of(networks: Mapping[str, Iterable[str]]) -> dict[str, Any]:
         for field in dataclasses.fields(config):
             if field.name in HANDLED | DROPPED | set(NEUTRAL) or CODE.fullmatch(field.name) or field.name[0] == "_":
                 continue
-            value = getattr(config, field.name, None)
+            value = value_of(config, field.name)
             keys[field.name] = _joined(keys.get(field.name, []), _kinds(field.name, field.type, value))
         for key, value in config.to_dict().items():  # what the class computes and saves is no field
             if not (key in HANDLED | DROPPED | set(NEUTRAL) or CODE.fullmatch(key) or key[0] == "_"):
@@ -102,7 +102,7 @@ def _collect(instance: Any, nested: dict[str, dict[str, list[str]]], configs: di
     """Add the class of a config, and those of its nested configs."""
     configs[instance.model_type] = instance
     for field in dataclasses.fields(instance):
-        value: Any = getattr(instance, field.name, None)
+        value: Any = value_of(instance, field.name)
         if hasattr(value, "model_type"):
             types = nested.setdefault(instance.model_type, {}).setdefault(field.name, [])
             if value.model_type not in types:

@@ -3,14 +3,18 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
+from tests.transformers_networks import Network
 from zeropoint.data.batches import Dim, Input
+from zeropoint.sources.huggingface.source import open_huggingface
 
 VOCABULARY = 64
 _SMALL: tuple[tuple[re.Pattern[str], int], ...] = tuple(
@@ -21,7 +25,8 @@ _SMALL: tuple[tuple[re.Pattern[str], int], ...] = tuple(
         (r".*(num_attention_heads|n_heads?|num_heads|attention_heads)", 4),
         (r".*(layers|layer|depth|num_blocks|num_stages)", 2),
         (r".*(experts_per_tok|experts_per_token|top_k|topk|moe_k|topk_group)", 2),
-        (r".*n_group", 2),
+        (r".*n_group|full_attention_interval|attn_layer_period", 2),
+        (r"attn_layer_offset", 1),
         (r".*experts.*", 4),
         (r".*(intermediate|ffn|inner|d_ff|mlp_dim|hidden_dim|feedforward).*", 64),
         (r".*patch_(size|stride)", 4),
@@ -50,12 +55,13 @@ def tiny(config_class: Any, overrides: Mapping[str, Any] = MappingProxyType({}))
     default: Any = config_class()
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):
-        value: Any = getattr(default, field.name, None)
         if field.name in _IGNORED or field.name.startswith("_"):
             continue
+        value = value_of(default, field.name)
         if hasattr(value, "model_type"):
             inner = overrides.get(field.name, {})
-            kind = CONFIG_MAPPING[inner.get("model_type", value.model_type)]
+            named = inner.get("model_type", value.model_type)
+            kind = CONFIG_MAPPING[named] if named else type(value)
             values[field.name] = tiny(kind, inner) | {"model_type": kind.model_type}
             continue
         is_computed = field.default is dataclasses.MISSING or field.default is None
@@ -67,6 +73,14 @@ def tiny(config_class: Any, overrides: Mapping[str, Any] = MappingProxyType({}))
     if "kv_lora_rank" in values:  # its heads have keys of their own
         values["num_key_value_heads"] = values["num_attention_heads"]
     return values | {key: value for key, value in overrides.items() if not isinstance(values.get(key), dict)}
+
+
+def value_of(config: Any, name: str) -> Any:
+    """Return the value of a field, or None; some configs refuse to name a value that differs between layers."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return vars(config).get(name)
 
 
 def _small(name: str, value: Any) -> Any:
@@ -107,10 +121,24 @@ _RESNET: dict[str, Any] = {
 _SWIN: Mapping[str, Any] = MappingProxyType(
     {"image_size": 32, "window_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
 )
+_GLM_TEXT: Mapping[str, Any] = MappingProxyType(
+    {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
+)
+_FOUR_LAYERS: Mapping[str, Any] = MappingProxyType({"num_hidden_layers": 4})
+"""Of which the last attends; the others are linear."""
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "detr": {"backbone_config": _RESNET},
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin"), _SWIN),
     "deepseek_v3": {"first_k_dense_replace": 1},
+    "deepseek_v2": {"first_k_dense_replace": 1, "num_experts_per_tok": 2},
+    **{f"{name}_text": _GLM_TEXT for name in ("glm4v", "glm4v_moe", "glm_image", "glm_ocr")},
+    **{name: {"text_config": _GLM_TEXT} for name in ("glm4v", "glm4v_moe", "glm46v", "glm_image", "glm_ocr")},
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "kimi_linear", "bailing_hybrid"), _FOUR_LAYERS),
+    **{name: {"text_config": _FOUR_LAYERS} for name in ("qwen3_5", "qwen3_5_moe")},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "hidden_size": 32, "num_heads": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "esmc": {"num_key_value_heads": 4},
+    **{key: {"num_windows": 4} for key in ("lw_detr", "lw_detr_vit")},
     "conditional_detr": {"backbone_config": _RESNET},
     "deformable_detr": {"backbone_config": _RESNET | {"out_features": ["stage2", "stage3", "stage4"]}},
     "table-transformer": {"backbone_config": _RESNET},
@@ -126,6 +154,23 @@ def tiny_config(network_class: Any) -> dict[str, Any]:
         {"pad_token_id": 0} if "pad_token_id" in {field.name for field in dataclasses.fields(config)} else {}
     )
     return tiny(config, {**padded, **OVERRIDES.get(config.model_type, {})})
+
+
+def tiny_network(name: str, folder: Path) -> Network:
+    """Save a tiny network of a class of transformers, with weights as wide as in a trained one."""
+    kind = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**tiny_config(kind))).eval()
+    widen(model)
+    model.save_pretrained(folder)
+    return Network(folder, model, inputs_for(open_huggingface(folder, "cpu").inputs, model.config))
+
+
+def widen(network: Any) -> None:
+    """Draw weights as wide as in a trained network, where the initial ones are near zero."""
+    for parameter in network.parameters():
+        if parameter.dim() > 1 and parameter.is_floating_point():
+            torch.nn.init.normal_(parameter, std=0.1)
 
 
 def inputs_for(inputs: Sequence[Input], config: Any, samples: int = 4) -> dict[str, Tensor]:

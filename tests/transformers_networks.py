@@ -27,6 +27,14 @@ _VIT = {
     **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"image_size": 8, "patch_size": 4, "num_channels": 3},
 }
+_MIXTURE = _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+_QWEN_MOE = _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 8}
+_LLAMA4 = _MIXTURE | {
+    "intermediate_size_mlp": 64,
+    "num_experts_per_tok": 1,
+    "attention_chunk_size": 32,
+    "pad_token_id": 0,
+}
 _DISTIL = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 64, "max_position_embeddings": 40}
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
@@ -49,11 +57,15 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": _T5,
     "T5EncoderModel": _T5,
     "DeiTForImageClassification": _VIT,
+    "Dinov2Model": _VIT,
+    "GPT2LMHeadModel": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 40},
+    "Llama4ForCausalLM": _LLAMA4,
+    "MixtralForCausalLM": _MIXTURE,
+    "Qwen3MoeForCausalLM": _QWEN_MOE,
     "ViTModel": _VIT,
     "ViTForImageClassification": _VIT,
 }
-"""By class. GPT-2 is apart: its layers are no Linear."""
-GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 40}
+"""By class."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def network(
     """Make a network of a class of transformers; weights and samples are random and always the same."""
     kind: Any = getattr(transformers, name)
     torch.manual_seed(0)
-    settings = kind.config_class(**(CONFIGS.get(name, GPT2) | config))
+    settings = kind.config_class(**(CONFIGS[name] | config))
     model = kind(settings).to(dtype).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:  # as wide as in a trained network, where the initial ones are near zero

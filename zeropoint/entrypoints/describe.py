@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import QuantizationError
-from zeropoint.schema.layer_names import layer_name
+from zeropoint.model.layer import Layer
 from zeropoint.sources.huggingface.source import describe
 
 
@@ -35,12 +35,9 @@ def main(lock_down: Callable[[], None], path: str) -> int:
 def facts(path: Path) -> dict[str, object]:
     """Return inputs, layers and the number of parameters. Raises InvalidModel or Unsupported."""
     inputs, layers, tensors = describe(path)
-    own: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        own.setdefault(layer_name(name), {})[name] = tensor
     return {
         "inputs": [_input(spec) for spec in inputs],
-        "layers": [_layer(layer.name, layer.type, own[layer.name]) for layer in layers],
+        "layers": [_layer(layer, {name: tensors[name] for name in layer.parameters}) for layer in layers],
         "parameters": sum(tensor.numel() for tensor in {id(t): t for t in tensors.values()}.values()),
     }
 
@@ -50,11 +47,12 @@ def _input(spec: Input) -> dict[str, object]:
     return {"name": spec.name, "dtype": _word(spec.dtype), "shape": shape, "optional": spec.optional}
 
 
-def _layer(name: str, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    weight = next((tensor for key, tensor in tensors.items() if key.rpartition(".")[2] == "weight"), None)
+def _layer(layer: Layer, tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    names = (key for key in tensors if key == layer.weight_name or key.rpartition(".")[2] == "weight")
+    weight = next((tensors[name] for name in names), None)
     return {
-        "name": name,
-        "type": kind,
+        "name": layer.name,
+        "type": layer.type,
         "weight_shape": None if weight is None else list(weight.shape),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
     }

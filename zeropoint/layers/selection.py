@@ -6,11 +6,11 @@ names match gives its settings, or else the recipe itself.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zeropoint.errors import InvalidRecipe
 from zeropoint.layers.quantized_layer import QuantizedLayer
-from zeropoint.model.layer import Layer
+from zeropoint.model.layer import Layer, StoredAlike
 from zeropoint.schema.algorithms import AlgorithmSettings
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.layer_names import matches
@@ -59,6 +59,7 @@ def select(layers: Iterable[Layer], recipe: Recipe) -> tuple[list[Choice], list[
     skipped: list[SkippedLayer] = []
     meant = _with_layer_names(recipe, aliases)
     decisions = _agree_on_shared(everything, {layer.name: _decide(layer, meant) for layer in everything})
+    _agree_on_stored(everything, decisions, meant)
     for layer in everything:
         decision = decisions[layer.name]
         if isinstance(decision, Choice):
@@ -180,7 +181,8 @@ def _decide(layer: Layer, recipe: Recipe) -> Choice | SkipReason:
     if pair.weights is None:
         return "override"
     # an Embedding's input is indices, and what reads a held weight has no input that we know
-    activations = None if layer.kind == "Embedding" or layer.is_held else pair.activations
+    in_float = layer.kind == "Embedding" or layer.is_held or layer.input_in_float
+    activations = None if in_float else pair.activations
     misfit = _misfit(layer, pair.weights)
     if misfit is not None and recipe.fallback is not None:
         return _misfit(layer, FALLBACK) or Choice(layer, FALLBACK, activations)
@@ -229,9 +231,53 @@ def _agree_on_sources(
 def _misfit(layer: Layer, settings: WeightSettings) -> SkipReason | None:
     """Return why this layer's weight can't be quantized with these settings; None when it can."""
     shape = layer.weight.shape
+    if not layer.can_store(settings):
+        return "format_unsupported"
     if settings.granularity == "per_group":
         if len(shape) != 2 or (layer.layout is not None and layer.layout.inputs != 1):
             return "granularity_unsupported"
         even = settings.dtype != "int4" or shape[1] % 2 == 0
         return None if shape[1] % (settings.group_size or 1) == 0 and even else "group_size_mismatch"
     return None if layer.has_axis(settings.axis) else "granularity_unsupported"
+
+
+def _agree_on_stored(layers: Iterable[Layer], decisions: dict[str, Choice | SkipReason], recipe: Recipe) -> None:
+    """Give layers that must be stored alike the recipe's fallback, if one of them has it.
+
+    Raises InvalidRecipe if they differ otherwise.
+    """
+    alike: dict[StoredAlike, list[Choice]] = {}
+    for layer in layers:
+        decision = decisions[layer.name]
+        if layer.stored_alike is not None and isinstance(decision, Choice):
+            alike.setdefault(layer.stored_alike, []).append(decision)
+    for kind, choices in alike.items():
+        if not _differ(kind, choices):
+            continue
+        if recipe.fallback is not None and any(choice.weights == FALLBACK for choice in choices):
+            choices = [replace(choice, weights=FALLBACK) for choice in choices]
+            decisions |= {choice.layer.name: choice for choice in choices}
+        if _differ(kind, choices):
+            raise _must_be_alike(kind, choices)
+
+
+def _differ(kind: StoredAlike, choices: Sequence[Choice]) -> bool:
+    """Return whether layers have several settings where the saved model can have one."""
+    if len({(choice.weights, choice.activations) for choice in choices}) < 2:
+        return False
+    packed = [c.weights for c in choices if c.activations is None and c.weights.dtype != "float8_e4m3"]
+    asymmetric = any(weights.scheme == "asymmetric" for weights in packed)
+    return kind == "experts" or asymmetric or (kind == "packed" and bool(packed))
+
+
+def _must_be_alike(kind: StoredAlike, choices: Sequence[Choice]) -> InvalidRecipe:
+    first = choices[0]
+    other = next(c for c in choices if (c.weights, c.activations) != (first.weights, first.activations))
+    which = (
+        "the experts of a mixture" if kind == "experts" else "the layers of this network, if one has packed weights,"
+    )
+    return InvalidRecipe(
+        "recipe_does_not_fit",
+        f"transformers opens {which} with one setting for all; {first.layer.name!r} and {other.layer.name!r} differ.",
+        'Give these layers the same weights and activations, or leave some in float by "exclude".',
+    )

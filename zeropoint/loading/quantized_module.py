@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from zeropoint.errors import InvalidModel
 from zeropoint.layers.corrections import outlier_product, scaled
-from zeropoint.layers.weights import WeightNames, dequantize_weight, from_tensors
+from zeropoint.layers.weights import WeightNames, as_stored, dequantize_weight, from_tensors
 from zeropoint.loading.quantized_recurrent import QuantizedRecurrent
 from zeropoint.loading.stand_in import StandIn, local_name
 from zeropoint.loading.stored import Stored
@@ -38,7 +38,7 @@ class QuantizedLeaf(StandIn):
     def __init__(self, shell: nn.Module, stored: Stored, name: str) -> None:
         """Replace the float layer `shell`, named `name`, whose weight is not read."""
         super().__init__()
-        self._settings, self._axis = stored.settings(name), stored.axis(name)
+        self._settings, self._axis, self._transposed = stored.settings(name), stored.axis(name), stored.transposed(name)
         self._dtype = shell.get_parameter("weight").dtype
         self._local: dict[str, str] = {}
         for key, own in zip(WEIGHT, stored.own_names(name), strict=True):
@@ -68,12 +68,21 @@ class QuantizedLeaf(StandIn):
 
     def forward(self, input: Tensor, *arguments: Any, **options: Any) -> Any:
         """Return the float layer's output with the dequantized weight, in the float layer's dtype."""
-        stored = {key: self.get_buffer(self._local[key]) for key in WEIGHT if key in self._local}
-        weight = dequantize_weight(*from_tensors(WEIGHT, self._settings, self._axis, stored)).to(self._dtype)
+        weight = self._weight()
         tensors = {"weight": weight} if self.bias is None else {"weight": weight, "bias": self.bias}
         output = functional_call(self._shell[0], tensors, (self._fake_quantize(input), *arguments), options)
         channels, columns = self._part("outlier_channels"), self._part("outlier_weight")
         return output if channels is None or columns is None else output + outlier_product(input, channels, columns)
+
+    def _weight(self) -> Tensor:
+        """Return the dequantized weight as the float layer reads it."""
+        stored = {key: self.get_buffer(self._local[key]) for key in WEIGHT if key in self._local}
+        axis = self._axis
+        if self._transposed:
+            stored = {key: as_stored(value) for key, value in stored.items()}
+            axis = None if axis is None else 1 - axis
+        weight = dequantize_weight(*from_tensors(WEIGHT, self._settings, axis, stored)).to(self._dtype)
+        return weight.t() if self._transposed else weight
 
     def _fake_quantize(self, values: Tensor) -> Tensor:
         """Scale x, quantize and dequantize it with the static qparams; return x̂ in the dtype of x."""
@@ -168,7 +177,7 @@ def _require_same_tensors(
     for name, tensor in tensors.items():
         if name not in stored.tensors:
             raise _misfit(f"Tensor {name!r} of the model is not in the file.")
-        saved = stored.weight(quantized[name])[0] if name in quantized else stored.tensors[name]
+        saved = _saved(stored, quantized[name]) if name in quantized else stored.tensors[name]
         if saved.shape != tensor.shape or (name not in quantized and saved.dtype != tensor.dtype):
             raise _misfit(
                 f"Tensor {name!r}: saved as {saved.dtype} {list(saved.shape)}, "
@@ -176,6 +185,12 @@ def _require_same_tensors(
             )
     for name in sorted(set(stored.tensors) - set(state) - added):
         raise _misfit(f"Tensor {name!r} of the file has no place in the model.")
+
+
+def _saved(stored: Stored, layer: str) -> Tensor:
+    """Return a layer's quantized values in the shape of the model's weight."""
+    values = stored.weight(layer)[0]
+    return values.t() if stored.transposed(layer) else values
 
 
 def _misfit(detail: str) -> InvalidModel:

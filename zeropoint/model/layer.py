@@ -1,6 +1,6 @@
 """A layer of a source: a module that owns parameters, and a real `nn` module if it can be quantized."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ from zeropoint.files.block_reader import StoredTensor
 from zeropoint.files.mapped import MappedFile
 from zeropoint.model.weight_holder import Layout, WeightHolder
 from zeropoint.schema.layer_names import free_name
+from zeropoint.schema.recipe import WeightSettings
 from zeropoint.schema.report import SkipReason
 
 LayerKind = Literal[
@@ -59,6 +60,14 @@ Part = Literal[
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
+StoredAlike = Literal["experts", "packed", "packed_asymmetric"]
+
+
+def always(_: WeightSettings) -> bool:
+    """Return True."""
+    return True
+
+
 @dataclass(frozen=True)
 class Layer:
     """A module of the user's source that owns parameters.
@@ -95,6 +104,15 @@ class Layer:
     """Names for the tensors of `stored_name` where the model has a tensor of the usual name."""
     file: MappedFile | None = None
     """That file, mapped: its pages can be released."""
+    input_in_float: bool = False
+    """Whether whatever opens the saved model computes with dequantized weights, so that inputs stay in float."""
+    can_store: Callable[[WeightSettings], bool] = always
+    """Whether the saved model has a place for a weight with these settings."""
+    stored_alike: StoredAlike | None = None
+    """The layers of a model with the same word here must have the same settings: what opens it knows one for all.
+
+    experts: always. packed: if one of them has packed weights. packed_asymmetric: if these have zero points.
+    """
 
     @property
     def output_axis(self) -> int:
@@ -159,7 +177,14 @@ class Layer:
         if isinstance(self.module, WeightHolder):
             return self.module.matrix
         weight = self.module.get_parameter("weight").detach()
+        if self.reads_transposed:
+            return weight.t()
         return weight.contiguous() if self.computed else weight
+
+    @property
+    def reads_transposed(self) -> bool:
+        """Whether the module reads a weight [in, out]: transformers' Conv1D does; the leaves of a program never."""
+        return self.transposed and not isinstance(self.module, nn.Linear)
 
     @property
     def bias(self) -> Tensor | None:

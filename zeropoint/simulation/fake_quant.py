@@ -53,7 +53,7 @@ def forward_quantized(layer: QuantizedLayer, *arguments: Any) -> Tensor:
     operator.__dict__.pop("forward", None)  # set by a simulation, and would call this function again
     operator.__dict__["_parameters"] = {
         **module._parameters,
-        "weight": weight,
+        "weight": weight.t() if layer.layer.reads_transposed else weight,
         "bias": None if bias is None else bias.to(values.device, dtype),
     }
     output: Tensor = operator.forward(quantize_input(values, layer), *arguments[1:])

@@ -18,7 +18,7 @@ from zeropoint.errors import Unsupported
 from zeropoint.model.layer import Layer, LayerKind, distinct_bytes, with_free_names
 from zeropoint.model.source import Source
 from zeropoint.model.weight_holder import WeightHolder
-from zeropoint.schema.layer_names import layer_name
+from zeropoint.schema.layer_names import layer_name, weight_layer_name
 from zeropoint.schema.report import SkipReason
 from zeropoint.sources.finite import require_finite
 from zeropoint.sources.recurrent import Holders, hold_weights, recurrent_kind
@@ -139,25 +139,26 @@ def _flat(output: object, path: str = "") -> Iterator[tuple[str, object]]:
 def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> Iterator[Layer]:
     """Yield every layer that owns parameters; a module used under two names is one layer, under the first.
 
-    `holders`: from where recurrent modules read their weights, each of which is a layer.
+    `holders`: from where modules with several weights read them, each of which is a layer.
     """
     first_names = {id(parameter): name for name, parameter in module.named_parameters()}
     conflicts = _conflicts(module, holders)
     for prefix, owner in module.named_modules():
+        # a single layer has no name in it, and so no place for a stand-in
+        held = holders.get(id(owner), {}) if prefix else {}
         layer_parameters: dict[str, dict[str, Tensor]] = {}
         for leaf, parameter in owner._parameters.items():
             if parameter is not None:
                 name = f"{prefix}.{leaf}".lstrip(".")
-                layer_parameters.setdefault(layer_name(name), {})[name] = parameter
-        # a single layer has no name in it, and so no place for a stand-in
-        held = holders.get(id(owner), {}) if prefix else {}
+                layer = weight_layer_name(name) if leaf in held else layer_name(name)
+                layer_parameters.setdefault(layer, {})[name] = parameter
         reason: SkipReason | None = None if _is_leaf(owner) and prefix else "unsupported"
         if reason is None and id(owner._parameters["weight"]) in conflicts:
             reason = "shared_weight_conflict"
         bias = owner._parameters.get("bias")
         whole = layer_name(f"{prefix}.weight".lstrip("."))
         for name, parameters in layer_parameters.items():
-            leaf = next((key for key in held if layer_name(f"{prefix}.{key}".lstrip(".")) == name), None)
+            leaf = next((key for key in held if weight_layer_name(f"{prefix}.{key}") == name), None)
             if leaf is not None:
                 key = id(held[leaf].weight)
                 weight_name = None if key in conflicts else first_names[key]
@@ -176,6 +177,7 @@ def list_layers(module: nn.Module, holders: Holders = MappingProxyType({})) -> I
                 bias_name=None if reason or bias is None else first_names[id(bias)],
                 reason=reason,
                 parameters=tuple(parameters),
+                transposed=reason is None and is_conv1d(owner),
             )
 
 
@@ -195,13 +197,13 @@ def _beside(name: str, owner: nn.Module, parameters: Mapping[str, Tensor]) -> La
 def _held_layer(
     name: str, owner: nn.Module, parameters: Mapping[str, Tensor], holder: WeightHolder, weight_name: str | None
 ) -> Layer:
-    """Return the layer of one weight of a recurrent module; without its name, other code reads it too."""
+    """Return the layer of one of a module's weights; without its name, other code reads it too."""
     conflict = weight_name is None
     return Layer(
         name=name,
         type=type(owner).__name__,
         bytes=distinct_bytes(parameters.values()),
-        kind=recurrent_kind(owner),
+        kind=recurrent_kind(owner) or "Matmul",
         module=None if conflict else holder,
         weight_name=weight_name,
         reason="shared_weight_conflict" if conflict else None,
@@ -221,8 +223,16 @@ def _conflicts(module: nn.Module, holders: Holders) -> set[int]:
     return {parameter for parameter, kinds in readers.items() if len(kinds) > 1 or kinds == {False}}
 
 
+def is_conv1d(owner: nn.Module) -> bool:
+    """Return whether the module is the linear layer of GPT-2 in transformers: y = x · W + b with W [in, out]."""
+    forward = type(owner).forward
+    return (forward.__module__, forward.__qualname__) == ("transformers.pytorch_utils", "Conv1D.forward")
+
+
 def _kind(owner: nn.Module) -> LayerKind | None:
     """Return what the module computes; None if a subclass overrides `forward`."""
+    if is_conv1d(owner):
+        return "Linear"
     return next((kind for type_, kind in KINDS.items() if type(owner).forward is type_.forward), None)
 
 

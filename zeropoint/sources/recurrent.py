@@ -26,7 +26,7 @@ FLAT = "_flat_weights"
 """The attribute of `nn.RNNBase` with the list of all its weights and biases, which its operator reads."""
 
 Holders = Mapping[int, Mapping[str, WeightHolder]]
-"""By the id of a recurrent module: its holders, by the name of the parameter in it."""
+"""By the id of a module with several weights: their holders, by the name of the parameter in it."""
 
 
 def recurrent_kind(owner: nn.Module) -> LayerKind | None:
@@ -43,11 +43,16 @@ def hold_weights(module: nn.Module) -> Holders:
                 leaf: WeightHolder(parameter, Layout(tuple(parameter.shape), (0, 1)))
                 for leaf, parameter in _matrices(owner)
             }
-            replacement = _Replacement(holders)
-            owner.register_forward_pre_hook(replacement)
-            owner.register_forward_hook(replacement.undo, always_call=True)
+            hold(owner, holders)
             held[id(owner)] = holders
     return held
+
+
+def hold(owner: nn.Module, holders: Mapping[str, WeightHolder]) -> None:
+    """Let a module read some of its parameters from holders, by name."""
+    replacement = _Replacement(holders)
+    owner.register_forward_pre_hook(replacement)
+    owner.register_forward_hook(replacement.undo, always_call=True)
 
 
 def forget_holders(module: nn.Module) -> None:

@@ -44,19 +44,19 @@ _ACTIVATION = word(*_ACTIVATIONS)
 _LENGTH = number(0, 1e9)
 _PIXELS = either(whole(1, 8192), many(whole(1, 8192), 2))
 
+_ROPE_TYPE = word("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "axial")
 _ROPE = table(
     {
-        "rope_type": word("default", "linear", "dynamic", "yarn", "longrope", "llama3"),
-        "type": word("default", "linear", "dynamic", "yarn", "longrope", "llama3"),
+        **dict.fromkeys(("rope_type", "type"), _ROPE_TYPE),
         "short_factor": many(_LENGTH, 4096),
         "long_factor": many(_LENGTH, 4096),
-        "original_max_position_embeddings": _POSITIONS,
+        **dict.fromkeys(("original_max_position_embeddings", "max_position_embeddings"), _POSITIONS),
         "mrope_section": many(whole(0, MAX_WIDTH), 8),
         **dict.fromkeys(("mrope_interleaved", "truncate"), FLAG),
         **dict.fromkeys(
             _words(
                 "rope_theta factor attention_factor beta_fast beta_slow low_freq_factor high_freq_factor mscale "
-                "mscale_all_dim partial_rotary_factor"
+                "mscale_all_dim partial_rotary_factor short_mscale long_mscale alpha llama_4_scaling_beta"
             ),
             _LENGTH,
         ),
@@ -77,6 +77,17 @@ _ROPES = Rule(
 )
 
 
+_ATTENTIONS = Rule(
+    lambda value: (
+        isinstance(value, list)
+        and len(value) <= MAX_LAYERS
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+        and all(many(word("global", "local"), 8).fits(kinds) and _LAYERS.fits(times) for kinds, times in value)
+    ),
+    'a list of pairs, such as [["global", "local"], 12]',
+)
+
+
 def _each(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(_words(names), rule)
 
@@ -84,7 +95,8 @@ def _each(rule: Rule, names: str) -> dict[str, Rule]:
 SHARED: Mapping[str, Rule] = {
     **_each(_WIDTH, "hidden_size intermediate_size embedding_size d_model d_ff d_kv dim hidden_dim n_embd ffn_dim"),
     **_each(_WIDTH, "encoder_ffn_dim decoder_ffn_dim"),
-    **_each(either(_WIDTH, NONE), "n_inner head_dim word_embed_proj_dim pooler_output_size sliding_window"),
+    **_each(either(_WIDTH, NONE), "n_inner head_dim word_embed_proj_dim pooler_output_size"),
+    **_each(either(whole(0, MAX_WIDTH), NONE), "sliding_window cross_attention_hidden_size"),
     **_each(_LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers max_window_layers"),
     **_each(either(_LAYERS, NONE), "num_decoder_layers"),
     **_each(_HEADS, "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads"),
@@ -107,6 +119,7 @@ SHARED: Mapping[str, Rule] = {
     **_each(number(0, 100), "initializer_range init_std initializer_factor"),
     **_each(_LENGTH, "rope_theta rotary_emb_base"),
     **_each(either(_ROPE, _ROPES, NONE), "rope_scaling rope_parameters"),
+    **_each(_ATTENTIONS, "attention_types"),
     **_each(_ACTIVATION, "hidden_act activation activation_function pooler_act"),
     **_each(either(word("tanh", "gelu"), NONE), "summary_activation"),
     **_each(word("last", "first", "mean", "cls_index"), "summary_type"),
@@ -136,7 +149,6 @@ NEUTRAL: Mapping[str, Rule] = {
     "extra_pos_embeddings": only(2),
     "pruned_heads": only({}),
     "tie_encoder_decoder": only(False),
-    "cross_attention_hidden_size": only(None),
 }
 """Keys of older versions that are dropped if they have the value that is built anyway."""
 

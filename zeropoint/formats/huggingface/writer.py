@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zeropoint.files.safetensors import in_json, replace_metadata
 from zeropoint.files.stream_writer import ShardWriter
-from zeropoint.formats.huggingface.compressed_tensors import compressed, quantization_config
+from zeropoint.formats.huggingface.compressed_tensors import compressed, expert, quantization_config
 from zeropoint.formats.metadata import file_metadata, room_for_results
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
@@ -25,6 +25,7 @@ from zeropoint.layers.stored_tensors import bias_name
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS
 from zeropoint.schema.report import Report
 from zeropoint.sources.huggingface.source import HuggingFaceSource
+from zeropoint.sources.module import is_conv1d
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -44,8 +45,7 @@ def write_folder(quantized: Quantized, path: Path, max_shard_bytes: int = MAX_SH
         for name, tensor, blocks in _tensors(quantized, source):
             writer.stream(name, tensor.dtype, tuple(tensor.shape), blocks)
         writer.finish()
-    linears = [name for name, module in source.module.named_modules() if isinstance(module, nn.Linear)]
-    config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, linears)}
+    config = dict(source.folder.config) | {"quantization_config": quantization_config(quantized.layers, _named(source))}
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for name in source.folder.carried:
         (path / name).parent.mkdir(exist_ok=True)
@@ -73,6 +73,12 @@ def _require_storable(layer: QuantizedLayer) -> None:
         raise TypeError(f"compressed-tensors has no place for the corrections of {layer.layer.name!r}")
 
 
+def _named(source: HuggingFaceSource) -> dict[str, str]:
+    """Return name -> type of the modules that a target of the config could mean, and so those to ignore."""
+    modules = source.module.named_modules()
+    return {n: type(m).__name__ for n, m in modules if isinstance(m, nn.Linear) or is_conv1d(m)}
+
+
 def _tensors(quantized: Quantized, source: HuggingFaceSource) -> Iterator[tuple[str, Tensor, Iterable[Tensor]]]:
     """Yield name, tensor and the tensor's values in blocks for everything stored, under the upload's own names.
 
@@ -82,6 +88,12 @@ def _tensors(quantized: Quantized, source: HuggingFaceSource) -> Iterator[tuple[
     changed = quantized.scaled_tensors | {bias_name(n): n.bias for n in quantized.layers if n.bias is not None}
     for name, tensor in source.tensors.items():
         stored = source.stored_names[name]
+        if name in weights and name in source.experts:
+            for piece, rows in source.experts[name]:
+                parts = compressed(expert(weights[name], rows))
+                yield from ((piece.removesuffix("weight") + part, value, [value]) for part, value in parts.items())
+            weights[name].release()
+            continue
         if name in weights:
             prefix = stored.removesuffix("weight")
             yield from ((prefix + part, value, [value]) for part, value in compressed(weights[name]).items())

@@ -5,7 +5,8 @@ the folder runs.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -18,6 +19,8 @@ from torch import Tensor
 from zeropoint.data.batches import ModelInputs
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, KINDS
 from zeropoint.schema.report import Loaded
+from zeropoint.sources.huggingface.conversions import split_conversions
+from zeropoint.sources.huggingface.network import build_empty
 from zeropoint.sources.module import call_module
 
 _WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -43,11 +46,8 @@ def open_network(folder: Path) -> OpenedNetwork:
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     kind = getattr(transformers, config["architectures"][0])
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    arguments = ""
-    if _must_dequantize(config):
-        options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
-        arguments = "(quantization_config=CompressedTensorsConfig(dequantize=True))"
-    with torch.no_grad():
+    split = split_conversions(build_empty(config))
+    with torch.no_grad(), _without_conversions(split):
         network, loading_info = kind.from_pretrained(folder, **options)
     wrong = {key: sorted(map(str, loading_info[key])) for key in _WRONG if loading_info.get(key)}
     if wrong:
@@ -57,18 +57,23 @@ def open_network(folder: Path) -> OpenedNetwork:
             part.config.use_cache = False
     versions = f"{version('transformers')}, compressed-tensors {version('compressed-tensors')}"
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name))
-    loader = f"transformers.{kind.__name__}.from_pretrained{arguments}"
+    loader = f"transformers.{kind.__name__}.from_pretrained"
+    loader += "".join(f" after register_checkpoint_conversion_mapping({key!r}, [], overwrite=True)" for key in split)
     return OpenedNetwork(network.eval(), tuple(Loaded(name=name, loader=loader, version=versions) for name in files))
 
 
-def _must_dequantize(config: Mapping[str, Any]) -> bool:
-    """Return whether transformers 5.17 (compressed-tensors 0.20) can load the folder only by dequantizing it.
-
-    Modules with packed weights have no zero points, and T5 then reads `weight` from modules that lack it.
-    """
-    groups = config["quantization_config"]["config_groups"].values()
-    packed = [group for group in groups if group["format"] == "pack-quantized"]
-    return any(not group["weights"]["symmetric"] for group in packed) or bool(packed and config["model_type"] == "t5")
+@contextmanager
+def _without_conversions(keys: Iterable[str]) -> Iterator[None]:
+    """Let transformers open networks of these classes by their own names of tensors, within a `with` block."""
+    library: Any = import_module("transformers.conversion_mapping")
+    before = {key: library.get_checkpoint_conversion_mapping(key) for key in keys}
+    try:
+        for key in before:
+            library.register_checkpoint_conversion_mapping(key, [], overwrite=True)
+        yield
+    finally:
+        for key, mapping in before.items():
+            library.register_checkpoint_conversion_mapping(key, mapping, overwrite=True)
 
 
 def _is_read(name: str) -> bool:

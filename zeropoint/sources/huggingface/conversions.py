@@ -23,6 +23,8 @@ class Conversion:
     sources: tuple[tuple[str, str], ...]
     converter: Any
     network: Any
+    stored_shapes: Mapping[str, tuple[int, ...]]
+    """The shapes of the stored tensors by name."""
 
     def run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network's tensors by name, made of stored ones by name. Raises ValueError if they don't fit."""
@@ -35,9 +37,9 @@ class Conversion:
             raise ValueError(f"the tensors for {self.name!r} don't fit together") from error
         return {name: _whole(value[0] if isinstance(value, list) else value) for name, value in made.items()}
 
-    def shapes(self, stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tensors that `run` makes, without any memory."""
-        empty = {name: torch.empty(stored[name], device="meta") for name, _ in self.sources}
+        empty = {name: torch.empty(self.stored_shapes[name], device="meta") for name, _ in self.sources}
         return {name: tuple(tensor.shape) for name, tensor in self.run(empty).items()}
 
 
@@ -60,4 +62,34 @@ def find_conversions(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> lis
         name, pattern = library.rename_source_key(stored, renamings, converters, network.base_model_prefix, expected)
         if pattern is not None and stored not in expected and name in expected:
             found.setdefault(name, []).append((stored, pattern))
-    return [Conversion(name, tuple(sources), by_pattern[sources[0][1]], network) for name, sources in found.items()]
+    return [
+        Conversion(name, tuple(sources), by_pattern[sources[0][1]], network, shapes) for name, sources in found.items()
+    ]
+
+
+def split_conversions(network: Any) -> list[str]:
+    """Return the classes, or model types, of which transformers can't open a quantized folder as it is.
+
+    It extends each conversion of a weight by the tensors of a quantized one, and takes no conversion of several tensors
+    into several (5.24). Their names must be the network's own then, and the conversions be left out.
+    """
+    library: Any = import_module("transformers.conversion_mapping")
+    converter: Any = import_module("transformers.core_model_loading").WeightConverter
+    kinds = {(type(module).__name__, module.config.model_type) for module in network.modules() if _is_network(module)}
+    keys = {
+        next((key for key in pair if library.get_checkpoint_conversion_mapping(key) is not None), "") for pair in kinds
+    }
+    return sorted(
+        key
+        for key in keys - {""}
+        if any(
+            isinstance(entry, converter)
+            and len(entry.target_patterns) > 1
+            and all(source.endswith("weight") for source in entry.source_patterns)
+            for entry in library.get_checkpoint_conversion_mapping(key)
+        )
+    )
+
+
+def _is_network(module: Any) -> bool:
+    return hasattr(module, "base_model_prefix") and hasattr(module, "config")

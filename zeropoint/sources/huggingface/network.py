@@ -31,6 +31,26 @@ def build(config: Mapping[str, Any]) -> Any:
         return _build(config).eval()
 
 
+def initializes_weights(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers can't open the network with packed weights, whose layers have no `weight`.
+
+    It runs the initialization of every layer after it loaded the tensors, which leaves these as they are; but the code
+    of many networks, DINOv2's and T5's, reads `weight` of a linear layer nevertheless.
+    """
+    network = build_empty(config)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            del module.weight
+    parts = [part for part in network.modules() if hasattr(part, "_init_weights")]
+    try:
+        for part in parts:
+            for module in part.modules():
+                part._init_weights(module)
+    except AttributeError:
+        return True
+    return False
+
+
 def _build(config: Mapping[str, Any]) -> Any:
     network = _class_of(config)
     values = {key: value for key, value in config.items() if key not in _BUILT_APART}

@@ -36,7 +36,7 @@ def match(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str
     """
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     conversions = find_conversions(network, shapes)
-    converted = _shapes_of(conversions, shapes)
+    converted = _shapes_of(conversions)
     pieces = {stored for conversion in conversions for stored, _ in conversion.sources}
     known = {name: shape for name, shape in shapes.items() if name not in pieces} | converted
     stored_names = _stored_names(network, known, expected)
@@ -53,9 +53,9 @@ def match(network: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str
     return matched, conversions
 
 
-def _shapes_of(conversions: Iterable[Conversion], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def _shapes_of(conversions: Iterable[Conversion]) -> dict[str, tuple[int, ...]]:
     try:
-        return {name: shape for one in conversions for name, shape in one.shapes(shapes).items()}
+        return {name: shape for one in conversions for name, shape in one.shapes().items()}
     except ValueError as error:
         raise _misfit(f"config.json and the weights differ: {error}.") from error
 

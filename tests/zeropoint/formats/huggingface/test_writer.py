@@ -100,7 +100,6 @@ def sqnr(reference: list[Tensor], other: list[Tensor]) -> float:
     return 400.0 if noise.db is None else noise.db
 
 
-@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")  # transformers, of what is asked of it here
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_from_pretrained_loads_it_whole_and_computes_the_same(recipe: str, tmp_path: Path) -> None:
     made = network("LlamaForCausalLM", tmp_path / "folder")
@@ -117,7 +116,7 @@ def test_from_pretrained_loads_it_whole_and_computes_the_same(recipe: str, tmp_p
     assert {entry.name for entry in opened.loaded} >= {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if "asymmetric" not in name])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_nothing_but_from_pretrained_is_needed(recipe: str, tmp_path: Path) -> None:
     made = network("LlamaForCausalLM", tmp_path / "folder")
     (tmp_path / "out").mkdir()
