@@ -33,6 +33,8 @@ class FolderFile:
     kind: str
     name: str
     bytes: int
+    fault: Invalid | None = None
+    """Why it can't be taken, if the network needs it."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,12 @@ def unpack_folder(path: Path, target: Path, max_bytes: int) -> UnpackedFolder:
                 remaining -= _copy(entry.chunks, Path(os.devnull), remaining, leaf)
                 passed_over.append((place, reason_of(leaf) if entry.regular else LINK))
                 continue
-            _require_single(place, leaf, entry, files)
             file = f"{number}.{_SUFFIXES.get(kind, 'json')}"
-            size = _copy(entry.chunks, target / file, min(remaining, _MAX_BYTES[kind]), leaf)
-            files[place.lower()] = FolderFile(file, kind, place, size)
+            most = _MAX_BYTES[kind]
+            size = _copy(entry.chunks, target / file, remaining, leaf, most)
             remaining -= size
+            fault = _fault(leaf, entry, size > most, place.lower() in files)
+            files[place.lower()] = FolderFile(file, kind, place, size, fault)
     return _within_root(tuple(files.values()), passed_over)
 
 
@@ -126,12 +129,18 @@ def _place(entry: TarEntry) -> tuple[str, str]:
     return "/".join(parts), parts[-1]
 
 
-def _require_single(place: str, leaf: str, entry: TarEntry, files: dict[str, FolderFile]) -> None:
-    """Raise Invalid if a file that the checkpoint needs is no plain file, or is in the archive twice."""
+def _fault(leaf: str, entry: TarEntry, too_large: bool, known: bool) -> Invalid | None:
+    """Return the refusal of a file that is no plain file, too large, or in the archive twice; None for any other.
+
+    It is due only if the network needs the file: an example's `config.json` may be what it likes.
+    """
     if not entry.regular:
-        raise refused(f"{shown(leaf)} is a link or a device; only plain files are accepted.")
-    if place.lower() in files:
-        raise refused(f"{shown(leaf)} is in the archive twice.")
+        return refused(f"{shown(leaf)} is a link or a device; only plain files are accepted.")
+    if known:
+        return refused(f"{shown(leaf)} is in the archive twice.")
+    if too_large:
+        return refused(f"{shown(leaf)} has more than the {_MAX_BYTES[kind_of(leaf) or '']} bytes that it may have.")
+    return None
 
 
 def _within_root(files: tuple[FolderFile, ...], passed_over: list[tuple[str, str]]) -> UnpackedFolder:
@@ -142,6 +151,9 @@ def _within_root(files: tuple[FolderFile, ...], passed_over: list[tuple[str, str
     if any(file.kind == "weights" for file in own):
         own = [file for file in own if file.kind not in PICKLED]
     beside = [replace(f, name=_below(_below(f.name, root), base)) for f in files if _is_beside(f, root, base)]
+    for file in (*own, *beside):
+        if file.fault is not None:
+            raise file.fault
     taken = {file.file for file in (*own, *beside)}
     elsewhere = [
         (file.name, OUTSIDE if _folder(file.name) != root else reason_of(_below(file.name, root)))
@@ -204,14 +216,16 @@ def _below(place: str, base: str) -> str:
     return place.removeprefix(f"{base}/") if base else place
 
 
-def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str) -> int:
+def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str, kept: int = 2**63) -> int:
+    """Write at most `kept` bytes of a member, and return how many it has. Raises Invalid on more than `max_bytes`."""
     size = 0
     with target.open("wb") as file:
         for chunk in chunks:
             size += len(chunk)
             if size > max_bytes:
                 raise refused(f"{shown(name)} has more than the {max_bytes} bytes that may still be unpacked for it.")
-            file.write(chunk)
+            if size <= kept:
+                file.write(chunk)
     return size
 
 

@@ -265,6 +265,32 @@ def test_a_name_twice_is_refused(tmp_path: Path, names: list[str]) -> None:
     assert "is in the archive twice" in refusal_of(path).detail
 
 
+FAULTY = {
+    "a link": [member("example/config.json", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
+    "a link to weights": [member("example/model.safetensors", type=tarfile.LNKTYPE, linkname="model.safetensors")],
+    "a device": [member("example/tokenizer.json", type=tarfile.CHRTYPE)],
+    "too large": [member("example/deeper/config.json", bytes(2**20 + 1))],
+    "too large, hidden": [member(".cache/model.safetensors.index.json", bytes(2**24 + 1))],
+    "twice": [member("example/config.json", b"{}"), member("Example/config.json", b"{}")],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_faulty_file_outside_the_network_is_left_out(tmp_path: Path, fault: str, first: bool) -> None:
+    own = [member(name, data) for name, data in FILES.items()]
+    members = FAULTY[fault] + own if first else own + FAULTY[fault]
+    whole = unpack_whole(tars.write(tmp_path / "x", tar(*members)), 2**26)
+    assert [file.name for file in whole.files] == list(FILES)
+    assert {name.lower().partition("/")[0] for name, _ in whole.left_out} <= {"example", ".cache"}
+    assert len(whole.left_out) == 1
+
+
+def test_a_faulty_file_outside_counts_among_the_bytes_that_may_be_unpacked(tmp_path: Path) -> None:
+    data = tar(member("config.json", b"{}"), member("example/config.json", bytes(2**20 + 1)))
+    assert "config.json has more than the" in refusal_of(tars.write(tmp_path / "x", data), 2**20 + 1).detail
+
+
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
 def test_all_members_share_one_cap(tmp_path: Path, form: str) -> None:
     path = pack(tmp_path / "x", form, {"config.json": b"1" * 600, "README.md": b"2" * 600, "vocab.txt": b"3" * 600})
