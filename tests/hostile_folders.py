@@ -192,10 +192,10 @@ FOLDER_ATTACKS: dict[str, FolderAttack] = {
     "a backbone of the hub": FolderAttack(config(backbone="owner/repo"), INVALID, "backbone would load code"),
     "a name of Python": FolderAttack(config(hidden_act="PAYLOAD"), INVALID, "hidden_act must be one of"),
     "a network of its own": FolderAttack(
-        config(model_type="custom"), "architecture_unsupported", "no supported network"
+        config(model_type="custom"), "architecture_unsupported", "not one that is built here"
     ),
     "a class of another module": FolderAttack(
-        config(architectures=["os.system"]), "architecture_unsupported", "no supported network"
+        config(architectures=["os.system"]), "architecture_unsupported", "not one that is built here"
     ),
     "not a number": FolderAttack(
         added(WEIGHTS, save({"a": torch.tensor([float("nan")])})), "non_finite_weights", "'a' holds NaN or infinity"

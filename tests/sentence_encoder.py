@@ -54,6 +54,8 @@ def shipped(folder: Path, canary: Path) -> Network:
     for name in BESIDE:
         place = folder / (f"{name}deep/model.onnx" if name.endswith("/") else name)
         _write(place, pickle.dumps(Touch(canary)) if name.endswith(".bin") else payload(canary).encode())
+    (folder / "original" / "config.json").symlink_to("/etc/hostname")
+    _write(folder / "onnx" / "config.json", bytes(2**20 + 1))
     return made
 
 

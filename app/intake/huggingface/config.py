@@ -19,6 +19,10 @@ _KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,256}")
 _LABELS = ("num_labels", "id2label", "label2id")
 _NAMES = ("model_type", "architectures", "torch_dtype", "dtype", *_LABELS)
+_EXPORT = (
+    "Export the network as a program, torch.export.export(model.eval(), args), and upload what torch.export.save wrote; "
+    "programs need no list of networks."
+)
 _REMOVE = "Remove the key from config.json if the network does not need it; else export the model as a .pt2 program."
 
 
@@ -72,16 +76,20 @@ def _architecture(document: dict[str, Any]) -> tuple[str, str]:
     known = ARCHITECTURES.get(model_type, frozenset()) if isinstance(model_type, str) else frozenset()
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(model_type, str) or not isinstance(name, str) or name not in known:
-        near = sorted(known) or get_close_matches(str(model_type), ARCHITECTURES, 8, 0.4)
-        raise Invalid(
-            "architecture_unsupported",
-            "config.json: model_type and architectures[0] name no supported network; "
-            + (
-                f"supported are {', '.join(near[:16])}." if near else f"{len(ARCHITECTURES)} model types are supported."
-            ),
-            "Export the model as a .pt2 program: torch.export takes any network.",
-        )
+        raise Invalid("architecture_unsupported", _unsupported(model_type, name), _EXPORT)
     return model_type, name
+
+
+def _unsupported(model_type: Any, name: Any) -> str:
+    """Return the words for a network that is not in the table, with those of its type, or types of a similar name."""
+    if not isinstance(model_type, str) or not isinstance(name, str):
+        return "config.json: model_type and architectures name no network; from_pretrained needs both."
+    said = f"config.json: the network {_plain(name)} of model_type {_plain(model_type)} is not one that is built here"
+    known = sorted(ARCHITECTURES.get(model_type, ()))
+    near = get_close_matches(model_type, ARCHITECTURES, 8, 0.6)
+    if known:
+        return f"{said}; those of this type are {', '.join(known)}."
+    return f"{said}; types of a similar name are {', '.join(near)}." if near else f"{said}."
 
 
 def _is_unknown(key: str, value: object) -> bool:
@@ -134,6 +142,10 @@ def _ordered_labels(names: Any) -> list[str]:
 def _check(key: str, fits: bool, expected: str) -> None:
     if not fits:
         raise refused(f"config.json: {key} must be {expected}.", "Use the config.json that save_pretrained wrote.")
+
+
+def _plain(name: str) -> str:
+    return name if _KEY.fullmatch(name) else "of another name"
 
 
 def _shown(key: str) -> str:

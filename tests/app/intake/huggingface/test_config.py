@@ -319,27 +319,31 @@ def test_keys_out_of_range_or_for_code_are_refused(changed: dict[str, Any], why:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "words"),
     [
-        {"model_type": "custom"},
-        {"model_type": None},
-        {"model_type": ["bert"]},
-        {"model_type": "llama"},
-        {"architectures": []},
-        {"architectures": "BertModel"},
-        {"architectures": ["os.system"]},
-        {"architectures": ["LlamaModel"]},
-        {"model_type": "bertt"},
-        {"architectures": [["BertModel"]]},
-        {"architectures": None},
+        ({"model_type": "custom"}, ["BertForSequenceClassification of model_type custom is not one that is built"]),
+        ({"model_type": None}, ["name no network"]),
+        ({"model_type": ["bert"]}, ["name no network"]),
+        ({"model_type": "llama"}, ["those of this type are", "LlamaForCausalLM"]),
+        ({"architectures": []}, ["name no network"]),
+        ({"architectures": "BertModel"}, ["name no network"]),
+        ({"architectures": ["os.system"]}, ["the network os.system of model_type bert", "BertModel"]),
+        ({"architectures": ["LlamaModel"]}, ["LlamaModel of model_type bert", "those of this type are", "BertModel"]),
+        ({"model_type": "bertt"}, ["types of a similar name are", "bert,"]),
+        ({"architectures": [["BertModel"]]}, ["name no network"]),
+        ({"architectures": None}, ["name no network"]),
+        ({"architectures": ["<b>/etc/passwd"]}, ["the network of another name of model_type bert"]),
+        ({"model_type": "x" * 10_000}, ["model_type of another name"]),
+        ({"model_type": "resnet", "architectures": ["ResNetModel"]}, ["ResNetModel of model_type resnet"]),
     ],
 )
-def test_networks_that_are_not_listed_are_refused(changed: dict[str, Any]) -> None:
+def test_networks_that_are_not_listed_are_refused(changed: dict[str, Any], words: list[str]) -> None:
     refusal = refusal_of(json.dumps(BERT | changed).encode())
     assert refusal.code == "architecture_unsupported"
-    assert "supported" in refusal.detail
+    assert all(part in refusal.detail for part in words), refusal.detail
     assert len(refusal.detail) < 1000
-    assert "Export" in refusal.remedy
+    assert "passwd" not in refusal.detail
+    assert "torch.export.export" in refusal.remedy
 
 
 @pytest.mark.parametrize(
