@@ -124,6 +124,9 @@ _SWIN: Mapping[str, Any] = MappingProxyType(
 _GLM_TEXT: Mapping[str, Any] = MappingProxyType(
     {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
 )
+_QWEN_TEXT: Mapping[str, Any] = MappingProxyType(
+    {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+)
 _FOUR_LAYERS: Mapping[str, Any] = MappingProxyType({"num_hidden_layers": 4})
 """Of which the last attends; the others are linear."""
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
@@ -131,6 +134,8 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin"), _SWIN),
     "deepseek_v3": {"first_k_dense_replace": 1},
     "deepseek_v2": {"first_k_dense_replace": 1, "num_experts_per_tok": 2},
+    **{f"{name}_text": _QWEN_TEXT for name in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl")},
+    **{name: {"text_config": _QWEN_TEXT} for name in ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl")},
     **{f"{name}_text": _GLM_TEXT for name in ("glm4v", "glm4v_moe", "glm_image", "glm_ocr")},
     **{name: {"text_config": _GLM_TEXT} for name in ("glm4v", "glm4v_moe", "glm46v", "glm_image", "glm_ocr")},
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "kimi_linear", "bailing_hybrid"), _FOUR_LAYERS),

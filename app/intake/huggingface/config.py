@@ -20,8 +20,8 @@ _LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,256}")
 _LABELS = ("num_labels", "id2label", "label2id")
 _NAMES = ("model_type", "architectures", "torch_dtype", "dtype", *_LABELS)
 _EXPORT = (
-    "Export the network as a program, torch.export.export(model.eval(), args), and upload what torch.export.save wrote; "
-    "programs need no list of networks."
+    "Export the network as a program, torch.export.export(model.eval(), args), and upload what torch.export.save "
+    "writes: programs need no list of networks."
 )
 _REMOVE = "Remove the key from config.json if the network does not need it; else export the model as a .pt2 program."
 

@@ -31,7 +31,6 @@ from zeropoint.primitives.packing import pack_int4
 from zeropoint.primitives.qparams import QParams
 from zeropoint.schema.recipe import ActivationSettings, WeightSettings
 
-TARGET = "Linear"
 EXPERTS = r"re:.*\.experts\.\d+\..*"
 """The target of experts: transformers looks for one that is a pattern with this word."""
 _STRATEGIES = {"per_channel": "channel", "per_tensor": "tensor", "per_group": "group"}

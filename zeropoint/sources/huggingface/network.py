@@ -39,13 +39,11 @@ def initializes_weights(config: Mapping[str, Any]) -> bool:
     """
     network = build_empty(config)
     for module in network.modules():
+        vars(module).pop("_is_hf_initialized", None)  # as in a network whose tensors were just loaded
         if isinstance(module, nn.Linear):
             del module.weight
-    parts = [part for part in network.modules() if hasattr(part, "_init_weights")]
     try:
-        for part in parts:
-            for module in part.modules():
-                part._init_weights(module)
+        network.initialize_weights()
     except AttributeError:
         return True
     return False
