@@ -15,6 +15,7 @@ from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.job import Phase
 from zeropoint.schema.recipe import Recipe
+from zeropoint.search import integer_outputs
 from zeropoint.sources.program import open_uploaded_program
 
 OpenExample = Callable[..., ProgramSource]
@@ -61,10 +62,15 @@ class SavedResult:
 
 @pytest.fixture(scope="session")
 def static_residual(tmp_path_factory: pytest.TempPathFactory) -> SavedResult:
-    """`residual` in static int8, saved once a process: to export ONNX takes seconds. Nobody writes there."""
+    """`residual` in static int8, saved once a process: to export ONNX takes seconds. Nobody writes there.
+
+    Every result that can be is an integer, whatever that costs.
+    """
     folder, example = tmp_path_factory.mktemp("residual"), residual()
     source = open_uploaded_program(example.export(folder / "uploaded.pt2"), "cpu")
-    result = _quantize(source, example, folder, {"formats": PROGRAM_FORMATS})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integer_outputs, "MOST_LOST_DB", 40.0)
+        result = _quantize(source, example, folder, {"formats": PROGRAM_FORMATS})
     list(write_formats(result, folder, PROGRAM_FORMATS))
     return SavedResult(result, folder)
 

@@ -111,7 +111,7 @@ def _collectors(layers: Sequence[Layer], wanted: Wanted) -> tuple[dict[str, nn.M
     for layer in layers:
         if wanted.outputs and layer.fused_output is not None:
             modules[fused_output_name(layer.name)] = layer.fused_output
-            collectors[fused_output_name(layer.name)] = Collector(histogram=layer.name in wanted.histograms)
+            collectors[fused_output_name(layer.name)] = Collector(histogram=True)
     return modules, collectors
 
 

@@ -9,7 +9,8 @@ from zeropoint.layers.quantized_layer import Activation, input_spec
 from zeropoint.layers.selection import Choice
 from zeropoint.model.layer import Layer
 from zeropoint.observers import observer_for
-from zeropoint.schema.recipe import ActivationSettings
+from zeropoint.observers.statistics import Statistics
+from zeropoint.schema.recipe import ActivationSettings, MseObserver
 
 FEW_SAMPLES = 32
 """Fewer samples lose over 1 dB on the digits network; docs/explanation/quantization.md measures both bounds."""
@@ -33,8 +34,9 @@ def static_inputs(choices: Sequence[Choice], profile: Profile) -> dict[str, Acti
 def static_outputs(choices: Sequence[Choice], profile: Profile) -> dict[str, Activation]:
     """Return the static range and qparams of each chosen convolution's fused output, by layer name.
 
-    They are chosen as those of inputs are, and the same errors are raised. Layers in float8 are left out, since no
-    runtime has a convolution with float8 outputs.
+    Rectified ones are chosen as those of inputs are. Others are residual branches, which have few large values: their
+    ranges have the least error, unless the profile has no histogram of them. The same errors are raised. Layers in
+    float8 are left out, since no runtime has a convolution with float8 outputs.
     """
     return {
         choice.layer.name: _activation(choice.layer, choice.activations, profile, output=True)
@@ -63,9 +65,9 @@ def thin_spots(profile: Profile, names: Sequence[str]) -> list[str]:
 
 def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *, output: bool = False) -> Activation:
     place = f"{'output' if output else 'input'} of layer {layer.name!r}"
-    observer = observer_for(settings.observer)
-    target = input_spec(layer, settings)
     statistics = profile.layers.get(fused_output_name(layer.name) if output else layer.name)
+    observer = observer_for(MseObserver() if output and _is_two_sided(statistics) else settings.observer)
+    target = input_spec(layer, settings)
     if statistics is not None and not statistics.finite:
         raise InvalidSamples(
             "non_finite_activations",
@@ -79,3 +81,8 @@ def _activation(layer: Layer, settings: ActivationSettings, profile: Profile, *,
             CALIBRATE_AGAIN,
         )
     return Activation.choose(settings, target, *observer.of_statistics(statistics, target))
+
+
+def _is_two_sided(statistics: Statistics | None) -> bool:
+    """Return whether there are values on both sides of zero, and a histogram of them."""
+    return statistics is not None and statistics.histogram is not None and statistics.minimum < 0 < statistics.maximum

@@ -15,7 +15,6 @@ from zeropoint.data.dataset import first_of
 from zeropoint.engine.plan import QuantizationPlan, without_idle
 from zeropoint.files.checkpoints import NO_CHECKPOINTS, Checkpoints
 from zeropoint.graph.preparing import prepared
-from zeropoint.graph.producers import producers
 from zeropoint.layers.checkpoints import finished_layers
 from zeropoint.layers.quantize import quantize_layer, spill_to_disk
 from zeropoint.layers.quantized_layer import Activation, QuantizedLayer
@@ -29,6 +28,7 @@ from zeropoint.schema.report import NOT_CALIBRATED, CalibrationReport, ReportWar
 from zeropoint.schema.versions import versions
 from zeropoint.search.checkpoint import KeptSearch
 from zeropoint.search.exact_sums import with_exact_sums
+from zeropoint.search.integer_outputs import with_integer_outputs
 from zeropoint.search.search import Material, context_of, search
 from zeropoint.search.target_check import few_samples
 from zeropoint.simulation.exclusion import layer_costs
@@ -67,7 +67,7 @@ def quantize_source(
     run = _run(source, recipe, planned, report, profile, resources=resources)
     if planned.undivided is not None and _changed_nothing(recipe, run.result):
         run = _on_all_samples(source, recipe, planned, run.result)
-    return _with_costs(_with_warnings(_exact_everywhere(run)), run.planned.calibration)
+    return _with_costs(_with_warnings(_with_integer_outputs(_exact_everywhere(run))), run.planned.calibration)
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,22 @@ class _Run:
     result: Quantized
     profile: Profile | None
     activations: Mapping[str, Activation]
+    outputs: Mapping[str, Activation]
+
+    @property
+    def deciding_samples(self) -> Batches | None:
+        """The samples on which two results are compared; None: there are none."""
+        calibration = self.planned.calibration
+        few = None if calibration is None else first_of(calibration, MOST_SAMPLES_TO_COMPARE)
+        return self.planned.acceptance or few
 
 
 def _exact_everywhere(run: _Run) -> _Run:
     """Limit pairs of weights where static inputs are integers, unless the recipe names processors that need none."""
-    result, planned = run.result, run.planned
-    if result.recipe.target_isa != "any" or planned.calibration is None or not run.activations:
+    result, calibration, samples = run.result, run.planned.calibration, run.deciding_samples
+    if result.recipe.target_isa != "any" or calibration is None or samples is None or not run.activations:
         return run
-    samples = planned.acceptance or first_of(planned.calibration, MOST_SAMPLES_TO_COMPARE)
-    material = Material(planned.calibration, samples, run.profile)
+    material = Material(calibration, samples, run.profile)
     context, before = context_of(result.source, result.recipe, material), {n.layer.name: n for n in result.layers}
     layers, step = with_exact_sums(context, Evaluator(result.source, samples), before)
     if step is None:
@@ -96,6 +103,16 @@ def _exact_everywhere(run: _Run) -> _Run:
         decided, pair_limits=step, acceptance_db=None if decided.acceptance_db is None else step.after_db
     )
     return replace(run, result=replace(result, layers=list(layers.values()), decisions=decisions))
+
+
+def _with_integer_outputs(run: _Run) -> _Run:
+    """Add the qparams of convolutions' results, for formats that write them as integers."""
+    result, samples = run.result, run.deciding_samples
+    if not isinstance(result.source, ProgramSource) or samples is None or not run.outputs:
+        return run
+    layers, report = with_integer_outputs(result.source, result.layers, run.outputs, samples)
+    decisions = replace(result.decisions, integer_outputs=report)
+    return replace(run, result=replace(result, layers=layers, decisions=decisions))
 
 
 def _changed_nothing(recipe: Recipe, result: Quantized) -> bool:
@@ -159,29 +176,10 @@ def _run(
         layers, decisions = search(
             source, recipe, material, layers, kept=kept, report=lambda tried: advance(quantized_layers + tried)
         )
-    layers = _with_outputs(source, layers, outputs)
     calibration = _calibration_report(profile, list(activations))
     skipped = [*planned.skipped, *_left_in_float(planned, layers)]
     result = Quantized(source, recipe, layers, skipped, calibration, versions(source.libraries), decisions)
-    return _Run(planned, result, profile, activations)
-
-
-def _with_outputs(
-    source: Source, layers: Sequence[QuantizedLayer], outputs: Mapping[str, Activation]
-) -> list[QuantizedLayer]:
-    """Add the qparams of fused outputs. Where the next layer's scale is absorbed, its input has the scaled range.
-
-    An average has a smaller range than its values; such an output stays in float.
-    """
-    before = producers(source) if isinstance(source, ProgramSource) and outputs else {}
-    absorbed = [layer for layer in layers if layer.scaled_by is not None and layer.layer.name in before]
-    scaled = {
-        before[layer.layer.name].name: None if before[layer.layer.name].averages else layer.activation
-        for layer in absorbed
-        if before[layer.layer.name].name == layer.scaled_by
-    }
-    known = {**outputs, **{name: activation for name, activation in scaled.items() if name in outputs}}
-    return [replace(layer, output=known.get(layer.layer.name)) for layer in layers]
+    return _Run(planned, result, profile, activations, outputs)
 
 
 def _with_warnings(run: _Run) -> Quantized:

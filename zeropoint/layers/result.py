@@ -11,7 +11,7 @@ from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.stored_tensors import bias_name, stored_sizes, stored_tensors
 from zeropoint.model.layer import distinct_bytes
 from zeropoint.model.source import Source
-from zeropoint.schema.decisions import AlgorithmReport, PairLimitsReport, TargetReport
+from zeropoint.schema.decisions import AlgorithmReport, IntegerOutputsReport, PairLimitsReport, TargetReport
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import CalibrationReport, ReportWarning, SkippedLayer
 
@@ -22,6 +22,7 @@ class Decisions:
 
     algorithms: list[AlgorithmReport] = field(default_factory=list)
     pair_limits: PairLimitsReport | None = None
+    integer_outputs: IntegerOutputsReport | None = None
     acceptance_samples: int = 0
     acceptance_db: float | None = None
     """SQNR of the final layers on these samples."""

@@ -35,6 +35,16 @@ class PairLimitsReport(Decision):
     after_db: float | None
 
 
+class IntegerOutputsReport(Decision):
+    """Convolutions whose results are integers in ONNX files, and by how many dB that lowers the whole model's SQNR."""
+
+    outputs: int
+    in_float: list[str]
+    """Layers whose results stay float, since integers would cost too much; a runtime computes these layers in float."""
+    cost_db: float
+    """What each result's rounding adds to the noise, summed, on the samples that `PairLimitsReport` names."""
+
+
 class TargetReport(Decision):
     """A target and its outcome. `value` is in the target's own unit: dB, a drop or bytes."""
 

@@ -8,7 +8,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from zeropoint.schema.decisions import AcceptanceReport, AlgorithmReport, PairLimitsReport, TargetReport
+from zeropoint.schema.decisions import (
+    AcceptanceReport,
+    AlgorithmReport,
+    IntegerOutputsReport,
+    PairLimitsReport,
+    TargetReport,
+)
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.runtimes import RuntimeReport
 from zeropoint.schema.target import MetricName
@@ -249,6 +255,8 @@ class Report(Part):
     algorithms: list[AlgorithmReport] = []
     pair_limits: PairLimitsReport | None = None
     """None: no sum of two products can pass 16 bits, or the recipe names processors that add them in 32."""
+    integer_outputs: IntegerOutputsReport | None = None
+    """None: no ONNX file is asked for, or no result of a convolution is rounded for its sake."""
     target: TargetReport | None = None
     recommendation: Recipe | None = None
     """The decisions as a recipe to edit and run; in mode "recommend" it is the only result."""

@@ -36,6 +36,24 @@ def simulated(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
                 module.__dict__.pop("forward", None)
 
 
+@contextmanager
+def rounded_outputs(layers: Iterable[QuantizedLayer]) -> Iterator[None]:
+    """Let the fused outputs of these layers be quantized until the block ends, and nothing else."""
+    places = [(layer.layer.fused_output, layer.output) for layer in layers]
+    after = [
+        (place, partial(_round_output, output.qparams))
+        for place, output in places
+        if place is not None and output is not None
+    ]
+    with hooked(after=after):
+        yield
+
+
+def _round_output(qparams: QParams, *called: Any) -> Tensor:
+    """Return the output, the last of what a forward hook is called with, on its grid."""
+    return fake_quantize(called[-1], qparams)
+
+
 def forward_quantized(layer: QuantizedLayer, *arguments: Any) -> Tensor:
     """Return the quantized layer's output for a float input [..., in, ...], on its device, without running hooks.
 

@@ -5,6 +5,7 @@ The float model's outputs are kept if they are small enough. Masked positions (`
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -53,6 +54,10 @@ MetricDrop = Callable[[Mapping[str, QuantizedLayer]], MetricLoss]
 """Returns how much the given layers lower a target's metric."""
 
 
+Effect = Callable[[Iterable[QuantizedLayer]], AbstractContextManager[None]]
+"""Returns the block within which the float model computes with something of these layers."""
+
+
 class Compared(NamedTuple):
     """One batch, the noise of each output, the outputs of the float and of the quantized model, and the truth."""
 
@@ -64,10 +69,13 @@ class Compared(NamedTuple):
 
 
 class Evaluator:
-    """Measures on `samples`; the float model's outputs are kept if they are small enough, else computed each time."""
+    """Measures on `samples`; the float model's outputs are kept if they are small enough, else computed each time.
 
-    def __init__(self, source: Source, samples: Batches) -> None:
-        self._source, self._samples = source, samples
+    `effect`: what the given layers do to the float model; without it they are quantized.
+    """
+
+    def __init__(self, source: Source, samples: Batches, effect: Effect = simulated) -> None:
+        self._source, self._samples, self._effect = source, samples, effect
         self._kept: list[list[Tensor]] = []
 
     @property
@@ -127,7 +135,7 @@ class Evaluator:
         """Yield each batch with what was measured on it."""
         for number, (batch, truth) in enumerate(judged(self._samples)):
             expected, mask = self._expected(number, batch), mask_of(batch)
-            with simulated(layers):
+            with self._effect(layers):
                 outputs = floating_outputs(self._source, batch)
             noises = [Noise() for _ in expected]
             for noise, reference, value in zip(noises, expected, outputs, strict=True):

@@ -173,6 +173,7 @@ def _planned(quantized: Quantized, evaluation: Evaluation | None, effort: Effort
         gate=_gate_report(decisions),
         algorithms=decisions.algorithms,
         pair_limits=decisions.pair_limits,
+        integer_outputs=decisions.integer_outputs,
         target=decisions.target,
         timings=dict(effort.timings),
         peak_memory_bytes=effort.peak_memory_bytes,

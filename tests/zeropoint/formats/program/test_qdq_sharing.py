@@ -9,8 +9,15 @@ from tests.networks import BATCH, Example, residual
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.layers.result import Quantized
+from zeropoint.search import integer_outputs
 
 ADD, QUANTIZE = torch.ops.aten.add.Tensor, torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+
+@pytest.fixture(autouse=True)
+def _at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/zeropoint/search/test_integer_outputs.py is about what it costs."""
+    monkeypatch.setattr(integer_outputs, "MOST_LOST_DB", 40.0)
 
 
 def quantized_values(result: Quantized, *, outputs: bool) -> list[str]:
