@@ -119,7 +119,7 @@ def test_rows_that_keep_the_limit_stay_as_they_are(prepare: Prepare) -> None:
 
 def test_it_is_no_change_where_inputs_are_too_small_to_saturate(prepare: Prepare) -> None:
     """One sample has a large value in the first channel; the columns beside it never meet more than a tenth of it."""
-    samples = torch.rand(64, 16) / 10
+    samples = torch.rand(128, 16) / 10
     samples[0, 0] = 1
     place = prepare(nn.Sequential(NETWORKS["linear of 16"][0]), samples)
     assert limit_pairs(place.context, place.layers) == {}
@@ -219,3 +219,23 @@ def test_rounds_of_layers_give_the_same(prepare: Prepare, monkeypatch: pytest.Mo
     apart = limit_pairs(place.context, place.layers)
     assert together.keys() == apart.keys() == {"0", "2", "4"}
     assert all(torch.equal(together[name].weight, apart[name].weight) for name in apart)
+
+
+@pytest.mark.parametrize("name", ["linear of 33", "odd channels", "points"])
+def test_few_samples_say_little_about_the_largest_inputs(
+    prepare: Prepare, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs of other samples are half as large again in all channels but the first, which gives the range."""
+    module, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    samples = torch.rand(32, *shape) * 0.55
+    samples[0].view(-1)[0] = 1
+    place = prepare(nn.Sequential(module), samples)
+
+    def others() -> int:
+        limited = {**place.layers, **limit_pairs(place.context, place.layers)}
+        return max(saturated(place, limited, widened=1.5).values())
+
+    assert others() == 0
+    monkeypatch.setattr(pair_limits, "ENOUGH_SAMPLES", 1)
+    assert others() > 0
