@@ -18,11 +18,11 @@ from torch.utils import _pytree as pytree
 
 from zeropoint.data.batches import ModelInputs, own_copies
 from zeropoint.formats.program.writer import write_program
-from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.loading.readers.program import OpenedProgram, open_saved_program
 from zeropoint.loading.restore import restore
 from zeropoint.loading.stored import read_safetensors
 from zeropoint.metrics.sqnr import Noise, finite
+from zeropoint.model.quiet import torch_is_quiet
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.formats import PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.report import Report

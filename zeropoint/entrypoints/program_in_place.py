@@ -18,9 +18,9 @@ from zeropoint.data.batches import Dim, Input, ModelInputs, require_names, requi
 from zeropoint.entrypoints.module_program import EQUAL_DB, NoProgram, difference, example_of, exported, require_plain
 from zeropoint.errors import InvalidRecipe, QuantizationError
 from zeropoint.layers.selection import Choice, select
-from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.metrics.sqnr import finite
 from zeropoint.model.layer import Layer
+from zeropoint.model.quiet import torch_is_quiet
 from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import ReportWarning

@@ -18,9 +18,9 @@ from zeropoint.formats import TORCH_CHECKPOINT_FILE
 from zeropoint.loading.described import report_of
 from zeropoint.loading.float_programs import is_quantized
 from zeropoint.loading.quantized_module import quantized_module
-from zeropoint.loading.quiet import torch_is_quiet
 from zeropoint.loading.stored import Stored, read_safetensors, read_torch_checkpoint
 from zeropoint.loading.summary import layer_table, overview
+from zeropoint.model.quiet import torch_is_quiet
 from zeropoint.schema.formats import ONNX_FILE, PROGRAM_FILE, SAFETENSORS_FILE
 from zeropoint.schema.job import REPORT_FILE
 from zeropoint.schema.report import Report

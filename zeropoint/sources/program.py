@@ -35,6 +35,7 @@ from zeropoint.graph.pruning import prune
 from zeropoint.graph.spelled_names import spelled
 from zeropoint.graph.training_mode import modules_in_training
 from zeropoint.model.layer import distinct_bytes
+from zeropoint.model.quiet import torch_is_quiet
 from zeropoint.model.source import ProgramSource
 from zeropoint.sources.finite import require_finite
 
@@ -53,7 +54,8 @@ def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InvalidModel("program_invalid", f"The file {path.name!r} {what}.", "Give the path of a .pt2 file.")
     try:
-        uploaded = torch.export.load(path)
+        with torch_is_quiet():
+            uploaded = torch.export.load(path)
     except Exception as error:
         raise InvalidModel(
             "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN

@@ -4,7 +4,6 @@ torch translates operator by operator. Constants are folded, except after a stor
 back into float. Everything that reveals the user's files is removed: metadata, comments, class and function names.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -26,13 +25,12 @@ from zeropoint.formats.program.qdq import ops
 from zeropoint.formats.program.writer import quantized_program
 from zeropoint.graph.spelled_names import renamed, spelled_names, stored_names
 from zeropoint.layers.result import Quantized
+from zeropoint.model.quiet import torch_is_quiet
 
 OPSET = 21
 """The first opset whose DequantizeLinear supports groups and int4."""
 MAX_BYTES = 2**31 - 2**16
 """The most that protobuf can hold in one file."""
-
-_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 class Untranslatable(Exception):
@@ -123,13 +121,5 @@ def _dequantize_groups(  # noqa: PLR0917 - the operator's own arguments
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters' log and standard output, which report missing packages and unfolded nodes."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with torch_is_quiet(), redirect_stdout(StringIO()):
+        yield

@@ -1,11 +1,14 @@
-"""Silence what torch says while it exports or loads a program, such as which symbols a smaller graph lost."""
+"""Silence what torch says while it exports, loads or translates a program, such as which symbols a graph lost."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOGGERS = ("torch.export", "torch._export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes")
+LOGGERS = (
+    *("torch.export", "torch._export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes"),
+    *("torch.onnx", "onnxscript", "onnx_ir"),
+)
 
 
 @contextmanager
