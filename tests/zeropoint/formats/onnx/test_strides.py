@@ -84,13 +84,14 @@ class Heads(nn.Module):
         super().__init__()
         self.masked, self.causal = masked, causal
         self.joint, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.bias = nn.Parameter(torch.randn(4, 5, 5))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         n, length, width = x.shape
         query, key, value = self.joint(x).view(n, length, 3, 4, 4).permute(2, 0, 3, 1, 4)
-        given = mask[:, None] if self.masked else None
+        given = mask[:, None] + self.bias if self.masked else None
         y = nn.functional.scaled_dot_product_attention(query, key, value, given, is_causal=self.causal)
-        output: Tensor = self.out(y.transpose(1, 2).view(n, length, width))
+        output: Tensor = self.out(y.transpose(1, 2).contiguous().view(n, length, width))
         return output
 
 
@@ -101,11 +102,13 @@ def test_a_view_is_a_reshape(tmp_path: Path, masked: bool, causal: bool, decompo
     torch.manual_seed(0)
     batches = [(torch.randn(4, 5, 16), torch.randn(4, 5, 5)) for _ in range(4)]
     rows = torch.export.Dim("rows", max=64)
-    program = torch.export.export(Heads(masked, causal).eval(), batches[0], dynamic_shapes=({0: rows}, {0: rows}))
+    with torch.no_grad():  # torch chooses another kernel where a learned mask has gradients, as in the translation
+        program = torch.export.export(Heads(masked, causal).eval(), batches[0], dynamic_shapes=({0: rows}, {0: rows}))
     program = program.run_decompositions() if decompose else program
     result = quantize(program, batches, recipe={"formats": ["pt2", "onnx"]}, progress=False)
     result.save(tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     [found] = session.run(None, {name: batches[0][place].numpy() for place, name in enumerate(names)})
-    np.testing.assert_allclose(found, result(*batches[0]).detach().numpy(), atol=0.02)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, result(*batches[0]).numpy(), atol=0.02)
