@@ -166,10 +166,17 @@ def _empty(call: LayerCall, weight: Tensor, *, several: bool) -> nn.Module:
         return kind(columns, rows, bias=False)
     if call.kind == "Embedding":
         return kind(rows, columns)
-    options = {key: value if isinstance(value, int | str) else tuple(value) for key, value in call.options.items()}
+    options = {key: _in_full(value, weight.dim() - 2) for key, value in call.options.items()}
     groups = call.options.get("groups", 1)
     inputs, outputs = (rows, columns * groups) if call.kind in TRANSPOSED else (columns * groups, rows)
     return kind(inputs, outputs, tuple(weight.shape[2:]), bias=False, **options)
+
+
+def _in_full(option: Any, dimensions: int) -> Any:
+    """Return an option with a number for each dimension, where an operator has one for all in a list."""
+    if isinstance(option, int | str):
+        return option
+    return tuple(option) * (dimensions // len(option))
 
 
 def _kind(kind: LayerKind, *, several: bool) -> Any:

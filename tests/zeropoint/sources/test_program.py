@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.networks import Example, attention, audio, convolutional, counting, projections
+from tests.networks import BATCH, Example, attention, audio, convolutional, counting, projections
 from tests.zeropoint.conftest import OpenExample
 from zeropoint.data.batches import Dim, Input
 from zeropoint.errors import InvalidModel, Unsupported
@@ -145,3 +145,24 @@ def test_infinity_in_a_buffer_is_a_mask_and_welcome(opened: OpenExample) -> None
     example = convolutional()
     example.module.get_buffer("features.1.running_var").fill_(float("inf"))
     assert opened(example).layers
+
+
+@pytest.mark.parametrize("kind", ["conv1d", "conv2d", "conv3d", "conv_transpose2d"])
+def test_one_number_for_all_dimensions_is_written_in_full(opened: OpenExample, kind: str) -> None:
+    """What reads a layer's options (patches of its input, limits for pairs) finds one for each dimension."""
+    dimensions = int(kind[-2])
+
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, *[3] * dimensions))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = getattr(torch, kind)(x, self.weight, None, [2], [1])
+            return output
+
+    x = torch.randn(8, 4, *[7] * dimensions)
+    (layer,) = opened(Example(Short(), (x[:2],), {"x": {0: BATCH}}, {"x": x})).layers
+    assert isinstance(layer.module, nn.modules.conv._ConvNd)
+    options = (layer.module.stride, layer.module.padding, layer.module.dilation)
+    assert options == ((2,) * dimensions, (1,) * dimensions, (1,) * dimensions)
