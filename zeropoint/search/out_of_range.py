@@ -182,7 +182,7 @@ def _narrowed(layer: QuantizedLayer, tails: Tails | None) -> QuantizedLayer:
     """Return the layer with a range that ends at u on both sides."""
     if tails is None or layer.activation is None:
         return layer
-    return _ranged(layer, -tails.low.threshold, tails.high.threshold)
+    return ranged(layer, -tails.low.threshold, tails.high.threshold)
 
 
 def _widened(layer: QuantizedLayer, tails: Tails | None, headroom: float) -> QuantizedLayer:
@@ -191,10 +191,11 @@ def _widened(layer: QuantizedLayer, tails: Tails | None, headroom: float) -> Qua
         return layer
     sides = zip((tails.low, tails.high), (-layer.activation.minimum, layer.activation.maximum), strict=True)
     low, high = (max(end, tail.largest + headroom * tail.excess) for tail, end in sides)
-    return _ranged(layer, -low, high)
+    return ranged(layer, -low, high)
 
 
-def _ranged(layer: QuantizedLayer, minimum: float, maximum: float) -> QuantizedLayer:
+def ranged(layer: QuantizedLayer, minimum: float, maximum: float) -> QuantizedLayer:
+    """Return a layer with a static input with the qparams of another range."""
     assert layer.activation is not None
     settings = layer.activation.settings
     spec = input_spec(layer.layer, settings)

@@ -25,6 +25,7 @@ from zeropoint.search.out_of_range import OutOfRange
 from zeropoint.search.target import Search, reach_target
 from zeropoint.search.target_check import TargetCheck
 from zeropoint.search.trial import Candidate, baseline, try_algorithms
+from zeropoint.search.wider_ranges import with_all_samples
 from zeropoint.simulation.measure import Evaluator, MetricDrop
 
 OnProgress = Callable[[int], None]
@@ -74,7 +75,10 @@ def search(
         candidate, target = reach_target(wanted, candidate, everything, step)
     else:
         candidate = try_algorithms(context, acceptance, candidate, algorithms[done:], step)
-        candidate = cast_fallbacks(context, acceptance, recipe, candidate)  # kept nowhere: it takes little time
+        # what follows is kept nowhere: it takes little time
+        candidate = cast_fallbacks(context, acceptance, recipe, candidate)
+        if any(step.kept for step in candidate.steps):
+            candidate = with_all_samples(context, acceptance, material.acceptance, candidate)
     decisions = Decisions(
         algorithms=list(candidate.steps),
         acceptance_samples=material.acceptance.count,
