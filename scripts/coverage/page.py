@@ -19,9 +19,8 @@ Each is exported with `torch.export`, uploaded, quantized by a job with the pres
 `model.pt2` and `model.onnx`, and opened again. Networks are small, and so are their layers; weights are random, but as
 wide as in trained networks (each layer's output has unit variance). Read the SQNR of a row as a hint at what rounding
 does to this kind of network, not as what a trained one will have: [measurements](explanation/accuracy.md) are on those.
-There are 96 samples, which are few: `int8` is below `int8-static` where the largest values are in the quarter of the
-calibration samples that decides about algorithms and doesn't calibrate. Complex weights (`fno`) stay in float and are
-not counted.
+There are 96 samples, which are few: 18 of them decide about the algorithms of `int8`, and what they keep need not help
+the others. Complex weights (`fno`) stay in float and are not counted.
 
 | column | means |
 |---|---|
