@@ -5,9 +5,8 @@ algorithms, and a value that only the others have is clipped: on networks whose 
 14 dB, more than any algorithm gains. A range that was clipped on purpose stays as it is.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ from zeropoint.data.batches import Batches
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.model.hooks import watched
 from zeropoint.model.source import Source
-from zeropoint.observers.statistics import Statistics
+from zeropoint.observers.statistics import Collector, Statistics
 from zeropoint.search.out_of_range import ranged
 from zeropoint.search.trial import Candidate
 from zeropoint.simulation.measure import Evaluator
@@ -33,8 +32,8 @@ def with_all_samples(
     """Return the candidate with ranges that hold these samples, on which `acceptance` measures; as it was if worse."""
     statistics = context.statistics
     open_ended = {n: layer for n, layer in candidate.layers.items() if not _is_clipped(layer, statistics.get(n))}
-    seen = _extremes(context.source, open_ended, samples)
-    wider = {name: found for name, extremes in seen.items() if (found := _held(open_ended[name], extremes)) is not None}
+    seen = _ranges(context.source, open_ended, samples)
+    wider = {name: found for name, range_ in seen.items() if (found := _held(open_ended[name], range_)) is not None}
     if not wider:
         return candidate
     layers = {**candidate.layers, **wider}
@@ -42,34 +41,27 @@ def with_all_samples(
     return replace(candidate, layers=layers, noise=noise) if noise.noise < candidate.noise.noise else candidate
 
 
-@dataclass
-class _Extremes:
-    """The smallest and the largest input of a layer's operator so far."""
-
-    low: float = math.inf
-    high: float = -math.inf
-
-    def see(self, layer: QuantizedLayer, values: Tensor) -> None:
-        """Take in the input of the float layer; channels that stay in float don't count."""
-        values = layer.scale_input(values.detach())
-        axis = layer.layer.channel_axis
-        if layer.outliers is not None and axis is not None:
-            values = values.index_fill(axis, layer.outliers.channels.to(values.device), 0)
-        if values.numel():
-            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-
-
-def _extremes(source: Source, layers: Layers, samples: Batches) -> Mapping[str, _Extremes]:
-    seen = {name: _Extremes() for name in layers}
+def _ranges(source: Source, layers: Layers, samples: Batches) -> Mapping[str, Statistics]:
+    """Return the ranges of what these layers quantize, on these samples; layers that none reaches are left out."""
+    collectors = {name: Collector(histogram=False) for name in layers}
     modules = {name: layer.layer.module for name, layer in layers.items()}
-    observers = {name: partial(seen[name].see, layer) for name, layer in layers.items()}
+    observers = {name: partial(_observe, layer, collectors[name]) for name, layer in layers.items()}
     present = {name: module for name, module in modules.items() if module is not None}
     with torch.no_grad(), watched(present, observers) as current:
         for batch in samples:
             current.start(batch)
             source.run(batch)
     source.reset()
-    return seen
+    return {name: collector.statistics() for name, collector in collectors.items() if collector.count}
+
+
+def _observe(layer: QuantizedLayer, collector: Collector, values: Tensor) -> None:
+    """Show the input of the float layer as it will be quantized; channels that stay in float don't count."""
+    values = layer.scale_input(values.detach())
+    axis = layer.layer.channel_axis
+    if layer.outliers is not None and axis is not None:
+        values = values.index_fill(axis, layer.outliers.channels.to(values.device), 0)
+    collector.observe(values)
 
 
 def _is_clipped(layer: QuantizedLayer, statistics: Statistics | None) -> bool:
@@ -83,10 +75,10 @@ def _is_clipped(layer: QuantizedLayer, statistics: Statistics | None) -> bool:
     return activation.minimum > statistics.minimum + nearly or activation.maximum < statistics.maximum - nearly
 
 
-def _held(layer: QuantizedLayer, seen: _Extremes) -> QuantizedLayer | None:
-    """Return the layer with a range that holds what was seen; None if it does already."""
+def _held(layer: QuantizedLayer, seen: Statistics) -> QuantizedLayer | None:
+    """Return the layer with a range that holds what was seen; None if it does already, or if no range can."""
     assert layer.activation is not None
     low, high = layer.activation.minimum, layer.activation.maximum
-    if seen.low >= low and seen.high <= high:
+    if not seen.finite or (seen.minimum >= low and seen.maximum <= high):
         return None
-    return ranged(layer, min(low, seen.low), max(high, seen.high))
+    return ranged(layer, min(low, seen.minimum), max(high, seen.maximum))

@@ -1,8 +1,7 @@
 """An autocast on the cpu is inlined with its casts: the program gives what the module gives, bit for bit."""
 
 import io
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,7 @@ from zeropoint import quantize
 
 WIDTH = 16
 DTYPES = (torch.bfloat16, torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def no_warnings() -> Iterator[None]:
-    """Let torch say that an autocast has an operator that does nothing in it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch says that an autocast has an operator that does nothing in it
 
 
 class Cast(nn.Module):

@@ -1,8 +1,7 @@
 """Regions without gradients, and of an autocast that does nothing, are inlined; the program computes the same."""
 
 import io
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,7 @@ from app.intake.program.inlining import inline_regions
 from app.intake.program.read import read_program
 
 BATCH = torch.export.Dim("batch", min=2, max=64)
-
-
-@pytest.fixture(autouse=True)
-def no_warnings() -> Iterator[None]:
-    """Let torch say that an autocast on another device is disabled here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch says that an autocast on another device is disabled here
 
 
 class Regions(nn.Module):
