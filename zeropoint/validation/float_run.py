@@ -2,8 +2,8 @@
 
 Multiply-accumulates are counted at the operators that multiply by a stored weight: outputs × the length of the sum.
 Operators without a weight (attention's products of activations) have nothing to quantize and don't count. Tensors that
-the graph allocates and never fills hold whatever was in memory: they are filled with NaN here, so that a result that
-depends on them differs from the first run's.
+the graph allocates and never fills hold whatever was in memory: where there are any, the batch is run once with them
+full of NaN and once with zeros, so that a result that depends on them differs whatever the memory held.
 """
 
 import math
@@ -32,25 +32,37 @@ _FUSED = ("mkldnn_rnn_layer", "_cudnn_rnn", "_transformer_encoder_layer_fwd", "_
 
 @dataclass(frozen=True)
 class FloatRun:
-    """The outputs of the watched run, and multiply-accumulates by layer name."""
+    """The outputs of the watched run, multiply-accumulates by layer name, and outputs that unfilled memory changes."""
 
     outputs: Sequence[object]
     macs: Mapping[str, int]
+    unfilled: frozenset[int]
 
     def differs(self, outputs: Sequence[object]) -> list[int]:
         """Return the positions of outputs that another run of the same batch gave otherwise."""
         pairs = enumerate(zip(self.outputs, outputs, strict=True))
-        return [position for position, (first, second) in pairs if not _same(first, second)]
+        return [
+            position for position, (first, second) in pairs if position in self.unfilled or not _same(first, second)
+        ]
 
 
 def watch_float_run(source: Source, batch: Sequence[Tensor]) -> FloatRun:
     """Run one batch from the uploaded state. Raises whatever the model raises."""
+    watch = _Watch(_owners(source), math.nan)
+    outputs = _run(source, batch, watch)
+    unfilled: list[int] = []
+    if watch.filled:
+        zeros = _run(source, batch, _Watch({}, 0.0))
+        unfilled = [i for i, (first, second) in enumerate(zip(outputs, zeros, strict=True)) if not _same(first, second)]
+    return FloatRun(outputs, watch.macs, frozenset(unfilled))
+
+
+def _run(source: Source, batch: Sequence[Tensor], watch: "_Watch") -> list[object]:
     source.reset()
-    watch = _Watch(_owners(source))
     with torch.no_grad(), watch:
         outputs = source.run(batch)
     source.reset()
-    return FloatRun([value.cpu() if isinstance(value, Tensor) else value for value in outputs], watch.macs)
+    return [value.cpu() if isinstance(value, Tensor) else value for value in outputs]
 
 
 def _owners(source: Source) -> dict[int, str]:
@@ -73,10 +85,11 @@ def _owners(source: Source) -> dict[int, str]:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts products with weights, and fills what the graph leaves unfilled."""
 
-    def __init__(self, owners: Mapping[int, str]) -> None:
+    def __init__(self, owners: Mapping[int, str], fill: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._owners = owners
+        self._owners, self._fill = owners, fill
         self.macs: dict[str, int] = {}
+        self.filled = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -85,7 +98,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in _UNFILLED and isinstance(output, Tensor):
-            output.fill_(math.nan if output.dtype.is_floating_point or output.dtype.is_complex else 1)
+            self.filled = True
+            output.fill_(self._fill if output.dtype.is_floating_point or output.dtype.is_complex else self._fill != 0)
         elif name in _PRODUCTS or name in _CONVOLUTIONS or name in _FUSED:
             self._count(name, args, output)
         return output
