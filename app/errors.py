@@ -54,6 +54,7 @@ TITLES = {
     "range_not_satisfiable": "The range lies outside the artifact",
     "recipe_does_not_fit": "The recipe does not fit the form of the model",
     "recipe_matches_nothing": "The recipe names something that the model doesn't have",
+    "recipe_too_demanding": "Checking the recipe takes too much",
     "recipe_or_preset": "A job needs a recipe or a preset",
     "report_not_ready": "There is no report yet",
     "request_invalid": "The request is not valid",
@@ -70,6 +71,10 @@ TITLES = {
 }
 
 
+MOST_FAULTS = 100
+"""How many faults an answer lists; a request can have thousands."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One of the errors in a request; `pointer` is a JSON pointer into the request body."""
@@ -79,15 +84,21 @@ class Fault:
 
 
 class ServiceError(Exception):
-    """A refusal that the caller can act on: stable code, title, detail (what and where), remedy (what to do)."""
+    """A refusal that the caller can act on: stable code, title, detail (what and where), remedy (what to do).
 
-    def __init__(self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = ()) -> None:
+    Of many faults the first MOST_FAULTS are kept, and the number of the others.
+    """
+
+    def __init__(
+        self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = (), *, more_faults: int = 0
+    ) -> None:
         super().__init__(f"{detail} {remedy}")
         self.code = code
         self.title = TITLES[code]
         self.detail = detail
         self.remedy = remedy
-        self.faults = tuple(faults)
+        self.faults = tuple(faults[:MOST_FAULTS])
+        self.more_faults = more_faults + len(faults) - len(self.faults)
 
 
 class Malformed(ServiceError):

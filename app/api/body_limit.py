@@ -1,4 +1,4 @@
-"""JSON bodies have a limit, whether their length was announced or not."""
+"""JSON bodies have limits, on bytes and on values, whether their length was announced or not."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,9 +10,12 @@ from starlette.types import Message, Receive
 
 from app.api.dependencies import Services
 
+MOST_VALUES = 50_000
+"""In a body, by its commas: each value may be wrong, and take a line of what validation finds."""
+
 
 class LimitedRoute(APIRoute):
-    """A route that stops reading its body at settings.max_json_bytes."""
+    """A route that stops reading its body at settings.max_json_bytes, or at MOST_VALUES."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -26,13 +29,14 @@ class LimitedRoute(APIRoute):
 
 
 def _counting(receive: Receive, limit: int) -> Receive:
-    received = 0
+    received = values = 0
 
     async def counted() -> Message:
-        nonlocal received
+        nonlocal received, values
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
+        body = message.get("body", b"")
+        received, values = received + len(body), values + body.count(b",")
+        if received > limit or values > MOST_VALUES:
             # The only kind that FastAPI lets through while it reads a body.
             raise HTTPException(413)
         return message

@@ -1,11 +1,13 @@
 """/v1/datasets."""
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from app.api.answers import answer
 from app.api.dependencies import PathName, ServicesDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
-from app.api.schemas import DatasetBody, DatasetPage
+from app.api.schemas import DatasetBody, DatasetPage, DatasetSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
 from app.catalog.service import DATASETS
 from app.jobs import service
@@ -13,30 +15,32 @@ from app.jobs import service
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
-@router.post("", status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507))
-async def upload_dataset(
-    request: Request, response: Response, services: ServicesDep, name: NameQuery = None
-) -> DatasetBody:
+@router.post(
+    "", response_model=DatasetBody, status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507)
+)
+async def upload_dataset(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload named samples (.safetensors), one tensor for each model input.
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
     dataset = await take_upload(request, services, name, DATASETS.add)
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    return DatasetBody.model_validate(dataset)
+    body = await run_in_threadpool(DatasetBody.model_validate, dataset)
+    return await run_in_threadpool(answer, body, 201, Location=f"/v1/datasets/{body.id}")
 
 
 @router.get("", responses=problems(422))
 def list_datasets(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) -> DatasetPage:
     """List datasets, newest first."""
     rows = DATASETS.page(session, before, limit)
-    return DatasetPage(items=[DatasetBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
+    return DatasetPage(
+        items=[DatasetSummaryBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit)
+    )
 
 
-@router.get("/{dataset_id}", responses=problems(404))
-def read_dataset(session: SessionDep, dataset_id: PathName) -> DatasetBody:
+@router.get("/{dataset_id}", response_model=DatasetBody, responses=problems(404))
+def read_dataset(session: SessionDep, dataset_id: PathName) -> Response:
     """Read a dataset: its tensors and how many samples they hold."""
-    return DatasetBody.model_validate(DATASETS.read(session, dataset_id))
+    return answer(DatasetBody.model_validate(DATASETS.read_whole(session, dataset_id)))
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))

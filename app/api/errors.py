@@ -66,6 +66,8 @@ def problem(
     }
     if error.faults:
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
+    if error.more_faults:
+        body["more_errors"] = error.more_faults
     return JSONResponse(body, status, headers, PROBLEM)
 
 
@@ -119,6 +121,7 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
         "; ".join(f"{fault.pointer} {fault.detail}" for fault in faults[:3]) + ".",
         "Correct what errors names; /openapi.json describes every request.",
         faults,
+        more_faults=len(errors) - len(faults),
     )
     return _on_service_error(request, refusal)
 
@@ -134,7 +137,11 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
             f"{_asked(request)} is not offered.",
             "The Allow header lists the methods of this address.",
         ),
-        413: TooLarge("body_too_large", "The JSON body is too large.", "Send a smaller one; a recipe takes a few KiB."),
+        413: TooLarge(
+            "body_too_large",
+            "The JSON body is too large, or holds too many values.",
+            "Send a smaller one; a recipe takes a few KiB.",
+        ),
     }
     unreadable = Malformed("request_unreadable", "The request can't be read.", "Send a JSON object in UTF-8.")
     refusal = refusals.get(error.status_code, unreadable)

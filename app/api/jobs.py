@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answers import answer
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.openapi import problems
@@ -22,6 +23,7 @@ from app.api.schemas import (
     EventPage,
     JobBody,
     JobPage,
+    JobSummaryBody,
     RunBody,
 )
 from app.jobs import queries, service
@@ -95,51 +97,58 @@ def bodies_of(kind: type[SomeBody], session: Session, jobs: Sequence[queries.Job
     return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
 
 
-@router.post("", status_code=202, responses=problems(400, 404, 413, 422))
+@router.post("", response_model=JobBody, status_code=202, responses=problems(400, 404, 413, 422))
 async def submit_job(
     *,
     request: Request,
-    response: Response,
     services: ServicesDep,
     job_request: JobRequest,
     idempotency_key: KeyHeader = None,
     prefer: PreferHeader = None,
-) -> JobBody:
+) -> Response:
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
     work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
     submission = submission_of(job_request, work, idempotency_key)
     job = await run_in_threadpool(submit, JobBody, services, submission)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    headers = {"Location": f"/v1/jobs/{job.id}"}
     if seconds := _wait_seconds(prefer):
-        response.headers["Preference-Applied"] = f"wait={seconds}"
+        headers["Preference-Applied"] = f"wait={seconds}"
         job = await _ended(request, services, job, seconds)
-    return job
+    return await run_in_threadpool(answer, job, 202, **headers)
 
 
 @router.get("", responses=problems(422))
 def list_jobs(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> JobPage:
     """List jobs, newest first."""
     rows = queries.page(session, JobKind.QUANTIZE, chosen, before, limit)
-    return JobPage(items=bodies_of(JobBody, session, rows), next_cursor=next_cursor(rows, limit))
+    return JobPage(items=bodies_of(JobSummaryBody, session, rows), next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{job_id}", responses=problems(404))
-def read_job(session: SessionDep, job_id: PathName) -> JobBody:
+@router.get("/{job_id}", response_model=JobBody, responses=problems(404))
+def read_job(session: SessionDep, job_id: PathName) -> Response:
     """Read a job: its state, phase and progress."""
-    return _body(session, queries.read(session, job_id))
+    return answer(_body(session, queries.read(session, job_id)))
 
 
-@router.get("/{job_id}/attempts", responses=problems(404))
-def list_attempts(session: SessionDep, job_id: PathName) -> AttemptPage:
-    """Read the runs of a job: by whom, since when, and how each ended."""
-    rows = queries.attempts(session, job_id)
+@router.get("/{job_id}/attempts", responses=problems(404, 422))
+def list_attempts(
+    session: SessionDep,
+    job_id: PathName,
+    after: Annotated[
+        int, Query(ge=0, lt=2**31, description="The last token that the client has; later ones are returned.")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> AttemptPage:
+    """Read the runs of a job, oldest first: by whom, since when, and how each ended."""
+    rows = queries.attempts(session, job_id, after, limit)
     return AttemptPage(items=[AttemptBody.model_validate(row) for row in rows])
 
 
-@router.post("/{job_id}/cancel", status_code=202, responses=problems(404, 409))
-def cancel_job(session: SessionDep, job_id: PathName) -> JobBody:
+@router.post("/{job_id}/cancel", response_model=JobBody, status_code=202, responses=problems(404, 409))
+def cancel_job(session: SessionDep, job_id: PathName) -> Response:
     """Stop a job. Asking again changes nothing; a job that has ended is refused."""
-    return _body(session, service.request_cancel(session, queries.read(session, job_id).id))
+    service.request_cancel(session, queries.read(session, job_id).id)
+    return answer(_body(session, queries.read(session, job_id)), 202)
 
 
 @router.get("/{job_id}/events", responses=problems(404, 422))

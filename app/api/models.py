@@ -1,11 +1,13 @@
 """/v1/models."""
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from app.api.answers import answer
 from app.api.dependencies import PathName, ServicesDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
-from app.api.schemas import ModelBody, ModelPage
+from app.api.schemas import ModelBody, ModelPage, ModelSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
 from app.catalog.service import MODELS
 from app.jobs import service
@@ -13,30 +15,30 @@ from app.jobs import service
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.post("", status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507))
-async def upload_model(
-    request: Request, response: Response, services: ServicesDep, name: NameQuery = None
-) -> ModelBody:
+@router.post(
+    "", response_model=ModelBody, status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507)
+)
+async def upload_model(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors).
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
     model = await take_upload(request, services, name, MODELS.add)
-    response.headers["Location"] = f"/v1/models/{model.id}"
-    return ModelBody.model_validate(model)
+    body = await run_in_threadpool(ModelBody.model_validate, model)
+    return await run_in_threadpool(answer, body, 201, Location=f"/v1/models/{body.id}")
 
 
 @router.get("", responses=problems(422))
 def list_models(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) -> ModelPage:
     """List models, newest first."""
     rows = MODELS.page(session, before, limit)
-    return ModelPage(items=[ModelBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
+    return ModelPage(items=[ModelSummaryBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{model_id}", responses=problems(404))
-def read_model(session: SessionDep, model_id: PathName) -> ModelBody:
+@router.get("/{model_id}", response_model=ModelBody, responses=problems(404))
+def read_model(session: SessionDep, model_id: PathName) -> Response:
     """Read a model: its inputs and its layers."""
-    return ModelBody.model_validate(MODELS.read(session, model_id))
+    return answer(ModelBody.model_validate(MODELS.read_whole(session, model_id)))
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(404, 409))

@@ -59,37 +59,47 @@ class LeftOutBody(Body):
     reason: str
 
 
-class ModelBody(Body):
+class ModelSummaryBody(Body):
+    """A model in a list; reading it shows its inputs and layers too."""
+
     id: str
     name: str
     format: Literal["pt2", "huggingface", "safetensors"]
     bytes: int
     sha256: str
     created_at: datetime
+    parameters: int
+
+
+class ModelBody(ModelSummaryBody):
     inputs: list[InputBody]
     layers: list[LayerBody]
-    parameters: int
     warnings: list[ModelWarningBody]
     left_out: list[LeftOutBody]
 
 
-class DatasetBody(Body):
+class DatasetSummaryBody(Body):
+    """A dataset in a list; reading it shows its tensors too."""
+
     id: str
     name: str
     bytes: int
     sha256: str
     created_at: datetime
     samples: int
+
+
+class DatasetBody(DatasetSummaryBody):
     tensors: list[TensorBody]
 
 
 class ModelPage(Body):
-    items: list[ModelBody]
+    items: list[ModelSummaryBody]
     next_cursor: str | None
 
 
 class DatasetPage(Body):
-    items: list[DatasetBody]
+    items: list[DatasetSummaryBody]
     next_cursor: str | None
 
 
@@ -153,9 +163,10 @@ class RunBody(Body):
     waiting_for: WaitingFor | None = None
 
 
-class JobBody(RunBody):
+class JobSummaryBody(RunBody):
+    """A job in a list; reading it shows its recipe too."""
+
     verdict: Verdict | None
-    recipe: Recipe
 
     @computed_field
     def links(self) -> LinksBody:
@@ -165,8 +176,12 @@ class JobBody(RunBody):
         return LinksBody(self=here, **{name: f"{here}/{name}" for name in names})
 
 
+class JobBody(JobSummaryBody):
+    recipe: Recipe
+
+
 class JobPage(Body):
-    items: list[JobBody]
+    items: list[JobSummaryBody]
     next_cursor: str | None
 
 
@@ -240,6 +255,7 @@ class Problem(Body):
     detail: str | None = None
     remedy: str | None = None
     errors: list[FaultBody] | None = None
+    more_errors: Annotated[int | None, Field(description="How many further errors there are.")] = None
 
 
 class Readiness(Body):

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import AliasPath, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.answers import answer
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, ServicesDep, SessionDep
 from app.api.jobs import FilterDep, KeyHeader, bodies_of, submission_of, submit
@@ -26,13 +27,8 @@ class SweepLinksBody(Body):
     artifacts: str
 
 
-class SweepBody(RunBody):
-    recipes: Annotated[list[SweepEntry], Field(validation_alias=AliasPath("sweep", "recipes"))]
-    latency: Annotated[bool, Field(validation_alias=AliasPath("sweep", "latency"))]
-    rows: Annotated[list[SweepRow] | None, Field(description="Null in lists, and until the sweep has succeeded.")] = (
-        None
-    )
-    pareto: Annotated[list[int] | None, Field(description="Positions of the rows that no other row beats.")] = None
+class SweepSummaryBody(RunBody):
+    """A sweep in a list; reading it shows its recipes and rows too."""
 
     @computed_field
     def links(self) -> SweepLinksBody:
@@ -41,51 +37,57 @@ class SweepBody(RunBody):
         return SweepLinksBody(self=f"/v1/sweeps/{self.id}", **below)
 
 
+class SweepBody(SweepSummaryBody):
+    recipes: Annotated[list[SweepEntry], Field(validation_alias=AliasPath("sweep", "recipes"))]
+    latency: Annotated[bool, Field(validation_alias=AliasPath("sweep", "latency"))]
+    rows: Annotated[list[SweepRow] | None, Field(description="Null until the sweep has succeeded.")] = None
+    pareto: Annotated[list[int] | None, Field(description="Positions of the rows that no other row beats.")] = None
+
+
 class SweepPage(Body):
-    items: list[SweepBody]
+    items: list[SweepSummaryBody]
     next_cursor: str | None
 
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], route_class=LimitedRoute)
 
 
-@router.post("", status_code=202, responses=problems(400, 404, 413, 422))
+@router.post("", response_model=SweepBody, status_code=202, responses=problems(400, 404, 413, 422))
 async def submit_sweep(
-    *, response: Response, services: ServicesDep, sweep_request: SweepRequest, idempotency_key: KeyHeader = None
-) -> SweepBody:
+    *, services: ServicesDep, sweep_request: SweepRequest, idempotency_key: KeyHeader = None
+) -> Response:
     """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
     submission = submission_of(
         sweep_request, SweepWork(_entries(sweep_request), sweep_request.latency), idempotency_key
     )
     body = await run_in_threadpool(submit, SweepBody, services, submission)
-    response.headers["Location"] = f"/v1/sweeps/{body.id}"
-    return body
+    return await run_in_threadpool(answer, body, 202, Location=f"/v1/sweeps/{body.id}")
 
 
 @router.get("", responses=problems(422))
 def list_sweeps(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> SweepPage:
     """List sweeps, newest first, without their rows."""
     rows = queries.page(session, JobKind.SWEEP, chosen, before, limit)
-    return SweepPage(items=bodies_of(SweepBody, session, rows), next_cursor=next_cursor(rows, limit))
+    return SweepPage(items=bodies_of(SweepSummaryBody, session, rows), next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{sweep_id}", responses=problems(404))
-def read_sweep(session: SessionDep, services: ServicesDep, sweep_id: PathName) -> SweepBody:
+@router.get("/{sweep_id}", response_model=SweepBody, responses=problems(404))
+def read_sweep(session: SessionDep, services: ServicesDep, sweep_id: PathName) -> Response:
     """Read a sweep: its state, phase and progress, and the table once it has succeeded."""
     sweep = queries.read_sweep(session, sweep_id)
     (body,) = bodies_of(SweepBody, session, [sweep])
     table = queries.table(session, sweep)
     if table is None:
-        return body
+        return answer(body)
     report = SweepReport.model_validate_json(services.storage.path(table.sha256).read_bytes())
-    return body.model_copy(update={"rows": report.rows, "pareto": report.pareto})
+    return answer(body.model_copy(update={"rows": report.rows, "pareto": report.pareto}))
 
 
-@router.post("/{sweep_id}/cancel", status_code=202, responses=problems(404, 409))
-def cancel_sweep(session: SessionDep, sweep_id: PathName) -> SweepBody:
+@router.post("/{sweep_id}/cancel", response_model=SweepBody, status_code=202, responses=problems(404, 409))
+def cancel_sweep(session: SessionDep, sweep_id: PathName) -> Response:
     """Stop a sweep. Asking again changes nothing; a sweep that has ended is refused."""
-    sweep = queries.read_sweep(session, sweep_id)
-    return bodies_of(SweepBody, session, [service.request_cancel(session, sweep.id)])[0]
+    service.request_cancel(session, queries.read_sweep(session, sweep_id).id)
+    return answer(bodies_of(SweepBody, session, [queries.read_sweep(session, sweep_id)])[0], 202)
 
 
 def _entries(sweep_request: SweepRequest) -> tuple[SweepEntry, ...]:

@@ -6,10 +6,9 @@ from itertools import islice
 from typing import Any
 
 from app.api.requests import ID_PATTERN, JobRequest, SweepRequest
-from app.errors import Fault
+from app.errors import MOST_FAULTS, Fault
 from zeropoint.schema.faults import keys_of, pointer_to, words_for
 
-MOST_FAULTS = 100
 NO_ID = "is not an id: these look like mdl_0123abcd, and GET /v1/models, /v1/datasets and /v1/jobs list them"
 
 

@@ -1,4 +1,4 @@
-"""Tables of models and datasets."""
+"""Tables of models and datasets. What can be large is read only where it is asked for: see `CONTENTS`."""
 
 from datetime import datetime
 from typing import Any
@@ -7,6 +7,13 @@ from sqlalchemy import JSON, BigInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, UtcDateTime
+
+CONTENTS = "contents"
+"""The columns with one entry for each layer, tensor or file. They are loaded together, and never for a list."""
+
+
+def _contents(**options: Any) -> Any:
+    return mapped_column(JSON, deferred=True, deferred_group=CONTENTS, **options)
 
 
 class Model(Base):
@@ -22,11 +29,11 @@ class Model(Base):
     stored_bytes: Mapped[int] = mapped_column(BigInteger)
     stored_sha256: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    inputs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-    layers: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    inputs: Mapped[list[dict[str, Any]]] = _contents()
+    layers: Mapped[list[dict[str, Any]]] = _contents()
     parameters: Mapped[int] = mapped_column(BigInteger)
-    warnings: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
-    left_out: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
+    warnings: Mapped[list[dict[str, Any]]] = _contents(default=list, server_default="[]")
+    left_out: Mapped[list[dict[str, Any]]] = _contents(default=list, server_default="[]")
 
 
 class Dataset(Base):
@@ -42,4 +49,4 @@ class Dataset(Base):
     stored_sha256: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     samples: Mapped[int] = mapped_column(BigInteger)
-    tensors: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    tensors: Mapped[list[dict[str, Any]]] = _contents()

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer_group
 
-from app.catalog.models import Dataset, Model
+from app.catalog.models import CONTENTS, Dataset, Model
 
 Upload = TypeVar("Upload", Model, Dataset)
 
@@ -16,9 +16,15 @@ def find(session: Session, table: type[Upload], upload_id: str) -> Upload | None
     return session.get(table, upload_id)
 
 
-def hold(session: Session, table: type[Upload], upload_id: str) -> Upload | None:
-    """Return one upload and keep it from being deleted until the transaction ends."""
-    return session.get(table, upload_id, with_for_update={"read": True})
+def find_whole(session: Session, table: type[Upload], upload_id: str) -> Upload | None:
+    """Return one upload with its contents, in one query: another may delete it before the next."""
+    return session.get(table, upload_id, options=[undefer_group(CONTENTS)], populate_existing=True)
+
+
+def hold(session: Session, table: type[Upload], upload_id: str) -> bool:
+    """Keep an upload from being deleted until the transaction ends; return whether there is one."""
+    query = select(table.id).where(table.id == upload_id).with_for_update(read=True)
+    return session.scalar(query) is not None
 
 
 def lock(session: Session, table: type[Upload], upload_id: str) -> Upload | None:

@@ -71,16 +71,21 @@ class Catalog(Generic[Row]):
         return row
 
     def read(self, session: Session, upload_id: str) -> Row:
-        """Return an upload. Raises NotFound."""
+        """Return an upload, without its contents. Raises NotFound."""
         return repository.find(session, self.table, upload_id) or self.missing(upload_id)
+
+    def read_whole(self, session: Session, upload_id: str) -> Row:
+        """Return an upload with its contents. Raises NotFound."""
+        return repository.find_whole(session, self.table, upload_id) or self.missing(upload_id)
 
     def page(self, session: Session, before: str | None, limit: int) -> Sequence[Row]:
         """Return uploads, newest first, older than the id `before`."""
         return repository.page(session, self.table, before, limit)
 
-    def hold(self, session: Session, upload_id: str) -> Row:
-        """Return an upload and keep it from being deleted until the transaction ends. Raises NotFound."""
-        return repository.hold(session, self.table, upload_id) or self.missing(upload_id)
+    def hold(self, session: Session, upload_id: str) -> None:
+        """Keep an upload from being deleted until the transaction ends. Raises NotFound."""
+        if not repository.hold(session, self.table, upload_id):
+            self.missing(upload_id)
 
     def lock(self, session: Session, upload_id: str) -> Row:
         """Return an upload and wait for every transaction that holds it. Raises NotFound."""

@@ -1,6 +1,7 @@
 """Checks before a job is accepted: the dataset fits the model's inputs, and the recipe's names exist."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from app.catalog.models import Dataset, Model
@@ -8,35 +9,53 @@ from app.errors import Fault, Invalid
 from app.intake.facts import Dim, Tensor
 from zeropoint.schema.formats import SourceFormat, unfit
 from zeropoint.schema.labels import NEEDS, TRUTHS, misfit
-from zeropoint.schema.layer_patterns import layer_aliases, mismatches, nearest
+from zeropoint.schema.layer_patterns import (
+    MOST_SUGGESTIONS,
+    Aliases,
+    Mismatch,
+    comparisons,
+    layer_aliases,
+    mismatches,
+    nearest,
+)
 from zeropoint.schema.recipe import Recipe
 
+MOST_COMPARISONS = 1_000_000
+"""Of names with wildcards: about a second of one core."""
+MOST_CONVERSIONS = 5
 
-def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_dataset: bool) -> None:
-    """Raise Invalid when the recipe names what the model lacks, or needs a dataset and there is none.
 
-    `pointer`: where the request has the recipe.
+@dataclass(frozen=True)
+class _Names:
+    """What patterns may match: the names of layers, their types, and further names by layer."""
+
+    layers: Sequence[str]
+    types: Sequence[str]
+    aliases: Aliases
+
+
+def check_recipes(recipes: Mapping[str, Recipe], model: Model, *, has_dataset: bool) -> None:
+    """Raise Invalid when a recipe names what the model lacks, or needs a dataset and there is none.
+
+    `recipes`: each by its pointer into the request.
     """
-    names, types = ([layer[key] for layer in model.layers] for key in ("name", "type"))
-    aliases = {layer["name"]: layer_aliases(_parameters(layer)) for layer in model.layers}
-    faults = [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in unfit(recipe, source_of(model))]
-    if faults:
-        raise Invalid(
-            "recipe_does_not_fit",
-            faults[0].detail,
-            "Change the recipe, or upload the model in another form.",
-            faults,
-        )
-    faults = [
-        Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in mismatches(recipe, names, types, aliases)
-    ]
-    if faults:
-        raise Invalid(
-            "recipe_matches_nothing",
-            faults[0].detail,
-            f"GET /v1/models/{model.id} lists the layers; correct the name or drop it.",
-            faults,
-        )
+    names = _names_of(model)
+    needed = sum(comparisons(recipe, names.layers, names.aliases) for recipe in recipes.values())
+    if needed > MOST_COMPARISONS:
+        detail = f"Wildcards would be compared with {needed} names in all; at most {MOST_COMPARISONS} are compared."
+        remedy = "Write fewer patterns with wildcards, or whole names: those are looked up, however many there are."
+        raise Invalid("recipe_too_demanding", detail, remedy, [Fault(pointer, detail) for pointer in recipes][:1])
+    for pointer, recipe in recipes.items():
+        _check_recipe(recipe, model, names, pointer, has_dataset=has_dataset)
+
+
+def _check_recipe(recipe: Recipe, model: Model, names: _Names, pointer: str, *, has_dataset: bool) -> None:
+    if faults := _faults(pointer, unfit(recipe, source_of(model))):
+        remedy = "Change the recipe, or upload the model in another form."
+        raise Invalid("recipe_does_not_fit", faults[0].detail, remedy, faults)
+    if faults := _faults(pointer, mismatches(recipe, names.layers, names.types, names.aliases)):
+        remedy = f"GET /v1/models/{model.id} lists the layers; correct the name or drop it."
+        raise Invalid("recipe_matches_nothing", faults[0].detail, remedy, faults)
     if recipe.needs_dataset and not has_dataset:
         raise Invalid(
             "dataset_required",
@@ -45,6 +64,15 @@ def check_recipe(recipe: Recipe, model: Model, pointer: str = "/recipe", *, has_
             "algorithms, target and sensitivity out.",
             [Fault("/dataset", "is missing")],
         )
+
+
+def _faults(pointer: str, found: Iterable[Mismatch]) -> list[Fault]:
+    return [Fault(f"{pointer}{mismatch.pointer}", mismatch.detail) for mismatch in found]
+
+
+def _names_of(model: Model) -> _Names:
+    aliases = {layer["name"]: layer_aliases(_parameters(layer)) for layer in model.layers}
+    return _Names(list(aliases), [layer["type"] for layer in model.layers], aliases)
 
 
 def _parameters(layer: Mapping[str, Any]) -> Sequence[str]:
@@ -89,7 +117,8 @@ def _remedy(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> str:
         )
     wrong = sorted(name for name in expected.keys() & got.keys() if got[name].dtype != expected[name])
     if wrong:
-        return f"Convert before you save: {', '.join(f'{name}.to(torch.{expected[name]})' for name in wrong)}."
+        first = ", ".join(f"{name}.to(torch.{expected[name]})" for name in wrong[:MOST_CONVERSIONS])
+        return f"Convert before you save: {first}{' and so on' if len(wrong) > MOST_CONVERSIONS else ''}."
     return "Save samples along the first dimension: the others are those of one sample as the model takes it."
 
 
@@ -124,15 +153,12 @@ def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
         tensor.name: tensor for tensor in tensors if tensor.name in TRUTHS and tensor.name not in expected_by_name
     }
     held = {tensor.name: tensor for tensor in tensors if tensor.name not in truths}
+    missing = sorted(name for name in expected_by_name.keys() - held if not expected_by_name[name].optional)
+    unknown = sorted(held.keys() - expected_by_name)
     reasons = [
-        f"{name} is missing{nearest(name, held)}; expected {_spell(expected_by_name[name])}."
-        for name in expected_by_name.keys() - held
-        if not expected_by_name[name].optional
+        f"{name} is missing{near}; expected {_spell(expected_by_name[name])}." for name, near in _nearest(missing, held)
     ]
-    reasons += [
-        f"{name} is not an input of the model{nearest(name, expected_by_name)}."
-        for name in held.keys() - expected_by_name
-    ]
+    reasons += [f"{name} is not an input of the model{near}." for name, near in _nearest(unknown, expected_by_name)]
     reasons += [why for truth in truths.values() if (why := misfit(truth.name, truth.dtype, truth.shape))]
     if reasons:
         return sorted(reasons)
@@ -143,6 +169,11 @@ def misfits(inputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[str]:
         for expected, got in pairs
         if expected.dtype != got.dtype or not _shape_fits(expected, got, one_by_one=one_by_one)
     ]
+
+
+def _nearest(names: Sequence[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each name with what may be meant, which is looked for the first few."""
+    return ((name, nearest(name, known) if i < MOST_SUGGESTIONS else "") for i, name in enumerate(names))
 
 
 def _shape_fits(expected: Tensor, got: Tensor, *, one_by_one: bool) -> bool:

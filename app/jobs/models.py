@@ -9,6 +9,9 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.database import Base, UtcDateTime
 from app.jobs.status import JobState
 
+WORK = "work"
+"""The columns that hold what a job does. They can be large, and are read only where they are asked for."""
+
 
 class Job(Base):
     """One recipe on one model, or a sweep of several.
@@ -37,8 +40,8 @@ class Job(Base):
     model_id: Mapped[str] = mapped_column(String(64))
     dataset_id: Mapped[str | None] = mapped_column(String(64))
     evaluation_dataset_id: Mapped[str | None] = mapped_column(String(64))
-    recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
-    sweep: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    recipe: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True, deferred_group=WORK)
+    sweep: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True, deferred_group=WORK)
     """The `recipes` (entries as JSON) and `latency` of a sweep, whose first recipe is in `recipe`; see `work`."""
     owner: Mapped[str] = mapped_column(String(64))
     wanted_device: Mapped[str] = mapped_column(String(8))

@@ -21,8 +21,8 @@ WaitingFor = Literal["worker", "pause", "slot"]
 
 
 def read(session: Session, job_id: str) -> Job:
-    """Return a job that is not a sweep. Raises NotFound."""
-    job = read_any(session, job_id)
+    """Return a job that is not a sweep, with its recipe. Raises NotFound."""
+    job = repository.find_whole(session, job_id) or no_job(job_id)
     if job.kind == JobKind.SWEEP:
         no_job(job_id, f"GET /v1/sweeps/{job_id} reads it: it is a sweep.")
     return job
@@ -30,7 +30,7 @@ def read(session: Session, job_id: str) -> Job:
 
 def read_sweep(session: Session, sweep_id: str) -> Job:
     """Return a sweep. Raises NotFound."""
-    job = repository.find(session, sweep_id)
+    job = repository.find_whole(session, sweep_id)
     if job is None or job.kind != JobKind.SWEEP:
         raise NotFound("sweep_not_found", f"There is no sweep {sweep_id}.", "GET /v1/sweeps lists what there is.")
     return job
@@ -81,9 +81,9 @@ def report(session: Session, job_id: str) -> Artifact:
     return artifact
 
 
-def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
-    """Return the runs of a job, in their order. Raises NotFound."""
-    return repository.attempts(session, read_any(session, job_id).id)
+def attempts(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[Attempt]:
+    """Return the runs of a job behind a token, in their order. Raises NotFound."""
+    return repository.attempts(session, read_any(session, job_id).id, after, limit)
 
 
 def table(session: Session, sweep: Job) -> Artifact | None:

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Update, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer_group
 
 from app.database import now
-from app.jobs.models import Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
+from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
 from app.jobs.status import HELD, LIVE, JobState, Move
 
 
@@ -30,6 +30,11 @@ def find(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id)
 
 
+def find_whole(session: Session, job_id: str) -> Job | None:
+    """Return one job with its work, in one query: another may delete it before the next."""
+    return session.get(Job, job_id, options=[undefer_group(WORK)], populate_existing=True)
+
+
 def lock(session: Session, job_id: str) -> Job | None:
     """Return one job as it is now, and keep others from changing it until the transaction ends."""
     return session.get(Job, job_id, with_for_update=True, populate_existing=True)
@@ -37,7 +42,8 @@ def lock(session: Session, job_id: str) -> Job | None:
 
 def find_by_key(session: Session, idempotency_key: str) -> Job | None:
     """Return the job that was submitted with this key."""
-    return session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
+    query = select(Job).where(Job.idempotency_key == idempotency_key)
+    return session.scalar(query.options(undefer_group(WORK)))
 
 
 def page(session: Session, kind: str, chosen: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
@@ -137,9 +143,10 @@ def end_attempt(session: Session, job_id: str, token: int, **changes: Any) -> No
     session.execute(query.values(changes))
 
 
-def attempts(session: Session, job_id: str) -> Sequence[Attempt]:
-    """Return a job's attempts in their order."""
-    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.token)).all()
+def attempts(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[Attempt]:
+    """Return a job's attempts behind a token, in their order."""
+    query = select(Attempt).where(Attempt.job_id == job_id, Attempt.token > after)
+    return session.scalars(query.order_by(Attempt.token).limit(limit)).all()
 
 
 def checkpoints(session: Session, key: str) -> Sequence[Checkpoint]:

@@ -10,7 +10,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queries import no_job
 from app.jobs.status import DROP, RECALL, TERMINAL, JobState
-from app.jobs.submission import MostSeconds, Submission, accept
+from app.jobs.submission import MostSeconds, Submission, admit, new_job
 
 
 def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
@@ -18,19 +18,22 @@ def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
 
     From the commit on the job will be run, even if the broker loses every message.
     """
+    if earlier := _earlier(session, submission):
+        return earlier
+    # Before the transaction: nobody waits for a lock while names are compared.
+    admitted = admit(session, submission)
     begin_writing(session)
-    job = _earlier(session, submission)
-    if job is None:
-        job = accept(session, submission, most)
+    try:
+        job = new_job(session, admitted, most)
         session.add(job)
-        try:
-            session.flush()
-        except IntegrityError:
-            if submission.idempotency_key is None:
-                raise
-            # Another request committed the same key since we looked.
-            return submit(session, submission, most)
-        repository.add_event(session, job.id, "state", {"state": JobState.QUEUED})
+        session.flush()
+    except IntegrityError:
+        session.rollback()
+        if submission.idempotency_key is None:
+            raise
+        # Another request committed the same key since we looked.
+        return submit(session, submission, most)
+    repository.add_event(session, job.id, "state", {"state": JobState.QUEUED})
     session.commit()
     return job
 

@@ -12,7 +12,7 @@ from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
 from app.database import clock, new_id
 from app.errors import Fault, Invalid
-from app.jobs.admission import check_dataset, check_metric, check_recipe, source_of
+from app.jobs.admission import check_dataset, check_metric, check_recipes, source_of
 from app.jobs.models import Job, JobTag
 from app.jobs.status import JobState
 from app.jobs.work import Work
@@ -52,23 +52,41 @@ class MostSeconds:
     running: int
 
 
-def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
-    """Return the row of a job, once everything holds that it needs. Raises Invalid, NotFound."""
-    model = MODELS.hold(session, submission.model)
+@dataclass(frozen=True)
+class Admitted:
+    """A submission that passed its checks: the work with every default written out, and the device it waits for."""
+
+    submission: Submission
+    work: Work
+    device: str
+
+
+def admit(session: Session, submission: Submission) -> Admitted:
+    """Check all that a job needs; uploads never change, so nothing is locked meanwhile. Raises Invalid, NotFound."""
+    model = MODELS.read_whole(session, submission.model)
     _check(session, submission, model)
-    source, layers = source_of(model), [layer["name"] for layer in model.layers]
+    work = submission.work.completed(source_of(model), {layer["name"] for layer in model.layers})
+    return Admitted(submission, work, _device(session, submission.device))
+
+
+def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
+    """Return the row of a job, within the caller's transaction, which holds its uploads. Raises NotFound."""
+    submission = admitted.submission
+    MODELS.hold(session, submission.model)
+    for dataset in filter(None, (submission.dataset, submission.evaluation_dataset)):
+        DATASETS.hold(session, dataset)
     created_at = clock(session)
     pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
-        **submission.work.completed(source, layers).columns(),
+        **admitted.work.columns(),
         id=new_id(submission.work.id_prefix),
         state=JobState.QUEUED,
-        model_id=model.id,
+        model_id=submission.model,
         dataset_id=submission.dataset,
         evaluation_dataset_id=submission.evaluation_dataset,
         owner=submission.owner,
         wanted_device=submission.device,
-        device=_device(session, submission.device),
+        device=admitted.device,
         priority=submission.priority,
         pending_seconds=pending,
         pending_until=created_at + timedelta(seconds=pending),
@@ -82,19 +100,18 @@ def accept(session: Session, submission: Submission, most: MostSeconds) -> Job:
 
 def _check(session: Session, submission: Submission, model: Model) -> None:
     submission.work.check(model)
-    for pointer, recipe in submission.work.recipes.items():
-        check_recipe(recipe, model, pointer, has_dataset=submission.dataset is not None)
-    _held(session, model, submission.dataset, "/dataset")
-    evaluation = _held(session, model, submission.evaluation_dataset, "/evaluation_dataset")
+    check_recipes(submission.work.recipes, model, has_dataset=submission.dataset is not None)
+    _fitting(session, model, submission.dataset, "/dataset")
+    evaluation = _fitting(session, model, submission.evaluation_dataset, "/evaluation_dataset")
     for pointer, recipe in submission.work.recipes.items():
         check_metric(recipe, evaluation, pointer)
 
 
-def _held(session: Session, model: Model, dataset_id: str | None, pointer: str) -> Dataset | None:
-    """Return a dataset that fits the model, and keep it until the transaction ends. Raises Invalid, NotFound."""
+def _fitting(session: Session, model: Model, dataset_id: str | None, pointer: str) -> Dataset | None:
+    """Return a dataset that fits the model. Raises Invalid, NotFound."""
     if dataset_id is None:
         return None
-    dataset = DATASETS.hold(session, dataset_id)
+    dataset = DATASETS.read_whole(session, dataset_id)
     check_dataset(model, dataset, pointer)
     return dataset
 

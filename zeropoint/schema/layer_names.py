@@ -1,8 +1,9 @@
 """Layer names: derive them from parameter names, and match them with patterns. Standard library only."""
 
 import re
-from collections.abc import Collection, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import translate
+from functools import lru_cache
 
 _PARAMETER_WORDS = {"weight", "bias"}
 _GLOB = set("*?[")
@@ -65,15 +66,26 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     The name of a parameter means the layer that owns it: `encoder.0.weight` matches `encoder.0`, `encoder.*.bias` every
     layer in `encoder`.
     """
-    return any(_matches(name, pattern) for pattern in patterns)
+    return any(name in spellings(pattern) or (is_glob(pattern) and globs(pattern)(name)) for pattern in patterns)
 
 
-def _matches(name: str, pattern: str) -> bool:
-    if name == pattern or fnmatchcase(name, pattern):
-        return True
+def is_glob(pattern: str) -> bool:
+    """Return whether a pattern has wildcards."""
+    return not _GLOB.isdisjoint(pattern)
+
+
+@lru_cache(maxsize=4096)
+def spellings(pattern: str) -> frozenset[str]:
+    """Return the names that a pattern spells out: itself, and the layer that owns a parameter of this name."""
     leaf = pattern.rpartition(".")[2]
     # any other leaf would let a misspelled `encoder.0.wieght` pass for a parameter, and `*_weight` select everything
     if not _PARAMETER_WORDS & set(leaf.split("_")) or _GLOB & set(leaf):
-        return False
-    owner = layer_name(pattern)
-    return name == owner or fnmatchcase(name, owner)
+        return frozenset({pattern})
+    return frozenset({pattern, layer_name(pattern)})
+
+
+@lru_cache(maxsize=4096)
+def globs(pattern: str) -> Callable[[str], bool]:
+    """Return the test of a name against a pattern's wildcards, compiled once for many names."""
+    match = re.compile("|".join(translate(spelling) for spelling in sorted(spellings(pattern)))).match
+    return lambda name: match(name) is not None

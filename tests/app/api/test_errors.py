@@ -76,8 +76,9 @@ def test_a_request_is_refused_in_words_that_help(client: httpx.Client, body: obj
 
 def test_the_first_faults_of_very_many_are_listed(client: httpx.Client) -> None:
     wish = {"model": "mdl_1", "dataset": "dts_1", **{f"{number}recipe": 1 for number in range(30_000)}}
-    errors = client.post("/v1/jobs", json=wish).json()["errors"]
-    assert (len(errors), errors[0]["pointer"]) == (100, "/0recipe")
+    refusal = client.post("/v1/jobs", json=wish).json()
+    errors = refusal["errors"]
+    assert (len(errors), refusal["more_errors"], errors[0]["pointer"]) == (100, 29_900, "/0recipe")
 
 
 def test_an_id_of_another_kind_is_named_as_such(client: httpx.Client) -> None:
@@ -90,9 +91,10 @@ def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
 
 
 def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Client, session: Session) -> None:
-    add_job(session).recipe = {"no": "recipe"}
+    job = add_job(session)
+    job.recipe = {"no": "recipe"}
     session.commit()
-    answer = client.get("/v1/jobs", headers={"X-Request-ID": "mine"})
+    answer = client.get(f"/v1/jobs/{job.id}", headers={"X-Request-ID": "mine"})
     assert answer.status_code == 500
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["X-Request-ID"] == "mine"

@@ -65,7 +65,9 @@ def test_a_sweep_is_accepted_and_described(client: httpx.Client, wish: dict[str,
 def test_lists_keep_jobs_and_sweeps_apart(client: httpx.Client, wish: dict[str, Any], sweep: dict[str, Any]) -> None:
     job = client.post("/v1/jobs", json={"model": wish["model"], "preset": "int8-weight-only"}).json()
     assert [item["id"] for item in client.get("/v1/jobs").json()["items"]] == [job["id"]]
-    assert client.get("/v1/sweeps?tag=nightly").json()["items"] == [sweep]
+    (listed,) = client.get("/v1/sweeps?tag=nightly").json()["items"]
+    assert listed == {key: value for key, value in sweep.items() if key in listed}
+    assert sweep.keys() - listed == {"recipes", "latency", "rows", "pareto"}
     assert client.get("/v1/sweeps?tag=weekly").json()["items"] == []
     first = client.post("/v1/sweeps", json=wish).json()
     page = client.get("/v1/sweeps?limit=1").json()
@@ -122,7 +124,6 @@ def test_rows_come_with_success(
         ("int8-static", 30.0, False),
         ("mse", None, True),
     ]
-    assert client.get("/v1/sweeps").json()["items"][0]["rows"] is None
     assert [artifact["name"] for artifact in client.get(sweep["links"]["artifacts"]).json()] == ["sweep.json"]
 
 
