@@ -9,8 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.database import connected
 from app.jobs import claims, endings
 from app.jobs.claims import Claim
+from app.room import NO_ROOM
 from app.settings import Settings
-from app.storage import NO_ROOM, BlobDamaged, open_storage
+from app.storage import BlobDamaged, open_storage
 from worker.child.prestarted import PrestartedChildren
 from worker.self_test import sandbox_of
 from worker.supervisor import WorkerContext, record, supervise

@@ -15,7 +15,8 @@ from app.api.digests import announced_sha256, check_digest
 from app.api.multipart import FormFile
 from app.catalog.service import Upload
 from app.errors import Malformed, StorageFull, TooLarge, WrongType
-from app.storage import NO_ROOM, BlobWriter
+from app.room import NO_ROOM
+from app.storage import BlobWriter
 
 log = logging.getLogger(__name__)
 

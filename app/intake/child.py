@@ -1,8 +1,9 @@
 """The gate's program (`gate` in sandbox.programs): it reads one upload and writes a fresh file of checked values.
 
-It writes to standard output one line of JSON, `{"facts": …}` or `{"refusal": {"code", "detail", "remedy"}}`, and after
-facts the bytes of the fresh file. The process serves one upload. It first limits its own memory and processor time, and
-may write only the files that it unpacks from a folder's archive, in its working directory.
+It writes to standard output one line of JSON, and after facts the bytes of the fresh file. The line is `{"facts": …}`,
+`{"refusal": {"code", "detail", "remedy"}}`, or `{"errno": …}` where the disk has no room to unpack. The process serves
+one upload. It first limits its own memory and processor time, and may write only the files that it unpacks from a
+folder's archive, in its working directory.
 """
 
 import json
@@ -22,6 +23,7 @@ from app.intake.recognition import look_at, refuse_foreign
 from app.intake.tensors.read import name_for, plan_samples
 from app.intake.tensors.safetensors import begins_safetensors
 from app.intake.tensors.weights import read_weights
+from app.room import NO_ROOM
 
 
 class Checked(Protocol):
@@ -37,7 +39,7 @@ def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
     """Check an upload of this kind. Raises Invalid."""
     if kind == "model":
         return read_model(path, limits)
-    return plan_samples(path, limits.dataset_bytes, name_for(filename))
+    return plan_samples(path, limits.unpacked_bytes(kind, path.stat().st_size), name_for(filename))
 
 
 def read_model(path: Path, limits: Limits) -> Checked:
@@ -48,7 +50,9 @@ def read_model(path: Path, limits: Limits) -> Checked:
     if is_pickled(look):
         return read_pickled_weights(path)
     refuse_foreign(look)
-    return read_folder(path, Path.cwd(), limits.folder_bytes) if is_folder(path) else read_program(path, limits)
+    if not is_folder(path):
+        return read_program(path, limits)
+    return read_folder(path, Path.cwd(), limits.unpacked_bytes("model", path.stat().st_size))
 
 
 def main(lock_down: Callable[[], None], kind: str, path: str, limits_text: str, filename: str) -> int:
@@ -58,11 +62,15 @@ def main(lock_down: Callable[[], None], kind: str, path: str, limits_text: str, 
     confine(kind, limits)
     try:
         checked = read(kind, Path(path), limits, filename)
-        head = {"facts": asdict(checked.facts)}
+        head: dict[str, Any] = {"facts": asdict(checked.facts)}
     except Invalid as refusal:
         head = {"refusal": {"code": refusal.code, "detail": refusal.detail, "remedy": refusal.remedy}}
     except (MemoryError, RecursionError):
         head = {"refusal": too_demanding(limits)}
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        head = {"errno": error.errno}
     out = sys.stdout.buffer
     out.write(json.dumps(head).encode() + b"\n")
     if "facts" in head:

@@ -1,6 +1,7 @@
 """Run a short-lived process in the jobs' sandbox: it reads one file and answers with a line, and perhaps bytes."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ def ask(
     """Run a program of `sandbox.programs` in a temporary folder next to the upload, where the disk has room for a copy.
 
     Passes the bytes after the program's first line to `write`, and returns the facts in that line. Raises Invalid when
-    the line holds a refusal instead, or a limit is exceeded; RuntimeError when the program fails.
+    the line holds a refusal instead, or a limit is exceeded; OSError (NO_ROOM) when the disk has no room for what it
+    unpacks; RuntimeError when the program fails.
     """
     with (
         TemporaryDirectory(dir=upload.parent) as folder,
@@ -56,6 +58,8 @@ def ask(
         raise _refusal(too_demanding(limits))
     if process.returncode > 0 or head is None:
         raise RuntimeError(f"{program} ended with {process.returncode}; see its standard error")
+    if "errno" in head:
+        raise OSError(head["errno"], os.strerror(head["errno"]))
     if "refusal" in head:
         raise _refusal(head["refusal"])
     facts: dict[str, Any] = head["facts"]

@@ -1,9 +1,9 @@
 """Storage of bytes: content-addressed blobs behind one Protocol, opened by URL."""
 
-from app.storage.blobs import NO_ROOM, Blob, BlobDamaged, BlobWriter, Removed, Storage
+from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Removed, Storage
 from app.storage.local import LocalStorage, folder_of
 
-__all__ = ["NO_ROOM", "Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "open_storage"]
+__all__ = ["Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:

@@ -1,6 +1,5 @@
 """The protocol of every storage. A blob is known by the sha256 of its bytes and never changes."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +30,6 @@ class Removed:
 
 Referenced = Callable[[Sequence[str]], set[str]]
 """Returns those of some digests that a row names."""
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The errno of an OSError that means: the disk is full, or a quota or a limit on files is reached."""
 
 
 class BlobWriter(Protocol):

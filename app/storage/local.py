@@ -1,6 +1,5 @@
 """Blobs in a folder: tmp/<random> while they are written, then blobs/ab/cd/<sha256>."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -10,13 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.room import require_room
 from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Referenced, Removed
 from app.storage.garbage import collect_garbage
 from app.storage.layout import blob_path, locked, sync_folder
 
 CHUNK_BYTES = 2**20
-RESERVE_BYTES = 16 * 2**20
-"""Room on the file system that blobs leave free: rows and logs may be there too, and must still be written."""
 
 
 def folder_of(url: str) -> Path:
@@ -43,10 +41,7 @@ class LocalWriter:
         return self._hash.hexdigest()
 
     def expect(self, size: int) -> None:
-        room = os.fstatvfs(self._file.fileno())
-        # A file system that does not know its own size gives it as 0.
-        if room.f_blocks and size > room.f_bavail * room.f_frsize - RESERVE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        require_room(self._file.fileno(), size)
 
     def write(self, chunk: bytes) -> None:
         self.expect(len(chunk))
@@ -110,6 +105,7 @@ class LocalStorage:
             raise BlobDamaged(f"The blob {sha256} is gone.") from error
         with source, path.open("xb") as target:
             while chunk := source.read(CHUNK_BYTES):
+                require_room(target.fileno(), len(chunk))
                 digest.update(chunk)
                 target.write(chunk)
         if digest.hexdigest() != sha256:

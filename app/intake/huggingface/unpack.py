@@ -18,6 +18,7 @@ from app.intake.archives.zip import MAGIC as ZIP
 from app.intake.archives.zip import read_members, stream_member
 from app.intake.huggingface.left_out import LINK, OUTSIDE, in_folder, reason_of
 from app.intake.parsing.strict_json import Refuse
+from app.room import require_room
 from zeropoint.schema.checkpoint_files import CONFIG_FILE, MODULES_FILE, kind_of
 
 MAX_MEMBERS = 1_000
@@ -82,7 +83,7 @@ def unpack_folder(path: Path, target: Path, max_bytes: int) -> UnpackedFolder:
             place, leaf = _place(entry)
             kind = kind_of(leaf)
             if kind is None:
-                remaining -= _copy(entry.chunks, Path(os.devnull), remaining, leaf)
+                remaining -= _copy(entry.chunks, Path(os.devnull), remaining, leaf, kept=0)
                 passed_over.append((place, reason_of(leaf) if entry.regular else LINK))
                 continue
             file = f"{number}.{_SUFFIXES.get(kind, 'json')}"
@@ -217,7 +218,10 @@ def _below(place: str, base: str) -> str:
 
 
 def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str, kept: int = 2**63) -> int:
-    """Write at most `kept` bytes of a member, and return how many it has. Raises Invalid on more than `max_bytes`."""
+    """Write at most `kept` bytes of a member, and return how many it has.
+
+    Raises Invalid on more than `max_bytes`, and OSError (NO_ROOM) when the disk has no room.
+    """
     size = 0
     with target.open("wb") as file:
         for chunk in chunks:
@@ -225,6 +229,7 @@ def _copy(chunks: Iterable[bytes], target: Path, max_bytes: int, name: str, kept
             if size > max_bytes:
                 raise refused(f"{shown(name)} has more than the {max_bytes} bytes that may still be unpacked for it.")
             if size <= kept:
+                require_room(file.fileno(), len(chunk))
                 file.write(chunk)
     return size
 

@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import httpx
 import numpy
 import pytest
 
+from app.intake.huggingface.unpack import unpack_folder
 from app.main import create_services
+from app.room import RESERVE_BYTES
 from app.settings import Settings
-from app.storage.local import RESERVE_BYTES
 from tests.factories import safetensors
 from tests.servers import api_process
 
@@ -35,6 +37,16 @@ def packed(size: int) -> bytes:
     target = io.BytesIO()
     numpy.savez_compressed(target, x=numpy.zeros((1, size), numpy.uint8))
     return target.getvalue()
+
+
+def zeros(path: Path, size: int) -> Path:
+    """A Hugging Face folder of a few KiB whose weights are this large."""
+    with tarfile.open(path, "w:gz") as target:
+        for name, data in {"config.json": b"{}", "model.safetensors": bytes(size)}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            target.addfile(info, io.BytesIO(data))
+    return path
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -126,6 +138,19 @@ def test_the_refusal_says_what_to_do_and_nothing_of_the_machine(serve: Serve, sm
 def test_an_upload_that_the_gate_makes_larger_is_refused_too(serve: Serve, small: Path) -> None:
     client = serve(small)
     assert refused(client.post("/v1/datasets", content=packed(FREE + MIB)))
+    goes_on(client, small)
+
+
+def test_a_folder_that_unpacks_to_more_than_the_disk_has_is_refused_too(serve: Serve, small: Path) -> None:
+    """What is unpacked on the way leaves the same room free as what is kept."""
+    with pytest.raises(OSError, match="No space"):
+        unpack_folder(zeros(small.parent / "zeros.tar.gz", FREE + MIB), small, 2**40)
+    free = os.statvfs(small)
+    assert free.f_bavail * free.f_frsize >= RESERVE_BYTES
+    for file in small.iterdir():
+        file.unlink()
+    client = serve(small)
+    assert refused(client.post("/v1/models", content=(small.parent / "zeros.tar.gz").read_bytes()))
     goes_on(client, small)
 
 
