@@ -5,6 +5,7 @@
     ├── NotFound      the resource does not exist
     ├── Conflict      not possible in the current state
     ├── TooLarge      a limit is exceeded
+    ├── TooSlow       it did not come in time
     ├── WrongType     a kind of content that is not accepted
     ├── Invalid       readable, but the content is refused
     ├── Unavailable   not available now
@@ -21,6 +22,8 @@ TITLES = {
     "archive_invalid": "The archive can't be read",
     "artifact_not_found": "No such artifact",
     "body_too_large": "The body is too large",
+    "body_too_slow": "The body did not come in time",
+    "busy": "There is too much to do now",
     "checkpoint_does_not_fit": "The weights do not fit the network",
     "checkpoint_invalid": "The Hugging Face folder can't be used",
     "content_encoding_unsupported": "Compressed bodies are not accepted",
@@ -34,6 +37,7 @@ TITLES = {
     "dataset_required": "This recipe needs a dataset",
     "digest_mismatch": "The bytes are not the ones that were announced",
     "digest_unsupported": "The digest can't be read",
+    "head_too_slow": "The request did not come in time",
     "idempotency_key_reused": "The idempotency key belongs to another request",
     "internal_error": "The service failed",
     "job_finished": "The job has ended",
@@ -60,6 +64,7 @@ TITLES = {
     "request_invalid": "The request is not valid",
     "request_unreadable": "The request can't be read",
     "route_not_found": "No such route",
+    "stopping": "This process stops",
     "storage_full": "There is no room left for this file",
     "sweep_invalid": "These recipes can't be compared in one sweep",
     "sweep_not_found": "No such sweep",
@@ -89,6 +94,8 @@ class ServiceError(Exception):
     Of many faults the first MOST_FAULTS are kept, and the number of the others.
     """
 
+    retry_after: int | None = None
+
     def __init__(
         self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = (), *, more_faults: int = 0
     ) -> None:
@@ -117,6 +124,10 @@ class TooLarge(ServiceError):
     """A limit is exceeded."""
 
 
+class TooSlow(ServiceError):
+    """It did not come in time."""
+
+
 class WrongType(ServiceError):
     """A kind of content that is not accepted."""
 
@@ -126,7 +137,13 @@ class Invalid(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """Not available now."""
+    """Not available now; `retry_after` says in how many seconds it may be."""
+
+    def __init__(
+        self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = (), *, retry_after: int | None = None
+    ) -> None:
+        super().__init__(code, detail, remedy, faults)
+        self.retry_after = retry_after
 
 
 class StorageFull(ServiceError):

@@ -1,4 +1,4 @@
-"""The API process: `uvicorn --factory app.main:create_app`."""
+"""The application of the API process, which `app.api.server` serves."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,9 @@ from app import VERSION
 from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
 from app.api.dependencies import Services
 from app.api.openapi import publish
+from app.api.pace import Pace
 from app.api.request_id import RequestId
+from app.api.stopping import Stopping
 from app.database import create_engine_for, create_sessions
 from app.jobs.queue import create_celery
 from app.jobs.reconciler import reconciling
@@ -33,8 +35,10 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
         lifespan=_reconciling if reconciles else _alone,
     )
     app.state.services = create_services(settings)
+    app.state.stopping = Stopping()
     for resource in (models, datasets, jobs, sweeps, artifacts, presets, health, metrics):
         app.include_router(resource.router)
+    app.add_middleware(Pace)
     app.add_middleware(RequestId)
     errors.install(app)
     publish(app)

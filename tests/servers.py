@@ -3,7 +3,6 @@
 import importlib.util
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
+
+from app.api.server import server_of
+from app.cli.commands import api_command, with_root
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,9 +57,9 @@ def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
 def api_process(environment: Mapping[str, str], log: Path) -> Iterator[tuple[int, str]]:
     """Run the API in a process of its own; yield its id and its address."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)]
+    command = api_command("127.0.0.1", port)
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=dict(environment), stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=with_root(dict(environment)), stdout=output, stderr=output)
     try:
         wait_until(lambda: process.poll() is not None or listens(port))
         yield process.pid, f"http://127.0.0.1:{port}"
@@ -70,7 +71,7 @@ def api_process(environment: Mapping[str, str], log: Path) -> Iterator[tuple[int
 @contextmanager
 def api_thread(app: FastAPI) -> Iterator[httpx.Client]:
     """Serve an application from a thread; yield a client of it."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = server_of(app, "127.0.0.1", 0, log_level="warning")
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started)

@@ -83,7 +83,7 @@ def test_modules_and_functions_stay_short(path: Path) -> None:
 
 
 STARTED_BY_NAME = {
-    ("app/cli/commands.py", "uvicorn"),  # app.main, by --app-dir
+    ("app/cli/commands.py", "app.api.server"),
     ("app/cli/commands.py", "worker"),
     ("app/cli/commands.py", "zeropoint"),
     ("sandbox/policy.py", "sandbox.child"),  # which becomes a program of sandbox.programs

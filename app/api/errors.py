@@ -21,6 +21,7 @@ from app.errors import (
     ServiceError,
     StorageFull,
     TooLarge,
+    TooSlow,
     Unavailable,
     WrongType,
 )
@@ -35,11 +36,20 @@ STATUSES: dict[type[ServiceError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooSlow: HTTPStatus.REQUEST_TIMEOUT,
     WrongType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
+
+
+class BodyRefused(HTTPException):
+    """A refusal that comes while a body is read: FastAPI lets only this kind through there."""
+
+    def __init__(self, refusal: ServiceError) -> None:
+        super().__init__(HTTPStatus.BAD_REQUEST)
+        self.refusal = refusal
 
 
 def install(app: FastAPI) -> None:
@@ -68,7 +78,15 @@ def problem(
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
     if error.more_faults:
         body["more_errors"] = error.more_faults
+    if error.retry_after is not None:
+        headers = {**(headers or {}), "Retry-After": str(error.retry_after)}
     return JSONResponse(body, status, headers, PROBLEM)
+
+
+def refusal_answer(request_id: str, error: ServiceError, *, close: bool = False) -> JSONResponse:
+    """Return a refusal as a response; `close`: nothing more is read from this connection."""
+    status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
+    return problem(request_id, status, error, {"Connection": "close"} if close else None)
 
 
 def internal_error(request_id: str) -> JSONResponse:
@@ -90,8 +108,7 @@ def unsatisfiable_range(request: Request, size: int) -> JSONResponse:
 def _on_service_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         raise error
-    status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
-    return problem(request.state.request_id, status, error)
+    return refusal_answer(request.state.request_id, error)
 
 
 def _on_database_away(request: Request, error: Exception) -> Response:
@@ -130,6 +147,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     """Answer a refusal of the framework itself with a problem."""
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error, BodyRefused):
+        return refusal_answer(request.state.request_id, error.refusal, close=True)
     refusals: dict[int, ServiceError] = {
         404: _nothing_here(request),
         405: ServiceError(

@@ -26,6 +26,7 @@ from app.api.schemas import (
     JobSummaryBody,
     RunBody,
 )
+from app.api.stopping import Stopping
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
 from app.jobs.status import TERMINAL, JobState
@@ -180,9 +181,13 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 async def _ended(request: Request, services: Services, job: JobBody, seconds: int) -> JobBody:
-    """Return the job when it has ended or the time is up. While it waits it holds no thread and no transaction."""
+    """Return the job when it has ended, the time is up, or this process stops.
+
+    While it waits it holds no thread and no transaction.
+    """
     with anyio.move_on_after(seconds):
-        while job.state not in TERMINAL and not await request.is_disconnected():
+        stopping: Stopping = request.app.state.stopping
+        while job.state not in TERMINAL and not stopping.begun and not await request.is_disconnected():
             await anyio.sleep(POLL_SECONDS)
             job = await run_in_threadpool(_read, services, job.id)
     return job

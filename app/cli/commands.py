@@ -12,13 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def api_command(host: str, port: int) -> list[str]:
-    """Return the API's command line. Open event streams hold a stop up for five seconds at most.
+    """Return the API's command line.
 
-    -P and the application's folder: nothing is looked for in the working directory, where a user may have an app.py.
+    -P: nothing is looked for in the working directory, where a user may have an app.py.
     """
-    options = ["--app-dir", str(ROOT), "--host", host, "--port", str(port), "--no-proxy-headers", "--no-server-header"]
-    options += ["--timeout-graceful-shutdown", "5"]
-    return [sys.executable, "-P", "-m", "uvicorn", "--factory", "app.main:create_app", *options]
+    return [sys.executable, "-P", "-m", "app.api.server", "--host", host, "--port", str(port)]
 
 
 def worker_command(device: str, slots: int) -> list[str]:

@@ -27,6 +27,8 @@ from zeropoint.schema.job import Failure
 LOCK = "zeropoint.reconciler"
 KEEP_CHECKPOINTS = timedelta(days=3)
 KEEP_WORKERS = timedelta(days=1)
+LAST_LOOK_SECONDS = 1.0
+"""How long a stop waits for a look: what a process that ends leaves undone, another does."""
 
 Wake = Callable[[], None]
 """Asks for a look now: something was queued."""
@@ -60,7 +62,7 @@ def reconciling(
     finally:
         stop.set()
         wake.set()
-        thread.join(timeout=settings.reconcile_seconds)
+        thread.join(timeout=LAST_LOOK_SECONDS)
 
 
 def look(settings: Settings, celery: Celery) -> None:

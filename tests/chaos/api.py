@@ -1,4 +1,4 @@
-"""The API of the chaos run: `uvicorn --factory tests.chaos.api:create_app`."""
+"""The API of the chaos run: `python -m app.api.server --app tests.chaos.api:create_app`."""
 
 from fastapi import FastAPI
 

@@ -128,8 +128,7 @@ def _redis_command(port: int) -> list[str]:
 
 
 def _api_command(port: int) -> list[str]:
-    ours = {"app.main:create_app": "tests.chaos.api:create_app"}
-    return [ours.get(word, word) for word in api_command("127.0.0.1", port)]
+    return [*api_command("127.0.0.1", port), "--app", "tests.chaos.api:create_app"]
 
 
 def _worker_command(name: str) -> list[str]:

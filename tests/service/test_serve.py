@@ -51,7 +51,7 @@ def test_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("part", ["redis-server", "uvicorn", "-m worker"])
+@pytest.mark.parametrize("part", ["redis-server", "app.api.server", "-m worker"])
 def test_it_stops_altogether_when_a_part_dies(part: str, tmp_path: Path, environment: Mapping[str, str]) -> None:
     with service(tmp_path, environment) as running:
         processes = descendants(running.process.pid)
