@@ -1,10 +1,9 @@
 """Engine, sessions, migrations, and the column types that tables share."""
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,8 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 POSTGRESQL_OPTIONS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
@@ -68,20 +69,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def new_id(prefix: str) -> str:
-    """Return an id such as job_18a…: ids sort by the time they were made."""
-    return f"{prefix}_{time.time_ns():016x}{secrets.token_hex(8)}"
-
-
-def now() -> datetime:
-    """Return the present as an aware UTC time."""
-    return datetime.now(UTC)
+def new_id(prefix: str, at: datetime) -> str:
+    """Return an id such as job_18a…: ids sort by the time at which they were made (see `clock`)."""
+    nanoseconds = (at - _EPOCH) // timedelta(microseconds=1) * 1000
+    return f"{prefix}_{nanoseconds:016x}{secrets.token_hex(8)}"
 
 
 def clock(session: Session) -> datetime:
-    """Return the database's own time: all who share it agree on when a lease ends. SQLite's is this machine's."""
+    """Return the present by the database's own clock, as an aware UTC time. SQLite's is this machine's.
+
+    No other clock gives a row its time: all who share a database agree on when a lease ends and who was seen lately,
+    however wrong the clocks of their machines are. A test finds other clocks.
+    """
     if session.get_bind().dialect.name == "sqlite":
-        return now()
+        return datetime.now(UTC)
     moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     return moment.astimezone(UTC)
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS, Upload
-from app.database import new_id, now
+from app.database import clock, new_id
 from app.intake.limits import Limits
 from app.intake.program.read import read_program
 from app.jobs import claims, service
@@ -103,14 +103,14 @@ def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
 def add_job(session: Session, **fields: Any) -> Job:
     """Queue a weight-only job on a model that is only a row."""
     model = Model(
-        id=new_id("mdl"),
+        id=new_id("mdl", clock(session)),
         name="model",
         format="pt2",
         bytes=1,
         sha256="a" * 64,
         stored_bytes=1,
         stored_sha256="a" * 64,
-        created_at=now(),
+        created_at=clock(session),
         inputs=[],
         layers=[],
         parameters=0,

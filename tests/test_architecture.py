@@ -107,6 +107,21 @@ def test_a_program_is_started_by_name_in_few_places_alone() -> None:
     assert found == STARTED_BY_NAME
 
 
+CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "func.now"}
+
+
+def test_rows_get_their_times_by_the_databases_clock_alone() -> None:
+    """No other clock is read in the service: `app.database.clock`, for one, reads this machine's on SQLite."""
+    ours = [path for path in MODULES if path.relative_to(ROOT).parts[0] in {"app", "worker"}]
+    found = {str(path.relative_to(ROOT)): sorted(CLOCKS & attributes(path)) for path in ours}
+    assert {path: clocks for path, clocks in found.items() if clocks} == {"app/database.py": ["datetime.now"]}
+
+
+def attributes(path: Path) -> set[str]:
+    """All that is read as a.b in a module."""
+    return {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+
+
 def commits(path: Path) -> bool:
     """Whether a module commits a session (`session.commit()`); a blob's writer commits too, and is no transaction."""
     calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
-from app.database import begin_writing, new_id, now
+from app.database import begin_writing, clock, new_id
 from app.errors import NotFound
 from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
@@ -55,17 +55,18 @@ class Catalog(Generic[Row]):
         """Check an upload and keep what the gate made of it. Raises Invalid."""
         facts = self.check(upload)
         stored = upload.fresh.commit()
+        begin_writing(session)
+        at = clock(session)
         row = self.table(
-            id=new_id(self.id_prefix),
+            id=new_id(self.id_prefix, at),
             name=name,
             bytes=upload.received.size,
             sha256=upload.received.sha256,
             stored_bytes=stored.bytes,
             stored_sha256=stored.sha256,
-            created_at=now(),
+            created_at=at,
             **facts,
         )
-        begin_writing(session)
         session.add(row)
         session.commit()
         return row

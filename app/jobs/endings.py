@@ -133,7 +133,7 @@ def _requeue(
 
 def _artifact(claim: Claim, product: Product, at: datetime) -> Artifact:
     return Artifact(
-        id=new_id("art"),
+        id=new_id("art", at),
         job_id=claim.job_id,
         attempt=claim.attempt,
         name=product.name,

@@ -5,7 +5,7 @@ from typing import Literal, NoReturn
 
 from sqlalchemy.orm import Session
 
-from app.database import now
+from app.database import clock
 from app.errors import NotFound
 from app.jobs import repository
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
@@ -96,7 +96,7 @@ def waiting_for(session: Session, jobs: Sequence[Job]) -> dict[str, WaitingFor]:
     queued = [job for job in jobs if job.state == JobState.QUEUED]
     if not queued:
         return {}
-    live, at = live_devices(session), now()
+    live, at = live_devices(session), clock(session)
 
     def reason(job: Job) -> WaitingFor:
         if job.device not in live:

@@ -4,7 +4,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.catalog.service import Catalog, Row
-from app.database import begin_writing, now
+from app.database import begin_writing, clock
 from app.errors import Conflict, Invalid
 from app.jobs import repository
 from app.jobs.models import Job
@@ -48,7 +48,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
             "job_finished", f"The job {job_id} is {state}.", "Only a job that has not ended can be cancelled."
         )
     if state in DROP.sources:
-        repository.move(session, job_id, DROP, job.token, {"finished_at": now()})
+        repository.move(session, job_id, DROP, job.token, {"finished_at": clock(session)})
     elif state in RECALL.sources:
         repository.move(session, job_id, RECALL, job.token, {})
     if job.state != state:

@@ -79,7 +79,7 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
     pending = min(submission.pending_seconds or most.pending, most.pending)
     return Job(
         **admitted.work.columns(),
-        id=new_id(submission.work.id_prefix),
+        id=new_id(submission.work.id_prefix, created_at),
         state=JobState.QUEUED,
         model_id=submission.model,
         dataset_id=submission.dataset,

@@ -57,7 +57,8 @@ def test_migrate_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_ids_sort_by_the_time_they_were_made() -> None:
-    ids = [new_id("job") for _ in range(1000)]
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    ids = [new_id("job", began + timedelta(microseconds=made)) for made in range(1000)]
     assert ids == sorted(set(ids))
 
 

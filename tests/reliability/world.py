@@ -67,7 +67,7 @@ class World:
     def add_model(self) -> str:
         """A model that passed the gate before."""
         self.storage.put_file(self.kept.blob)
-        model = Model(**self.kept.row | {"id": new_id("mdl")})
+        model = Model(**self.kept.row | {"id": new_id("mdl", clock(self.session))})
         begin_writing(self.session)
         self.session.add(model)
         self.session.commit()

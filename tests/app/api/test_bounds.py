@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS
-from app.database import new_id, now
+from app.database import clock, new_id
 from app.jobs import claims, endings, service
 from app.jobs.submission import Submission
 from app.jobs.work import QuantizeWork, SweepWork
@@ -38,10 +38,13 @@ def uploads(sessions: sessionmaker[Session]) -> dict[str, str]:
         for name in names
     ]
     tensors = [{"name": name, "dtype": "float32", "shape": [4, 4]} for name in names]
-    shared = {**STORED, "name": "large", "created_at": now()}
     with sessions() as session:
-        model = Model(id=new_id("mdl"), format="pt2", inputs=tensors, layers=layers, parameters=16 * LAYERS, **shared)
-        dataset = Dataset(id=new_id("dts"), samples=4, tensors=tensors, **shared)
+        at = clock(session)
+        shared = {**STORED, "name": "large", "created_at": at}
+        model = Model(
+            id=new_id("mdl", at), format="pt2", inputs=tensors, layers=layers, parameters=16 * LAYERS, **shared
+        )
+        dataset = Dataset(id=new_id("dts", at), samples=4, tensors=tensors, **shared)
         session.add_all([model, dataset])
         session.commit()
         return {"model": model.id, "dataset": dataset.id}
@@ -124,7 +127,8 @@ def test_a_dataset_that_fits_in_nothing_is_answered_in_few_words(
 ) -> None:
     tensors = [{"name": f"{'x' * 200}{number}", "dtype": "float16", "shape": [4]} for number in range(LAYERS)]
     with sessions() as session:
-        dataset = Dataset(id=new_id("dts"), samples=4, tensors=tensors, name="other", created_at=now(), **STORED)
+        at = clock(session)
+        dataset = Dataset(id=new_id("dts", at), samples=4, tensors=tensors, name="other", created_at=at, **STORED)
         session.add(dataset)
         session.commit()
     answer = client.post("/v1/jobs", json={**uploads, "dataset": dataset.id, "preset": "int8-static"})

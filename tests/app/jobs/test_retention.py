@@ -11,7 +11,7 @@ from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Dataset
-from app.database import Base, new_id, now
+from app.database import Base, clock, new_id
 from app.jobs.models import Artifact, Job
 from app.jobs.retention import BLOBS, Collected, collect_garbage, expire_jobs, referenced
 from app.jobs.status import LIVE, TERMINAL, JobState
@@ -47,14 +47,14 @@ def is_there(storage: Storage, sha256: str) -> bool:
 def add_artifact(session: Session, job: Job, sha256: str) -> None:
     session.add(
         Artifact(
-            id=new_id("art"),
+            id=new_id("art", clock(session)),
             job_id=job.id,
             attempt=1,
             name="report.json",
             kind="report",
             bytes=1,
             sha256=sha256,
-            created_at=now(),
+            created_at=clock(session),
         )
     )
     session.commit()
@@ -62,7 +62,7 @@ def add_artifact(session: Session, job: Job, sha256: str) -> None:
 
 def ended(session: Session, ago: timedelta, state: JobState = JobState.SUCCEEDED) -> Job:
     job = add_job(session, tags=("nightly",))
-    session.execute(update(Job).where(Job.id == job.id).values(state=state, finished_at=now() - ago))
+    session.execute(update(Job).where(Job.id == job.id).values(state=state, finished_at=clock(session) - ago))
     session.commit()
     return job
 

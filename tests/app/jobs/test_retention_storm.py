@@ -6,6 +6,7 @@ that has a right to its old blob, and the grace is as long as it really is.
 
 import os
 import random
+import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Model
-from app.database import begin_writing, new_id, now
+from app.database import begin_writing, clock, new_id
 from app.jobs.retention import collect_garbage
 from app.settings import Settings
 from app.storage import Blob, Storage
@@ -43,7 +44,7 @@ class Service:
             blob = writer.commit()
         with self.sessions() as session:
             begin_writing(session)
-            session.add(model_of(blob))
+            session.add(model_of(session, blob))
             session.commit()
 
     def upload_many(self, count: int) -> None:
@@ -85,7 +86,7 @@ class Service:
 
     def fetch(self, sha256: str, scratch: Path) -> None:
         """Copy a blob; raises OSError unless it is there and hashes right."""
-        copy = scratch / new_id("copy")
+        copy = scratch / f"copy-{secrets.token_hex(8)}"
         self.storage.fetch(sha256, copy)
         copy.unlink()
 
@@ -94,16 +95,16 @@ class Service:
             return {row.id: row.stored_sha256 for row in session.scalars(select(Model))}
 
 
-def model_of(blob: Blob) -> Model:
+def model_of(session: Session, blob: Blob) -> Model:
     return Model(
-        id=new_id("mdl"),
+        id=new_id("mdl", clock(session)),
         name="model",
         format="pt2",
         bytes=blob.bytes,
         sha256=blob.sha256,
         stored_bytes=blob.bytes,
         stored_sha256=blob.sha256,
-        created_at=now(),
+        created_at=clock(session),
         inputs=[],
         layers=[],
         parameters=0,

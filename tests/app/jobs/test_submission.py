@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.catalog.models import Model
 from app.catalog.service import DATASETS, MODELS
-from app.database import new_id
+from app.database import clock, new_id
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs import queries, service, workers
 from app.jobs.models import Worker
@@ -181,7 +181,7 @@ def test_the_name_of_a_parameter_is_taken_for_its_layer(session: Session, storag
 @pytest.mark.parametrize("field", ["model", "dataset", "evaluation_dataset"])
 def test_an_upload_that_is_not_there_is_refused(session: Session, field: str) -> None:
     with pytest.raises(NotFound):
-        add_job(session, **{field: new_id("dts")})
+        add_job(session, **{field: new_id("dts", clock(session))})
 
 
 @pytest.mark.parametrize(("wish", "got"), [(None, 100), (7, 7), (1000, 100)])
