@@ -151,11 +151,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         return refusal_answer(request.state.request_id, error.refusal, close=True)
     refusals: dict[int, ServiceError] = {
         404: _nothing_here(request),
-        405: ServiceError(
-            "method_not_allowed",
-            f"{_asked(request)} is not offered.",
-            "The Allow header lists the methods of this address.",
-        ),
+        405: _other_method(request, (error.headers or {}).get("Allow", "")),
         413: TooLarge(
             "body_too_large",
             "The JSON body is too large, or holds too many values.",
@@ -170,6 +166,15 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
 
 def _nothing_here(request: Request) -> NotFound:
     return NotFound("route_not_found", f"Nothing answers {_asked(request)}.", "/openapi.json lists every address.")
+
+
+def _other_method(request: Request, allowed: str) -> ServiceError:
+    """Return the refusal of a method; `allowed`: what the address takes, as the Allow header lists it."""
+    remedy = f"This address takes {allowed}."
+    if request.method == "PUT":  # curl -T without -X; behind a slash it adds the name of the file to the address
+        remedy += " An upload is a POST, to an address without a slash at its end: curl -X POST -T FILE …/v1/models"
+        remedy += " or …/v1/datasets."
+    return ServiceError("method_not_allowed", f"{_asked(request)} is not offered.", remedy)
 
 
 def _asked(request: Request) -> str:

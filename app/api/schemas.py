@@ -46,7 +46,7 @@ class LayerBody(Body):
 class ModelWarningBody(Body):
     """Something about a model that may make its results useless; `layers` are paths of modules, or empty."""
 
-    code: Literal["torch_release", "training_mode"]
+    code: Literal["no_layers", "torch_release", "training_mode"]
     detail: str
     remedy: str
     layers: list[str]

@@ -14,7 +14,7 @@ from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
 from app.api.multipart import FormFile
 from app.catalog.service import Upload
-from app.errors import Malformed, StorageFull, TooLarge, WrongType
+from app.errors import Invalid, Malformed, StorageFull, TooLarge, WrongType
 from app.room import NO_ROOM
 from app.storage import BlobWriter
 
@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 WRITE_BYTES = 2**20
 FORM_OVERHEAD_BYTES = 64 * 2**10
+FORM_TEXT = "application/x-www-form-urlencoded"
+"""The type that curl -d gives a body, from which it removes line breaks (--data-binary does not)."""
+LINE_BREAKS = re.compile(rb"[\r\n]")
+SEARCHED_BYTES = 2**20
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -59,7 +63,8 @@ async def take_upload(request: Request, services: Services, name: str | None, ad
     try:
         with await run_in_threadpool(services.storage.writer) as writer:
             filename = await _receive(request, writer, services.settings.max_upload_bytes)
-            return await run_in_threadpool(_keep, services, writer, _plain(filename), name, add)
+            keep = _keep_text if _content_type(request) == FORM_TEXT else _keep
+            return await run_in_threadpool(keep, services, writer, _plain(filename), name, add)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -70,6 +75,25 @@ async def take_upload(request: Request, services: Services, name: str | None, ad
 def _keep(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
     with services.storage.writer() as fresh, services.sessions() as session:
         return add(session, Upload(writer, fresh, services.limits, filename), name or filename)
+
+
+def _keep_text(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
+    """Keep a body that was sent as the text of a form: whole, it is a file like any other.
+
+    Raises Invalid; it says what curl does if the body has no line break, which a file of some size always has.
+    """
+    try:
+        return _keep(services, writer, filename, name, add)
+    except Invalid as refusal:
+        with writer.path.open("rb") as file:
+            if LINE_BREAKS.search(file.read(SEARCHED_BYTES)):
+                raise
+        raise Invalid(
+            refusal.code,
+            f"The body came as the text of a form and has no line breaks: curl -d removes them. {refusal.detail}",
+            "Send the file as it is: curl -X POST -T FILE.",
+            refusal.faults,
+        ) from None
 
 
 async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str | None:
@@ -111,10 +135,9 @@ def _form_of(request: Request) -> FormFile | None:
         raise WrongType(
             "content_encoding_unsupported", "The body has a Content-Encoding.", "Send the file as it is on disk."
         )
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _content_type(request)
     if kind == "multipart/form-data":
-        return FormFile(content_type)
+        return FormFile(request.headers["content-type"])
     if kind.startswith("multipart/"):
         raise WrongType(
             "content_type_unsupported",
@@ -122,6 +145,10 @@ def _form_of(request: Request) -> FormFile | None:
             "Send the raw file, or multipart/form-data with one field named file.",
         )
     return None
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _announced_length(request: Request) -> int:

@@ -9,7 +9,9 @@ from app.api.requests import ID_PATTERN, JobRequest, SweepRequest
 from app.errors import MOST_FAULTS, Fault
 from zeropoint.schema.faults import keys_of, pointer_to, words_for
 
-NO_ID = "is not an id: these look like mdl_0123abcd, and GET /v1/models, /v1/datasets and /v1/jobs list them"
+NO_ID = "is not an id: these look like {prefix}_0123abcd, and GET /v1/{kind}s lists them"
+NO_RECIPE_KEY = "is not a key of a recipe: a preset's name is given in place of the recipe, as preset"
+NO_RECIPE = "must be an object; the name of a preset is given as preset, in place of recipe"
 
 
 def faults_of(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
@@ -24,7 +26,12 @@ def _fault(error: Mapping[str, Any]) -> Fault:
     where, *rest = error["loc"]
     pointer = pointer_to(rest if where == "body" else [where, *rest])
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == ID_PATTERN:
-        return Fault(pointer, NO_ID)
+        kind = "dataset" if rest[-1] in ("dataset", "evaluation_dataset") else "model"
+        return Fault(pointer, NO_ID.format(prefix={"model": "mdl", "dataset": "dts"}[kind], kind=kind))
+    if error["type"] == "extra_forbidden" and rest[-2:] == ["recipe", "preset"]:
+        return Fault(pointer, NO_RECIPE_KEY)
+    if rest[-1:] == ["recipe"] and isinstance(error.get("input"), str):
+        return Fault(pointer, NO_RECIPE)
     if error["type"] == "model_attributes_type" and not pointer:
         return Fault("/", f"{words_for(error)}, sent as Content-Type: application/json")
     return Fault(pointer or "/", words_for(error, _known_keys()))

@@ -19,7 +19,7 @@ from app.intake.huggingface.rewrite import is_folder, read_folder
 from app.intake.limits import Limits
 from app.intake.pickles.weights import is_pickled, read_pickled_weights
 from app.intake.program.read import read_program
-from app.intake.recognition import look_at, refuse_foreign
+from app.intake.recognition import look_at, refuse_foreign, refuse_models
 from app.intake.tensors.read import name_for, plan_samples
 from app.intake.tensors.safetensors import begins_safetensors
 from app.intake.tensors.weights import read_weights
@@ -39,6 +39,9 @@ def read(kind: str, path: Path, limits: Limits, filename: str) -> Checked:
     """Check an upload of this kind. Raises Invalid."""
     if kind == "model":
         return read_model(path, limits)
+    look = look_at(path)
+    if not begins_safetensors(look.head):
+        refuse_models(look)
     return plan_samples(path, limits.unpacked_bytes(kind, path.stat().st_size), name_for(filename))
 
 

@@ -56,7 +56,7 @@ class Layer:
 class Warning:
     """Something about an upload that its owner should know: it is taken, but results may be useless."""
 
-    code: Literal["torch_release", "training_mode"]
+    code: Literal["no_layers", "torch_release", "training_mode"]
     detail: str
     remedy: str
     layers: tuple[str, ...]

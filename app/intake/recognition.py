@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.errors import Invalid
 from app.intake.archives.stored_zip import Archive
+from app.intake.tensors.npy import SAVE_SAMPLES
 
 EXPORT = "Export the model where its code is: torch.export.save(torch.export.export(model.eval(), args), 'model.pt2')."
 ZIP = b"PK\3\4"
@@ -57,6 +58,11 @@ class Look:
         """Return whether the file begins like a zip."""
         return self.head.startswith(ZIP)
 
+    @property
+    def is_tar(self) -> bool:
+        """Return whether the file begins like a tar."""
+        return self.head[257:262] == b"ustar"
+
 
 def look_at(path: Path) -> Look:
     """Return the look at a file; a zip that can't be read has no names."""
@@ -93,6 +99,7 @@ def _pickle_of(*packages: bytes) -> Callable[[Look], bool]:
     return lambda look: look.unpacked.startswith(b"\x80") and named.search(look.unpacked) is not None
 
 
+_JSON = re.compile(rb"\s*[{\[]\s*[\"{}\[\]]")
 _MESSAGE = re.compile(rb"\x08(?P<version>[\x01-\x1f])(?P<next>[\x12\x1a\x22\x28\x32\x3a\x42])", re.DOTALL)
 """A protocol buffer that begins with a small version number."""
 
@@ -180,9 +187,20 @@ _KINDS = (
         lambda look: look.head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")),
         "Download the model again, and check that the address gives the file itself.",
     ),
+    _Kind(
+        "a JSON text",
+        lambda look: _JSON.match(look.head) is not None,
+        "Upload the file of the model itself: curl -X POST -T FILE. A config.json belongs to the folder of a Hugging "
+        "Face model: pack all of it, tar -chf model.tar -C FOLDER .",
+    ),
     _Kind("an OpenVINO network (.xml)", lambda look: look.head.startswith(b"<?xml") and b"<net " in look.head),
 )
 """Asked in this order: a zip with the files of two kinds is the first of them."""
+
+
+def is_program(look: Look) -> bool:
+    """Return whether it is a zip with a program among its members."""
+    return PROGRAMS[0] in look.below or PROGRAMS[1] in look.names
 
 
 def refuse_foreign(look: Look) -> None:
@@ -199,9 +217,23 @@ def require_program(look: Look) -> None:
         raise _refused("a pickle", EXPORT)
     if not look.is_zip:
         raise _refused("not a torch.export archive", EXPORT)
-    if PROGRAMS[0] not in look.below and PROGRAMS[1] not in look.names and look.names:
+    if not is_program(look) and look.names:
         what = "a pickle that torch.save wrote" if "data.pkl" in look.below else "an archive without models/model.json"
         raise _refused(what, EXPORT)
+
+
+def refuse_models(look: Look) -> None:
+    """Raise Invalid if a dataset is a model, or a pickle as torch.save writes it."""
+    if is_program(look) or look.is_tar:
+        what = "a program of torch.export" if look.is_zip else "a tar, as folders of models are packed"
+        raise Invalid(
+            "dataset_invalid",
+            f"The file is {what}, and holds no samples.",
+            f"Upload a model to POST /v1/models. {SAVE_SAMPLES}",
+        )
+    if "data.pkl" in look.below or look.head.startswith(b"\x80"):
+        what = "The file is a pickle, as torch.save writes it: samples are not read from one."
+        raise Invalid("dataset_invalid", what, SAVE_SAMPLES)
 
 
 def _refused(what: str, remedy: str) -> Invalid:

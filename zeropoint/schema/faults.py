@@ -89,7 +89,8 @@ def words_for(error: Mapping[str, Any], keys: Collection[str] = ()) -> str:
     """Return the phrase for one of pydantic's errors. `keys`: those that may be meant by one that isn't known."""
     words = WORDS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
     if error["type"] == "extra_forbidden":
-        return words + nearest(str(error["loc"][-1]), keys)
+        name = str(error["loc"][-1])
+        return words + (" of this object" if name in keys else nearest(name, keys))
     if error["type"] == "model_attributes_type" and _is_named(error):
         return f"{words}, such as {json.dumps({'kind': error['input']})}"
     return words

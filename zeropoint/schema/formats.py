@@ -93,8 +93,6 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
         if source not in FORMATS[name].sources:
             known = ", ".join(n for n, entry in FORMATS.items() if source in entry.sources)
             yield Mismatch(f"/formats/{position}", f"{name} is not written from {SOURCES[source]}; known are: {known}.")
-    if source == "safetensors":
-        yield from _unrunnable(recipe)
     if source != "pt2" and recipe.merge_lora:
         detail = f"adapters are found in a graph, which {SOURCES[source]} lacks: give the model as a program (.pt2)."
         yield Mismatch("/merge_lora", detail)
@@ -110,19 +108,20 @@ def unfit(recipe: Recipe, source: SourceFormat) -> Iterator[Mismatch]:
         for name in formats_of(recipe, source):
             if why := FORMATS[name].why_not(settings):
                 yield Mismatch(f"{pointer}/weights", f"{name}: {why}.")
+    if source == "safetensors":
+        yield from _unrunnable(recipe)
 
 
 def _unrunnable(recipe: Recipe) -> Iterator[Mismatch]:
     """Yield the parts of the recipe that run the model, which a weights file can't do."""
-    detail = "a file of weights has no graph to run: give the model as a program (.pt2), or leave this out."
-    for field, requested in (
-        ("algorithms", recipe.algorithms),
-        ("target", recipe.target),
-        ("sensitivity", recipe.sensitivity),
+    for pointer, requested in (
+        ("/algorithms", recipe.algorithms),
+        ("/target", recipe.target),
+        ("/sensitivity", recipe.sensitivity),
+        ("/mode", recipe.mode == "recommend"),
+        ("/validation/latency", recipe.validation.latency),
     ):
         if requested:
-            yield Mismatch(f"/{field}", detail)
-    if recipe.mode == "recommend":
-        yield Mismatch("/mode", detail)
-    if recipe.validation.latency:
-        yield Mismatch("/validation/latency", detail)
+            what = "the mode recommend" if pointer == "/mode" else pointer.rpartition("/")[2]
+            detail = f"a file of weights has no graph to run: leave {what} out, or give the model as a program (.pt2)."
+            yield Mismatch(pointer, detail)

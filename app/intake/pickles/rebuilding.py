@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from app.intake.parsing.typed import Wrong
-from app.intake.pickles.values import DTYPE_OF_STORAGE, Foreign, Global, Storage, TensorView
+from app.intake.pickles.values import DTYPE_OF_STORAGE, NO_STATE_DICT, Foreign, Global, Storage, TensorView
 
 MAX_RANK = 64
 LARGEST = 2**63 - 1
@@ -58,6 +58,8 @@ def storage_of(identity: object) -> Storage | Foreign:
             start = 0
         case ("storage", Global() as kind, str(key), str(), int(), (str(), int(start), int(elements))):
             pass
+        case ("module", Global() as kind, *_):  # torch < 1.6 stores a module's class with its source
+            raise Wrong(f"is an object of {kind.shown}, {NO_STATE_DICT}")
         case _:
             raise Wrong("refers to something other than a storage")
     if not 0 <= elements <= LARGEST or not 0 <= start <= LARGEST or len(key) > 64:

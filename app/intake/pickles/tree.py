@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from app.intake.parsing.names import is_name
 from app.intake.parsing.typed import Wrong
-from app.intake.pickles.values import Foreign, Global, Pickle, Storage, TensorView
+from app.intake.pickles.values import NO_STATE_DICT, Foreign, Global, Pickle, Storage, TensorView
 
 MAX_DEPTH = 64
 MAX_VISITS = 2_000_000
@@ -44,7 +44,7 @@ def _described(value: Foreign | Storage | Global) -> str:
 
 def _refusal(found: dict[str, str], pickle: Pickle) -> str:
     if list(found) == [""]:
-        return f"is {found['']}, not a state dict"
+        return f"is {found['']}, {NO_STATE_DICT}"
     named = [f"{_shown(name)} is {what}" for name, what in found.items()]
     named = named or [f"it names {foreign.what}" for foreign in pickle.foreign]
     more = f", and {len(named) - _MOST_SHOWN} more" if len(named) > _MOST_SHOWN else ""

@@ -27,6 +27,10 @@ DTYPE_OF_STORAGE = MappingProxyType(
 """torch's classes of storages with one dtype."""
 
 
+NO_STATE_DICT = "not a state dict"
+"""What is said of a file that is one object, such as a module with its code."""
+
+
 @dataclass(frozen=True)
 class Global:
     """A name of a module, as a pickle refers to it. Nothing is imported by it."""

@@ -10,8 +10,8 @@ from app.intake.parsing.names import RULE, is_name
 from app.intake.parsing.typed import Wrong
 from app.intake.pickles.legacy import HEAD_BYTES, begins_legacy, read_legacy
 from app.intake.pickles.saved import PICKLE, Saved, read_saved
-from app.intake.pickles.values import TensorView
-from app.intake.recognition import Look, is_torch_script
+from app.intake.pickles.values import NO_STATE_DICT, TensorView
+from app.intake.recognition import EXPORT, Look, is_torch_script
 from app.intake.tensors.dtypes import BY_NAME
 from app.intake.tensors.read import Plan, plan_stored
 from app.intake.tensors.safetensors import MAX_TENSORS, Stored, is_countable
@@ -19,8 +19,8 @@ from app.intake.tensors.strided import MAX_GATHERED_BYTES, is_row_major, pieces,
 from app.intake.tensors.weights import weights_model
 
 SAVE_TENSORS = (
-    "Save the tensors alone: torch.save(model.state_dict(), 'model.pt'), or save_file(model.state_dict(), "
-    "'model.safetensors') with safetensors."
+    "For the weights without the network, save the tensors alone: torch.save(model.state_dict(), 'model.pt'), or "
+    "save_file(model.state_dict(), 'model.safetensors') with safetensors."
 )
 MOST_COPIES = 4
 """How many times the file's size all tensors together may have: names can share a storage, as tied weights do."""
@@ -45,7 +45,8 @@ def stored_in(path: Path) -> tuple[Stored, ...]:
         return _stored(_read(path), path.stat().st_size)
     except Wrong as wrong:
         place = "".join(f"{key}: it " for key in wrong.path if is_name(key)) or "The pickle in the file "
-        raise _refused(f"{place}{wrong.detail}.") from None
+        remedy = f"{EXPORT} {SAVE_TENSORS}" if wrong.detail.endswith(NO_STATE_DICT) else SAVE_TENSORS
+        raise _refused(f"{place}{wrong.detail}.", remedy) from None
     except Invalid as refusal:
         raise _refused(refusal.detail) from None
 
@@ -86,5 +87,5 @@ def _one(saved: Saved, name: str, view: TensorView) -> Stored:
     return Stored(name, view.dtype, view.sizes, chunks)
 
 
-def _refused(detail: str) -> Invalid:
-    return Invalid("weights_invalid", detail, SAVE_TENSORS)
+def _refused(detail: str, remedy: str = SAVE_TENSORS) -> Invalid:
+    return Invalid("weights_invalid", detail, remedy)

@@ -132,7 +132,7 @@ def _read_header(path: Path, refuse: Refuse) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(size - 8, MAX_HEADER_BYTES):
-            raise refuse("The file is not safetensors.")
+            raise refuse("The file is not safetensors, or was cut off.")
         data = file.read(header_bytes)
     header = read_json(data, lambda detail: refuse(f"The header {detail}."), _MAX_HEADER_VALUES)
     if not isinstance(header, dict):

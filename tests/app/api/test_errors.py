@@ -62,8 +62,13 @@ def test_every_error_is_a_problem(
         ({"recipe": {"activations": {"observer": "mse"}}}, 'must be an object, such as {"kind": "mse"}'),
         ({"recipe": {"algorithms": ["smoothing"]}}, 'must be an object, such as {"kind": "smoothing"}'),
         ({"recipe": {"weights": "int8"}}, "/recipe/weights must be an object."),
-        ({"model": "tagger"}, "/model is not an id: these look like mdl_0123abcd"),
+        ({"model": "tagger"}, "/model is not an id: these look like mdl_0123abcd, and GET /v1/models lists them"),
         ({"model": "mdl_…"}, "/model is not an id: these look like mdl_0123abcd"),
+        ({"dataset": "x"}, "/dataset is not an id: these look like dts_0123abcd, and GET /v1/datasets lists them"),
+        ({"evaluation_dataset": "x"}, "/evaluation_dataset is not an id: these look like dts_0123abcd"),
+        ({"recipe": {"preset": "int8"}}, "/recipe/preset is not a key of a recipe: a preset's name is given in place"),
+        ({"recipe": {"weights": {"recipe": {}}}}, "/recipe/weights/recipe is not a known key of this object."),
+        ({"recipe": "int8"}, "/recipe must be an object; the name of a preset is given as preset"),
         ([], "must be an object, sent as Content-Type: application/json"),
     ],
 )
@@ -86,8 +91,29 @@ def test_an_id_of_another_kind_is_named_as_such(client: httpx.Client) -> None:
     assert "There is no model dts_1: this is the id of a dataset." in refusal["detail"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "fault"),
+    [
+        ({"recipe": {"preset": "int8"}}, "/recipes/1/recipe/preset is not a key of a recipe"),
+        ({"recipe": "int8"}, "/recipes/1/recipe must be an object; the name of a preset"),
+    ],
+)
+def test_a_preset_in_place_of_a_recipe_of_a_sweep(client: httpx.Client, recipe: object, fault: str) -> None:
+    wish = {"model": "mdl_1", "dataset": "dts_1", "recipes": [{"preset": "int8"}, recipe]}
+    assert fault in client.post("/v1/sweeps", json=wish).json()["detail"]
+
+
 def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
-    assert "GET" in client.put("/v1/presets").headers["Allow"]
+    refusal = client.delete("/v1/presets")
+    assert refusal.headers["Allow"] == "GET"
+    assert refusal.json()["remedy"] == "This address takes GET."
+
+
+@pytest.mark.parametrize("address", ["/v1/models", "/v1/datasets", "/v1/models/model.pt2", "/v1/datasets/x.npz"])
+def test_a_file_that_curl_puts_is_asked_for_as_a_post(client: httpx.Client, address: str) -> None:
+    refusal = client.put(address, content=b"PK").json()
+    assert refusal["code"] == "method_not_allowed"
+    assert "curl -X POST -T FILE" in refusal["remedy"]
 
 
 def test_an_unexpected_failure_says_nothing_but_the_request_id(client: httpx.Client, session: Session) -> None:

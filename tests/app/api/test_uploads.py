@@ -86,6 +86,32 @@ def test_a_form_gives_the_same_bytes_and_its_file_name(client: httpx.Client) -> 
     assert answer.json()["name"] == "my data.safetensors"
 
 
+FORM_TEXT = {"Content-Type": "application/x-www-form-urlencoded"}
+CURL_D = bytes.maketrans(b"", b""), b"\r\n\0"
+"""What curl -d removes from a file."""
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+@pytest.mark.parametrize("sent", ["a program", "tensors", "a name"])
+def test_a_body_of_curl_d_is_refused_with_what_curl_does(
+    client: httpx.Client, archive: Path, kind: str, sent: str
+) -> None:
+    large = safetensors(**{f"x{number}.weight": ("F32", [4, 3]) for number in range(100)})
+    content = {"a program": archive.read_bytes(), "tensors": large, "a name": b"model.pt2"}[sent].translate(*CURL_D)
+    refusal = client.post(f"/v1/{kind}", content=content, headers=FORM_TEXT).json()
+    assert "curl -d removes them" in refusal["detail"]
+    assert refusal["remedy"] == "Send the file as it is: curl -X POST -T FILE."
+    assert refusal["code"] == client.post(f"/v1/{kind}", content=content).json()["code"]
+
+
+def test_a_body_of_curl_data_binary_is_a_file(client: httpx.Client, archive: Path) -> None:
+    assert client.post("/v1/models", content=archive.read_bytes(), headers=FORM_TEXT).status_code == 201
+    assert client.post("/v1/datasets", content=DATA, headers=FORM_TEXT).status_code == 201
+    page = client.post("/v1/models", content=b"<!DOCTYPE html>\n<html>", headers=FORM_TEXT).json()
+    assert "web page" in page["detail"]
+    assert "curl" not in page["detail"] + page["remedy"]
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

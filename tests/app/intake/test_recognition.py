@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from app.errors import Invalid
-from app.intake.child import read_model
+from app.intake.child import read, read_model
 from app.intake.limits import Limits
+from tests.factories import safetensors
 from tests.networks import convolutional
 
 
@@ -109,6 +111,9 @@ FILES: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "torch.export.save",
     ),
     "tensorrt": (lambda: b"ftrt" + bytes(32), "a TensorRT engine", "torch.export.save"),
+    "config.json": (lambda: b'{\n  "model_type": "bert"\n}', "a JSON text", "tar -chf model.tar"),
+    "a request": (lambda: b'{"model": "model.pt2"}', "a JSON text", "curl -X POST -T FILE"),
+    "an empty object": (lambda: b"{}", "a JSON text", "curl -X POST -T FILE"),
     "pickle": (lambda: pickle.dumps({"a": 1}), "a pickle", "torch.export.save"),
     "text": (lambda: b"hello, world, this is a model", "not a torch.export archive", "torch.export.save"),
     "zip": (lambda: zipped("a/b"), "an archive without models/model.json", "torch.export.save"),
@@ -125,6 +130,45 @@ def test_a_model_of_another_kind_is_named(tmp_path: Path, name: str, monkeypatch
     assert refusal.value.code == "model_format_unsupported"
     assert what in refusal.value.detail
     assert remedy in refusal.value.remedy
+
+
+def saved(value: object, *, zipped: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def tar_of(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return buffer.getvalue()
+
+
+DATASETS: dict[str, tuple[Callable[[], bytes], str, str]] = {
+    "a program": (lambda: zipped("m/models/model.json"), "a program of torch.export", "POST /v1/models"),
+    "a folder": (lambda: tar_of("config.json"), "a tar", "POST /v1/models"),
+    "torch.save": (lambda: saved({"x": torch.ones(2)}), "as torch.save writes it", "save_file"),
+    "torch.save of old": (lambda: saved({"x": torch.ones(2)}, zipped=False), "as torch.save writes it", "save_file"),
+    "text": (lambda: b"a,b\n1,2\n", "is not safetensors", "save_file"),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_model_in_place_of_samples_is_named(tmp_path: Path, name: str) -> None:
+    make, what, remedy = DATASETS[name]
+    (tmp_path / "data").write_bytes(make())
+    with pytest.raises(Invalid) as refusal:
+        read("dataset", tmp_path / "data", Limits(), "")
+    assert refusal.value.code == "dataset_invalid"
+    assert what in refusal.value.detail
+    assert remedy in refusal.value.remedy
+
+
+def test_samples_with_a_header_of_any_length_are_never_taken_for_a_model(tmp_path: Path) -> None:
+    for letters in range(1, 257):  # the file begins with the header's length: one is 0x80, as a pickle's first byte
+        (tmp_path / "data").write_bytes(safetensors(**{"x" * letters: ("F32", [1, 1])}))
+        read("dataset", tmp_path / "data", Limits(), "")
 
 
 def test_what_is_taken_is_never_taken_for_another_kind(tmp_path: Path) -> None:

@@ -158,6 +158,15 @@ def test_what_is_no_tensor_is_refused_by_its_name(tmp_path: Path, name: str) -> 
     assert "state_dict" in refusal.remedy or "save_file" in refusal.remedy
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_module_is_asked_for_as_a_program_or_as_its_weights(tmp_path: Path, zipped: bool) -> None:
+    torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(Invalid, match="not a state dict") as refusal:
+        read_pickled_weights(tmp_path / "m.pt")
+    assert "torch.export.save" in refusal.value.remedy
+    assert "state_dict()" in refusal.value.remedy
+
+
 def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     refusal = refusal_of(tmp_path, {"a": torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]).t()})
     assert (refusal.code, "'a' holds NaN or infinity, first at index [0, 1]" in refusal.detail) == (

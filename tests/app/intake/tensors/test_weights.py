@@ -33,6 +33,25 @@ def test_the_gate_says_what_is_in_it_and_writes_it_anew(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("tensors", "warned"),
+    [
+        ({"x": ("F32", [8, 3, 4, 4])}, True),  # samples, uploaded as a model
+        ({"input_ids": ("I64", [8, 3]), "attention_mask": ("I64", [8, 3])}, True),
+        ({"a.weight": ("F32", [3]), "a.bias": ("F32", [3])}, True),
+        ({"x": ("F32", [8, 3]), "a.weight": ("F32", [4, 3])}, False),
+        ({"emb.weight": ("F32", [4, 3])}, False),
+    ],
+)
+def test_tensors_that_are_no_weights_of_layers_are_warned_of(
+    tmp_path: Path, tensors: dict[str, tuple[str, list[int]]], warned: bool
+) -> None:
+    (tmp_path / "any").write_bytes(safetensors(**tensors))
+    warnings = read("model", tmp_path / "any", Limits(), "").facts.warnings
+    assert [warning.code for warning in warnings] == ["no_layers"] * warned
+    assert all("POST /v1/datasets" in warning.remedy for warning in warnings)
+
+
 @pytest.mark.parametrize("name", WEIGHTS_ATTACKS)
 def test_an_attack_meets_its_answer(tmp_path: Path, name: str) -> None:
     data, answer = WEIGHTS_ATTACKS[name]
