@@ -239,7 +239,8 @@ def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoi
         raise Unsupported(
             "model_format_unsupported",
             f"Objects of the type {type(model).__name__} are no models.",
-            "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file.",
+            "Give an nn.Module, a torch.export.ExportedProgram or the path of a .pt2 file. "
+            "A state dict is loaded into its module first.",
         )
     require_fit(recipe, "pt2")
     with second_process(folder) as saved:
@@ -257,11 +258,15 @@ def _subject(model: Model, recipe: Recipe, folder: Path, choice: ModelInputsChoi
 def _require_module_recipe(recipe: Recipe) -> None:
     """Raise InvalidRecipe for a wish that only a program can fulfil."""
     written = {"safetensors", "pt2"}
-    wishes = {"/formats": set(recipe.formats or ()) - written, "/merge_lora": recipe.merge_lora}
-    for pointer in (pointer for pointer, wish in wishes.items() if wish):
+    others = sorted(set(recipe.formats or ()) - written)
+    wishes = {
+        "/formats": f"{others[0]} is written" if others else "",
+        "/merge_lora": "adapters are merged" if recipe.merge_lora else "",
+    }
+    for pointer, what in ((pointer, what) for pointer, what in wishes.items() if what):
         raise InvalidRecipe(
             "recipe_does_not_fit",
-            f"{pointer}: this is done for programs, and the model is a module.",
+            f"{pointer}: {what} for programs alone, and the model is a module.",
             "Export it with torch.export.export, and quantize the program.",
         )
 

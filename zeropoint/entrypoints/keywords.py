@@ -50,4 +50,7 @@ def _validated(fields: Mapping[str, object]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise invalid_recipe(*first_fault(error, keys_of(Recipe))) from error
+        pointer, problem = first_fault(error, keys_of(Recipe))
+        if pointer == "/preset":
+            problem = 'is not a key of a recipe: give the preset\'s name in place of the mapping, recipe="int8"'
+        raise invalid_recipe(pointer, problem) from None

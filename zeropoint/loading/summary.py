@@ -9,13 +9,14 @@ COLUMNS = ("layer", "type", "weight", "input", "bytes", "weight dB", "output dB"
 
 
 def overview(report: Report) -> list[str]:
-    """Return the result in a few lines: verdict, SQNR, size, layers, and the target if there was one."""
+    """Return the result in a few lines: verdict and why, SQNR, size, layers, the target if there was one, and
+    what is wrong with the calibration samples."""
     summary, samples = report.summary, report.evaluation
     kinds = Counter(layer.weight.dtype for layer in report.layers)
     lines = [
-        f"verdict  {report.verdict}",
+        f"verdict  {report.verdict}{_why(report)}",
         f"sqnr     {_quality(report)}"
-        + (f" on {samples.samples} samples ({samples.source})" if samples.source != "none" else ""),
+        + (f" on {_counted(samples.samples)} ({samples.source})" if samples.source != "none" else ""),
         f"size     {summary.original_bytes:,} -> {summary.quantized_bytes:,} bytes, "
         f"{summary.compression_ratio:.2f} times smaller",
         f"layers   {summary.layers_quantized} quantized"
@@ -24,6 +25,9 @@ def overview(report: Report) -> list[str]:
     ]
     if report.target is not None:
         lines.append(f"target   {'met' if report.target.met else 'missed'}: {report.target.detail}")
+    if report.calibration.warnings:
+        codes = [spot.partition(":")[0] for spot in report.calibration.warnings]
+        lines.append(f"samples  {', '.join(codes)} (report.calibration.warnings)")
     return lines
 
 
@@ -36,6 +40,17 @@ def layer_table(report: Report) -> list[str]:
             *_aligned([("in float", "type", "reason"), *((s.name, s.type, s.reason) for s in report.skipped)]),
         ]
     return lines
+
+
+def _why(report: Report) -> str:
+    """Return what the verdict is because of: the checks that failed, and the codes of the warnings."""
+    failed = [f"the check {check.name}" for check in report.checks if not check.passed]
+    codes = [warning.code for warning in report.warnings if warning.level == "warning"]
+    return f": {', '.join([*failed, *codes])}" if failed or codes else ""
+
+
+def _counted(samples: int) -> str:
+    return f"{samples} sample" if samples == 1 else f"{samples} samples"
 
 
 def _quality(report: Report) -> str:

@@ -126,7 +126,7 @@ class Evaluator:
             raise InvalidSamples(
                 "dataset_does_not_fit",
                 f"The samples to measure on don't allow {metric}: they hold no {NEEDS.get(metric, 'classes')}.",
-                "Give an evaluation dataset that holds it, or ask for another metric.",
+                f"Give evaluation data that hold {NEEDS.get(metric, 'classes')}, or ask for another metric.",
             )
         drop = values.report(metric).drop
         return MetricLoss(math.inf if drop is None else drop, values.losses)

@@ -40,6 +40,10 @@ from zeropoint.model.source import ProgramSource
 from zeropoint.sources.finite import require_finite
 
 EXPORT_AGAIN = "Export the model again with torch.export.export and torch.export.save."
+OTHER_FORMS = (
+    "Give the path of a .pt2 file. Load the folder of a Hugging Face model with from_pretrained, and a file of weights "
+    "into its module, and give the module; the service and `zeropoint job` take the files themselves."
+)
 
 
 def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_lora: bool = False) -> ProgramSource:
@@ -52,13 +56,16 @@ def open_uploaded_program(path: Path, device: str, *, fold: bool = False, merge_
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise InvalidModel("program_invalid", f"The file {path.name!r} {what}.", "Give the path of a .pt2 file.")
+        remedy = OTHER_FORMS if path.is_dir() else "Give the path of a .pt2 file."
+        raise InvalidModel("program_invalid", f"The file {path.name!r} {what}.", remedy)
     try:
         with torch_is_quiet():
             uploaded = torch.export.load(path)
     except Exception as error:
         raise InvalidModel(
-            "program_invalid", "The file can't be loaded as a torch.export program.", EXPORT_AGAIN
+            "program_invalid",
+            "The file can't be loaded as a torch.export program.",
+            EXPORT_AGAIN if path.suffix == ".pt2" else OTHER_FORMS,
         ) from error
     return program_source(uploaded, device, fold=fold, merge_lora=merge_lora)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zeropoint.layers.result import Quantized
+from zeropoint.model.source import ProgramSource
 from zeropoint.schema.layer_names import layer_name, matches
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.recipe import Recipe
@@ -59,6 +60,8 @@ class InFloat:
     macs: float | None
     layers: list[Left]
     """Every layer in float that is part of the model, largest share first."""
+    program: bool = True
+    """Whether the model is a program."""
 
     @property
     def by_reason(self) -> list[FloatShare]:
@@ -104,6 +107,7 @@ def in_float(quantized: Quantized, macs: Mapping[str, int] | None) -> InFloat:
         weights=sum(layer.weights for layer in layers) if sizes else None,
         macs=None if work_of is None else sum(layer.macs or 0.0 for layer in layers),
         layers=layers,
+        program=isinstance(quantized.source, ProgramSource),
     )
 
 
@@ -175,7 +179,8 @@ def _warning(left: InFloat, layers: Sequence[Left], level: Literal["warning", "n
     more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
     work = "" if left.macs is None else f" and {_percent(macs)} of the multiply-accumulates"
     tables = any(layer.is_table for layer in left.layers)
-    ways = list(dict.fromkeys(remedy_for(layer.reason, tables=tables) or NO_KEY for layer in layers))
+    remedies = (remedy_for(layer.reason, tables=tables, program=left.program) or NO_KEY for layer in layers)
+    ways = list(dict.fromkeys(remedies))
     remedy = f"To quantize them, {'; '.join(ways)}." if ways != [NO_KEY] else f"Nothing to set: {NO_KEY}."
     return ReportWarning(
         code="left_in_float",

@@ -58,6 +58,41 @@ def test_a_mistake_is_refused_in_words(name: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["folder", "model.safetensors", "model.pt", "model.tar", "model.pt2"])
+def test_a_file_of_another_form_is_refused_with_the_way_for_it(tmp_path: Path, name: str) -> None:
+    written(tmp_path / name, "x") if "." in name else (tmp_path / name).mkdir()
+    with pytest.raises(QuantizationError) as refusal:
+        quantize(tmp_path / name, X)
+    assert ("from_pretrained" in refusal.value.remedy) is (name != "model.pt2")
+    assert "torch.export" in refusal.value.remedy or ".pt2" in refusal.value.remedy
+
+
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    "a preset in a recipe": (
+        lambda: quantize(network(), X, recipe={"preset": "int8"}),
+        "give the preset's name in place of the mapping",
+    ),
+    "a state dict": (lambda: quantize(network().state_dict(), X), "state dict is loaded into its module"),  # type: ignore[arg-type]
+    "onnx": (lambda: quantize(network(), X, recipe={"formats": ["pt2", "onnx"]}), "/formats: onnx is written for"),
+    "huggingface": (lambda: quantize(network(), X, recipe={"formats": ["huggingface"]}), "huggingface is written for"),
+    "adapters": (lambda: quantize(network(), X, recipe={"merge_lora": True}), "/merge_lora: adapters are merged for"),
+    "no labels": (
+        lambda: quantize(network(), X, recipe={"target": {"max_drop": {"metric": "top1", "value": 0.1}}}),
+        "Give evaluation data that hold labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_refusal_says_what_is_meant(name: str) -> None:
+    call, words = MISTAKES[name]
+    with pytest.raises(QuantizationError) as refusal:
+        call()
+    assert words in str(refusal.value)
+    assert refusal.value.__cause__ is None  # no text of a library in the traceback
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
 def test_samples_of_another_dtype_are_told_the_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     with pytest.raises(QuantizationError, match=str(dtype).removeprefix("torch.")) as refusal:

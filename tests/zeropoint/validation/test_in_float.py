@@ -56,6 +56,17 @@ def test_shares_of_bytes_and_of_work_are_those_of_the_whole_model() -> None:
     assert by_name["norm"] == (0.0, 0.0)
 
 
+def test_an_operation_of_a_module_is_to_be_exported_and_is_quantized_in_the_program() -> None:
+    example = attention()
+    calls = [tuple(tensor[first : first + 2] for tensor in example.dataset.values()) for first in range(0, 8, 2)]
+    (warning,) = left(quantize(example.module, calls, on_failure="ignore", progress=False).report)
+    assert "unsupported" in warning.detail
+    assert "torch.export.export" in warning.remedy
+    program = torch.export.export(example.module, example.inputs, dynamic_shapes=example.dynamic)
+    report = quantize(program, calls, on_failure="ignore", progress=False).report
+    assert not any(name in warning.layers for told in left(report) for name in told.layers)
+
+
 def test_more_than_a_tenth_is_warned_with_the_key_and_embeddings_are_a_note() -> None:
     told = told_of(**LINEARS)
     (warning,) = left(told)
