@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     worker_stop_seconds: int = Field(default=30, ge=0)
     lease_seconds: float = Field(default=60, ge=1)
     reconcile_seconds: float = Field(default=5, gt=0)
-    sweep_seconds: float = Field(default=3600, gt=0)
+    garbage_seconds: float = Field(default=3600, gt=0)
     checkpoint_seconds: float = Field(default=30, gt=0)
     job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1)
     job_seconds: int = Field(default=24 * 3600, ge=1)

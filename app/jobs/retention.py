@@ -53,9 +53,9 @@ def collecting_garbage(settings: Settings) -> Iterator[None]:
 
 
 def _collect_until(stop: threading.Event, settings: Settings) -> None:
-    pause = min(FIRST_PAUSE_SECONDS, settings.sweep_seconds)
+    pause = min(FIRST_PAUSE_SECONDS, settings.garbage_seconds)
     while not stop.wait(pause):
-        pause = settings.sweep_seconds
+        pause = settings.garbage_seconds
         try:
             with connected(settings) as sessions:
                 collect_garbage(sessions, open_storage(settings.storage_url), settings)
