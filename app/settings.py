@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     garbage_seconds: float = Field(default=3600, gt=0)
     checkpoint_seconds: float = Field(default=30, gt=0)
     job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1)
-    job_seconds: int = Field(default=24 * 3600, ge=1)
+    job_seconds: int = Field(default=6 * 3600, ge=1)
     compile_seconds: int = Field(default=COMPILE_SECONDS, ge=0)
     job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)

@@ -4,7 +4,8 @@ python -m scripts.list_operators
 
 `app/intake/program/operators.txt` has each operator in an export of tests/honest_programs.py, tests/operators.py or
 tests/operator_samples.txt. Only aten operators and Python's arithmetic on sizes are taken; whatever else an export
-holds fails the gate's tests. `refused_operators.txt` has all of torch's other operators, with the reason.
+holds fails the gate's tests. `refused_operators.txt` has all of torch's other operators, with the reason,
+and `pointwise_operators.txt` those that work element by element.
 """
 
 import io
@@ -13,13 +14,14 @@ import logging
 import textwrap
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from app.intake.program import refused
+from app.intake.program import growth, refused
 from app.intake.program.operators import LIST, allowed
 from scripts.operator_reasons import reason
 from tests import operator_samples, operators
@@ -115,10 +117,17 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
+def pointwise(known: Iterable[str]) -> list[str]:
+    """Return the operators that torch itself marks as working element by element."""
+    aten = [name for name in sorted(known) if name.startswith(KINDS[0])]
+    return [name for name in aten if torch.Tag.pointwise in attrgetter(name.removeprefix("torch.ops."))(torch.ops).tags]
+
+
 def write(known: Iterable[str]) -> None:
     """Write both lists and the page."""
     known = sorted(known)
     words = refusals(known)
+    growth.POINTWISE.write_text("".join(f"{name}\n" for name in pointwise(known)), "ascii")
     LIST.write_text("".join(f"{name}\n" for name in known), "ascii")
     refused.LIST.write_text("".join(f"{name} {word}\n" for name, word in words.items()), "ascii")
     PAGE.write_text(page(known, words), "utf-8")

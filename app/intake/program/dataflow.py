@@ -10,7 +10,6 @@ from typing import Any
 
 from app.intake.limits import Limits
 from app.intake.parsing.typed import Wrong, inside
-from app.intake.tensors.dtypes import BY_EXPORT_NUMBER
 
 MAKERS = frozenset(
     f"torch.ops.aten.{name}"
@@ -36,7 +35,7 @@ MAKERS = frozenset(
 
 
 def check_flow(document: dict[str, Any], limits: Limits) -> None:
-    """Raise Wrong, with the node, when a value is missing, computed twice, or larger than `limits.tensor_bytes`."""
+    """Raise Wrong, with the node, when a value is missing or computed twice, or one is asked for that is too large."""
     graph, signature = document["graph_module"]["graph"], document["graph_module"]["signature"]
     tensors, numbers = graph["tensor_values"], {**graph["sym_int_values"], **graph["sym_bool_values"]}
     made: set[str] = set()
@@ -52,7 +51,7 @@ def check_flow(document: dict[str, Any], limits: Limits) -> None:
         argument = content["arg"]
         _use(made, argument if "name" not in argument else {"as_tensor": argument})
     for name, meta in tensors.items():
-        inside(name, lambda meta: _check_size(meta, limits), meta)
+        inside(name, _check_strides, meta)
 
 
 def _check_signature(graph: dict[str, Any], signature: dict[str, Any]) -> None:
@@ -108,10 +107,6 @@ def names_in(argument: dict[str, Any]) -> Iterator[str]:
                 yield name
 
 
-def _check_size(meta: dict[str, Any], limits: Limits) -> None:
-    """Raise Wrong when a tensor is too large. A symbolic size counts as 1: the size of a sample bounds it."""
+def _check_strides(meta: dict[str, Any]) -> None:
     if len(meta["sizes"]) != len(meta["strides"]):
         raise Wrong("has another number of strides than of sizes")
-    elements = math.prod(size.get("as_int", 1) for size in meta["sizes"])
-    if elements * BY_EXPORT_NUMBER[meta["dtype"]].bytes > limits.tensor_bytes:
-        raise Wrong(f"is a tensor of more than {limits.tensor_bytes} bytes")

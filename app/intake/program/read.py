@@ -21,6 +21,7 @@ from app.intake.limits import Limits
 from app.intake.parsing.strict_json import read_json
 from app.intake.parsing.typed import Wrong
 from app.intake.program.dataflow import check_flow
+from app.intake.program.growth import check_growth
 from app.intake.program.inlining import inline_regions
 from app.intake.program.input_names import name_inputs
 from app.intake.program.layers import read_facts
@@ -80,6 +81,7 @@ def _document(parsed: Any, where: str, limits: Limits) -> dict[str, Any]:
     try:
         checked: dict[str, Any] = document(limits)(parsed)
         check_flow(checked, limits)
+        check_growth(checked, limits)
     except Wrong as wrong:
         raise misfit(where, wrong, parsed) from None
     return checked

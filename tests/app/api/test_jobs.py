@@ -55,7 +55,7 @@ def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, A
         "tags": ["a", "b"],
         "priority": 3,
         "owner": "vision",
-        "limits": {"pending_seconds": 60, "running_seconds": 24 * 3600},
+        "limits": {"pending_seconds": 60, "running_seconds": 6 * 3600},
         "waiting_for": "worker",
         "links": {
             "self": f"/v1/jobs/{job['id']}",
