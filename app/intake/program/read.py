@@ -27,10 +27,10 @@ from app.intake.program.input_names import name_inputs
 from app.intake.program.layers import read_facts
 from app.intake.program.layouts import PROGRAM, check_layout, layout_of, read_payloads
 from app.intake.program.refusals import misfit, of_unknown_release, refused
-from app.intake.program.releases import unknown_release, warning_of
-from app.intake.program.schema import document
+from app.intake.program.releases import KNOWN_WORDS, unknown_release, warning_of
+from app.intake.program.schema import MAX_VERSION, SCHEMA_MAJOR, document
 from app.intake.program.tensors import Payload
-from app.intake.recognition import look_at, require_program
+from app.intake.recognition import EXPORT, look_at, require_program
 
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little", ".data/version": b"6\n"}
 _EMPTY = ("data/sample_inputs/model.pt",)
@@ -64,8 +64,10 @@ def read_program(path: Path, limits: Limits) -> CheckedProgram:
         payloads = read_payloads(archive, path, layout, limits)
         content = archive.read(layout.program, limits.program_bytes)
     parsed = read_json(content, lambda detail: refused(f"{layout.program}: the file {detail}."))
-    release, parsed = unknown_release(parsed), name_inputs(inline_regions(parsed))
+    release = unknown_release(parsed)
     try:
+        _require_schema(parsed, layout.program)
+        parsed = name_inputs(inline_regions(parsed))
         program = _document(parsed, layout.program, limits)
         _require_tensors(program, payloads)
         facts = read_facts(program)
@@ -74,6 +76,18 @@ def read_program(path: Path, limits: Limits) -> CheckedProgram:
     if release is not None:
         facts = replace(facts, warnings=(warning_of(release), *facts.warnings))
     return CheckedProgram(facts, program, payloads)
+
+
+def _require_schema(parsed: Any, where: str) -> None:
+    """Raise Invalid if the program has another schema than the one that is read: nothing else of it can be judged."""
+    version = parsed.get("schema_version") if isinstance(parsed, dict) else None
+    major = version.get("major") if isinstance(version, dict) else version
+    if type(major) is int and 0 <= major <= MAX_VERSION and major != SCHEMA_MAJOR:
+        raise Invalid(
+            "program_invalid",
+            f"{where}: schema_version/major: must be {SCHEMA_MAJOR}, as torch {KNOWN_WORDS} write it, and is {major}.",
+            f"Export the model with torch {KNOWN_WORDS}. {EXPORT}",
+        )
 
 
 def _document(parsed: Any, where: str, limits: Limits) -> dict[str, Any]:

@@ -84,7 +84,18 @@ def test_a_refusal_of_a_program_of_such_a_release_names_it(tmp_path: Path) -> No
     path = edited(tmp_path, lambda it: it.update(torch_version="2.5.1", schema_version={"major": 7, "minor": 3}))
     with pytest.raises(Invalid) as refusal:
         read_program(path, Limits())
-    assert "schema_version/major: must be one of 8. torch 2.5 exported the program" in refusal.value.detail
+    assert "and is 7. torch 2.5 exported the program" in refusal.value.detail
+    assert refusal.value.remedy.startswith(f"Export the model with torch {KNOWN_WORDS}.")
+
+
+@pytest.mark.parametrize("version", [5, {"major": 5, "minor": 3}, {"major": 9, "minor": 1}])
+def test_another_schema_is_named_before_anything_else(tmp_path: Path, version: object) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document.update(schema_version=version)
+        del document["graph_module"]
+
+    with pytest.raises(Invalid, match=f"must be 8, as torch {KNOWN_WORDS} write it, and is [59]") as refusal:
+        read_program(edited(tmp_path, edit), Limits())
     assert refusal.value.remedy.startswith(f"Export the model with torch {KNOWN_WORDS}.")
 
 
