@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from app.api.wording import faults_of
 from app.errors import (
@@ -149,9 +150,12 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     if isinstance(error, BodyRefused):
         return refusal_answer(request.state.request_id, error.refusal, close=True)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": _allowed(request) or (error.headers or {}).get("Allow", "")}
     refusals: dict[int, ServiceError] = {
         404: _nothing_here(request),
-        405: _other_method(request, (error.headers or {}).get("Allow", "")),
+        405: _other_method(request, (headers or {}).get("Allow", "")),
         413: TooLarge(
             "body_too_large",
             "The JSON body is too large, or holds too many values.",
@@ -161,11 +165,18 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     unreadable = Malformed("request_unreadable", "The request can't be read.", "Send a JSON object in UTF-8.")
     refusal = refusals.get(error.status_code, unreadable)
     status = error.status_code if error.status_code in refusals else HTTPStatus.BAD_REQUEST
-    return problem(request.state.request_id, status, refusal, error.headers)
+    return problem(request.state.request_id, status, refusal, headers)
 
 
 def _nothing_here(request: Request) -> NotFound:
     return NotFound("route_not_found", f"Nothing answers {_asked(request)}.", "/openapi.json lists every address.")
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of an address: the framework names those of its first route alone."""
+    paths: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
+    fits = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    return ", ".join(sorted({method.upper() for path in fits for method in paths[path]}))
 
 
 def _other_method(request: Request, allowed: str) -> ServiceError:

@@ -103,10 +103,20 @@ def test_a_preset_in_place_of_a_recipe_of_a_sweep(client: httpx.Client, recipe: 
     assert fault in client.post("/v1/sweeps", json=wish).json()["detail"]
 
 
-def test_a_wrong_method_lists_the_right_ones(client: httpx.Client) -> None:
-    refusal = client.delete("/v1/presets")
-    assert refusal.headers["Allow"] == "GET"
-    assert refusal.json()["remedy"] == "This address takes GET."
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ("DELETE /v1/presets", "GET"),
+        ("DELETE /v1/models", "GET, POST"),
+        ("POST /v1/models/mdl_1", "DELETE, GET"),
+        ("PATCH /v1/datasets/dts_1", "DELETE, GET"),
+        ("GET /v1/jobs/job_1/cancel", "POST"),
+    ],
+)
+def test_a_wrong_method_lists_all_of_the_right_ones(client: httpx.Client, asked: str, allowed: str) -> None:
+    refusal = client.request(*asked.split())
+    assert refusal.headers["Allow"] == allowed
+    assert refusal.json()["remedy"] == f"This address takes {allowed}."
 
 
 @pytest.mark.parametrize("address", ["/v1/models", "/v1/datasets", "/v1/models/model.pt2", "/v1/datasets/x.npz"])
