@@ -53,6 +53,7 @@ TITLES = {
     "non_finite_weights": "The weights hold NaN or infinity",
     "not_ready": "The service can't do work now",
     "operator_unsupported": "The program calls an operator that is not accepted",
+    "precondition_failed": "A condition of the request does not hold",
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
     "range_not_satisfiable": "The range lies outside the artifact",

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from app import VERSION
 from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
+from app.api.addresses import Addresses
 from app.api.dependencies import Services
 from app.api.openapi import publish
 from app.api.pace import Pace
@@ -19,6 +20,8 @@ from app.jobs.reconciler import reconciling
 from app.jobs.retention import collecting_garbage
 from app.settings import Settings, get_settings
 from app.storage import open_storage
+
+RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, health, metrics)
 
 
 def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> FastAPI:
@@ -36,8 +39,10 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     )
     app.state.services = create_services(settings)
     app.state.stopping = Stopping()
-    for resource in (models, datasets, jobs, sweeps, artifacts, presets, health, metrics):
-        app.include_router(resource.router)
+    routers = [module.router for module in RESOURCES]
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
     app.add_middleware(Pace)
     app.add_middleware(RequestId)
     errors.install(app)

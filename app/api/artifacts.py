@@ -6,10 +6,12 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
+from app.api.addresses import address
+from app.api.conditions import Validators, unmet
 from app.api.dependencies import PathName, ServicesDep, SessionDep
 from app.api.digests import repr_digest
 from app.api.errors import unsatisfiable_range
-from app.api.openapi import problems
+from app.api.openapi import UNCHANGED, problems
 from app.api.schemas import ArtifactBody
 from app.jobs import queries
 from app.storage import Blob
@@ -21,12 +23,13 @@ _FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
 
 
-@router.get("/report", response_model=Report, responses=problems(404))
+@router.get("/report", response_model=Report, responses={**UNCHANGED, **problems(404, 412, 416)})
 def read_report(request: Request, session: SessionDep, services: ServicesDep, job_id: PathName) -> Response:
     """Read the report: the bytes that the job wrote, as JSON."""
     artifact = queries.report(session, job_id)
     blob = Blob(artifact.sha256, artifact.bytes)
-    return _file(request, services.storage.path(blob.sha256), blob, media_type="application/json")
+    validators = Validators(f'"{blob.sha256}"', artifact.created_at)
+    return _file(request, services.storage.path(blob.sha256), blob, validators, media_type="application/json")
 
 
 @router.get("/artifacts", responses=problems(404))
@@ -38,7 +41,7 @@ def list_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
             kind=row.kind,
             bytes=row.bytes,
             sha256=row.sha256,
-            url=f"/v1/jobs/{job_id}/artifacts/{row.name}",
+            url=address(f"/v1/jobs/{job_id}/artifacts/{row.name}"),
         )
         for row in queries.artifacts(session, job_id)
     ]
@@ -48,7 +51,7 @@ def list_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
 @router.get(
     "/artifacts/{name:path}",
     response_class=FileResponse,
-    responses={200: _FILE, 206: _FILE, 304: {"description": "Unchanged."}, **problems(404, 416)},
+    responses={200: _FILE, 206: _FILE, **UNCHANGED, **problems(404, 412, 416)},
 )
 def download_artifact(
     request: Request, session: SessionDep, services: ServicesDep, job_id: PathName, name: PathName
@@ -56,27 +59,29 @@ def download_artifact(
     """Download one artifact, or a part of it (`Range`). `ETag` and `Repr-Digest` are its sha256."""
     artifact = queries.artifact(session, job_id, name)
     blob = Blob(artifact.sha256, artifact.bytes)
-    return _file(request, services.storage.path(blob.sha256), blob, filename=artifact.name.rpartition("/")[2])
+    validators = Validators(f'"{blob.sha256}"', artifact.created_at)
+    filename = artifact.name.rpartition("/")[2]
+    return _file(request, services.storage.path(blob.sha256), blob, validators, filename=filename)
 
 
 def _file(
     request: Request,
     path: Path,
     blob: Blob,
+    validators: Validators,
     *,
     filename: str | None = None,
     media_type: str = "application/octet-stream",
 ) -> Response:
-    etag = f'"{blob.sha256}"'
     headers = {
-        "ETag": etag,
+        **validators.headers,
         "Repr-Digest": repr_digest(blob.sha256),
         "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
     }
-    if _names(request.headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers=headers)
-    if not _range_is_usable(request, etag):
+    if otherwise := unmet(request, validators, headers):
+        return otherwise
+    if not _range_is_usable(request, validators):
         # RFC 9110 lets a server ignore a range it can't use; FileResponse would refuse it in its own words.
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
     elif not _range_is_inside(request, blob.bytes):
@@ -84,15 +89,10 @@ def _file(
     return FileResponse(path, headers=headers, media_type=media_type, filename=filename)
 
 
-def _names(if_none_match: str, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in tags or tags == ["*"]
-
-
-def _range_is_usable(request: Request, etag: str) -> bool:
-    """Return whether the request has one well-formed range, for the bytes with this tag."""
+def _range_is_usable(request: Request, validators: Validators) -> bool:
+    """Return whether the request has one well-formed range, for the bytes with this tag or of this time."""
     match = _RANGE.fullmatch(request.headers.get("range", ""))
-    if not match or request.headers.get("if-range", etag) != etag:
+    if not match or request.headers.get("if-range", validators.etag) not in validators.headers.values():
         return False
     first, last = match.groups()
     return bool(first or last) and not (first and last and int(first) > int(last))

@@ -1,7 +1,9 @@
-"""JSON bodies have limits, on bytes and on values, whether their length was announced or not."""
+"""JSON bodies have limits, on bytes and on values, whether their length was announced or not, and no key twice."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -9,6 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from app.api.dependencies import Services
+from app.api.errors import BodyRefused
+from app.errors import Malformed
+from zeropoint.schema.faults import MOST_NAME
 
 MOST_VALUES = 50_000
 """In a body, by its commas: each value may be wrong, and take a line of what validation finds."""
@@ -23,9 +28,33 @@ class LimitedRoute(APIRoute):
         async def limited(request: Request) -> Response:
             services: Services = request.app.state.services
             receive = _counting(request.receive, services.settings.max_json_bytes)
-            return await handler(Request(request.scope, receive))
+            return await handler(StrictRequest(request.scope, receive))
 
         return limited
+
+
+class StrictRequest(Request):
+    """A request whose JSON means one thing alone: of a key that an object has twice, others would take either value."""
+
+    async def json(self) -> Any:
+        """Return the body's JSON. Raises BodyRefused, json.JSONDecodeError."""
+        return json.loads(await self.body(), object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise _malformed(f"has the key {json.dumps(key[:MOST_NAME])} more than once in one object")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _malformed(f"holds {name}, which is not a JSON number")
+
+
+def _malformed(what: str) -> BodyRefused:
+    return BodyRefused(Malformed("json_malformed", f"The body {what}.", "Send one JSON object in UTF-8."))
 
 
 def _counting(receive: Receive, limit: int) -> Receive:

@@ -3,9 +3,11 @@
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.addresses import address
 from app.api.answers import answer
+from app.api.conditions import of_upload, unmet
 from app.api.dependencies import PathName, ServicesDep, SessionDep
-from app.api.openapi import problems
+from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import DatasetBody, DatasetPage, DatasetSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
@@ -25,7 +27,7 @@ async def upload_dataset(request: Request, services: ServicesDep, name: NameQuer
     """
     dataset = await take_upload(request, services, name, DATASETS.add)
     body = await run_in_threadpool(DatasetBody.model_validate, dataset)
-    return await run_in_threadpool(answer, body, 201, Location=f"/v1/datasets/{body.id}")
+    return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/datasets/{body.id}"))
 
 
 @router.get("", responses=problems(422))
@@ -37,13 +39,20 @@ def list_datasets(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20
     )
 
 
-@router.get("/{dataset_id}", response_model=DatasetBody, responses=problems(404))
-def read_dataset(session: SessionDep, dataset_id: PathName) -> Response:
+@router.get("/{dataset_id}", response_model=DatasetBody, responses={**UNCHANGED, **problems(404, 412)})
+def read_dataset(request: Request, session: SessionDep, dataset_id: PathName) -> Response:
     """Read a dataset: its tensors and how many samples they hold."""
-    return answer(DatasetBody.model_validate(DATASETS.read_whole(session, dataset_id)))
+    validators = of_upload(dataset_id, DATASETS.read(session, dataset_id).created_at)
+    if otherwise := unmet(request, validators):
+        return otherwise
+    return answer(DatasetBody.model_validate(DATASETS.read_whole(session, dataset_id)), 200, **validators.headers)
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409))
-def remove_dataset(session: SessionDep, dataset_id: PathName) -> None:
+@router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409, 412))
+def remove_dataset(request: Request, session: SessionDep, dataset_id: PathName) -> Response:
     """Delete a dataset; refused while a job that has not ended needs it."""
+    validators = of_upload(dataset_id, DATASETS.read(session, dataset_id).created_at)
+    if otherwise := unmet(request, validators):
+        return otherwise
     service.delete(session, DATASETS, dataset_id)
+    return Response(status_code=204)

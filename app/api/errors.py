@@ -1,7 +1,7 @@
 """The one place that knows status numbers: every refusal becomes application/problem+json (RFC 9457)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
 
 from app.api.wording import faults_of
 from app.errors import (
@@ -106,6 +105,23 @@ def unsatisfiable_range(request: Request, size: int) -> JSONResponse:
     return problem(request.state.request_id, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, error, headers)
 
 
+def method_refused(request_id: str, method: str, path: str, allowed: Sequence[str]) -> JSONResponse:
+    """Return the answer to a method that an address doesn't have."""
+    listed = ", ".join(allowed)
+    remedy = f"This address takes {listed}."
+    if method in ("PUT", "PATCH"):  # curl -T without -X; behind a slash it adds the name of the file to the address
+        remedy += " An upload is a POST, to an address without a slash at its end: curl -X POST -T FILE …/v1/models"
+        remedy += " or …/v1/datasets."
+    error = ServiceError("method_not_allowed", f"{method[:16]} {path[:200]} is not offered.", remedy)
+    return problem(request_id, HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": listed})
+
+
+def precondition_failed(request: Request, detail: str) -> JSONResponse:
+    """Return the answer to a condition that does not hold (If-Match, If-None-Match, If-Unmodified-Since)."""
+    error = ServiceError("precondition_failed", detail, "Read it again and use the ETag of that answer.")
+    return problem(request.state.request_id, HTTPStatus.PRECONDITION_FAILED, error)
+
+
 def _on_service_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         raise error
@@ -150,12 +166,8 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     if isinstance(error, BodyRefused):
         return refusal_answer(request.state.request_id, error.refusal, close=True)
-    headers = error.headers
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {"Allow": _allowed(request) or (error.headers or {}).get("Allow", "")}
     refusals: dict[int, ServiceError] = {
         404: _nothing_here(request),
-        405: _other_method(request, (headers or {}).get("Allow", "")),
         413: TooLarge(
             "body_too_large",
             "The JSON body is too large, or holds too many values.",
@@ -165,27 +177,11 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     unreadable = Malformed("request_unreadable", "The request can't be read.", "Send a JSON object in UTF-8.")
     refusal = refusals.get(error.status_code, unreadable)
     status = error.status_code if error.status_code in refusals else HTTPStatus.BAD_REQUEST
-    return problem(request.state.request_id, status, refusal, headers)
+    return problem(request.state.request_id, status, refusal, error.headers)
 
 
 def _nothing_here(request: Request) -> NotFound:
     return NotFound("route_not_found", f"Nothing answers {_asked(request)}.", "/openapi.json lists every address.")
-
-
-def _allowed(request: Request) -> str:
-    """Return the methods of an address: the framework names those of its first route alone."""
-    paths: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
-    fits = [path for path in paths if compile_path(path)[0].match(request.url.path)]
-    return ", ".join(sorted({method.upper() for path in fits for method in paths[path]}))
-
-
-def _other_method(request: Request, allowed: str) -> ServiceError:
-    """Return the refusal of a method; `allowed`: what the address takes, as the Allow header lists it."""
-    remedy = f"This address takes {allowed}."
-    if request.method == "PUT":  # curl -T without -X; behind a slash it adds the name of the file to the address
-        remedy += " An upload is a POST, to an address without a slash at its end: curl -X POST -T FILE …/v1/models"
-        remedy += " or …/v1/datasets."
-    return ServiceError("method_not_allowed", f"{_asked(request)} is not offered.", remedy)
 
 
 def _asked(request: Request) -> str:

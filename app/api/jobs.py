@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.addresses import address
 from app.api.answers import answer
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
@@ -111,7 +112,7 @@ async def submit_job(
     work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
     submission = submission_of(job_request, work, idempotency_key)
     job = await run_in_threadpool(submit, JobBody, services, submission)
-    headers = {"Location": f"/v1/jobs/{job.id}"}
+    headers = {"Location": address(f"/v1/jobs/{job.id}")}
     if seconds := _wait_seconds(prefer):
         headers["Preference-Applied"] = f"wait={seconds}"
         job = await _ended(request, services, job, seconds)

@@ -3,9 +3,11 @@
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.addresses import address
 from app.api.answers import answer
+from app.api.conditions import of_upload, unmet
 from app.api.dependencies import PathName, ServicesDep, SessionDep
-from app.api.openapi import problems
+from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import ModelBody, ModelPage, ModelSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
@@ -25,7 +27,7 @@ async def upload_model(request: Request, services: ServicesDep, name: NameQuery 
     """
     model = await take_upload(request, services, name, MODELS.add)
     body = await run_in_threadpool(ModelBody.model_validate, model)
-    return await run_in_threadpool(answer, body, 201, Location=f"/v1/models/{body.id}")
+    return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/models/{body.id}"))
 
 
 @router.get("", responses=problems(422))
@@ -35,13 +37,20 @@ def list_models(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) 
     return ModelPage(items=[ModelSummaryBody.model_validate(row) for row in rows], next_cursor=next_cursor(rows, limit))
 
 
-@router.get("/{model_id}", response_model=ModelBody, responses=problems(404))
-def read_model(session: SessionDep, model_id: PathName) -> Response:
+@router.get("/{model_id}", response_model=ModelBody, responses={**UNCHANGED, **problems(404, 412)})
+def read_model(request: Request, session: SessionDep, model_id: PathName) -> Response:
     """Read a model: its inputs and its layers."""
-    return answer(ModelBody.model_validate(MODELS.read_whole(session, model_id)))
+    validators = of_upload(model_id, MODELS.read(session, model_id).created_at)
+    if otherwise := unmet(request, validators):
+        return otherwise
+    return answer(ModelBody.model_validate(MODELS.read_whole(session, model_id)), 200, **validators.headers)
 
 
-@router.delete("/{model_id}", status_code=204, responses=problems(404, 409))
-def remove_model(session: SessionDep, model_id: PathName) -> None:
+@router.delete("/{model_id}", status_code=204, responses=problems(404, 409, 412))
+def remove_model(request: Request, session: SessionDep, model_id: PathName) -> Response:
     """Delete a model; refused while a job that has not ended needs it."""
+    validators = of_upload(model_id, MODELS.read(session, model_id).created_at)
+    if otherwise := unmet(request, validators):
+        return otherwise
     service.delete(session, MODELS, model_id)
+    return Response(status_code=204)

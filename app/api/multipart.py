@@ -75,4 +75,6 @@ class FormFile:
 
 
 def _refused(detail: str) -> Malformed:
-    return Malformed("multipart_invalid", detail, "Send one file: curl -F file=@model.pt2, or the raw body: curl -T.")
+    return Malformed(
+        "multipart_invalid", detail, "Send one file: curl -F file=@model.pt2, or the raw body: curl -X POST -T FILE."
+    )

@@ -13,6 +13,7 @@ _REASONS = {
     400: "The request can't be read.",
     404: "The resource does not exist.",
     409: "Not possible in the current state.",
+    412: "A condition of the request does not hold.",
     413: "A limit is exceeded.",
     415: "This kind of content is not accepted.",
     416: "The range lies outside the artifact.",
@@ -20,6 +21,9 @@ _REASONS = {
     503: "Not available now; the answer says which part is missing.",
     507: "There is no room left for this file.",
 }
+
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already."}}
+"""The answer to a condition (`If-None-Match`, `If-Modified-Since`) that the state meets."""
 
 _EXAMPLE = {
     "type": TYPE + "dataset_does_not_fit",

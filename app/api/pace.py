@@ -8,6 +8,7 @@ from time import monotonic
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.addresses import path_of
 from app.api.dependencies import Services
 from app.api.errors import BodyRefused, refusal_answer
 from app.api.stopping import Stopping
@@ -74,7 +75,7 @@ def stops() -> Unavailable:
 
 
 def _refusal(scope: Scope, stopping: Stopping) -> ServiceError | None:
-    path: str = scope["path"]
+    path = path_of(scope)
     if stopping.begun and path != "/healthz":
         return stops()
     if scope["state"].get("too_many") and path not in ALWAYS:

@@ -7,7 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES
 
-Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+"""Characters (inside of a regular expression's brackets) that hide, or that change how others are shown: controls,
+directions, spaces without width. The two joiners stay: some scripts and emoji are written with them."""
+SEEN_PATTERN = rf"^[^{UNSEEN}]*$"
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SEEN_PATTERN)]
 ID_PATTERN = r"^[a-z]{3}_[0-9a-f]+$"
 Id = Annotated[str, StringConstraints(max_length=64, pattern=ID_PATTERN)]
 
@@ -42,7 +47,7 @@ class RunRequest(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
     priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of one owner, 9 runs first.")] = 0
-    owner: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    owner: Annotated[str, StringConstraints(max_length=64, pattern=SEEN_PATTERN)] = ""
     limits: LimitsRequest = LimitsRequest()
 
 
@@ -69,7 +74,7 @@ class SweepRecipeRequest(BaseModel):
 
     recipe: Recipe | None = None
     preset: Annotated[str, StringConstraints(max_length=64)] | None = None
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SEEN_PATTERN)] | None = None
 
 
 class SweepRequest(RunRequest):

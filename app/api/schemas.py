@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from app.api.addresses import address
 from app.jobs.queries import WaitingFor
 from app.jobs.status import TERMINAL, JobState
 from app.jobs.taxonomy import CLASSES, FailureClass
@@ -171,7 +172,7 @@ class JobSummaryBody(RunBody):
     @computed_field
     def links(self) -> LinksBody:
         """Return the addresses of what belongs to the job."""
-        here = f"/v1/jobs/{self.id}"
+        here = address(f"/v1/jobs/{self.id}")
         names = ("events", "attempts", "report", "artifacts")
         return LinksBody(self=here, **{name: f"{here}/{name}" for name in names})
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import AliasPath, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.addresses import address
 from app.api.answers import answer
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, ServicesDep, SessionDep
@@ -33,8 +34,8 @@ class SweepSummaryBody(RunBody):
     @computed_field
     def links(self) -> SweepLinksBody:
         """Return the addresses of what belongs to the sweep: history and files are below those of a job."""
-        below = {name: f"/v1/jobs/{self.id}/{name}" for name in ("events", "attempts", "artifacts")}
-        return SweepLinksBody(self=f"/v1/sweeps/{self.id}", **below)
+        below = {name: address(f"/v1/jobs/{self.id}/{name}") for name in ("events", "attempts", "artifacts")}
+        return SweepLinksBody(self=address(f"/v1/sweeps/{self.id}"), **below)
 
 
 class SweepBody(SweepSummaryBody):
@@ -61,7 +62,7 @@ async def submit_sweep(
         sweep_request, SweepWork(_entries(sweep_request), sweep_request.latency), idempotency_key
     )
     body = await run_in_threadpool(submit, SweepBody, services, submission)
-    return await run_in_threadpool(answer, body, 202, Location=f"/v1/sweeps/{body.id}")
+    return await run_in_threadpool(answer, body, 202, Location=address(f"/v1/sweeps/{body.id}"))
 
 
 @router.get("", responses=problems(422))

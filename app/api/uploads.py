@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
 from app.api.multipart import FormFile
+from app.api.requests import SEEN_PATTERN, UNSEEN
 from app.catalog.service import Upload
 from app.errors import Invalid, Malformed, StorageFull, TooLarge, WrongType
 from app.room import NO_ROOM
@@ -27,11 +28,11 @@ FORM_TEXT = "application/x-www-form-urlencoded"
 LINE_BREAKS = re.compile(rb"[\r\n]")
 SEARCHED_BYTES = 2**20
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNSEEN = re.compile(rf"[{UNSEEN}\ud800-\udfff]")
 
 NameQuery = Annotated[
     str | None,
-    Query(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$", description="A name for people; any text."),
+    Query(min_length=1, max_length=255, pattern=SEEN_PATTERN, description="A name for people; any text."),
 ]
 
 BODY = {
@@ -175,4 +176,4 @@ def _storage_full() -> StorageFull:
 
 def _plain(filename: str | None) -> str:
     """Return a client's file name as text for people; it is never used as a path."""
-    return _UNPRINTABLE.sub("", filename or "")[:255] or "unnamed"
+    return _UNSEEN.sub("", filename or "")[:255] or "unnamed"

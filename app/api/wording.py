@@ -5,13 +5,14 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from app.api.requests import ID_PATTERN, JobRequest, SweepRequest
+from app.api.requests import ID_PATTERN, SEEN_PATTERN, JobRequest, SweepRequest
 from app.errors import MOST_FAULTS, Fault
 from zeropoint.schema.faults import keys_of, pointer_to, words_for
 
 NO_ID = "is not an id: these look like {prefix}_0123abcd, and GET /v1/{kind}s lists them"
 NO_RECIPE_KEY = "is not a key of a recipe: a preset's name is given in place of the recipe, as preset"
 NO_RECIPE = "must be an object; the name of a preset is given as preset, in place of recipe"
+UNSEEN_CHARACTERS = "has characters that can't be seen, or that change how others are shown"
 
 
 def faults_of(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
@@ -28,6 +29,8 @@ def _fault(error: Mapping[str, Any]) -> Fault:
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == ID_PATTERN:
         kind = "dataset" if rest[-1] in ("dataset", "evaluation_dataset") else "model"
         return Fault(pointer, NO_ID.format(prefix={"model": "mdl", "dataset": "dts"}[kind], kind=kind))
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == SEEN_PATTERN:
+        return Fault(pointer, UNSEEN_CHARACTERS)
     if error["type"] == "extra_forbidden" and rest[-2:] == ["recipe", "preset"]:
         return Fault(pointer, NO_RECIPE_KEY)
     if rest[-1:] == ["recipe"] and isinstance(error.get("input"), str):

@@ -39,11 +39,11 @@ def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
-    """Stop a job: at once while it is queued, soon while it runs. Raises NotFound, Conflict."""
+    """Stop a job: at once while it is queued, soon while it runs; again changes nothing. Raises NotFound, Conflict."""
     begin_writing(session)
     job = repository.lock(session, job_id) or no_job(job_id)
     state = JobState(job.state)
-    if state in TERMINAL:
+    if state in TERMINAL - {JobState.CANCELLED}:
         raise Conflict(
             "job_finished", f"The job {job_id} is {state}.", "Only a job that has not ended can be cancelled."
         )

@@ -79,6 +79,27 @@ def test_a_request_is_refused_in_words_that_help(client: httpx.Client, body: obj
     assert detail in refusal["detail"]
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ('{"model": "mdl_1", "model": "mdl_2"}', 'has the key "model" more than once in one object'),
+        ('{"recipe": {"a": [{"x": 1, "x": 1}]}}', 'has the key "x" more than once in one object'),
+        ('{"a\\u0062": 1, "ab": 1}', 'has the key "ab" more than once in one object'),
+        ('{"\\u202e": 1, "\\u202e": 1}', 'has the key "\\u202e" more than once in one object'),
+        (f'{{"{"k" * 999}": 1, "{"k" * 999}": 1}}', f'has the key "{"k" * 64}" more than once in one object'),
+        ('{"priority": NaN}', "holds NaN, which is not a JSON number"),
+        ('{"priority": -Infinity}', "holds -Infinity, which is not a JSON number"),
+    ],
+)
+@pytest.mark.parametrize("address", ["/v1/jobs", "/v1/sweeps"])
+def test_a_body_that_could_be_read_in_two_ways_is_refused(
+    client: httpx.Client, address: str, body: str, detail: str
+) -> None:
+    answer = client.post(address, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "json_malformed")
+    assert answer.json()["detail"] == f"The body {detail}."
+
+
 def test_the_first_faults_of_very_many_are_listed(client: httpx.Client) -> None:
     wish = {"model": "mdl_1", "dataset": "dts_1", **{f"{number}recipe": 1 for number in range(30_000)}}
     refusal = client.post("/v1/jobs", json=wish).json()
@@ -106,11 +127,11 @@ def test_a_preset_in_place_of_a_recipe_of_a_sweep(client: httpx.Client, recipe: 
 @pytest.mark.parametrize(
     ("asked", "allowed"),
     [
-        ("DELETE /v1/presets", "GET"),
-        ("DELETE /v1/models", "GET, POST"),
-        ("POST /v1/models/mdl_1", "DELETE, GET"),
-        ("PATCH /v1/datasets/dts_1", "DELETE, GET"),
-        ("GET /v1/jobs/job_1/cancel", "POST"),
+        ("DELETE /v1/presets", "GET, HEAD, OPTIONS"),
+        ("DELETE /v1/models", "GET, HEAD, POST, OPTIONS"),
+        ("POST /v1/models/mdl_1", "GET, HEAD, DELETE, OPTIONS"),
+        ("PATCH /v1/datasets/dts_1", "GET, HEAD, DELETE, OPTIONS"),
+        ("GET /v1/jobs/job_1/cancel", "POST, OPTIONS"),
     ],
 )
 def test_a_wrong_method_lists_all_of_the_right_ones(client: httpx.Client, asked: str, allowed: str) -> None:

@@ -311,9 +311,24 @@ def test_cancel_is_idempotent_until_the_job_has_ended(
     assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(202, "cancelling")] * 2
 
 
-def test_cancel_of_a_job_that_has_ended_is_a_conflict(client: httpx.Client, model_id: str) -> None:
+def test_cancel_of_a_cancelled_job_changes_nothing(client: httpx.Client, model_id: str) -> None:
     job = submitted(client, model_id)
-    assert client.post(f"{job['links']['self']}/cancel").json()["state"] == "cancelled"
+    answers = [client.post(f"{job['links']['self']}/cancel") for _ in range(3)]
+    assert [(answer.status_code, answer.json()["state"]) for answer in answers] == [(202, "cancelled")] * 3
+    assert answers[0].json() == answers[2].json()
+    assert len(client.get(job["links"]["events"]).json()["items"]) == 2
+
+
+@pytest.mark.parametrize("end", [endings.succeed, endings.fail])
+def test_cancel_of_a_job_that_has_ended_otherwise_is_a_conflict(
+    client: httpx.Client, model_id: str, session: Session, end: Any
+) -> None:
+    job = submitted(client, model_id)
+    claim = claim_one(session)
+    if end is endings.succeed:
+        endings.succeed(session, claim, "passed", [])
+    else:
+        endings.fail(session, claim, LOST_STORAGE.model_copy(update={"code": "out_of_memory"}))
     answer = client.post(f"{job['links']['self']}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "job_finished")
 

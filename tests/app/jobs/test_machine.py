@@ -77,14 +77,14 @@ class Jobs(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         job_id = data.draw(st.sampled_from(self.jobs))
         with self.sessions() as session:
-            ended = session.get_one(Job, job_id).state in TERMINAL
+            before = session.get_one(Job, job_id).state
             try:
                 state = service.request_cancel(session, job_id).state
             except Conflict:
-                assert ended
+                assert before in TERMINAL - {JobState.CANCELLED}
             else:
-                assert not ended
-                self.ends[job_id] += state in TERMINAL
+                assert before not in TERMINAL - {JobState.CANCELLED}
+                self.ends[job_id] += before not in TERMINAL and state in TERMINAL
 
     @rule(worker=st.sampled_from(WORKERS))
     def claim(self, worker: str) -> None:
