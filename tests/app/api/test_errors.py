@@ -137,7 +137,7 @@ def test_a_preset_in_place_of_a_recipe_of_a_sweep(client: httpx.Client, recipe: 
 def test_a_wrong_method_lists_all_of_the_right_ones(client: httpx.Client, asked: str, allowed: str) -> None:
     refusal = client.request(*asked.split())
     assert refusal.headers["Allow"] == allowed
-    assert refusal.json()["remedy"] == f"This address takes {allowed}."
+    assert refusal.json()["remedy"].startswith(f"This address takes {allowed}.")
 
 
 @pytest.mark.parametrize("address", ["/v1/models", "/v1/datasets", "/v1/models/model.pt2", "/v1/datasets/x.npz"])
