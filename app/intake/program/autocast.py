@@ -77,6 +77,8 @@ def with_casts(graph: Graph, lower: str, no_grad: str) -> Graph | None:
                 nodes += _casts(node, target, values, casts, taken)
                 names = {name: casts.get((name, target), name) for name in _names(node)}
                 node = {**node, "inputs": [{**entry, "arg": _renamed(entry["arg"], names)} for entry in node["inputs"]]}
+        if _writes(node):  # perhaps through a view of what was cast before
+            casts.clear()
         nodes.append(node)
     return {**graph, "tensor_values": values, "nodes": nodes}
 
@@ -91,6 +93,11 @@ def _with_casts_inside(node: Any, lower: str, no_grad: str) -> Any:
     inputs = [*node["inputs"]]
     inputs[place] = {**inputs[place], "arg": {"as_graph": {**held, "graph": graph}}}
     return {**node, "inputs": inputs}
+
+
+def _writes(node: Any) -> bool:
+    """Return whether a node may write into a tensor: `add_`, `fill_`, or a region with operators of its own."""
+    return str(node["target"]).split(".")[-2].endswith("_") or node["target"].startswith("torch.ops.higher_order.")
 
 
 def _target_type(policy: str, lower: str, node: Any, values: Mapping[str, Any]) -> str | None:

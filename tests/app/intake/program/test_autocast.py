@@ -49,6 +49,18 @@ def _nested(m: Any, x: Tensor) -> Any:
     return m.tied(w), y, z
 
 
+def _written_through_views(m: Any, x: Tensor) -> Any:
+    y = x * 2
+    first = m.linear(y)
+    y[:, 0] = 3.0
+    second = m.linear(y)
+    y.view(-1)[:WIDTH].zero_()
+    with torch.no_grad():
+        third = m.linear(y)
+        y[0].add_(1)
+    return first, second, third, m.linear(y)
+
+
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "linear": lambda m, x: m.linear(x),
     "one weight twice": lambda m, x: m.linear(m.linear(x)),
@@ -66,6 +78,7 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
     "regions within": _nested,
     "sizes": lambda m, x: m.linear(x).reshape(x.shape[0] * 2, -1) + x.reshape(-1, 8),
     "no operator": lambda _, x: x,
+    "in place, through views of what was cast": _written_through_views,
     "in place": lambda m, x: m.linear(x).add_(1).relu_(),
 }
 
