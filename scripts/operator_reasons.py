@@ -21,6 +21,7 @@ INTERNAL = re.compile(
     r"|_masked_softmax|_batch_norm_impl_index|slow_conv.*|thnn_conv2d|_histogramdd_.*|_linalg_\w+|_lu_with_info"
     r"|embedding_renorm_?|as_strided_|hash_tensor|segment_reduce|_thnn_.*|_grid_sampler_2d_cpu_fallback|.*_helper"
     r"|_compute_linear_combination|_slow_.*|.*_hacked_twin|_philox_.*|_sobol_.*|_spdiags|_spsolve|_foobar|_triton_.*"
+    r"|_reshape_alias(_copy)?"
 )
 """Kernels that torch calls by itself: some trust what they are given."""
 EFFECTS = re.compile(

@@ -214,7 +214,7 @@ aten._convolution(p,w,None,(1,1),(0,0),(1,1),False,(0,0),1,False,False,False,Fal
 aten.conv_tbc(x,y[:3,:,:5],s[:1].expand(5)) aten._fused_rms_norm(x,[6],m[0],1e-5)[0]
 aten._weight_norm_interface(m,m[:,:1])[0] aten.fill.Tensor(x,y[0,0,0]) aten.gelu_(x) aten.nll_loss(m,i[0])
 aten.norm.Scalar(x,3) aten.norm.ScalarOpt_dtype(x,2,dtype=torch.float64) aten.zero(x)
-aten._reshape_alias(x,(24,6),(6,1)) aten.unsafe_split_with_sizes(x,[2,4],1)[0] aten.squeeze_copy.dims(x,[0])
+aten.unsafe_split_with_sizes(x,[2,4],1)[0] aten.squeeze_copy.dims(x,[0])
 torch.hann_window(6,periodic=False)+x torch.hamming_window(6,periodic=False)+x
 torch.hamming_window(6,periodic=False,alpha=0.5)+x torch.hamming_window(6,periodic=False,alpha=0.5,beta=0.5)+x
 torch.blackman_window(6,periodic=False)+x torch.bartlett_window(6,periodic=False)+x

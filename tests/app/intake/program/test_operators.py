@@ -62,7 +62,6 @@ FREE = {
     "unflatten",
     "view_copy",
     "sum_to_size",
-    "_reshape_alias",
     "as_strided",
     "unfold_copy",
 }
@@ -78,6 +77,25 @@ def test_an_operator_that_is_given_a_size_is_asked_how_large_it_is() -> None:
         if sizes and name.split(".")[-2] not in FREE and name not in MAKERS:
             unbounded.add(name)
     assert not unbounded
+
+
+def test_an_operator_that_is_given_strides_does_not_leave_the_memory_of_its_tensor() -> None:
+    found = set()
+    for name in allowed():
+        operator = overloads(name) if name.startswith("torch.ops.aten.") else None
+        arguments = [] if operator is None else [argument.name for argument in operator._schema.arguments]
+        if operator is None or not {"size", "stride"} <= {*arguments} or arguments[0] != "self":
+            continue
+        found.add(operator._schema.name)
+        given = [torch.zeros(2) if argument in ("self", "src") else [64] for argument in arguments]
+        given = [[1] if argument == "stride" else value for argument, value in zip(arguments, given, strict=True)]
+        required = [a for a in operator._schema.arguments if not a.has_default_value()]
+        try:
+            result = operator(*given[: len(required)])
+        except RuntimeError:
+            continue
+        assert result.untyped_storage().nbytes() >= 64 * 4, name
+    assert {"aten::as_strided", "aten::new_empty_strided"} <= found
 
 
 @pytest.mark.slow
