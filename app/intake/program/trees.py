@@ -19,6 +19,8 @@ _KEYED = ("builtins.dict", "collections.OrderedDict")
 _PLAIN = ("builtins.tuple", "builtins.list")
 LARGEST_KEY = 2**31
 _CLASS = re.compile(r"transformers\.[a-z0-9_.]{1,128}\.[A-Za-z0-9]{1,128}")
+_DATACLASS = re.compile(r"(?!builtins\.|collections\.)[A-Za-z0-9_.<>]{1,256}")
+_FIELDS, _EMPTY_FIELDS = 0, 1
 
 
 def input_spec(value: Any) -> str:
@@ -36,7 +38,10 @@ def input_spec(value: Any) -> str:
 
 
 def output_spec(value: Any) -> str:
-    """Return the rewritten spec of the outputs, in which a transformers ModelOutput becomes a dict. Raises Wrong."""
+    """Return the rewritten spec of the outputs, in which a dataclass or a transformers ModelOutput becomes a dict.
+
+    torch needs the class to load such a file, and nobody but its author has it. Raises Wrong.
+    """
     return _write(_parse(value, classes=True))
 
 
@@ -65,14 +70,32 @@ def _node(value: Any, *, classes: bool) -> dict[str, Any]:
         type_name = "builtins.dict" if is_class else str(kind)
         return {
             "type": type_name,
-            "context": json.dumps(_keys(context, len(nodes))),
+            "context": json.dumps(_keys(_read(context), len(nodes))),
             "children_spec": nodes,
         }
-    raise Wrong("nests in something other than tuple, list, dict and OrderedDict")
+    fields = _fields(kind, context) if classes else None
+    if fields is not None:
+        return {"type": "builtins.dict", "context": json.dumps(_keys(fields, len(nodes))), "children_spec": nodes}
+    raise Wrong(
+        "nests in something other than tuple, list, dict and OrderedDict (outputs also in dataclasses): return or take "
+        "one of these in the model's forward"
+    )
 
 
-def _keys(context: Any, count: int) -> list[str | int]:
-    keys = read_json(context.encode(errors="replace"), lambda detail: Wrong(detail)) if type(context) is str else None
+def _read(context: Any) -> Any:
+    return read_json(context.encode(errors="replace"), lambda detail: Wrong(detail)) if type(context) is str else None
+
+
+def _fields(kind: Any, context: Any) -> Any:
+    """Return the fields of a dataclass, without those that are None in the export; None for anything else."""
+    if type(kind) is not str or _DATACLASS.fullmatch(kind) is None or type(context) is not str:
+        return None
+    parts = _read(context)
+    is_pair = type(parts) is list and len(parts) == len((_FIELDS, _EMPTY_FIELDS))
+    return parts[_FIELDS] if is_pair and all(type(part) is list for part in parts) else None
+
+
+def _keys(keys: Any, count: int) -> list[str | int]:
     if type(keys) is not list or len(keys) != count or not all(map(is_key, keys)) or len(set(keys)) != count:
         raise Wrong(f"has a dict whose keys are not distinct names or integers, one for each child ({RULE})")
     return [*keys]
