@@ -88,7 +88,7 @@ def fold_normalizations(model: ir.Model) -> None:
             continue
         weight = _weight(convolution)
         if weight is not None and not normalization.outputs[0].is_graph_output() and _fold(normalization, weight):
-            _scale_and_shift_bias(convolution, *_scale_and_shift(normalization))
+            _scale_and_shift_bias(convolution, *_scale_and_shift(normalization), _value(normalization.inputs[1]).dtype)
             normalization.outputs[0].replace_all_uses_with(convolution.outputs[0])
             model.graph.remove(normalization, safe=True)
 
@@ -126,7 +126,8 @@ def _fold(normalization: ir.Node, weight: Weight) -> bool:
     values = np.where(weight.broadcastable(factor < 0), 2 * zero_point - unchanged, unchanged)
     if values.min() < limits.min or values.max() > limits.max:
         return False
-    weight.write(values, np.maximum(weight.scale * np.abs(factor), SMALLEST_SCALE))
+    smallest = max(SMALLEST_SCALE, np.finfo(_value(weight.node.inputs[1]).dtype).smallest_subnormal)
+    weight.write(values, np.maximum(weight.scale * np.abs(factor), smallest))
     return True
 
 
@@ -138,12 +139,13 @@ def _scale_and_shift(normalization: ir.Node) -> tuple[Floats, Floats]:
     return factor.astype(np.float32), (beta - mean * factor).astype(np.float32)
 
 
-def _scale_and_shift_bias(convolution: ir.Node, factor: Floats, shift: Floats) -> None:
+def _scale_and_shift_bias(convolution: ir.Node, factor: Floats, shift: Floats, dtype: Any) -> None:
+    """Write the bias in `dtype`, that of the model."""
     if len(convolution.inputs) > 2 and convolution.inputs[2] is not None:
-        _replace_constant(convolution, 2, _value(convolution.inputs[2]) * factor + shift)
+        _replace_constant(convolution, 2, (_value(convolution.inputs[2]) * factor + shift).astype(dtype))
         return
     convolution.resize_inputs(3)
-    bias = _constant(_graph(convolution), f"{convolution.name}_bias", ir.tensor(shift))
+    bias = _constant(_graph(convolution), f"{convolution.name}_bias", ir.tensor(shift.astype(dtype)))
     convolution.replace_input_with(2, bias)
 
 

@@ -8,17 +8,22 @@ Inputs and outputs keep the program's names, and dynamic dimensions stay dynamic
 quantized layer, no samples, and nothing of the user's source but the names of inputs, outputs and parameters.
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.export.graph_signature import OutputKind, TensorArgument
+from torch.fx import Node
 
 from zeropoint.errors import Unsupported
 from zeropoint.layers.result import Quantized
 from zeropoint.model.source import ProgramSource, Source
 
 PACKAGES = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
+_NO_FLOAT64 = ("Conv", "LSTM", "GRU", "RNN")
+"""Layers for which onnxruntime has no kernel in float64; it has some for matrices."""
 
 
 def write_onnx(quantized: Quantized, path: Path) -> None:
@@ -62,7 +67,23 @@ def _obstacle(source: ProgramSource) -> str | None:
     bfloat16 = [name for name, tensor in source.tensors.items() if tensor.dtype == torch.bfloat16]
     if bfloat16:
         return f"The model computes in bfloat16 ({min(bfloat16)!r}), which onnxruntime can't run on a CPU."
+    double = {name for name, tensor in source.tensors.items() if tensor.dtype == torch.float64}
+    without = [
+        layer for layer in source.layers if layer.weight_name in double and str(layer.kind).startswith(_NO_FLOAT64)
+    ]
+    if without:
+        return f"The model computes in float64 ({without[0].name!r}, {without[0].type}), which onnxruntime can't there."
+    if any(map(_projects, source.program.graph.nodes)):
+        return "The model has an LSTM with proj_size, which ONNX does not know."
     return None
+
+
+def _projects(node: Node) -> bool:
+    """Return whether a node is an LSTM whose outputs are smaller than its cells; torch would write a plain one."""
+    if node.target is not torch.ops.aten.lstm.input:
+        return False
+    hidden, cells = cast(Sequence[Node], node.args[1])
+    return bool(hidden.meta["val"].shape[-1] != cells.meta["val"].shape[-1])
 
 
 def _unsupported(reason: str) -> Unsupported:

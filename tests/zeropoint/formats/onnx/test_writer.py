@@ -330,17 +330,46 @@ class Numbers(torch.nn.Module):
         return self.linear(x), 3
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")  # torch's own, of an outermost LSTM
 @pytest.mark.parametrize(
     ("module", "dtype", "reason"),
-    [(Halves(), torch.bfloat16, r"bfloat16 \('linear.bias'\)"), (Numbers(), torch.float32, "other than tensors")],
+    [
+        (Halves(), torch.bfloat16, r"bfloat16 \('linear.bias'\)"),
+        (Numbers(), torch.float32, "other than tensors"),
+        (torch.nn.LSTM(4, 6, 2, proj_size=3), torch.float32, "LSTM with proj_size"),
+        (torch.nn.LSTM(4, 6, bias=False, bidirectional=True, proj_size=2), torch.float32, "LSTM with proj_size"),
+    ],
 )
 def test_what_onnx_or_its_runtime_does_not_know_is_refused(
     module: torch.nn.Module, dtype: torch.dtype, reason: str
 ) -> None:
-    program = torch.export.export(module.eval(), (torch.ones(2, 4, dtype=dtype),))
+    program = torch.export.export(module.eval(), (torch.ones(2, 3, 4, dtype=dtype),))
     with pytest.raises(Unsupported, match=reason) as caught:
         require_onnx(program_source(program))
     assert caught.value.code == "onnx_unsupported"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_folded_normalization_keeps_the_type_of_the_model(tmp_path: Path, dtype: torch.dtype, bias: bool) -> None:
+    parts = torch.nn.Conv2d(2, 4, 3, bias=bias), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 3, 1)
+    torch.nn.init.uniform_(parts[1].weight, -1, 1)
+    source = program_source(
+        torch.export.export(torch.nn.Sequential(*parts).to(dtype).eval(), (torch.ones(2, 2, 5, 5, dtype=dtype),))
+    )
+    recipe = Recipe.model_validate({"activations": None, "formats": ["onnx"]})
+    result = quantize_source(source, recipe, plan(source, recipe, None), lambda *_: None)
+    if dtype == torch.float64:
+        with pytest.raises(Unsupported, match=r"float64 \('0', Conv2d\)"):
+            write_onnx(result, tmp_path / "model.onnx")
+        return
+    model = written(result, tmp_path)
+    assert not [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    x = torch.randn(2, 2, 5, 5, dtype=dtype)
+    noise = Noise()
+    (expected,) = (value for value in source.run([x]) if isinstance(value, Tensor))
+    noise.add(expected, run(model, {source.inputs[0].name: x}, optimized=True)[0])
+    assert (noise.db or 99) > 30
 
 
 class Untranslatable(torch.nn.Module):
