@@ -143,6 +143,39 @@ def test_what_bias_correction_would_gain_counts(
     assert alone.steps[0].kept == steps[0].kept
 
 
+@pytest.mark.parametrize(
+    ("piece", "rare", "kept"),
+    [
+        (CLIP, 0, True),
+        (CLIP, 1, False),
+        (Smoothing(), 1, False),
+        (EQUALIZE, 1, False),
+        (BIASES, 1, False),
+        (CUT, 1, True),  # it is for this
+        (CUT, 2, False),
+    ],
+)
+def test_what_harms_samples_that_none_of_those_that_decide_is_like_is_refused(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, piece: AlgorithmSettings, rare: int, kept: bool
+) -> None:
+    """`rare` samples of those that calibrate have a value in the first input; the change drops that input's weights."""
+    torch.manual_seed(0)
+    samples = torch.randn(96, 32)
+    samples[:, 0] = 0
+    samples[5 : 5 + rare, 0] = 8
+    place = prepare(nn.Sequential(nn.Linear(32, 24)), samples)
+    good = place.layers["0"]
+    coarse, dropped = torch.full((32,), 0.9), torch.ones(32)
+    coarse[0], dropped[0] = 1, 0
+    plain, traded = (
+        {"0": replace(good, weight=(good.weight * factors).round().char())} for factors in (coarse, dropped)
+    )
+    monkeypatch.setitem(ALGORITHMS, piece.kind, replace(ALGORITHMS[piece.kind], run=lambda *_: traded))
+    (step,) = try_algorithms(place.context, place.acceptance, baseline(place.acceptance, plain), [piece]).steps
+    assert step.kept == kept
+    assert ("on the samples that calibrate" in step.reason) != kept
+
+
 def spoil(_: object, __: AlgorithmContext, layers: Layers) -> Layers:
     """Every layer without its first half of numbers."""
     return {name: replace(one, weight=one.weight * 0) for name, one in layers.items()}
