@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from zeropoint.schema.job import COMPILE_SECONDS
@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     connections: int = Field(default=1000, ge=1)
     head_seconds: float = Field(default=10, gt=0)
     idle_seconds: float = Field(default=30, gt=0)
+    start_seconds: float = Field(default=60, gt=0)
     stop_seconds: float = Field(default=5, ge=0)
     gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
     gate_seconds: int = Field(default=300, ge=1)
@@ -53,5 +54,9 @@ class Settings(BaseSettings):
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process."""
-    return Settings()
+    """Return the settings of this process. Raises SystemExit, naming each that has a wrong value but not the value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"ZEROPOINT_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors())
+        raise SystemExit(f"This process does not start: {faults}. docs/reference/settings.md lists all.") from None

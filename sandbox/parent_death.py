@@ -10,8 +10,8 @@ PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel end this process with the thread of `parent` that started or adopted it."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel end this process with the thread of `parent` that started or adopted it, by a signal."""
+    _prctl(PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)

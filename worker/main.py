@@ -4,11 +4,13 @@ The main process announces itself, looks for lost jobs, and forks one pool proce
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 from billiard import active_children
@@ -28,6 +30,8 @@ from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
 from app.jobs.reconciler import reconciling
 from app.settings import get_settings
+from app.storage import open_storage
+from sandbox.parent_death import die_with
 from worker import tasks
 from worker.child import scratch
 from worker.child.forking import no_fork
@@ -37,6 +41,9 @@ from worker.self_test import held_or_refuse, sandbox_of
 ANNOUNCE_SECONDS = 10
 ANNOUNCED_FILE = "announced"
 """Its age shows a container's health check whether this worker still reaches the database."""
+
+ORPHAN_SECONDS = 4
+"""How long a pool process that lost the main one may take to release its job."""
 
 log = logging.getLogger(__name__)
 app = create_celery(get_settings())
@@ -59,17 +66,51 @@ def configure_logging(**_: Any) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
+def required(handle: Callable[..., None]) -> Callable[..., None]:
+    """End this process when the handler of a signal fails: Celery would log it, and go on without what it does."""
+
+    @wraps(handle)
+    def handle_or_end(**sent: Any) -> None:
+        try:
+            handle(**sent)
+        except Exception as error:
+            log.exception("this worker can't work")
+            raise SystemExit(f"This worker does not start: {type(error).__name__}: {error}") from error
+
+    return handle_or_end
+
+
 @worker_init.connect
-def test_sandbox(sender: Any, **_: Any) -> None:
-    """Test the sandbox before any job is claimed: a worker without a required layer does not start."""
-    sender.sandbox = held_or_refuse(sandbox_of(get_settings()))
-    scratch.remove_stale(get_settings().scratch_dir)
+@required
+def test_what_is_needed(sender: Any, **_: Any) -> None:
+    """Test sandbox, scratch folder and storage before any job is claimed or this worker announced."""
+    settings = get_settings()
+    open_storage(settings.storage_url)
+    scratch.make_folder(settings.scratch_dir).remove()
+    sender.sandbox = held_or_refuse(sandbox_of(settings))
+    scratch.remove_stale(settings.scratch_dir)
 
 
 @worker_process_init.connect
+@required
 def begin_pool_process(**_: Any) -> None:
-    """Unwind on SIGTERM: the child of a pool process is stopped, its folder removed, its job released."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    """Unwind on SIGTERM: the child of a pool process is stopped, its folder removed, its job released.
+
+    The kernel sends it when the main process ends, however that ends, once for each thread of that which had this one
+    as its child. Nobody then ends what takes too long.
+    """
+    parent, unwinds = os.getppid(), False
+
+    def unwind(*_: object) -> None:
+        nonlocal unwinds
+        if os.getppid() != parent:
+            signal.alarm(ORPHAN_SECONDS)
+        if not unwinds:  # another signal must not break off what is recorded
+            unwinds = True
+            sys.exit(1)
+
+    signal.signal(signal.SIGTERM, unwind)
+    die_with(parent, signal.SIGTERM)
     prestarted.prepare()
 
 
@@ -79,6 +120,7 @@ def end_pool_process(**_: Any) -> None:
 
 
 @worker_ready.connect
+@required
 def begin(sender: Any, **_: Any) -> None:
     worker = (sender.hostname, sender.controller.sandbox)
     threading.Thread(target=announce_for_ever, args=worker, name="announce", daemon=True).start()

@@ -28,7 +28,8 @@ ACTS: Mapping[str, tuple[str, ...]] = {
 }
 """Layer -> what it alone must prevent."""
 
-SECONDS = 60.0
+SECONDS = 45.0
+"""For the probe, which takes one or two; `zeropoint serve` waits longer for its worker."""
 
 
 def sandbox_of(settings: Settings) -> Sandbox:
@@ -44,9 +45,18 @@ def sandbox_of(settings: Settings) -> Sandbox:
     )
 
 
-def held_or_refuse(sandbox: Sandbox) -> dict[str, bool]:
-    """Return which layers of the sandbox hold. Raises SystemExit, with what to do, when a required one does not."""
-    layers = self_test(sandbox)
+def held_or_refuse(sandbox: Sandbox, seconds: float = SECONDS) -> dict[str, bool]:
+    """Return which layers of the sandbox hold.
+
+    Raises SystemExit, with what to do, when a required one does not, or when that can't be told.
+    """
+    try:
+        layers = self_test(sandbox, seconds)
+    except (subprocess.SubprocessError, OSError, LookupError, TypeError, ValueError) as error:
+        raise SystemExit(
+            f"This worker does not start: its sandbox could not be tested. {_why(error)} Start it again; if it ends so"
+            " again, docs/explanation/sandbox.md says what each layer needs."
+        ) from error
     if off := missing(sandbox.required, [layer for layer, holds in layers.items() if holds]):
         state = ", ".join(f"{layer} {'on' if holds else 'off'}" for layer, holds in layers.items())
         raise SystemExit(
@@ -56,14 +66,18 @@ def held_or_refuse(sandbox: Sandbox) -> dict[str, bool]:
     return layers
 
 
-def self_test(sandbox: Sandbox) -> dict[str, bool]:
-    """Return for each layer whether it prevented all that it must."""
-    worked = attempts(sandbox)
+def self_test(sandbox: Sandbox, seconds: float = SECONDS) -> dict[str, bool]:
+    """Return for each layer whether it prevented all that it must. Raises what `attempts` does."""
+    worked = attempts(sandbox, seconds)
     return {layer: not any(worked.get(act, True) for act in acts) for layer, acts in ACTS.items()}
 
 
-def attempts(sandbox: Sandbox) -> dict[str, bool]:
-    """Return for each act whether it worked in a child with this sandbox."""
+def attempts(sandbox: Sandbox, seconds: float = SECONDS) -> dict[str, bool]:
+    """Return for each act whether it worked in a child with this sandbox; what is not said to have failed did.
+
+    Raises SubprocessError when the child does not end well in time, OSError, and LookupError, TypeError or ValueError
+    for what is no answer.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="zeropoint-self-test-") as name,
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -85,7 +99,17 @@ def attempts(sandbox: Sandbox) -> dict[str, bool]:
             env=environment(folder),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=SECONDS,
+            timeout=seconds,
             check=True,
         ).stdout
-    return {line["act"]: line["worked"] for line in map(json.loads, output.splitlines())}
+    return {line["act"]: line["worked"] is not False for line in map(json.loads, output.splitlines())}
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case subprocess.TimeoutExpired():
+            return f"The probe did not end within {error.timeout:g} s."
+        case subprocess.CalledProcessError():
+            return f"The probe ended with {error.returncode}: {error.stderr.decode(errors='replace')[-1000:].strip()}."
+        case _:
+            return f"{type(error).__name__}: {error}."

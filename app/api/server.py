@@ -100,7 +100,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    app = import_from_string(options.app)()
+    try:
+        app = import_from_string(options.app)()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"The API does not start: {error}") from error
     require_files(app.state.services.settings)
     server_of(app, options.host, options.port).run()
 

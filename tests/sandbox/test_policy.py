@@ -246,3 +246,8 @@ def test_a_worker_refuses_what_it_can_not_hold() -> None:
 @pytest.mark.parametrize("sandbox", [Sandbox(), Sandbox(device="cuda", layers=("seccomp",), required=())])
 def test_a_sandbox_reaches_the_child_unchanged(sandbox: Sandbox) -> None:
     assert parse(command("probe", sandbox)[-1]) == sandbox
+
+
+def test_a_probe_that_does_not_answer_in_time_proves_nothing() -> None:
+    with pytest.raises(SystemExit, match="The probe did not end within 0"):
+        held_or_refuse(Sandbox(), seconds=0.01)

@@ -1,12 +1,17 @@
 """`zeropoint serve` as a process: it ends when told to, or when a part of it ends, and leaves nothing running."""
 
+import fcntl
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.servers import ROOT
 from tests.service.processes import command_line, descendants, eventually, is_running
 from tests.service.running import service
 from tests.service.test_jobs import ONE_BY_ONE
@@ -48,6 +53,38 @@ def test_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
         again.client.post(f"/v1/jobs/{job_id}/cancel")
         assert outcomes == ["released", None]
         assert again.ended(waiting)["state"] == "succeeded"
+
+
+def test_one_that_is_killed_takes_its_parts_with_it_and_the_next_goes_on(
+    tmp_path: Path, environment: Mapping[str, str], program: Path, many_samples: Path
+) -> None:
+    with service(tmp_path, environment) as running:
+        job_id = running.submit(program, many_samples, ONE_BY_ONE)
+        running.in_phase(job_id, "calibrating")
+        processes = descendants(running.process.pid)
+        running.process.kill()
+        eventually(lambda: not [pid for pid in processes if is_running(pid)], seconds=10)
+    with service(tmp_path, environment) as again:
+        again.in_phase(job_id, "calibrating")  # at once: it was released
+        outcomes = [one["outcome"] for one in again.client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]]
+        began = time.monotonic()
+        for _ in range(3):  # impatience
+            again.process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert again.process.wait(30) == 0
+        assert time.monotonic() - began < 15
+    assert outcomes == ["released", None]
+
+
+def test_the_next_one_waits_for_parts_of_a_former_one_and_then_says_what_is_in_its_way(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "1", "--data", str(tmp_path)]
+    with (tmp_path / "parts.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "that was killed still use" in done.stderr
 
 
 @pytest.mark.sampled(3)

@@ -1,0 +1,62 @@
+"""Commands that lack what they need: each ends with the reason, in words, and with an exit code that says so."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from app.database import migrate
+from app.settings import Settings
+from tests.servers import ROOT, free_port
+
+COMMANDS = {"api": ["--port", "1"], "worker": [], "migrate": [], "serve": ["--port", "1"]}
+AWAY = f"postgresql://zeropoint:secret@127.0.0.1:{free_port()}/zeropoint"
+
+
+def ended(command: str, settings: Mapping[str, str], *options: str) -> "subprocess.CompletedProcess[str]":
+    """A command that ends by itself."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
+    words = [sys.executable, "-m", "app.cli", command, *COMMANDS[command], *options]
+    return subprocess.run(
+        words, cwd=ROOT, env={**clean, **settings}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_setting_is_named_and_its_value_kept(command: str, tmp_path: Path) -> None:
+    wrong = {"ZEROPOINT_LEASE_SECONDS": "secret", "ZEROPOINT_WORKER_DEVICE": "tpu"}
+    done = ended(command, wrong, *(["--data", str(tmp_path)] if command == "serve" else []))
+    assert done.returncode == 1
+    assert "ZEROPOINT_LEASE_SECONDS: " in done.stderr
+    assert "ZEROPOINT_WORKER_DEVICE: Input should be 'cpu' or 'cuda'" in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+@pytest.mark.parametrize("database", ["away", "newer"])
+def test_a_database_that_can_not_be_migrated_is_an_error(command: str, database: str, tmp_path: Path) -> None:
+    url = AWAY if database == "away" else f"sqlite:///{tmp_path}/zeropoint.db"
+    if database == "newer":
+        migrate(Settings(database_url=url))
+        with sqlite3.connect(tmp_path / "zeropoint.db") as connection:
+            connection.execute("UPDATE alembic_version SET version_num = 'from_the_future'")
+        connection.close()
+    options = ["--data", str(tmp_path)] if command == "serve" else []
+    settings = {"ZEROPOINT_DATABASE_URL": url}
+    done = ended(command, settings, *([*options, "--port", str(free_port())] if command == "serve" else options))
+    assert done.returncode == 1
+    assert "can't be brought to the newest schema" in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["file:/proc/no", "nfs:/there"])
+def test_an_api_without_a_storage_says_so(url: str, tmp_path: Path) -> None:
+    done = ended("api", {"ZEROPOINT_STORAGE_URL": url, "ZEROPOINT_DATABASE_URL": f"sqlite:///{tmp_path}/zeropoint.db"})
+    assert done.returncode == 1
+    assert "The API does not start: " in done.stderr
