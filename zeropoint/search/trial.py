@@ -24,9 +24,9 @@ from zeropoint.simulation.measure import Evaluator
 
 MOST_LOST_DB = 0.5
 """What an algorithm that gains at its turn may lose where biases are corrected: less says nothing."""
-
+_MAY_RISE = 10 ** (MOST_LOST_DB / 10) - 1
 MOST_FITTED = 64
-"""Calibration samples on which the noise may not rise."""
+"""Calibration samples on which the noise may not rise, or for clipping by `MOST_LOST_DB` at most."""
 MANY = 16
 """Samples of which one may be an outlier."""
 
@@ -137,11 +137,12 @@ def _judged_where_fitted(
 ) -> AlgorithmReport:
     """Return the report of an algorithm that gains, refused if it loses on the samples that it was fitted to.
 
-    Clipping that ignores outliers may lose on one of many: that is what it is for.
+    Clipping may lose a little, since the ranges before it hold all of these samples, and on one of many where it
+    ignores outliers: that is what it is for.
     """
     rises = sorted(new - old for old, new in zip(before.noise, after.noise, strict=True))
     total, lost = sum(before.noise), sum(rises[:-1] if _ignores_outliers(settings) and len(rises) >= MANY else rises)
-    if lost <= 0:
+    if lost <= (total * _MAY_RISE if isinstance(settings, MseClipping) else 0):
         return report
     lost_db = 10 * math.log10(1 + lost / total) if total > 0 else math.inf
     reason = f"{report.reason[:-1]}, but fell by {lost_db:.2f} dB on the samples that calibrate."

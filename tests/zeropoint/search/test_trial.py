@@ -146,23 +146,25 @@ def test_what_bias_correction_would_gain_counts(
 @pytest.mark.parametrize(
     ("piece", "rare", "kept"),
     [
-        (CLIP, 0, True),
-        (CLIP, 1, False),
-        (Smoothing(), 1, False),
-        (EQUALIZE, 1, False),
-        (BIASES, 1, False),
-        (CUT, 1, True),  # it is for this
-        (CUT, 2, False),
+        (CLIP, [], True),
+        (CLIP, [8], False),
+        (CLIP, [3.9], True),  # the ranges before it held even that
+        (Smoothing(), [8], False),
+        (Smoothing(), [3.9], False),
+        (EQUALIZE, [8], False),
+        (BIASES, [8], False),
+        (CUT, [8], True),  # it is for this
+        (CUT, [8, 8], False),
     ],
 )
 def test_what_harms_samples_that_none_of_those_that_decide_is_like_is_refused(
-    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, piece: AlgorithmSettings, rare: int, kept: bool
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch, piece: AlgorithmSettings, rare: list[float], kept: bool
 ) -> None:
-    """`rare` samples of those that calibrate have a value in the first input; the change drops that input's weights."""
+    """Few samples that calibrate have `rare` values in the first input; the change drops that input's weights."""
     torch.manual_seed(0)
     samples = torch.randn(96, 32)
     samples[:, 0] = 0
-    samples[5 : 5 + rare, 0] = 8
+    samples[5 : 5 + len(rare), 0] = torch.tensor(rare)
     place = prepare(nn.Sequential(nn.Linear(32, 24)), samples)
     good = place.layers["0"]
     coarse, dropped = torch.full((32,), 0.9), torch.ones(32)
