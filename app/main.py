@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import VERSION
 from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
-from app.api.addresses import Addresses
+from app.api.addresses import Addresses, Prefix
 from app.api.dependencies import Services
 from app.api.openapi import publish
 from app.api.pace import Pace
@@ -18,10 +21,17 @@ from app.database import create_engine_for, create_sessions
 from app.jobs.queue import create_celery
 from app.jobs.reconciler import reconciling
 from app.jobs.retention import collecting_garbage
-from app.settings import Settings, get_settings
+from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 
 RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, health, metrics)
+
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+    "allow_headers": ["*"],
+    "expose_headers": ["Location", "ETag", "Repr-Digest", "X-Request-ID", "Retry-After", "Preference-Applied"],
+}
+"""What pages of other origins may do: all that the API does, without cookies, which it has none of."""
 
 
 def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> FastAPI:
@@ -45,6 +55,11 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
     app.add_middleware(Pace)
     app.add_middleware(RequestId)
+    if origins := words_of(settings.cors_origins):
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
+    if trusted := words_of(settings.forwarded_allow_ips):
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)
+    app.add_middleware(Prefix, prefix=settings.root_path)
     errors.install(app)
     publish(app)
     return app

@@ -1,19 +1,35 @@
 """Every setting, read from the environment (prefix ZEROPOINT_) here and nowhere else."""
 
+import os
+import re
+from collections.abc import Iterable, Iterator
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from zeropoint.schema.faults import words_for
+from zeropoint.schema.frozen import refusal
 from zeropoint.schema.job import COMPILE_SECONDS
+from zeropoint.schema.layer_patterns import nearest
+
+PREFIX = "ZEROPOINT_"
+
+NOT_OURS = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+"""What others put into the environment, behind our prefix: docker-compose.yml the port, and Kubernetes the addresses of
+services whose names begin with zeropoint."""
+
+_ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
+_PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 class Settings(BaseSettings):
     """One frozen set of values for a process; `.env.example` lists each with its default."""
 
-    model_config = SettingsConfigDict(env_prefix="ZEROPOINT_", env_parse_none_str="None", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_parse_none_str="None", frozen=True)
 
     database_url: str = "sqlite:///data/zeropoint.db"
     broker_url: str = "redis://127.0.0.1:6379/0"
@@ -29,6 +45,9 @@ class Settings(BaseSettings):
     idle_seconds: float = Field(default=30, gt=0)
     start_seconds: float = Field(default=60, gt=0)
     stop_seconds: float = Field(default=5, ge=0)
+    root_path: str = ""
+    forwarded_allow_ips: str = ""
+    cors_origins: str = ""
     gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
     gate_seconds: int = Field(default=300, ge=1)
     gate_program_bytes: int = Field(default=64 * 2**20, ge=1024)
@@ -51,12 +70,63 @@ class Settings(BaseSettings):
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
     sandbox_require: str = "landlock,seccomp,rlimits"
 
+    @field_validator("root_path")
+    @classmethod
+    def _path_prefix(cls, value: str) -> str:
+        if not _PATH_PREFIX.fullmatch(value):
+            raise refusal("must begin with a slash, and end without one, such as /quantization")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for address in words_of(value):
+            try:
+                address == "*" or ip_network(address)
+            except ValueError:
+                raise refusal("must be addresses or networks with commas, such as 10.0.0.0/8, or *") from None
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        if not all(map(_ORIGIN.fullmatch, words_of(value))):
+            raise refusal("must be origins with commas, such as https://example.org, without a path, or *")
+        return value
+
+
+class WrongSettings(SystemExit):
+    """Settings with which no process starts: the text says which, and what to do. It ends a process that lets it."""
+
+
+def words_of(setting: str) -> list[str]:
+    """Return the words of a setting that is a list with commas."""
+    return [word.strip() for word in setting.split(",") if word.strip()]
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment. Raises WrongSettings, which never shows a value."""
+    wrong = [*_unknown(os.environ)]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong += [f"{PREFIX}{str(fault['loc'][0]).upper()} {words_for(fault)}." for fault in error.errors()]
+    if wrong:
+        listed = "docs/reference/settings.md lists every setting."
+        raise WrongSettings("\n".join(["This process does not start:", *wrong, listed]))
+    return settings
+
+
+def _unknown(names: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence about each name with our prefix that is no setting, and that nobody else is known to set."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in sorted(names):
+        ours = name.upper().startswith(PREFIX) and not NOT_OURS.fullmatch(name.upper().removeprefix(PREFIX))
+        if ours and name.upper() not in known:
+            yield f"{name} is not a setting{nearest(name.upper(), known)}."
+
 
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process. Raises SystemExit, naming each that has a wrong value but not the value."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        faults = "; ".join(f"ZEROPOINT_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors())
-        raise SystemExit(f"This process does not start: {faults}. docs/reference/settings.md lists all.") from None
+    """Return the settings of this process. Raises WrongSettings."""
+    return read_settings()

@@ -30,7 +30,7 @@ def seed_of(variable: str) -> int:
 FUZZ_EFFORT = float(os.environ.get("FUZZ_EFFORT", "0.25"))
 """A part of the fuzzing that a change of what reads uploads needs, which is 1; 20 for a night."""
 FUZZ_SEED = seed_of("FUZZ_SEED")
-WHOLE_SUITE = "ZEROPOINT_TESTS_WHOLE_SUITE"
+WHOLE_SUITE = "TESTS_WHOLE_SUITE"
 """Set in a run of all tests on several processes: of families marked `sampled`, it takes a part."""
 CHAOS_SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 """For how long the parts of a service are killed while jobs run; a change of what carries jobs needs 60."""

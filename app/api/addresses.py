@@ -36,7 +36,7 @@ def address(path: str) -> str:
 def path_of(scope: Scope) -> str:
     """Return the path of a request without the prefix, whether the proxy removed that or not."""
     path: str = scope["path"]
-    inner = path.removeprefix(scope.get("root_path", ""))
+    inner = path.removeprefix(scope["root_path"])
     return inner if inner.startswith("/") else path
 
 
@@ -57,6 +57,20 @@ class Address:
         return [cls(route.path_regex, method, keys) for method in route.methods or ()]
 
 
+class Prefix:
+    """The middleware that gives requests the path at which a proxy offers this service; it is outside of all others."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._path = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["root_path"] = self._path
+            _prefix.set(self._path)
+        await self._app(scope, receive, send)
+
+
 class Addresses:
     """The middleware, for the addresses of some routes."""
 
@@ -68,7 +82,6 @@ class Addresses:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        _prefix.set(scope.get("root_path", ""))
         here = self._at(path_of(scope))
         app, method = self._app, scope["method"]
         if here and method not in here:

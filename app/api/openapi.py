@@ -54,8 +54,14 @@ def publish(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
+    prefix = app.state.services.settings.root_path
     contract = get_openapi(
-        title=app.title, version=app.version, description=app.description, summary=app.summary, routes=app.routes
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        summary=app.summary,
+        routes=app.routes,
+        servers=[{"url": prefix}] if prefix else None,
     )
     schemas = contract["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -23,6 +23,10 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_kind_id", "kind", "id"),
+        # Lists: newest first, with what else may be asked for at the end, so that rows are read only to be shown.
+        Index("ix_jobs_of_owner", "kind", "owner", "id", "state", "model_id"),
+        Index("ix_jobs_of_model", "kind", "model_id", "id", "state", "owner"),
+        Index("ix_jobs_in_state", "kind", "state", "id", "owner", "model_id"),
         Index("ix_jobs_model_id", "model_id"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         UniqueConstraint("idempotency_key"),

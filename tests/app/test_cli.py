@@ -28,11 +28,12 @@ def ended(command: str, settings: Mapping[str, str], *options: str) -> "subproce
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_setting_is_named_and_its_value_kept(command: str, tmp_path: Path) -> None:
-    wrong = {"ZEROPOINT_LEASE_SECONDS": "secret", "ZEROPOINT_WORKER_DEVICE": "tpu"}
+    wrong = {"ZEROPOINT_LEASE_SECONDS": "secret", "ZEROPOINT_WORKER_DEVICE": "tpu", "ZEROPOINT_BROKER_URLS": "secret"}
     done = ended(command, wrong, *(["--data", str(tmp_path)] if command == "serve" else []))
     assert done.returncode == 1
-    assert "ZEROPOINT_LEASE_SECONDS: " in done.stderr
-    assert "ZEROPOINT_WORKER_DEVICE: Input should be 'cpu' or 'cuda'" in done.stderr
+    assert "ZEROPOINT_LEASE_SECONDS must be a number." in done.stderr
+    assert "ZEROPOINT_WORKER_DEVICE must be 'cpu' or 'cuda'." in done.stderr
+    assert "ZEROPOINT_BROKER_URLS is not a setting (near: ZEROPOINT_BROKER_URL" in done.stderr
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings
+from app.settings import Settings, WrongSettings, read_settings
 from tests.servers import ROOT
 
 
@@ -23,3 +23,57 @@ def test_the_environment_overrides_a_default(monkeypatch: pytest.MonkeyPatch) ->
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().worker_slots = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ZEROPOINT_JOB_SECOND", "5", "ZEROPOINT_JOB_SECOND is not a setting (near: ZEROPOINT_JOB_SECONDS"),
+        ("zeropoint_lease", "5", "zeropoint_lease is not a setting (near: ZEROPOINT_LEASE_SECONDS"),
+        ("ZEROPOINT_QQQQQQ", "5", "ZEROPOINT_QQQQQQ is not a setting."),
+        ("ZEROPOINT_WORKER_SLOTS", "0", "ZEROPOINT_WORKER_SLOTS must be 1 or more."),
+        ("ZEROPOINT_WORKER_SLOTS", "two", "ZEROPOINT_WORKER_SLOTS must be a whole number."),
+        ("ZEROPOINT_WORKER_DEVICE", "tpu", "ZEROPOINT_WORKER_DEVICE must be 'cpu' or 'cuda'."),
+        ("ZEROPOINT_ROOT_PATH", "quantization", "ZEROPOINT_ROOT_PATH must begin with a slash"),
+        ("ZEROPOINT_ROOT_PATH", "/a/", "ZEROPOINT_ROOT_PATH must begin with a slash, and end without one"),
+        ("ZEROPOINT_ROOT_PATH", "/a//b", "ZEROPOINT_ROOT_PATH must begin with a slash"),
+        ("ZEROPOINT_ROOT_PATH", "https://example.org/a", "ZEROPOINT_ROOT_PATH must begin with a slash"),
+        ("ZEROPOINT_FORWARDED_ALLOW_IPS", "proxy", "ZEROPOINT_FORWARDED_ALLOW_IPS must be addresses or networks"),
+        ("ZEROPOINT_FORWARDED_ALLOW_IPS", "10.0.0.0/33", "ZEROPOINT_FORWARDED_ALLOW_IPS must be addresses"),
+        ("ZEROPOINT_CORS_ORIGINS", "example.org", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
+        ("ZEROPOINT_CORS_ORIGINS", "https://example.org/", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
+    ],
+)
+def test_no_process_starts_with_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WrongSettings) as refusal:
+        read_settings()
+    text = str(refusal.value)
+    assert text.startswith(f"This process does not start:\n{said}"), text
+    assert text.endswith("docs/reference/settings.md lists every setting.")
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ZEROPOINT_A", "ZEROPOINT_B"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("ZEROPOINT_JOB_SECONDS", "0")
+    with pytest.raises(WrongSettings) as refusal:
+        read_settings()
+    assert [line.split()[0] for line in str(refusal.value).splitlines()[1:4]] == [
+        "ZEROPOINT_A",
+        "ZEROPOINT_B",
+        "ZEROPOINT_JOB_SECONDS",
+    ]
+
+
+def test_what_others_put_into_the_environment_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in ("", "API_", "WORKER_CPU_"):
+        for end in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP"):
+            monkeypatch.setenv(f"ZEROPOINT_{service}{end}", "tcp://10.0.0.1:8000")
+        for end in ("PROTO", "PORT", "ADDR"):
+            monkeypatch.setenv(f"ZEROPOINT_{service}PORT_8000_TCP_{end}", "x")
+    monkeypatch.setenv("ZEROPOINTS", "1")
+    monkeypatch.setenv("ZEROPOINT", "http://127.0.0.1:8000")
+    assert read_settings() == Settings()

@@ -1,0 +1,52 @@
+"""Lists of jobs, whatever they are filtered by, read an index in its order."""
+
+import itertools
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.jobs import repository
+from app.jobs.repository import JobFilter
+from app.jobs.status import JobState
+from app.jobs.work import JobKind
+
+WISHES: dict[str, Any] = {"state": JobState.FAILED, "tag": "nightly", "model_id": "mdl_1", "owner": "vision"}
+FILTERS = [
+    {name: WISHES[name] for name in names}
+    for count in range(len(WISHES) + 1)
+    for names in itertools.combinations(WISHES, count)
+]
+
+
+def plan_of(engine: Engine, session: Session, chosen: JobFilter, before: str | None) -> list[str]:
+    """Return the lines of SQLite's plan for a list."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    repository.page(session, JobKind.QUANTIZE, chosen, before, 20)
+    event.remove(engine, "before_cursor_execute", note)
+    statement, parameters = next(one for one in statements if "jobs.kind" in one[0])
+    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    return [row[-1] for row in plan]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("before", [None, "job_5"])
+@pytest.mark.parametrize("wishes", FILTERS, ids=lambda wishes: "+".join(wishes) or "all")
+def test_a_list_reads_an_index_in_its_order(
+    engine: Engine, sessions: sessionmaker[Session], wishes: dict[str, Any], before: str | None
+) -> None:
+    with sessions() as session:
+        plan = plan_of(engine, session, JobFilter(**wishes), before)
+    rows, found = plan[:2], plan[2:]
+    assert rows[0] == "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (id=?)"
+    looked_up = found[:1] if list(wishes) == ["tag"] else found  # the kind of each job with a tag is in its row
+    assert all("COVERING INDEX" in line for line in looked_up if line.startswith("SEARCH")), plan
+    assert not [line for line in found if line.startswith("SCAN") or "TEMP B-TREE" in line], plan
+    named = [f"{name}=?" for name in wishes]
+    assert not named or any(name in found[0] for name in named), plan
