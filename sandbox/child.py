@@ -11,6 +11,7 @@ itself down: Landlock and the working directory follow the folder itself, and no
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ HERE = "/proc/self/cwd"
 def main(name: str, sandbox_text: str, *arguments: str) -> int:
     """Become the program of this name and return its exit code, EXIT_UNCONFINED where a required layer is off."""
     logging.basicConfig(format="sandbox: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends as with any signal: who started it sees which
     program, sandbox = PROGRAMS[name], parse(sandbox_text)
     try:
         confine(Path(os.curdir), sandbox)

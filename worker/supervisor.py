@@ -152,7 +152,8 @@ def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: Ch
     elif child_exit.exit_code == EXIT_FAILED:
         _fail_as_reported(claim, context, folder, child_exit)
     else:
-        _fail(claim, context, child_exit, failures.died(child_exit.exit_code, phase, recipe))
+        failure = failures.died(child_exit.exit_code, phase, recipe, child_exit.evidence, claim.attempt)
+        _fail(claim, context, child_exit, failure)
 
 
 def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit, heartbeat: Heartbeat) -> None:

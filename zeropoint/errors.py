@@ -6,6 +6,7 @@
     ├── InvalidSamples      the calibration or evaluation samples don't fit the model
     ├── InvalidProfile      the statistics to reuse belong to another model or dataset
     ├── InvalidRecipe       the recipe asks for something that this model does not have
+    ├── Killed              a process that the work needs was killed from outside
     ├── ModelFailed         the float model raises an error on these samples
     ├── Unsupported         a valid request that this version can't fulfil
     └── ValidationFailed    the result was written, but a check failed
@@ -55,6 +56,20 @@ class InvalidRecipe(QuantizationError):
     """The recipe asks for something that this model does not have."""
 
     title = "The recipe doesn't fit the model"
+
+
+class Killed(QuantizationError):
+    """A process that the work needs was killed from outside, or by a limit of the system's; `signal` says how."""
+
+    title = "A process was killed"
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(
+            "killed",
+            f"The process that reads the saved files back was ended by signal {signal}.",
+            "Try again; if it ends so again, give it more memory.",
+        )
+        self.signal = signal
 
 
 class ModelFailed(QuantizationError):

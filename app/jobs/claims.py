@@ -67,6 +67,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
         "not_before": None,
         "started_at": at,
         "attempts": Job.attempts + 1,
+        "fruitless": Job.fruitless + 1,
     }
     job = repository.claim(session, job_id, CLAIM, changes) if job_id else None
     if job is None:
@@ -118,8 +119,10 @@ def report_progress(session: Session, claim: Claim, progress: Progress, eta_seco
 def keep_checkpoint(session: Session, claim: Claim, key: str, name: str, blob: Blob) -> ClaimStatus:
     """Record a blob from which another attempt can continue; it replaces the one of the same name."""
     begin_writing(session)
-    status = status_of(repository.lock(session, claim.job_id), claim)
-    if status != ClaimStatus.LOST:
+    job = repository.lock(session, claim.job_id)
+    status = status_of(job, claim)
+    if job is not None and status != ClaimStatus.LOST:
+        job.fruitless = 0
         checkpoint = Checkpoint(key=key, name=name, sha256=blob.sha256, bytes=blob.bytes, created_at=clock(session))
         session.merge(checkpoint)
     session.commit()

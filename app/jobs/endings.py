@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import case
 from sqlalchemy.orm import Session
 
 from app.database import begin_writing, clock, new_id
@@ -19,7 +20,10 @@ from app.jobs.taxonomy import is_transient
 from app.storage import Blob
 from zeropoint.schema.job import Failure
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
+"""In a row without a checkpoint that was kept. The pauses between them add up to more than a bad minute."""
+MOST_ATTEMPTS = 30
+"""In all: something may kill a job each time that it has done a little more."""
 RETRY_PAUSE = timedelta(seconds=5)
 VALIDATION_FAILED = "validation_failed"
 
@@ -58,9 +62,8 @@ def fail(
 
     After a transient failure the job is queued again while attempts are left.
     """
-    if is_transient(failure.code) and claim.attempt < MAX_ATTEMPTS:
-        pause = RETRY_PAUSE * 4 ** (claim.attempt - 1)
-        again = _requeue(session, claim, failure.code, peak_memory_bytes, pause=pause)
+    if is_transient(failure.code) and _has_attempts_left(session, claim):
+        again = _requeue(session, claim, failure.code, peak_memory_bytes, pause=True)
         return again or stop(session, claim, peak_memory_bytes)
     verdict = "failed" if failure.code == VALIDATION_FAILED else None
     return _end(session, claim, FAIL, products, peak_memory_bytes, verdict=verdict, error=failure.model_dump())
@@ -73,7 +76,16 @@ def stop(session: Session, claim: Claim, peak_memory_bytes: int | None = None) -
 
 def release(session: Session, claim: Claim) -> bool:
     """Release a job, because its worker shuts down, for another worker. This does not count as an attempt."""
-    return _requeue(session, claim, "released", None, attempts=Job.attempts - 1) or stop(session, claim)
+    fewer: dict[str, Any] = {
+        "attempts": Job.attempts - 1,
+        "fruitless": case((Job.fruitless > 0, Job.fruitless - 1), else_=0),
+    }
+    return _requeue(session, claim, "released", None, **fewer) or stop(session, claim)
+
+
+def may_try_again(job: Job) -> bool:
+    """Return whether a job whose infrastructure was lost is tried again."""
+    return job.fruitless < MAX_ATTEMPTS and job.attempts < MOST_ATTEMPTS
 
 
 def requeue(session: Session, job: Job, at: datetime, because: str, **changes: Any) -> bool:
@@ -114,14 +126,20 @@ def _end(
     return True
 
 
+def _has_attempts_left(session: Session, claim: Claim) -> bool:
+    job = repository.find(session, claim.job_id)
+    session.rollback()
+    return job is not None and may_try_again(job)
+
+
 def _requeue(
-    session: Session, claim: Claim, because: str, peak: int | None, pause: timedelta | None = None, **changes: Any
+    session: Session, claim: Claim, because: str, peak: int | None, *, pause: bool = False, **changes: Any
 ) -> bool:
     begin_writing(session)
     at = clock(session)
     job = repository.lock(session, claim.job_id)
-    if pause:
-        changes["not_before"] = at + pause
+    if job is not None and pause:
+        changes["not_before"] = at + RETRY_PAUSE * 2 ** max(0, job.fruitless - 1)
     held = job is not None and status_of(job, claim) != ClaimStatus.LOST
     if job is None or not held or not requeue(session, job, at, because, **changes):
         session.rollback()

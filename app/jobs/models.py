@@ -56,6 +56,8 @@ class Job(Base):
     pending_until: Mapped[datetime] = mapped_column(UtcDateTime)
     token: Mapped[int] = mapped_column(Integer, default=0)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    fruitless: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """Attempts since the last one that kept a checkpoint."""
     worker: Mapped[str | None] = mapped_column(String(255))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.database import begin_writing, clock, connected, try_lock
 from app.jobs import repository
-from app.jobs.endings import MAX_ATTEMPTS, finish, requeue
+from app.jobs.endings import finish, may_try_again, requeue
 from app.jobs.models import Job
 from app.jobs.queue import BROKER_AWAY, send_hints
 from app.jobs.status import EXPIRE, FAIL, STOP
@@ -111,7 +111,7 @@ def _recover_lost(session: Session, job: Job, at: datetime) -> None:
     log.warning("%s: the lease of attempt %s ran out, %s was lost", job.id, job.attempts, job.worker)
     if job.state in STOP.sources:
         finish(session, job.id, job.token, STOP, at)
-    elif job.attempts >= MAX_ATTEMPTS:
+    elif not may_try_again(job):
         finish(session, job.id, job.token, FAIL, at, error=_worker_lost(job).model_dump())
     else:
         requeue(session, job, at, "worker_lost")

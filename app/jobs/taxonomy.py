@@ -56,6 +56,7 @@ CLASSES = {
     "crashed": FailureClass.SERVICE,
     "internal_error": FailureClass.SERVICE,
     "invalid_output": FailureClass.SERVICE,
+    "killed": FailureClass.TRANSIENT,
     "storage_full": FailureClass.TRANSIENT,
     "storage_unavailable": FailureClass.TRANSIENT,
     "worker_lost": FailureClass.TRANSIENT,

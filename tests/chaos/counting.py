@@ -15,7 +15,7 @@ from app.storage import Storage
 from tests.chaos.program import Kind, kind_of, model_bytes, report_bytes
 from tests.chaos.submitter import Promise
 
-CODES = {Kind.CRASHES: "crashed", Kind.KILLED: "out_of_memory", Kind.REFUSES: "program_invalid"}
+CODES = {Kind.CRASHES: "crashed", Kind.REFUSES: "program_invalid"}
 
 
 @dataclass

@@ -70,7 +70,8 @@ class Killer:
         return [
             whole,
             (f"{part.name} alone", self._killing(part, whole=False)),
-            # The programs of jobs lead sessions. Whoever kills one of those says that memory ran out.
+            # The programs of jobs lead sessions.
+            (f"a job of {part.name}", self._killing_one_of(part, leaders=True)),
             (f"a pool process of {part.name}", self._killing_one_of(part, leaders=False)),
             (f"{part.name} frozen", self._freezing(part)),
             (f"{part.name} told to stop", self._restarting(part)),

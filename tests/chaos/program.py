@@ -24,10 +24,8 @@ class Kind(IntEnum):
 
     GOOD = 0
     CRASHES = 1
-    KILLED = 2
-    """As the system does when memory runs out."""
-    REFUSES = 3
-    REAL = 4
+    REFUSES = 2
+    REAL = 3
 
 
 ERROR = {"code": "program_invalid", "title": "No", "detail": "It was told to refuse.", "remedy": "None."}
@@ -97,8 +95,6 @@ def _end(kind: Kind, recipe: dict[str, Any]) -> int:
     out.mkdir()
     if kind is Kind.CRASHES:
         os.kill(os.getpid(), signal.SIGSEGV)
-    if kind is Kind.KILLED:
-        os.kill(os.getpid(), signal.SIGKILL)
     if kind is Kind.REFUSES:
         (out / "error.json").write_text(json.dumps(ERROR))
         return 1

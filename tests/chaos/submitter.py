@@ -20,7 +20,7 @@ MOST_WAITING = 8
 """Beyond, it holds back: jobs that wait find no faults, and take their time after the last kill."""
 CANCELLED_SHARE = 0.08
 SHORT_MILLISECONDS = (100, 1000)
-KINDS = {Kind.GOOD: 70, Kind.REFUSES: 14, Kind.CRASHES: 8, Kind.KILLED: 8}
+KINDS = {Kind.GOOD: 70, Kind.REFUSES: 14, Kind.CRASHES: 16}
 
 
 @dataclass(frozen=True)

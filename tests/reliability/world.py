@@ -81,11 +81,11 @@ class World:
         """Start a worker after the one that died: it finds what is due until nothing is left to do."""
         scratch.remove_stale(self.settings.scratch_dir)
         prestarted = StandIns(self.settings.scratch_dir, self.kept.out)
-        while self._let_time_pass():
+        while self.let_time_pass():
             reconciler.recover(self.session)
             look("next", self.settings, prestarted)
 
-    def _let_time_pass(self) -> bool:
+    def let_time_pass(self) -> bool:
         """Every lease has run out and every pause is over; whether anything is left to do."""
         begin_writing(self.session)
         past = clock(self.session) - timedelta(seconds=1)

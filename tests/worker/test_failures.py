@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.policy import EXIT_UNCONFINED
 from worker import failures
-from zeropoint.schema.job import Failure
+from zeropoint.schema.job import FROM_OUTSIDE, Failure
 from zeropoint.schema.recipe import Recipe
 
 
@@ -14,7 +14,10 @@ from zeropoint.schema.recipe import Recipe
     ("failure", "code"),
     [
         (failures.died(-signal.SIGSEGV, "calibrating", Recipe()), "crashed"),
-        (failures.died(-signal.SIGKILL, "calibrating", Recipe()), "out_of_memory"),
+        (failures.died(-signal.SIGKILL, "calibrating", Recipe(), "memory"), "out_of_memory"),
+        (failures.died(-signal.SIGKILL, "calibrating", Recipe(), "processor"), "cpu_time_limit"),
+        *((failures.died(-number, "calibrating", Recipe()), "killed") for number in FROM_OUTSIDE),
+        (failures.died(-signal.SIGTERM, "calibrating", Recipe(), "memory"), "killed"),
         (failures.died(-signal.SIGSYS, "calibrating", Recipe()), "sandbox_violation"),
         (failures.died(-signal.SIGXCPU, "calibrating", Recipe()), "cpu_time_limit"),
         (failures.died(-signal.SIGXFSZ, "calibrating", Recipe()), "disk_limit"),

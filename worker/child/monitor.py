@@ -9,6 +9,7 @@ from functools import partial
 from app.jobs import claims
 from app.jobs.claims import Claim, ClaimStatus
 from sandbox.policy import Sandbox
+from worker.child.evidence import Evidence, KillWatch
 from worker.child.prestarted import PrestartedChild
 from worker.child.process import Child
 from worker.child.progress import ProgressWatch
@@ -32,6 +33,8 @@ class ChildExit:
     phase: Phase | None
     peak_memory_bytes: int
     last_words: str
+    evidence: Evidence | None = None
+    """Which limit of the system's killed it, if it was killed and anything speaks for one."""
 
 
 def watch(
@@ -40,11 +43,13 @@ def watch(
     """Watch a running child until it has ended or must be stopped; return how it ended."""
     child, progress = prestarted.child, ProgressWatch()
     usage = UsageWatch(child.pid, prestarted.folder.path, sandbox.memory_bytes, sandbox.disk_bytes)
+    kills = KillWatch(child.pid, sandbox.cpu_seconds)
     deadline = time.monotonic() + claim.running_seconds
     claim_status = heartbeat.claim_status
     while not child.ended and claim_status is ClaimStatus.GO_ON and not usage.excess and time.monotonic() < deadline:
         _listen(child, progress)
         usage.look()
+        kills.look()
         _report(claim, heartbeat, progress)
         each_tick()
         claim_status = heartbeat.claim_status
@@ -63,6 +68,7 @@ def watch(
         phase=progress.phase,
         peak_memory_bytes=usage.peak_memory_bytes,
         last_words=child.last_words,
+        evidence=kills.evidence(usage.peak_memory_bytes, sandbox.memory_bytes),
     )
 
 

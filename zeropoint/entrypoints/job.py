@@ -3,11 +3,14 @@
 It doesn't depend on the service: it reads and writes in FOLDER, and prints progress to standard output as JSON lines.
 """
 
+import os
+import signal
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import print_exc
+from typing import NoReturn
 
 import torch
 from pydantic import ValidationError
@@ -18,7 +21,7 @@ from zeropoint.entrypoints.failures import death_by
 from zeropoint.entrypoints.steps import Outputs, ProfilePlaces, Work, open_samples
 from zeropoint.entrypoints.sweep import run_sweep
 from zeropoint.entrypoints.weights import run_weights
-from zeropoint.errors import InvalidJob, QuantizationError, invalid_recipe
+from zeropoint.errors import InvalidJob, Killed, QuantizationError, invalid_recipe
 from zeropoint.files.checkpoints import Checkpoints
 from zeropoint.formats import drop_unwanted, require_writers
 from zeropoint.layers.selection import require_fit
@@ -137,12 +140,22 @@ def _attempt(folder: Path, clock: Clock, pipes: Pipes) -> Failure | None:
         else:
             mode = run_weights if spec.format == "safetensors" else run
             mode(folder, spec, clock, pipes)
+    except Killed as killed:
+        _die_of(killed.signal)
     except QuantizationError as error:
         return death_by(error, clock.phase, recipe) or _refusal(error, clock.phase)
     except Exception as error:
         print_exc()
         return death_by(error, clock.phase, recipe) or describe_failure("internal_error", clock.phase)
     return None
+
+
+def _die_of(number: int) -> NoReturn:
+    """End as the second process did: whoever started the job judges a part of it as the whole."""
+    with suppress(OSError):  # SIGKILL has no handler
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise RuntimeError(f"signal {number} did not end this process")
 
 
 def _read_spec(folder: Path) -> JobSpec:

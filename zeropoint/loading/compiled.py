@@ -6,7 +6,7 @@ Nothing here imports Inductor, which takes half a second.
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,9 @@ GRACE_SECONDS = 10.0
 """How much longer an answer is waited for than the process has."""
 NO_COMPILER = "This worker has no C++ compiler."
 NOT_COMPILED = "Inductor could not compile or run the program."
+DIED = "The process that compiles died."
 TOO_LONG = "Compiling took longer than it may."
+DEAD = b'{"ok": false, "died": true}\n'
 ROUNDS = TypeAdapter(list[Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]])
 
 
@@ -56,9 +58,13 @@ class Ends(Protocol):
     def answers(self) -> IO[bytes]: ...
 
 
-class _Ends(NamedTuple):
+class ProgramEnds(NamedTuple):
+    """The ends of a program."""
+
     questions: IO[bytes]
     answers: IO[bytes]
+    wait: Callable[[], int]
+    """Waits for its end, and returns the exit code; -N after signal N."""
 
 
 class CompiledClient:
@@ -78,10 +84,10 @@ class CompiledClient:
         outputs = self._scratch / "outputs.safetensors"
         self._ask({**self._written(batch), "outputs": str(outputs)})
         try:
-            answer = json.loads(self._line() or b"{}")
+            answer = json.loads(self._line() or DEAD)
             if answer.get("ok") is True:
                 return {int(position): tensor for position, tensor in load_file(outputs).items()}
-            self.reason = NO_COMPILER if answer.get("compiler") is False else self._why()
+            self.reason = NO_COMPILER if answer.get("compiler") is False else self._why(answer)
         except (ValueError, AttributeError, OSError, SafetensorError):  # the process ran what the upload is made of
             self.reason = NOT_COMPILED
         return None
@@ -112,8 +118,10 @@ class CompiledClient:
         seconds = max(0.0, self._deadline + GRACE_SECONDS - monotonic())
         return self._ends.answers.readline() if select([self._ends.answers], [], [], seconds)[0] else b""
 
-    def _why(self) -> str:
-        return TOO_LONG if monotonic() >= self._deadline - 1 else NOT_COMPILED
+    def _why(self, answer: Mapping[str, object]) -> str:
+        if monotonic() >= self._deadline - 1:
+            return TOO_LONG
+        return DIED if answer.get("died") is True else NOT_COMPILED
 
 
 @contextmanager
@@ -137,14 +145,14 @@ def compiling_program() -> Iterator[Ends]:
 
 
 @contextmanager
-def own_program(command: Sequence[str]) -> Iterator[Ends]:
+def own_program(command: Sequence[str]) -> Iterator[ProgramEnds]:
     """Start a program that finds our packages; it ends with the block."""
     # unbuffered: nothing is left to flush into a pipe whose reader died
     with Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, env=_own_packages()) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield _Ends(process.stdin, process.stdout)
+            yield ProgramEnds(process.stdin, process.stdout, process.wait)
         finally:
             process.kill()
 
@@ -174,5 +182,5 @@ def serve_copies(questions: int, answers: int, lock_down: LockDown) -> NoReturn:
                 finally:
                     os._exit(code)
             if os.waitpid(copy, 0)[1]:  # it could not answer
-                os.write(answers, json.dumps({"ok": False}).encode() + b"\n")
+                os.write(answers, DEAD)
     os._exit(0)

@@ -20,12 +20,12 @@ Errors are written to standard error, for operators; the answer is then {"ok": f
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from traceback import print_exc
 from typing import IO, Any, NamedTuple, NoReturn, get_args
@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zeropoint.data.batches import ModelInputs
+from zeropoint.errors import Killed
 from zeropoint.loading.compiled import (
     CompiledClient,
     Ends,
@@ -47,8 +48,11 @@ from zeropoint.loading.readers import Opened, open_artifact, open_further_artifa
 from zeropoint.loading.readers.weights import OpenedWeights
 from zeropoint.loading.saved_runs import Also, batch_of, run_opened
 from zeropoint.loading.timing import Rounds, time_opened
+from zeropoint.schema.job import FROM_OUTSIDE
 from zeropoint.schema.report import Loaded
 
+KILLS = FROM_OUTSIDE | {signal.SIGXCPU, signal.SIGSYS}
+"""Signals that say nothing about the files: a limit on time, and the sandbox, send the last two."""
 COMMAND = (sys.executable, "-P", "-m", "zeropoint", "loadback")
 
 
@@ -57,6 +61,8 @@ class Pipes(NamedTuple):
 
     questions: IO[bytes]
     answers: IO[bytes]
+    wait: Callable[[], int]
+    """Waits for the process to end, and returns its exit code; -N after signal N."""
     compiling: "Compiling | None" = None
     """Starts processes that compile; None where there is no compiler."""
 
@@ -65,7 +71,10 @@ Compiling = Callable[[], AbstractContextManager[Ends]]
 
 
 class LoadbackClient:
-    """The parent's end, which asks one question at a time; the answer False or None means unusable files."""
+    """The parent's end, which asks one question at a time; the answer False or None means unusable files.
+
+    Each question raises Killed when the process was killed: that says nothing about the files.
+    """
 
     def __init__(self, pipes: Pipes, scratch: Path) -> None:
         self._pipes = pipes
@@ -155,8 +164,13 @@ class LoadbackClient:
 
     def _answer(self) -> dict[str, Any]:
         line = self._pipes.answers.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"ok": False}
-        return answer
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        number = -self._pipes.wait()
+        if number in KILLS:
+            raise Killed(number)
+        return {"ok": False}
 
 
 @contextmanager
@@ -170,7 +184,7 @@ def second_process(folder: Path) -> Iterator[LoadbackClient]:
 def loadback_process() -> Iterator[Pipes]:
     """Start the process alone, as a program, before its files are known; it ends with the block."""
     with own_program(COMMAND) as ends:
-        yield Pipes(ends.questions, ends.answers, compiling_program)
+        yield Pipes(ends.questions, ends.answers, ends.wait, compiling_program)
 
 
 @contextmanager
@@ -214,12 +228,14 @@ def _copy(become: Callable[[tuple[int, int]], NoReturn]) -> Iterator[Pipes]:
             os._exit(1)
     os.close(question)
     os.close(answer)
+    wait = cache(lambda: os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
     with os.fdopen(questions, "wb", buffering=0) as asked, os.fdopen(answers, "rb", buffering=0) as told:
         try:
-            yield Pipes(asked, told)
+            yield Pipes(asked, told, wait)
         finally:
-            os.kill(copy, SIGKILL)
-            os.waitpid(copy, 0)
+            if not wait.cache_info().currsize:  # its number is still its own
+                os.kill(copy, signal.SIGKILL)
+                wait()
 
 
 def _answer_as_a_copy(lock_down: LockDown, own: tuple[int, int]) -> NoReturn:

@@ -48,6 +48,11 @@ FAILURES: Mapping[str, Words] = {
     "invalid_output": Words(
         "The result can't be used", "The quantization program ended, but its files are missing or malformed.", AGAIN
     ),
+    "killed": Words(
+        "The job's program was killed",
+        "Something outside of the job ended it with {how} {when}, in attempt {attempt} as in those before.",
+        "Submit the job again; if it ends so again, tell the operator that something kills programs on the workers.",
+    ),
     "out_of_memory": Words(
         "Memory ran out",
         "The job needed more memory than it could get {when}.",

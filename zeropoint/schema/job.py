@@ -13,6 +13,7 @@ On standard output the program writes only Progress, as one JSON object per line
 error.
 """
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,9 @@ REPORT_FILE = "report.json"
 SWEEP_FILE = "sweep.json"
 ERROR_FILE = "error.json"
 PROFILE_FILE = "profile.safetensors"
+
+FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM})
+"""Signals that no fault of a program raises: whoever sends them wants it gone. The system does when memory runs out."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -10,7 +10,7 @@ from app.database import clock
 from app.errors import Conflict
 from app.jobs import claims, endings, queries, service
 from app.jobs.claims import Claim, ClaimStatus
-from app.jobs.endings import Product
+from app.jobs.endings import MAX_ATTEMPTS, Product
 from app.jobs.models import Job
 from app.storage import Blob
 from tests.factories import add_job, claim_one
@@ -113,9 +113,9 @@ def test_a_job_that_is_given_back_after_a_cancel_ends(session: Session, claim: C
     assert queries.read(session, claim.job_id).state == "cancelled"
 
 
-def test_lost_infrastructure_is_tried_three_times_with_growing_pauses(session: Session, claim: Claim) -> None:
+def test_lost_infrastructure_is_tried_five_times_with_growing_pauses(session: Session, claim: Claim) -> None:
     pauses = []
-    for attempt in (1, 2):
+    for attempt in range(1, MAX_ATTEMPTS):
         assert claim.attempt == attempt
         assert endings.fail(session, claim, TRANSIENT)
         job = session.get_one(Job, claim.job_id, populate_existing=True)
@@ -124,10 +124,11 @@ def test_lost_infrastructure_is_tried_three_times_with_growing_pauses(session: S
         pauses.append(round((job.not_before - clock(session)).total_seconds()))
         let_pause_end(session, job.id)
         claim = claim_one(session)
-    assert pauses == [5, 20]
+    assert pauses == [5, 10, 20, 40]
+    assert sum(pauses) > 60  # one bad minute fails no job
     assert endings.fail(session, claim, TRANSIENT)
     job = queries.read(session, claim.job_id)
-    assert (job.state, job.error and job.error["code"], job.attempts) == ("failed", "storage_unavailable", 3)
+    assert (job.state, job.error and job.error["code"], job.attempts) == ("failed", "storage_unavailable", MAX_ATTEMPTS)
 
 
 def test_lost_infrastructure_of_a_job_that_was_cancelled_ends_it(session: Session, claim: Claim) -> None:

@@ -56,7 +56,9 @@ def test_every_code_is_documented_with_its_class() -> None:
 
 
 def test_only_the_loss_of_what_carries_jobs_is_tried_again() -> None:
-    assert {code for code in CLASSES if is_transient(code)} == {"storage_full", "storage_unavailable", "worker_lost"}
+    assert {code for code in CLASSES if is_transient(code)} == {
+        *("killed", "storage_full", "storage_unavailable", "worker_lost")
+    }
 
 
 def test_every_code_of_the_table_is_given_by_something() -> None:

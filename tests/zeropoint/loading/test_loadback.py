@@ -18,8 +18,10 @@ from tests.servers import ROOT
 from tests.service.processes import descendants, eventually, is_running
 from tests.zeropoint.conftest import QuantizeExample
 from zeropoint.data.dataset import open_dataset
+from zeropoint.errors import Killed
 from zeropoint.formats import VALIDATED, write_formats
-from zeropoint.loading.loadback import second_process
+from zeropoint.loading.compiled import own_program
+from zeropoint.loading.loadback import KILLS, Pipes, loadback_client, second_process
 from zeropoint.model.source import ProgramSource
 from zeropoint.validation.evaluation import evaluate
 
@@ -70,14 +72,22 @@ def test_a_process_that_died_does_not_pass(quantized: QuantizeExample, tmp_path:
     others = set(descendants(os.getpid()))
     with second_process(tmp_path) as reader:
         (process,) = set(descendants(os.getpid())) - others
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, signal.SIGSEGV)
         eventually(lambda: not is_running(process))
         assert not reader.open(tmp_path)
         assert not evaluate(result, samples, reader, lambda *_: None).ran
 
 
+@pytest.mark.parametrize("number", sorted(KILLS), ids=lambda number: number.name)
+def test_one_that_was_killed_says_nothing_about_the_files(number: signal.Signals, tmp_path: Path) -> None:
+    with own_program([sys.executable, "-c", f"import os; input(); os.kill(os.getpid(), {number:d})"]) as ends:
+        with loadback_client(tmp_path, Pipes(*ends)) as reader, pytest.raises(Killed) as raised:
+            reader.open(tmp_path)
+        assert raised.value.signal == number
+
+
 COPIES = """
-import sys
+import os, sys
 from pathlib import Path
 from zeropoint.loading.loadback import copied_process, loadback_client
 
@@ -89,15 +99,18 @@ class LockDown:
 
 folder = Path(sys.argv[1])
 with copied_process(LockDown()) as pipes, loadback_client(folder, pipes) as client:
+    copy = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+    if "killed" in sys.argv:
+        os.kill(copy, 9)
     print(client.open(folder), flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def copying(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def copying(folder: Path, *how: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that opens a folder in a copy of itself, and waits for the end of its standard input."""
-    command = [sys.executable, "-c", COPIES, str(folder)]
+    command = [sys.executable, "-c", COPIES, str(folder), *how]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         yield process
@@ -123,3 +136,9 @@ def test_a_copy_ends_with_the_process_that_made_it(quantized: QuantizeExample, t
         _, copy = descendants(process.pid)
         process.kill()
         eventually(lambda: not is_running(copy))
+
+
+def test_a_copy_that_was_killed_is_told_from_one_that_crashed(tmp_path: Path) -> None:
+    with copying(tmp_path, "killed") as process:
+        _, errors = process.communicate()
+        assert b"zeropoint.errors.Killed" in errors

@@ -198,7 +198,7 @@ def report(saved: Saved) -> Report:
 
 @pytest.mark.parametrize("mode", ["auto", "compiled"])
 def test_without_a_compiler_the_reason_says_so(saved: Saved, mode: str, tmp_path: Path) -> None:
-    runs, ends = RuntimeRuns(), Pipes(io.BytesIO(), io.BytesIO())
+    runs, ends = RuntimeRuns(), Pipes(io.BytesIO(), io.BytesIO(), lambda: 0)
     runs.take([torch.ones(2, 3)])
     asked, reader = wish("avx512_vnni", mode=mode, compile_seconds=60.0), LoadbackClient(ends, tmp_path)
     compiled = measure_compiled(saved.result.source, runs, reader, asked, tmp_path, taken=Taken(50.0, 50.0))
@@ -208,7 +208,7 @@ def test_without_a_compiler_the_reason_says_so(saved: Saved, mode: str, tmp_path
 def test_a_program_that_does_not_fit_beside_the_job_is_not_compiled(saved: Saved, tmp_path: Path) -> None:
     with (tmp_path / "model.pt2").open("wb") as file:
         file.truncate(2**42)  # a hole takes no room
-    runs, ends = RuntimeRuns(), Pipes(io.BytesIO(), io.BytesIO(), compiling_program)
+    runs, ends = RuntimeRuns(), Pipes(io.BytesIO(), io.BytesIO(), lambda: 0, compiling_program)
     runs.take([torch.ones(2, 3)])
     asked, reader = wish("avx512_vnni", mode="compiled", compile_seconds=60.0), LoadbackClient(ends, tmp_path)
     compiled = measure_compiled(saved.result.source, runs, reader, asked, tmp_path, taken=Taken(50.0, 50.0))
