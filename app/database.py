@@ -1,9 +1,13 @@
 """Engine, sessions, migrations, and the column types that tables share."""
 
 import secrets
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from sqlalchemy import (
     TypeDecorator,
     create_engine,
     event,
+    exc,
     func,
     select,
 )
@@ -43,10 +48,55 @@ NAMES = {
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-POSTGRESQL_OPTIONS = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
-
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 """A host that disappears without closing its connections is noticed within half a minute."""
+
+
+POOL_SECONDS = 2.0
+SPARE_CONNECTIONS = 4
+"""Of an API process, beside those for requests: for health checks, metrics, and requests that wait for jobs."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a connection waits, in seconds, for another one's lock and for a statement."""
+
+    lock_seconds: int = 30
+    statement_seconds: int = 30
+
+
+OF_WORK = Patience()
+OF_REQUESTS = Patience(lock_seconds=2, statement_seconds=10)
+"""A client that waits for an answer rather hears soon that it has to ask again."""
+
+
+class Trouble(StrEnum):
+    """What is wrong with a database that could not do what it was asked."""
+
+    BUSY = "a lock or a connection was not to be had in time"
+    NOT_MIGRATED = "a table or column is missing; run zeropoint migrate"
+    FULL = "it has no room left"
+    AWAY = "it does not answer"
+
+
+_SQLITE_TROUBLES = {
+    sqlite3.SQLITE_BUSY: Trouble.BUSY,
+    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+}
+_POSTGRESQL_TROUBLES = {
+    "55P03": Trouble.BUSY,  # lock_timeout
+    "57014": Trouble.BUSY,  # statement_timeout
+    "40001": Trouble.BUSY,  # could not be serialized
+    "40P01": Trouble.BUSY,  # deadlock
+    "53300": Trouble.BUSY,  # all of the server's connections are used
+    "53100": Trouble.FULL,
+    "42P01": Trouble.NOT_MIGRATED,
+    "42703": Trouble.NOT_MIGRATED,
+}
+_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError)
+_MISSING = ("no such table", "no such column", "has no column")
+"""How SQLite says it, which has one number for everything that it can't parse."""
 
 
 class Base(DeclarativeBase):
@@ -95,15 +145,31 @@ def try_lock(session: Session, name: str) -> bool:
     return locked
 
 
-def create_engine_for(settings: Settings) -> Engine:
+def create_engine_for(settings: Settings, patience: Patience = OF_WORK, connections: int = 5) -> Engine:
     """Return an engine for the settings' database; nothing is connected yet."""
     url = parse_url(settings.database_url)
+    pool = {"pool_size": connections, "max_overflow": SPARE_CONNECTIONS, "pool_timeout": POOL_SECONDS}
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
+        return _sqlite_engine(url, patience, pool if url.database else {})
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    connect_args = {"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, **KEEPALIVES}
-    return create_engine(url, pool_pre_ping=True, connect_args=connect_args)
+    connect_args = {"options": _postgresql_options(patience), "connect_timeout": 5, **KEEPALIVES}
+    return create_engine(url, pool_pre_ping=True, connect_args=connect_args, **pool)
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """Return what is wrong with the database; None if the error is our own mistake, or none of the database's."""
+    if isinstance(error, exc.TimeoutError):
+        return Trouble.BUSY
+    if not isinstance(error, exc.DBAPIError):
+        return None
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error) and any(words in str(cause) for words in _MISSING):
+        return Trouble.NOT_MIGRATED
+    number, state = getattr(cause, "sqlite_errorcode", None) or 0, getattr(cause, "sqlstate", None) or ""
+    known = _SQLITE_TROUBLES.get(number & 0xFF) or _POSTGRESQL_TROUBLES.get(state)
+    away = error.connection_invalidated or isinstance(error, _AWAY) or type(error) is exc.DatabaseError
+    return known or (Trouble.AWAY if away else None)
 
 
 def create_sessions(engine: Engine) -> sessionmaker[Session]:
@@ -144,23 +210,38 @@ def migrate(settings: Settings, revision: str = "head") -> None:
 
 def schema_is_current(connection: Connection) -> bool:
     """Return whether every migration has been applied."""
-    heads = ScriptDirectory(str(MIGRATIONS)).get_heads()
-    return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)
+    return set(MigrationContext.configure(connection).get_current_heads()) == _heads()
 
 
-def _sqlite_engine(url: URL) -> Engine:
+@cache
+def _heads() -> frozenset[str]:
+    """Return the newest revisions. Every migration is read for it, which takes longer than any check may."""
+    return frozenset(ScriptDirectory(str(MIGRATIONS)).get_heads())
+
+
+def _postgresql_options(patience: Patience) -> str:
+    limits = {
+        "statement_timeout": patience.statement_seconds,
+        "lock_timeout": patience.lock_seconds,
+        "idle_in_transaction_session_timeout": 60,
+    }
+    return " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items())
+
+
+def _sqlite_engine(url: URL, patience: Patience, pool: dict[str, Any]) -> Engine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30})
-    event.listen(engine, "connect", _prepare_sqlite)
+    engine = create_engine(url, connect_args={"timeout": patience.lock_seconds}, **pool)
+    event.listen(engine, "connect", partial(_prepare_sqlite, patience))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(patience: Patience, connection: Any, _record: object) -> None:
     # The driver would begin transactions by itself, late and never IMMEDIATE.
     connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
+    wait = f"busy_timeout = {1000 * patience.lock_seconds}"
+    for pragma in (wait, "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

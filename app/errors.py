@@ -29,6 +29,7 @@ TITLES = {
     "content_encoding_unsupported": "Compressed bodies are not accepted",
     "content_type_unsupported": "This content type is not accepted",
     "cursor_invalid": "The cursor can't be read",
+    "database_busy": "The database is busy",
     "database_unavailable": "The database is away",
     "dataset_does_not_fit": "The dataset doesn't fit the model",
     "dataset_in_use": "A job needs this dataset",

@@ -1,5 +1,6 @@
 """The application of the API process, which `app.api.server` serves."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,12 +13,15 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from app import VERSION
 from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
 from app.api.addresses import Addresses, Prefix
+from app.api.admission import admission_for
 from app.api.dependencies import Services
 from app.api.openapi import publish
 from app.api.pace import Pace
+from app.api.probes import probes_for
 from app.api.request_id import RequestId
 from app.api.stopping import Stopping
-from app.database import create_engine_for, create_sessions
+from app.api.waits import Waits
+from app.database import OF_REQUESTS, create_engine_for, create_sessions
 from app.jobs.queue import create_celery
 from app.jobs.reconciler import reconciling
 from app.jobs.retention import collecting_garbage
@@ -67,13 +71,17 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
 
 def create_services(settings: Settings) -> Services:
     """Return the parts of an API process."""
-    engine = create_engine_for(settings)
+    engine = create_engine_for(settings, OF_REQUESTS, settings.database_connections)
+    sessions, storage, celery = create_sessions(engine), open_storage(settings.storage_url), create_celery(settings)
     return Services(
         settings=settings,
         engine=engine,
-        sessions=create_sessions(engine),
-        storage=open_storage(settings.storage_url),
-        celery=create_celery(settings),
+        sessions=sessions,
+        storage=storage,
+        celery=celery,
+        admission=admission_for(settings, settings.gates or os.cpu_count() or 1),
+        probes=probes_for(engine, sessions, storage, celery),
+        waits=Waits(sessions, settings.waits),
     )
 
 

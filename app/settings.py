@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,7 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from zeropoint.schema.faults import words_for
 from zeropoint.schema.frozen import refusal
 from zeropoint.schema.job import COMPILE_SECONDS
-from zeropoint.schema.layer_patterns import nearest
 
 PREFIX = "ZEROPOINT_"
 
@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_parse_none_str="None", frozen=True)
 
     database_url: str = "sqlite:///data/zeropoint.db"
+    database_connections: int = Field(default=10, ge=2)
+    database_queue: int = Field(default=200, ge=0)
     broker_url: str = "redis://127.0.0.1:6379/0"
     broker_prefix: str = "zeropoint:"
     storage_url: str = "file:data/storage"
@@ -48,6 +50,8 @@ class Settings(BaseSettings):
     root_path: str = ""
     forwarded_allow_ips: str = ""
     cors_origins: str = ""
+    gates: int | None = Field(default=None, ge=1, le=1024)
+    gate_queue: int = Field(default=32, ge=0)
     gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
     gate_seconds: int = Field(default=300, ge=1)
     gate_program_bytes: int = Field(default=64 * 2**20, ge=1024)
@@ -56,6 +60,7 @@ class Settings(BaseSettings):
     gate_tensor_bytes: int = Field(default=64 * 2**30, ge=1)
     gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1)
     gate_folder_bytes: int = Field(default=16 * 2**30, ge=1)
+    waits: int = Field(default=1000, ge=0)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     worker_stop_seconds: int = Field(default=30, ge=0)
@@ -119,11 +124,13 @@ def read_settings() -> Settings:
 
 def _unknown(names: Iterable[str]) -> Iterator[str]:
     """Yield a sentence about each name with our prefix that is no setting, and that nobody else is known to set."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
     for name in sorted(names):
-        ours = name.upper().startswith(PREFIX) and not NOT_OURS.fullmatch(name.upper().removeprefix(PREFIX))
-        if ours and name.upper() not in known:
-            yield f"{name} is not a setting{nearest(name.upper(), known)}."
+        word = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and word not in known and not NOT_OURS.fullmatch(word):
+            # Without the prefix, which all share: it makes any short name a near one.
+            near = ", ".join(PREFIX + other for other in get_close_matches(word, known, cutoff=0.5))
+            yield f"{name} is not a setting{f' (near: {near})' if near else ''}."
 
 
 @cache

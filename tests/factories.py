@@ -90,14 +90,14 @@ def add_model(session: Session, storage: Storage, archive: Path) -> Model:
     """Keep a model as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(archive.read_bytes())
-        return MODELS.add(session, KnownUpload(writer, fresh, Limits(), ""), "model")
+        return MODELS.keep(session, MODELS.examine(KnownUpload(writer, fresh, Limits(), "")), "model")
 
 
 def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
     """Keep a dataset as an upload would."""
     with storage.writer() as writer, storage.writer() as fresh:
         writer.write(data)
-        return DATASETS.add(session, KnownUpload(writer, fresh, Limits(), ""), "dataset")
+        return DATASETS.keep(session, DATASETS.examine(KnownUpload(writer, fresh, Limits(), "")), "dataset")
 
 
 def add_job(session: Session, **fields: Any) -> Job:

@@ -1,16 +1,16 @@
 """/v1/jobs/{id}/report and /v1/jobs/{id}/artifacts: results, streamed from storage."""
 
 import re
-from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from app.api.addresses import address
 from app.api.conditions import Validators, unmet
-from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.digests import repr_digest
 from app.api.errors import unsatisfiable_range
+from app.api.files import StoredFile
 from app.api.openapi import UNCHANGED, problems
 from app.api.schemas import ArtifactBody
 from app.jobs import queries
@@ -29,7 +29,7 @@ def read_report(request: Request, session: SessionDep, services: ServicesDep, jo
     artifact = queries.report(session, job_id)
     blob = Blob(artifact.sha256, artifact.bytes)
     validators = Validators(f'"{blob.sha256}"', artifact.created_at)
-    return _file(request, services.storage.path(blob.sha256), blob, validators, media_type="application/json")
+    return _file(request, services, blob, validators, media_type="application/json")
 
 
 @router.get("/artifacts", responses=problems(404))
@@ -60,13 +60,12 @@ def download_artifact(
     artifact = queries.artifact(session, job_id, name)
     blob = Blob(artifact.sha256, artifact.bytes)
     validators = Validators(f'"{blob.sha256}"', artifact.created_at)
-    filename = artifact.name.rpartition("/")[2]
-    return _file(request, services.storage.path(blob.sha256), blob, validators, filename=filename)
+    return _file(request, services, blob, validators, filename=artifact.name.rpartition("/")[2])
 
 
 def _file(
     request: Request,
-    path: Path,
+    services: Services,
     blob: Blob,
     validators: Validators,
     *,
@@ -86,7 +85,8 @@ def _file(
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
     elif not _range_is_inside(request, blob.bytes):
         return unsatisfiable_range(request, blob.bytes)
-    return FileResponse(path, headers=headers, media_type=media_type, filename=filename)
+    path = services.storage.path(blob.sha256)
+    return StoredFile(path, services.admission.files, headers=headers, media_type=media_type, filename=filename)
 
 
 def _range_is_usable(request: Request, validators: Validators) -> bool:

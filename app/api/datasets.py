@@ -18,14 +18,18 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 @router.post(
-    "", response_model=DatasetBody, status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507)
+    "",
+    response_model=DatasetBody,
+    status_code=201,
+    openapi_extra=BODY,
+    responses=problems(400, 413, 415, 422, 503, 507),
 )
 async def upload_dataset(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload named samples (.safetensors), one tensor for each model input.
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
-    dataset = await take_upload(request, services, name, DATASETS.add)
+    dataset = await take_upload(request, services, name, DATASETS)
     body = await run_in_threadpool(DatasetBody.model_validate, dataset)
     return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/datasets/{body.id}"))
 

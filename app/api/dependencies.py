@@ -1,6 +1,6 @@
 """Dependencies of endpoints: the parts of the process, and a session that ends before the response is sent."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -9,6 +9,9 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.api.admission import Admission
+from app.api.probes import Probes
+from app.api.waits import Waits
 from app.intake.limits import Limits
 from app.jobs.reconciler import Wake
 from app.jobs.submission import MostSeconds
@@ -25,6 +28,9 @@ class Services:
     sessions: sessionmaker[Session]
     storage: Storage
     celery: Celery
+    admission: Admission
+    probes: Probes
+    waits: Waits
     wake: Wake = lambda: None
     """Asks the reconciler to look now; does nothing where none runs."""
 
@@ -39,7 +45,7 @@ class Services:
         return MostSeconds(self.settings.job_pending_seconds, self.settings.job_seconds)
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -47,9 +53,16 @@ def _services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(_services)]
 
 
-def _session(services: ServicesDep) -> Iterator[Session]:
-    with services.sessions() as session:
-        yield session
+async def _session(request: Request, services: ServicesDep) -> AsyncIterator[Session]:
+    """Yield a session, in one of the places that readers or writers of the database have."""
+    admission = services.admission
+    places = admission.reading if request.method in ("GET", "HEAD") else admission.writing
+    async with places.taken():
+        session = services.sessions()
+        try:
+            yield session
+        finally:
+            await places.finish(session.close)
 
 
 # The default scope would keep the transaction open while a download streams.

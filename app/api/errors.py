@@ -1,20 +1,24 @@
 """The one place that knows status numbers: every refusal becomes application/problem+json (RFC 9457)."""
 
+import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.api.admission import database_busy
 from app.api.wording import faults_of
+from app.database import Trouble, trouble_of
 from app.errors import (
     TITLES,
     Conflict,
+    Fault,
     Invalid,
     Malformed,
     NotFound,
@@ -25,6 +29,8 @@ from app.errors import (
     Unavailable,
     WrongType,
 )
+
+Handler = Callable[[Request, Exception], Response]
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +60,24 @@ class BodyRefused(HTTPException):
 
 def install(app: FastAPI) -> None:
     """Answer every error of an application with a problem."""
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    for away in (OperationalError, InterfaceError):
-        app.add_exception_handler(away, _on_database_away)
+    handlers: dict[type[Exception], Handler] = {
+        ServiceError: _on_service_error,
+        RequestValidationError: _on_validation_error,
+        HTTPException: _on_http_exception,
+        SQLAlchemyError: _on_database_error,
+        OSError: _on_system_error,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, _without_thread(handler))
+
+
+def _without_thread(handler: Handler) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the handler as a coroutine: any other would wait for a thread, and a refusal must come at once."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return handler(request, error)
+
+    return handle
 
 
 def problem(
@@ -128,15 +147,58 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     return refusal_answer(request.state.request_id, error)
 
 
-def _on_database_away(request: Request, error: Exception) -> Response:
-    """Answer that the database is away. It is not known whether an interrupted commit took effect."""
-    log.error("the database does not answer", exc_info=error)
-    refusal = Unavailable(
+def _on_database_error(request: Request, error: Exception) -> Response:
+    """Answer what is wrong with the database; an error that is our own mistake goes on."""
+    trouble = trouble_of(error)
+    if trouble is None:
+        raise error
+    log.warning("%s: the database: %s", request.state.request_id, trouble.value, exc_info=error)
+    return _on_service_error(request, DATABASE_REFUSALS[trouble]())
+
+
+def _on_system_error(request: Request, error: Exception) -> Response:
+    """Answer that the process has no files, threads, processes or memory left; any other error goes on."""
+    if not isinstance(error, OSError) or error.errno not in EXHAUSTED:
+        raise error
+    log.error("%s: the process is at a limit of the system", request.state.request_id, exc_info=error)
+    return _on_service_error(request, _exhausted())
+
+
+def _database_away() -> Unavailable:
+    """Return the refusal while the database is away. It is not known whether an interrupted commit took effect."""
+    return Unavailable(
         "database_unavailable",
         "The database does not answer.",
         "Ask again in a moment. A POST /v1/jobs is safe to repeat under an Idempotency-Key.",
+        retry_after=5,
     )
-    return problem(request.state.request_id, HTTPStatus.SERVICE_UNAVAILABLE, refusal, {"Retry-After": "5"})
+
+
+def _database_not_migrated() -> Unavailable:
+    detail = "The database lacks tables or columns of this version."
+    remedy = "The operator has to run zeropoint migrate."
+    return Unavailable("not_ready", detail, remedy, [Fault("/database", detail)], retry_after=10)
+
+
+def _database_full() -> StorageFull:
+    detail = "The database has no room left."
+    return StorageFull("storage_full", detail, "Ask the operator for room on the database's disk.")
+
+
+def _exhausted() -> Unavailable:
+    detail = "The service has no files, processes or memory left for this request."
+    return Unavailable("busy", detail, "Ask again later; Retry-After says when.", retry_after=10)
+
+
+DATABASE_REFUSALS: Mapping[Trouble, Callable[[], ServiceError]] = {
+    Trouble.BUSY: database_busy,
+    Trouble.NOT_MIGRATED: _database_not_migrated,
+    Trouble.FULL: _database_full,
+    Trouble.AWAY: _database_away,
+}
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
+"""The errno of an OSError that means: a limit on files, processes or memory is reached."""
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -1,16 +1,15 @@
 """/v1/jobs: submit, list, read, cancel, history."""
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.addresses import address
 from app.api.answers import answer
+from app.api.bodies import SomeBody, bodies_of
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.openapi import problems
@@ -25,17 +24,14 @@ from app.api.schemas import (
     JobBody,
     JobPage,
     JobSummaryBody,
-    RunBody,
 )
-from app.api.stopping import Stopping
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
-from app.jobs.status import TERMINAL, JobState
+from app.jobs.status import JobState
 from app.jobs.submission import Submission
 from app.jobs.work import JobKind, QuantizeWork, Work
 
 MAX_WAIT_SECONDS = 60
-POLL_SECONDS = 0.25
 
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,6})\s*(?:$|[,;])", re.IGNORECASE)
 
@@ -54,7 +50,6 @@ KeyHeader = Annotated[
 PreferHeader = Annotated[
     str | None, Header(description=f"wait=N: answer when the job has ended, or after N s (at most {MAX_WAIT_SECONDS}).")
 ]
-SomeBody = TypeVar("SomeBody", bound=RunBody)
 
 
 def job_filter(
@@ -84,19 +79,17 @@ def submission_of(request: RunRequest, work: Work, key: str | None) -> Submissio
     )
 
 
-def submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
-    """Accept a job or a sweep, have it looked for, and return its body. Raises Invalid, NotFound."""
-    with services.sessions() as session:
-        (body,) = bodies_of(kind, session, [service.submit(session, submission, services.most_seconds)])
+async def submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
+    """Accept a job or a sweep, have it looked for, and return its body. Raises Invalid, NotFound, Unavailable."""
+    body: SomeBody = await services.admission.writing.run(_submit, kind, services, submission)
     services.wake()
     return body
 
 
-def bodies_of(kind: type[SomeBody], session: Session, jobs: Sequence[queries.JobRow]) -> list[SomeBody]:
-    """Return the body of each job, with what it waits for."""
-    reasons = queries.waiting_for(session, jobs)
-    bodies = [kind.model_validate(job) for job in jobs]
-    return [body.model_copy(update={"waiting_for": reasons.get(body.id)}) for body in bodies]
+def _submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
+    with services.sessions() as session:
+        (body,) = bodies_of(kind, session, [service.submit(session, submission, services.most_seconds)])
+    return body
 
 
 @router.post("", response_model=JobBody, status_code=202, responses=problems(400, 404, 413, 422))
@@ -111,11 +104,11 @@ async def submit_job(
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
     work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
     submission = submission_of(job_request, work, idempotency_key)
-    job = await run_in_threadpool(submit, JobBody, services, submission)
+    job = await submit(JobBody, services, submission)
     headers = {"Location": address(f"/v1/jobs/{job.id}")}
-    if seconds := _wait_seconds(prefer):
+    if (seconds := _wait_seconds(prefer)) and not services.waits.full:
         headers["Preference-Applied"] = f"wait={seconds}"
-        job = await _ended(request, services, job, seconds)
+        job = await services.waits.ended(job, seconds, request.receive, request.app.state.stopping)
     return await run_in_threadpool(answer, job, 202, **headers)
 
 
@@ -167,11 +160,6 @@ def list_events(
     return EventPage(items=[EventBody.model_validate(row) for row in rows])
 
 
-def _read(services: Services, job_id: str) -> JobBody:
-    with services.sessions() as session:
-        return _body(session, queries.read(session, job_id))
-
-
 def _body(session: Session, job: queries.JobRow) -> JobBody:
     return bodies_of(JobBody, session, [job])[0]
 
@@ -179,16 +167,3 @@ def _body(session: Session, job: queries.JobRow) -> JobBody:
 def _wait_seconds(prefer: str | None) -> int:
     match = _WAIT.search(prefer or "")
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
-
-
-async def _ended(request: Request, services: Services, job: JobBody, seconds: int) -> JobBody:
-    """Return the job when it has ended, the time is up, or this process stops.
-
-    While it waits it holds no thread and no transaction.
-    """
-    with anyio.move_on_after(seconds):
-        stopping: Stopping = request.app.state.stopping
-        while job.state not in TERMINAL and not stopping.begun and not await request.is_disconnected():
-            await anyio.sleep(POLL_SECONDS)
-            job = await run_in_threadpool(_read, services, job.id)
-    return job

@@ -3,24 +3,29 @@
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
-from app.api.dependencies import SessionDep
-from app.jobs.queries import count_by_state
-from app.jobs.workers import live_sandbox
+from app.api.admission import database_busy
+from app.api.dependencies import ServicesDep
+from app.api.openapi import problems
+from app.api.probes import Late
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
-def metrics(session: SessionDep) -> PlainTextResponse:
+@router.get("/metrics", response_class=PlainTextResponse, responses=problems(503))
+async def metrics(services: ServicesDep) -> PlainTextResponse:
     """Return the metrics in Prometheus' text format."""
+    try:
+        figures = await services.probes.figures.found()
+    except Late:
+        raise database_busy() from None
     lines = [
         "# HELP zeropoint_sandbox_layer Whether a layer of the sandbox holds in every live worker.",
         "# TYPE zeropoint_sandbox_layer gauge",
-        *(f'zeropoint_sandbox_layer{{layer="{layer}"}} {int(on)}' for layer, on in live_sandbox(session).items()),
+        *(f'zeropoint_sandbox_layer{{layer="{layer}"}} {int(on)}' for layer, on in figures.sandbox.items()),
         "# HELP zeropoint_jobs How many jobs are in each state.",
         "# TYPE zeropoint_jobs gauge",
-        *(f'zeropoint_jobs{{state="{state}"}} {count}' for state, count in count_by_state(session).items()),
+        *(f'zeropoint_jobs{{state="{state}"}} {count}' for state, count in figures.jobs.items()),
     ]
     return PlainTextResponse("\n".join(lines) + "\n", media_type=CONTENT_TYPE)

@@ -18,14 +18,18 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post(
-    "", response_model=ModelBody, status_code=201, openapi_extra=BODY, responses=problems(400, 413, 415, 422, 507)
+    "",
+    response_model=ModelBody,
+    status_code=201,
+    openapi_extra=BODY,
+    responses=problems(400, 413, 415, 422, 503, 507),
 )
 async def upload_model(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors).
 
     `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
     """
-    model = await take_upload(request, services, name, MODELS.add)
+    model = await take_upload(request, services, name, MODELS)
     body = await run_in_threadpool(ModelBody.model_validate, model)
     return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/models/{body.id}"))
 

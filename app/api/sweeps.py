@@ -8,9 +8,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.addresses import address
 from app.api.answers import answer
+from app.api.bodies import bodies_of
 from app.api.body_limit import LimitedRoute
-from app.api.dependencies import PathName, ServicesDep, SessionDep
-from app.api.jobs import FilterDep, KeyHeader, bodies_of, submission_of, submit
+from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
+from app.api.jobs import FilterDep, KeyHeader, submission_of, submit
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
@@ -61,7 +62,7 @@ async def submit_sweep(
     submission = submission_of(
         sweep_request, SweepWork(_entries(sweep_request), sweep_request.latency), idempotency_key
     )
-    body = await run_in_threadpool(submit, SweepBody, services, submission)
+    body = await submit(SweepBody, services, submission)
     return await run_in_threadpool(answer, body, 202, Location=address(f"/v1/sweeps/{body.id}"))
 
 
@@ -73,15 +74,14 @@ def list_sweeps(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit
 
 
 @router.get("/{sweep_id}", response_model=SweepBody, responses=problems(404))
-def read_sweep(session: SessionDep, services: ServicesDep, sweep_id: PathName) -> Response:
+async def read_sweep(services: ServicesDep, sweep_id: PathName) -> Response:
     """Read a sweep: its state, phase and progress, and the table once it has succeeded."""
-    sweep = queries.read_sweep(session, sweep_id)
-    (body,) = bodies_of(SweepBody, session, [sweep])
-    table = queries.table(session, sweep)
+    body, table = await services.admission.reading.run(_read, services, sweep_id)
     if table is None:
-        return answer(body)
-    report = SweepReport.model_validate_json(services.storage.path(table.sha256).read_bytes())
-    return answer(body.model_copy(update={"rows": report.rows, "pareto": report.pareto}))
+        return await run_in_threadpool(answer, body)
+    report = await services.admission.files.run(_report, services, table)
+    body = body.model_copy(update={"rows": report.rows, "pareto": report.pareto})
+    return await run_in_threadpool(answer, body)
 
 
 @router.post("/{sweep_id}/cancel", response_model=SweepBody, status_code=202, responses=problems(404, 409))
@@ -89,6 +89,19 @@ def cancel_sweep(session: SessionDep, sweep_id: PathName) -> Response:
     """Stop a sweep. Asking again changes nothing; a sweep that has ended is refused."""
     service.request_cancel(session, queries.read_sweep(session, sweep_id).id)
     return answer(bodies_of(SweepBody, session, [queries.read_sweep(session, sweep_id)])[0], 202)
+
+
+def _read(services: Services, sweep_id: str) -> tuple[SweepBody, str | None]:
+    """Return a sweep, and the digest of its table if there is one."""
+    with services.sessions() as session:
+        sweep = queries.read_sweep(session, sweep_id)
+        (body,) = bodies_of(SweepBody, session, [sweep])
+        table = queries.table(session, sweep)
+        return body, table.sha256 if table else None
+
+
+def _report(services: Services, sha256: str) -> SweepReport:
+    return SweepReport.model_validate_json(services.storage.path(sha256).read_bytes())
 
 
 def _entries(sweep_request: SweepRequest) -> tuple[SweepEntry, ...]:

@@ -3,21 +3,22 @@
 import hashlib
 import logging
 import re
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
 
 from fastapi import Query, Request
-from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
+from app.api.admission import Places
 from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
+from app.api.disconnects import ended_with_client
 from app.api.multipart import FormFile
 from app.api.requests import SEEN_PATTERN, UNSEEN
-from app.catalog.service import Upload
+from app.catalog.service import Catalog, Examined, Row, Upload
 from app.errors import Invalid, Malformed, StorageFull, TooLarge, WrongType
 from app.room import NO_ROOM
-from app.storage import BlobWriter
+from app.storage import BlobWriter, Storage
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +53,26 @@ BODY = {
     }
 }
 
-Row = TypeVar("Row")
-Add = Callable[[Session, Upload, str], Row]
 
+async def take_upload(request: Request, services: Services, name: str | None, catalog: Catalog[Row]) -> Row:
+    """Stream the body into storage, check it, and keep it.
 
-async def take_upload(request: Request, services: Services, name: str | None, add: Add[Row]) -> Row:
-    """Stream the body into storage, then run the use-case that checks and keeps it.
-
-    An upload that ends early, for whatever reason, leaves no file. Raises ServiceError.
+    An upload that ends early, for whatever reason, leaves no file and no process. Raises ServiceError.
     """
+    admission = services.admission
+    admission.gates.check()  # before the first byte of a file that nobody would check
     try:
-        with await run_in_threadpool(services.storage.writer) as writer:
-            filename = await _receive(request, writer, services.settings.max_upload_bytes)
-            keep = _keep_text if _content_type(request) == FORM_TEXT else _keep
-            return await run_in_threadpool(keep, services, writer, _plain(filename), name, add)
+        async with (
+            admission.bodies.taken(),
+            _writer(services.storage, admission.files) as received,
+            _writer(services.storage, admission.files) as fresh,
+        ):
+            filename = _plain(await _receive(request, received, services.settings.max_upload_bytes, admission.files))
+            upload = Upload(received, fresh, services.limits, filename)
+            examine = _examine_text if _content_type(request) == FORM_TEXT else Catalog[Row].examine
+            async with ended_with_client(request.receive, upload.stop.stop):
+                examined = await admission.gates.run(examine, catalog, upload)
+            return await admission.writing.run(_keep, services, catalog, examined, name or filename)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -73,20 +80,25 @@ async def take_upload(request: Request, services: Services, name: str | None, ad
         raise _storage_full() from error
 
 
-def _keep(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
-    with services.storage.writer() as fresh, services.sessions() as session:
-        return add(session, Upload(writer, fresh, services.limits, filename), name or filename)
+@asynccontextmanager
+async def _writer(storage: Storage, files: Places) -> AsyncIterator[BlobWriter]:
+    """Yield a new blob; what was not committed at the end of the block is discarded."""
+    writer = await files.run(storage.writer)
+    try:
+        yield writer
+    finally:
+        await files.finish(writer.abort)
 
 
-def _keep_text(services: Services, writer: BlobWriter, filename: str, name: str | None, add: Add[Row]) -> Row:
-    """Keep a body that was sent as the text of a form: whole, it is a file like any other.
+def _examine_text(catalog: Catalog[Row], upload: Upload) -> Examined:
+    """Examine a body that was sent as the text of a form: whole, it is a file like any other.
 
     Raises Invalid; it says what curl does if the body has no line break, which a file of some size always has.
     """
     try:
-        return _keep(services, writer, filename, name, add)
+        return catalog.examine(upload)
     except Invalid as refusal:
-        with writer.path.open("rb") as file:
+        with upload.received.path.open("rb") as file:
             if LINE_BREAKS.search(file.read(SEARCHED_BYTES)):
                 raise
         raise Invalid(
@@ -97,14 +109,19 @@ def _keep_text(services: Services, writer: BlobWriter, filename: str, name: str 
         ) from None
 
 
-async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str | None:
+def _keep(services: Services, catalog: Catalog[Row], examined: Examined, name: str) -> Row:
+    with services.sessions() as session:
+        return catalog.keep(session, examined, name)
+
+
+async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: Places) -> str | None:
     """Write the file to storage; return the name that the client's form gave it."""
     form = _form_of(request)
     limit = max_bytes + (FORM_OVERHEAD_BYTES if form else 0)
     announced = _announced_length(request)
     if announced > limit:
         raise _too_large(max_bytes)
-    await run_in_threadpool(writer.expect, announced)
+    await files.run(writer.expect, announced)
     whole = announced_sha256(request.headers, "Content-Digest")
     file = announced_sha256(request.headers, "Repr-Digest")
     body_hash = hashlib.sha256()
@@ -119,9 +136,9 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int) -> str 
         if received > limit or writer.size + len(waiting) > max_bytes:
             raise _too_large(max_bytes)
         if len(waiting) >= WRITE_BYTES:
-            await run_in_threadpool(writer.write, bytes(waiting))
+            await files.run(writer.write, bytes(waiting))
             waiting.clear()
-    await run_in_threadpool(writer.write, bytes(waiting))
+    await files.run(writer.write, bytes(waiting))
     if form:
         form.finish()
     if writer.size == 0:

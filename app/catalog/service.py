@@ -1,7 +1,7 @@
 """Use-cases of models and datasets, each one transaction. Only what the gate wrote becomes a blob."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
@@ -10,6 +10,7 @@ from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, clock, new_id
 from app.errors import NotFound
+from app.intake.confined import Stop
 from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
@@ -30,10 +31,19 @@ class Upload:
     limits: Limits
     filename: str
     """What the client calls the file."""
+    stop: Stop = field(default_factory=Stop)
+    """Ends the check early."""
 
     def check(self, kind: str) -> dict[str, Any]:
-        """Pass the gate: fill `fresh`, return the facts. Raises Invalid."""
-        return pass_gate(kind, self.received.path, self.limits, self.fresh.write, self.filename)
+        """Pass the gate: fill `fresh`, return the facts. Raises Invalid, Stopped."""
+        return pass_gate(kind, self.received.path, self.limits, self.fresh.write, self.filename, stop=self.stop)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The columns of an upload that passed its checks, and whose fresh file is stored."""
+
+    columns: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,22 +61,23 @@ class Catalog(Generic[Row]):
     not_found: str
     in_use: str
 
-    def add(self, session: Session, upload: Upload, name: str) -> Row:
-        """Check an upload and keep what the gate made of it. Raises Invalid."""
+    def examine(self, upload: Upload) -> Examined:
+        """Check an upload and store what the gate made of it. Raises Invalid, Stopped."""
         facts = self.check(upload)
         stored = upload.fresh.commit()
+        columns = {
+            "bytes": upload.received.size,
+            "sha256": upload.received.sha256,
+            "stored_bytes": stored.bytes,
+            "stored_sha256": stored.sha256,
+        }
+        return Examined(columns | facts)
+
+    def keep(self, session: Session, examined: Examined, name: str) -> Row:
+        """Keep an upload that was examined."""
         begin_writing(session)
         at = clock(session)
-        row = self.table(
-            id=new_id(self.id_prefix, at),
-            name=name,
-            bytes=upload.received.size,
-            sha256=upload.received.sha256,
-            stored_bytes=stored.bytes,
-            stored_sha256=stored.sha256,
-            created_at=at,
-            **facts,
-        )
+        row = self.table(id=new_id(self.id_prefix, at), name=name, created_at=at, **examined.columns)
         session.add(row)
         session.commit()
         return row
@@ -102,7 +113,7 @@ class Catalog(Generic[Row]):
 def _check_model(upload: Upload) -> dict[str, Any]:
     facts = upload.check("model")
     if facts["format"] == "huggingface":
-        facts |= describe_folder(upload.fresh.path, upload.limits)
+        facts |= describe_folder(upload.fresh.path, upload.limits, upload.stop)
     return {name: facts[name] for name in ("format", "inputs", "layers", "parameters", "warnings", "left_out")}
 
 

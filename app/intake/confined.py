@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Timer
+from threading import Lock, Timer
 from typing import Any
 
 from app.errors import Invalid
@@ -16,6 +16,35 @@ from sandbox.policy import Sandbox, command, import_path
 
 CHUNK_BYTES = 2**20
 MAX_HEAD_BYTES = 64 * 2**20
+NICE = 10
+"""How far the process steps back for those that answer requests on the same cores (nice; 19 is the most)."""
+
+
+class Stopped(Exception):
+    """The process was stopped, because nobody waits for its answer any more."""
+
+
+class Stop:
+    """Stops a process from another thread, also one that begins later."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kill: Callable[[], None] | None = None
+        self.stopped = False
+
+    def watch(self, kill: Callable[[], None]) -> None:
+        """Have `kill` called when the process is to stop: at once, if it already was."""
+        with self._lock:
+            self._kill = kill
+            if self.stopped:
+                kill()
+
+    def stop(self) -> None:
+        """Stop the process; do nothing where it has ended."""
+        with self._lock:
+            self.stopped = True
+            if self._kill is not None:
+                self._kill()
 
 
 def ask(
@@ -25,14 +54,16 @@ def ask(
     sandbox: Sandbox,
     limits: Limits,
     *,
+    stop: Stop | None = None,
     write: Callable[[bytes], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run a program of `sandbox.programs` in a temporary folder next to the upload, where the disk has room for a copy.
 
     Passes the bytes after the program's first line to `write`, and returns the facts in that line. Raises Invalid when
     the line holds a refusal instead, or a limit is exceeded; OSError (NO_ROOM) when the disk has no room for what it
-    unpacks; RuntimeError when the program fails.
+    unpacks; Stopped; RuntimeError when the program fails.
     """
+    stop = stop or Stop()
     with (
         TemporaryDirectory(dir=upload.parent) as folder,
         subprocess.Popen(
@@ -47,13 +78,17 @@ def ask(
     ):
         alarm = Timer(limits.seconds, process.kill)
         alarm.start()
+        stop.watch(process.kill)
         try:
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
             head = _receive(process, write)
         except BaseException:
             process.kill()
             raise
         finally:
             alarm.cancel()
+    if stop.stopped:
+        raise Stopped(program)
     if process.returncode < 0:
         raise _refusal(too_demanding(limits))
     if process.returncode > 0 or head is None:

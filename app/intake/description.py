@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid
-from app.intake.confined import ask
+from app.intake.confined import Stop, ask
 from app.intake.limits import Limits
 from sandbox.policy import Sandbox
 
@@ -18,8 +18,10 @@ MEMORY_BYTES = 8 * 2**30
 NEEDED = ("torch", "transformers")
 
 
-def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) -> dict[str, Any]:
-    """Return inputs, layers and parameters of the folder that the gate wrote. Raises Invalid or RuntimeError."""
+def describe_folder(
+    path: Path, limits: Limits, stop: Stop | None = None, needed: Iterable[str] = NEEDED
+) -> dict[str, Any]:
+    """Return inputs, layers and parameters of the folder that the gate wrote. Raises Invalid, Stopped, RuntimeError."""
     if not all(map(find_spec, needed)):
         raise Invalid(
             "transformers_missing",
@@ -33,4 +35,4 @@ def describe_folder(path: Path, limits: Limits, needed: Iterable[str] = NEEDED) 
         required=(),  # as for the gate, which has already checked every value
         reads=(str(path.resolve()),),
     )
-    return ask("describe", path.resolve(), [str(path.resolve())], sandbox, limits)
+    return ask("describe", path.resolve(), [str(path.resolve())], sandbox, limits, stop=stop)

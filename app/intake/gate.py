@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from app.intake.child import most_to_write
-from app.intake.confined import ask
+from app.intake.confined import Stop, ask
 from app.intake.limits import Limits
 from sandbox import policy
 from sandbox.policy import Sandbox
@@ -15,16 +15,22 @@ LAYERS = tuple(layer for layer in policy.LAYERS if layer != "network_namespace")
 
 
 def pass_gate(
-    kind: str, path: Path, limits: Limits, write: Callable[[bytes], None], filename: str = ""
+    kind: str,
+    path: Path,
+    limits: Limits,
+    write: Callable[[bytes], None],
+    filename: str = "",
+    *,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Check the upload at `path`, pass the fresh file to `write` in chunks, and return the facts about it.
 
     `kind`: "model" or "dataset"; `filename`: the client's name of the file. Raises Invalid with what is wrong, where,
-    and what to do; RuntimeError when the gate itself fails. Memory use here does not depend on the upload.
+    and what to do; Stopped; RuntimeError when the gate itself fails. Memory use here does not depend on the upload.
     """
     upload = path.resolve()
     arguments = [kind, str(upload), limits.as_json(), filename]
-    return ask("gate", upload, arguments, sandbox_for(kind, str(upload), limits), limits, write=write)
+    return ask("gate", upload, arguments, sandbox_for(kind, str(upload), limits), limits, stop=stop, write=write)
 
 
 def sandbox_for(kind: str, upload: str, limits: Limits) -> Sandbox:

@@ -1,6 +1,6 @@
 """Queries about jobs; nothing here writes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NoReturn
 
 from sqlalchemy.orm import Session
@@ -39,6 +39,16 @@ def read_sweep(session: Session, sweep_id: str) -> Job:
 def read_any(session: Session, job_id: str) -> Job:
     """Return a job or a sweep: history, attempts and artifacts of both are read alike. Raises NotFound."""
     return repository.find(session, job_id) or no_job(job_id)
+
+
+def read_many(session: Session, job_ids: Collection[str]) -> Sequence[Job]:
+    """Return those of some jobs that there are."""
+    return repository.find_many(session, job_ids)
+
+
+def ended(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Return those of some jobs that have ended."""
+    return repository.in_states(session, job_ids, TERMINAL)
 
 
 def page(

@@ -35,6 +35,16 @@ def find_whole(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id, options=[undefer_group(WORK)], populate_existing=True)
 
 
+def find_many(session: Session, job_ids: Collection[str]) -> Sequence[Job]:
+    """Return those of some jobs that there are, with their work."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids)).options(undefer_group(WORK))).all()
+
+
+def in_states(session: Session, job_ids: Collection[str], states: Collection[JobState]) -> set[str]:
+    """Return those of some jobs that are in one of these states."""
+    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state.in_(states))))
+
+
 def lock(session: Session, job_id: str) -> Job | None:
     """Return one job as it is now, and keep others from changing it until the transaction ends."""
     return session.get(Job, job_id, with_for_update=True, populate_existing=True)

@@ -18,7 +18,7 @@ from app.main import create_services
 from app.room import RESERVE_BYTES
 from app.settings import Settings
 from tests.factories import safetensors
-from tests.servers import api_process
+from tests.servers import api_process, wait_until
 
 MIB = 2**20
 SMALL = safetensors(x=("F32", [4, 3]))
@@ -168,7 +168,7 @@ def test_a_full_disk_is_not_ready(serve: Serve, small: Path) -> None:
     client = serve(small)
     assert "/storage" not in [fault["pointer"] for fault in client.get("/readyz").json()["errors"]]
     (small / "somebody else's").write_bytes(bytes(FREE + MIB))
-    assert "/storage" in [fault["pointer"] for fault in client.get("/readyz").json()["errors"]]
+    wait_until(lambda: "/storage" in [fault["pointer"] for fault in client.get("/readyz").json()["errors"]])
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ def test_while_a_request_is_worked_on_new_ones_are_refused_and_health_is_told(
             refusal, readiness, health = (client.get(path) for path in ("/v1/presets", "/readyz", "/healthz"))
         answer = stuck.getresponse()
         body = answer.read()
+        stuck.close()
         took = ended_after(process_id)
     for refused in (refusal, readiness):
         assert (refused.status_code, refused.json()["code"]) == (503, "stopping")

@@ -1,0 +1,174 @@
+"""Probes: checks that answer in time, whatever they look at.
+
+A check runs in a thread that nothing else uses, once at a time, for all who ask meanwhile and for a moment after. One
+that hangs holds up nobody, and is not started again before it has ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.database import schema_is_current
+from app.jobs.queries import count_by_state
+from app.jobs.queue import broker_answers
+from app.jobs.status import JobState
+from app.jobs.workers import live_devices, live_sandbox
+from app.storage import Storage
+
+ANSWER_SECONDS = 0.6
+"""How long a probe waits for its check."""
+FRESH_SECONDS = 1.0
+"""How long what a check found is given to others who ask."""
+
+LATE = "it did not answer in time"
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Late(Exception):
+    """The check did not answer in time."""
+
+
+class Probe(Generic[T]):
+    """One check, and what it found last."""
+
+    def __init__(self, check: Callable[[], T]) -> None:
+        self._check = check
+        self._thread = CapacityLimiter(1)
+        self._running: asyncio.Task[T] | None = None
+        self._began = 0.0
+
+    async def found(self) -> T:
+        """Return what the check finds, or found a moment ago. Raises Late, and what the check raises."""
+        if self._running is None or (self._running.done() and time.monotonic() - self._began > FRESH_SECONDS):
+            self._began = time.monotonic()
+            self._running = asyncio.get_running_loop().create_task(self._run())
+            self._running.add_done_callback(_retrieve)
+        ended, _ = await asyncio.wait({self._running}, timeout=ANSWER_SECONDS)
+        if not ended:
+            raise Late
+        return self._running.result()
+
+    async def _run(self) -> T:
+        return await to_thread.run_sync(self._check, limiter=self._thread)
+
+
+def _retrieve(ended: asyncio.Task[object]) -> None:
+    """Have looked at the exception: where everyone left before it came, nobody will."""
+    if not ended.cancelled():
+        ended.exception()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the database counts: layers of the sandbox in live workers, and jobs by state."""
+
+    sandbox: Mapping[str, bool]
+    jobs: Mapping[JobState, int]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What is wrong with the live workers, if anything is, and which layers of the sandbox hold in all of them."""
+
+    fault: str | None
+    sandbox: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is wrong, by part, and the sandbox of the live workers."""
+
+    faults: Mapping[str, str]
+    sandbox: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Everything that health checks and metrics look at."""
+
+    database: Probe[str | None]
+    broker: Probe[str | None]
+    storage: Probe[str | None]
+    workers: Probe[Workers]
+    figures: Probe[Figures]
+
+    async def look(self) -> Health:
+        """Look at all parts at once."""
+        database, broker, storage, workers = await asyncio.gather(
+            _in_time(self.database, LATE),
+            _in_time(self.broker, LATE),
+            _in_time(self.storage, LATE),
+            _in_time(self.workers, Workers(LATE, {})),
+        )
+        found = {"database": database, "broker": broker, "storage": storage, "worker": workers.fault}
+        return Health({part: fault for part, fault in found.items() if fault}, workers.sandbox)
+
+
+def probes_for(engine: Engine, sessions: sessionmaker[Session], storage: Storage, celery: Celery) -> Probes:
+    """Return the probes of a process with these parts."""
+    return Probes(
+        database=Probe(partial(_database, engine)),
+        broker=Probe(partial(_broker, celery)),
+        storage=Probe(partial(_storage, storage)),
+        workers=Probe(partial(_workers, sessions)),
+        figures=Probe(partial(_figures, sessions)),
+    )
+
+
+async def _in_time(probe: Probe[T], late: T) -> T:
+    try:
+        return await probe.found()
+    except Late:
+        return late
+
+
+def _database(engine: Engine) -> str | None:
+    try:
+        with engine.connect() as connection:
+            return None if schema_is_current(connection) else "migrations are missing; run zeropoint migrate"
+    except SQLAlchemyError:
+        return _failed("the database does not answer")
+
+
+def _broker(celery: Celery) -> str | None:
+    return None if broker_answers(celery) else "the broker does not answer"
+
+
+def _storage(storage: Storage) -> str | None:
+    try:
+        storage.check()
+    except OSError:
+        return _failed("blobs can't be written")
+    return None
+
+
+def _workers(sessions: sessionmaker[Session]) -> Workers:
+    try:
+        with sessions() as session:
+            fault = None if live_devices(session) else "no worker has been seen in the last 30 seconds"
+            return Workers(fault, live_sandbox(session))
+    except SQLAlchemyError:
+        return Workers(_failed("the database that lists the workers does not answer"), {})
+
+
+def _figures(sessions: sessionmaker[Session]) -> Figures:
+    with sessions() as session:
+        return Figures(live_sandbox(session), count_by_state(session))
+
+
+def _failed(detail: str) -> str:
+    log.warning(detail, exc_info=True)
+    return detail
