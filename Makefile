@@ -10,7 +10,7 @@ ARGS ?=
 # The whole suite runs on several processes, which a part of it is too short for.
 PARALLEL := --numprocesses=auto --dist=loadgroup --durations=40
 
-.PHONY: help install quickstart serve test check format bench up down lock
+.PHONY: help install quickstart serve test check format bench up passwords down lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
@@ -53,13 +53,13 @@ format: $(STAMP) ## format the code
 bench: $(STAMP) ## run every script in benchmarks/
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" $(ARGS); done
 
-up: .env ## one host: docker compose with PostgreSQL and Redis
+up: passwords ## one host: docker compose with PostgreSQL and Redis
 	@docker compose up --build --detach --wait
 
-# Passwords for the two servers that nobody outside the compose network reaches.
-.env:
-	@umask 077; for name in POSTGRES_PASSWORD REDIS_PASSWORD; do \
-		echo "$$name=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')"; done > .env
+# Those of the two servers that nobody outside the compose network reaches, where .env has none yet.
+passwords:
+	@umask 077; touch .env; for name in POSTGRES_PASSWORD REDIS_PASSWORD; do grep -q "^$$name=." .env || \
+		echo "$$name=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')" >> .env; done
 
 down: ## stop what `make up` started (volumes stay)
 	@docker compose down

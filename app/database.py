@@ -230,7 +230,7 @@ def _postgresql_options(patience: Patience) -> str:
 
 def _sqlite_engine(url: URL, patience: Patience, pool: dict[str, Any]) -> Engine:
     if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": patience.lock_seconds}, **pool)
     event.listen(engine, "connect", partial(_prepare_sqlite, patience))
     event.listen(engine, "begin", _begin_sqlite)

@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
     sandbox_require: str = "landlock,seccomp,rlimits"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("root_path")
     @classmethod

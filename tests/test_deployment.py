@@ -1,5 +1,7 @@
 """The container files: linted, checked against their schema and against our own rules. No engine is needed."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,12 +74,13 @@ def test_base_images_are_pinned_by_tag() -> None:
     assert all(":" in base and not base.endswith(":latest") for base in outside)
 
 
-def test_the_api_image_installs_no_torch_unless_it_is_asked_to() -> None:
+def test_the_api_itself_needs_no_torch() -> None:
     (source,) = [rest for instruction, rest in stages()["api"] if instruction == "COPY" and "--from" in rest]
     origin = source.removeprefix("--from=").split()[0]
     installs = [rest for instruction, rest in stages()[origin] if instruction == "RUN" and "pip install" in rest]
     assert ["requirements.py pyproject.toml ${API_PARTS} >" in line for line in installs] == [True]
-    assert 'API_PARTS="service"' in [rest for instruction, rest in stages()[origin] if instruction == "ARG"]
+    (parts,) = [rest for instruction, rest in stages()[origin] if instruction == "ARG" and "API_PARTS" in rest]
+    assert parts == 'API_PARTS="service library transformers"'  # Hugging Face folders are taken unless asked not to
     needed = requirements("service")
     assert any(line.startswith("fastapi") for line in needed)
     assert not [line for line in needed if line.startswith(("torch", "numpy", "safetensors"))]
@@ -105,6 +108,51 @@ def test_a_service_is_locked_down(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "build" in service or service.get("user") or service["image"] == "zeropoint-api"
+
+
+@pytest.mark.parametrize("name", services())
+def test_a_service_has_limits_on_memory_and_processes(name: str) -> None:
+    assert services()[name]["mem_limit"]
+    assert services()[name]["pids_limit"] > 0
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "worker-cuda", "migrate"])
+def test_settings_in_the_file_reach_a_container_and_its_own_places_stay(name: str) -> None:
+    service = services()[name]
+    assert service["env_file"] == [{"path": ".env", "required": False}]
+    environment = service["environment"]
+    assert environment["ZEROPOINT_STORAGE_URL"] == "file:///data/storage"
+    assert environment["ZEROPOINT_DATABASE_URL"].startswith("postgresql://")
+    if name.startswith("worker"):
+        assert environment["ZEROPOINT_WORKER_DEVICE"] == ("cuda" if name == "worker-cuda" else "cpu")
+
+
+def test_images_of_others_are_pinned_to_a_patch() -> None:
+    images = [service["image"] for service in services().values() if ":" in service["image"]]
+    assert images
+    assert all(re.search(r":\d+\.\d+(\.\d+)?-bookworm$", image) for image in images)
+
+
+def test_a_copy_of_the_example_gets_passwords_and_keeps_what_it_says(tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".env.example", tmp_path / ".env")
+    for _ in range(2):
+        command = [
+            "make",
+            "--no-print-directory",
+            "-f",
+            str(ROOT / "Makefile"),
+            "passwords",
+            f"PYTHON={sys.executable}",
+        ]
+        subprocess.run(command, cwd=tmp_path, check=True)
+    text = (tmp_path / ".env").read_text()
+    assert text.startswith((ROOT / ".env.example").read_text())
+    assert [
+        len(re.findall(rf"^{name}=[0-9a-f]{{48}}$", text, re.M)) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
+    ] == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("name", services())

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 from typing import Self
 
@@ -50,7 +51,8 @@ class Heartbeat:
         self._writes: deque[Write] = deque()
         self._asked = threading.Event()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat_until_over, name="heartbeat", daemon=True)
+        run = copy_context().run  # its log lines have the job's ids too
+        self._thread = threading.Thread(target=run, args=(self._beat_until_over,), name="heartbeat", daemon=True)
 
     @property
     def claim_status(self) -> ClaimStatus:

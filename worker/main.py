@@ -25,6 +25,7 @@ from celery.signals import (
     worker_shutting_down,
 )
 
+from app import logs
 from app.database import connected
 from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
@@ -59,11 +60,8 @@ def look(self: Task[..., None]) -> None:
 
 @setup_logging.connect
 def configure_logging(**_: Any) -> None:
-    """Log one line a record to standard error, with the job's id."""
-    handler = logging.StreamHandler()
-    handler.addFilter(tasks.JobIdFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(name)s %(job_id)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    """Log to standard error; lines about a job have its id."""
+    logs.configure(get_settings().log_level, get_settings().log_format)
 
 
 def required(handle: Callable[..., None]) -> Callable[..., None]:

@@ -14,9 +14,11 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app import logs
 from app.jobs import claims, endings
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import Product
+from app.jobs.taxonomy import FailureClass, category_of
 from app.settings import Settings
 from app.storage import Storage
 from sandbox.policy import Sandbox
@@ -205,7 +207,9 @@ def _fail(
     *,
     because: OutputError | None = None,
 ) -> None:
-    log.error("the job failed: %s: %s %s\n%s", failure.code, failure.detail, because or "", child_exit.last_words)
+    if category_of(failure.code) in (FailureClass.SERVICE, FailureClass.TRANSIENT):  # else it says nothing of us
+        told = logs.fields(code=failure.code, because=because, last_words=child_exit.last_words)
+        log.error("the job's program failed", extra=told)
     peak = child_exit.peak_memory_bytes
     record(
         context,

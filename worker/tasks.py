@@ -1,14 +1,18 @@
 """The one task: claim the next job and run it to its end."""
 
 import logging
-from contextvars import ContextVar
+import time
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import logs
 from app.database import connected
-from app.jobs import claims, endings
+from app.errors import NotFound
+from app.jobs import claims, endings, queries
 from app.jobs.claims import Claim
+from app.jobs.status import TERMINAL
+from app.jobs.taxonomy import FailureClass, category_of
 from app.room import NO_ROOM
 from app.settings import Settings
 from app.storage import BlobDamaged, open_storage
@@ -18,16 +22,9 @@ from worker.supervisor import WorkerContext, record, supervise
 from zeropoint.schema.failures import describe_failure
 from zeropoint.schema.job import Failure
 
+LEVELS = {FailureClass.SERVICE: logging.ERROR, FailureClass.TRANSIENT: logging.WARNING}
+
 log = logging.getLogger(__name__)
-current_job: ContextVar[str] = ContextVar("current_job", default="-")
-
-
-class JobIdFilter(logging.Filter):
-    """Binds the job's id to every line that is logged while it is worked on."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.job_id = current_job.get()
-        return True
 
 
 def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> None:
@@ -52,7 +49,16 @@ def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> Non
 
 
 def _run_to_end(claim: Claim, context: WorkerContext) -> None:
-    current_job.set(claim.job_id)
+    ids = {"job_id": claim.job_id, "request_id": claim.request_id, "owner": claim.owner, "model_id": claim.model_id}
+    began = time.monotonic()
+    with logs.about(**ids, attempt=claim.attempt):
+        try:
+            _supervise(claim, context)
+        finally:
+            _log_end(claim, context, time.monotonic() - began)
+
+
+def _supervise(claim: Claim, context: WorkerContext) -> None:
     try:
         supervise(claim, context)
     except SystemExit:
@@ -62,8 +68,19 @@ def _run_to_end(claim: Claim, context: WorkerContext) -> None:
     except Exception as error:
         log.exception("the job could not be run to its end")
         record(context, partial(endings.fail, claim=claim, failure=_failure_of(error)))
-    finally:
-        current_job.set("-")
+
+
+def _log_end(claim: Claim, context: WorkerContext, seconds: float) -> None:
+    """Log one line: how the attempt ended, as the row has it. A user's mistake is no error of ours."""
+    try:
+        with context.sessions() as session:
+            end = queries.outcome(session, claim.job_id)
+    except (SQLAlchemyError, NotFound):
+        log.warning("the attempt ended, and the database does not say how")
+        return
+    level = LEVELS.get(category_of(end.code), logging.INFO) if end.code else logging.INFO
+    told = logs.fields(state=end.state, code=end.code, verdict=end.verdict, seconds=round(seconds, 3))
+    log.log(level, "the job ended" if end.state in TERMINAL else "the attempt ended", extra=told)
 
 
 def _failure_of(error: Exception) -> Failure:

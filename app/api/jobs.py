@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app import logs
 from app.api.addresses import address
 from app.api.answers import answer
 from app.api.bodies import SomeBody, bodies_of
@@ -62,7 +63,7 @@ def job_filter(
 FilterDep = Annotated[JobFilter, Depends(job_filter)]
 
 
-def submission_of(request: RunRequest, work: Work, key: str | None) -> Submission:
+def submission_of(request: RunRequest, work: Work, key: str | None, request_id: str) -> Submission:
     """Return what a request asks for."""
     return Submission(
         model=request.model,
@@ -76,6 +77,7 @@ def submission_of(request: RunRequest, work: Work, key: str | None) -> Submissio
         pending_seconds=request.limits.pending_seconds,
         running_seconds=request.limits.running_seconds,
         idempotency_key=key,
+        request_id=request_id,
     )
 
 
@@ -88,7 +90,9 @@ async def submit(kind: type[SomeBody], services: Services, submission: Submissio
 
 def _submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
     with services.sessions() as session:
-        (body,) = bodies_of(kind, session, [service.submit(session, submission, services.most_seconds)])
+        job = service.submit(session, submission, services.most_seconds)
+        logs.also(job_id=job.id, owner=job.owner, model_id=job.model_id)
+        (body,) = bodies_of(kind, session, [job])
     return body
 
 
@@ -103,7 +107,7 @@ async def submit_job(
 ) -> Response:
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
     work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
-    submission = submission_of(job_request, work, idempotency_key)
+    submission = submission_of(job_request, work, idempotency_key, request.state.request_id)
     job = await submit(JobBody, services, submission)
     headers = {"Location": address(f"/v1/jobs/{job.id}")}
     if (seconds := _wait_seconds(prefer)) and not services.waits.full:

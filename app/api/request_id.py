@@ -1,16 +1,21 @@
-"""The outermost layer: every request gets an id, and an unexpected exception an answer that holds only that id."""
+"""The outermost layer: an id and a log line for each request, and an answer to an exception that has only the id."""
 
 import logging
 import re
 import secrets
+import time
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.api.errors import internal_error
 
 HEADER = "X-Request-ID"
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+MOST_PATH = 512
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger(__name__)
@@ -29,21 +34,47 @@ class RequestId:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _PLAIN.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        with logs.about(request_id=request_id):
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        began, status, sent_bytes = time.monotonic(), 0, 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = request_id
+            sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.info("%s: the client went away", request_id)
+            logs.also(outcome="the client went away")
         except Exception:
-            log.exception("%s: %s %s failed", request_id, scope["method"], scope["path"])
-            if started:
+            log.exception("the request failed")
+            if status:
                 raise
             await internal_error(request_id)(scope, receive, send_with_id)
+        finally:
+            _log_end(scope, status, time.monotonic() - began, sent_bytes)
+
+
+def _log_end(scope: Scope, status: int, seconds: float, sent_bytes: int) -> None:
+    """Log the line of a request. Probes, which come every second, are of interest only when something is wrong."""
+    ids = {name: value for name, value in scope.get("path_params", {}).items() if name.endswith("_id")}
+    quiet = scope["path"] in PROBES and status < HTTPStatus.BAD_REQUEST
+    log.log(
+        logging.DEBUG if quiet else logging.INFO,
+        "request",
+        extra=logs.fields(
+            method=scope["method"],
+            path=scope["path"][:MOST_PATH],
+            status=status or None,
+            seconds=round(seconds, 3),
+            bytes=sent_bytes,
+            client=(scope.get("client") or [None])[0],
+            **ids,
+        ),
+    )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from app.api.addresses import address
 from app.jobs.queries import WaitingFor
 from app.jobs.status import TERMINAL, JobState
-from app.jobs.taxonomy import CLASSES, FailureClass
+from app.jobs.taxonomy import FailureClass, category_of
 from zeropoint.schema.job import Phase
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.report import Verdict
@@ -123,7 +123,7 @@ class FailureBody(Body):
     @computed_field
     def category(self) -> FailureClass:
         """Return the class of the cause: the request, a missing feature, a limit, or the service itself."""
-        return CLASSES.get(self.code, FailureClass.SERVICE)
+        return category_of(self.code)
 
 
 class LimitsBody(Body):
@@ -161,6 +161,7 @@ class RunBody(Body):
     priority: int
     owner: str
     limits: LimitsBody
+    request_id: Annotated[str | None, Field(description="Of the request that submitted it; log lines have it.")]
     waiting_for: WaitingFor | None = None
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from uvicorn import Server
 from uvicorn.importer import import_from_string
 
+from app import logs
 from app.api.connection import SPARE, ApiConfig, Connection
 from app.api.stopping import Stopping
 from app.settings import Settings
@@ -75,6 +76,8 @@ def server_of(app: FastAPI, host: str, port: int, log_level: str | None = None) 
         lifespan="on",
         proxy_headers=False,
         server_header=False,
+        access_log=False,  # `request_id` logs each request, with its id
+        log_config=None,
         log_level=log_level,
     )
     config.settings = app.state.services.settings
@@ -104,7 +107,9 @@ def main() -> None:
         app = import_from_string(options.app)()
     except (OSError, ValueError) as error:
         raise SystemExit(f"The API does not start: {error}") from error
-    require_files(app.state.services.settings)
+    settings = app.state.services.settings
+    logs.configure(settings.log_level, settings.log_format)
+    require_files(settings)
     server_of(app, options.host, options.port).run()
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AliasPath, Field, computed_field
 from starlette.concurrency import run_in_threadpool
 
@@ -56,12 +56,11 @@ router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], route_class=LimitedRout
 
 @router.post("", response_model=SweepBody, status_code=202, responses=problems(400, 404, 413, 422))
 async def submit_sweep(
-    *, services: ServicesDep, sweep_request: SweepRequest, idempotency_key: KeyHeader = None
+    *, request: Request, services: ServicesDep, sweep_request: SweepRequest, idempotency_key: KeyHeader = None
 ) -> Response:
     """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
-    submission = submission_of(
-        sweep_request, SweepWork(_entries(sweep_request), sweep_request.latency), idempotency_key
-    )
+    work = SweepWork(_entries(sweep_request), sweep_request.latency)
+    submission = submission_of(sweep_request, work, idempotency_key, request.state.request_id)
     body = await submit(SweepBody, services, submission)
     return await run_in_threadpool(answer, body, 202, Location=address(f"/v1/sweeps/{body.id}"))
 

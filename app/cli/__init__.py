@@ -14,6 +14,7 @@ from pathlib import Path
 import zeropoint
 from app.cli.commands import api_command, library_command, with_root, worker_command
 
+PRIVATE_UMASK = 0o077
 SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "pydantic_settings", "sqlalchemy", "uvicorn")
 
 
@@ -75,6 +76,7 @@ def _of_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
                 file=sys.stderr,
             )
             return 1
+        os.umask(PRIVATE_UMASK)  # what is kept holds models and samples: it is for this user alone
         return run(options)
 
     return checked

@@ -44,6 +44,7 @@ def serve(host: str, port: int, data: Path) -> int:
     data = data.resolve()
     logs = data / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(data)
     try:
         with _owned(data) as lock, ExitStack() as stack:
             _watch(_start(stack, host, port, Folder(data, logs, lock)))
@@ -53,6 +54,12 @@ def serve(host: str, port: int, data: Path) -> int:
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
     return 0
+
+
+def _make_private(data: Path) -> None:
+    """Close a folder that an earlier version left open: it holds models, samples and the database."""
+    if data.stat().st_uid == os.geteuid():
+        data.chmod(0o700)
 
 
 @dataclass(frozen=True)

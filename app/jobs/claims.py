@@ -54,6 +54,9 @@ class Claim:
     model_format: SourceFormat
     dataset: Input | None
     evaluation_dataset: Input | None
+    model_id: str = ""
+    owner: str = ""
+    request_id: str | None = None
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -153,6 +156,9 @@ def _claim_of(session: Session, job: Job) -> Claim:
         job_id=job.id,
         token=job.token,
         attempt=job.attempts,
+        owner=job.owner,
+        request_id=job.request_id,
+        model_id=job.model_id,
         work=work_of(job),
         device=job.device,
         running_seconds=job.running_seconds,

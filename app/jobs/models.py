@@ -63,7 +63,9 @@ class Job(Base):
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     events: Mapped[int] = mapped_column(Integer, default=0)
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    """The digest of the owner and the key: each owner has keys of their own."""
     request_sha256: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -1,7 +1,7 @@
 """Queries about jobs; nothing here writes."""
 
 from collections.abc import Collection, Sequence
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from sqlalchemy.orm import Session
 
@@ -49,6 +49,20 @@ def read_many(session: Session, job_ids: Collection[str]) -> Sequence[Job]:
 def ended(session: Session, job_ids: Collection[str]) -> set[str]:
     """Return those of some jobs that have ended."""
     return repository.in_states(session, job_ids, TERMINAL)
+
+
+class Outcome(NamedTuple):
+    """Where a job stands: its state, the code of its failure if it failed, its verdict if it has one."""
+
+    state: JobState
+    code: str | None
+    verdict: str | None
+
+
+def outcome(session: Session, job_id: str) -> Outcome:
+    """Return where a job stands. Raises NotFound."""
+    job = read_any(session, job_id)
+    return Outcome(JobState(job.state), job.error["code"] if job.error else None, job.verdict)
 
 
 def page(

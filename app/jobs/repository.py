@@ -51,7 +51,7 @@ def lock(session: Session, job_id: str) -> Job | None:
 
 
 def find_by_key(session: Session, idempotency_key: str) -> Job | None:
-    """Return the job that was submitted with this key."""
+    """Return the job that was submitted with the key of this digest."""
     query = select(Job).where(Job.idempotency_key == idempotency_key)
     return session.scalar(query.options(undefer_group(WORK)))
 

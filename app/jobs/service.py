@@ -70,12 +70,12 @@ def delete(session: Session, catalog: Catalog[Row], upload_id: str) -> None:
 
 
 def _earlier(session: Session, submission: Submission) -> Job | None:
-    key = submission.idempotency_key
+    key = submission.key_digest
     job = repository.find_by_key(session, key) if key else None
     if job is not None and job.request_sha256 != submission.sha256:
         raise Invalid(
             "idempotency_key_reused",
-            f"This Idempotency-Key made the job {job.id} from another request.",
+            "This Idempotency-Key was already used for another request.",
             "Use a new key for a new request; repeat a request unchanged.",
         )
     return job

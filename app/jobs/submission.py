@@ -34,14 +34,22 @@ class Submission:
     pending_seconds: int | None = None
     running_seconds: int | None = None
     idempotency_key: str | None = None
+    request_id: str | None = None
 
     @property
     def sha256(self) -> str:
-        """Return the digest of everything but the key: equal requests have equal digests, in every version."""
+        """Return the digest of what is asked for: equal requests have equal digests, in every version."""
         content = asdict(self) | {"idempotency_key": None, "recipe": self.work.recipe.model_dump(mode="json")}
-        del content["work"]
+        del content["work"], content["request_id"]
         content |= self.work.to_json()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def key_digest(self) -> str | None:
+        """Return the digest of the owner and the key, under which the job is found again; None without a key."""
+        if self.idempotency_key is None:
+            return None
+        return hashlib.sha256(json.dumps([self.owner, self.idempotency_key]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,9 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         pending_seconds=pending,
         pending_until=created_at + timedelta(seconds=pending),
         running_seconds=min(submission.running_seconds or most.running, most.running),
-        idempotency_key=submission.idempotency_key,
+        idempotency_key=submission.key_digest,
         request_sha256=submission.sha256,
+        request_id=submission.request_id,
         created_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],
     )

@@ -63,6 +63,11 @@ CLASSES = {
 }
 
 
+def category_of(code: str) -> FailureClass:
+    """Return the class of a code; one that isn't known is a fault of the service."""
+    return CLASSES.get(code, FailureClass.SERVICE)
+
+
 def is_transient(code: str) -> bool:
     """Return whether another attempt may succeed."""
-    return CLASSES[code] is FailureClass.TRANSIENT
+    return category_of(code) is FailureClass.TRANSIENT

@@ -12,7 +12,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.database import Base, begin_writing, migrate, new_id, schema_is_current
 from app.jobs.models import Worker
+from app.jobs.submission import Submission
+from app.jobs.work import QuantizeWork
 from app.settings import Settings
+from zeropoint.schema.recipe import Recipe
 
 
 def test_migrations_and_models_describe_the_same_tables(engine: Engine) -> None:
@@ -40,6 +43,24 @@ def test_jobs_of_an_older_version_get_their_kind(engine: Engine, settings: Setti
     with engine.connect() as connection:
         kinds = connection.execute(text("SELECT id, kind FROM jobs ORDER BY id")).all()
     assert [tuple(row) for row in kinds] == [("job_0", "quantize"), ("swp_0", "sweep")]
+
+
+def test_keys_of_an_older_version_still_find_their_jobs(engine: Engine, settings: Settings) -> None:
+    migrate(settings, "base")
+    migrate(settings, "0009")
+    columns = (
+        "id, state, done, total, model_id, recipe, device, wanted_device, priority, token, attempts, events, owner, "
+        "pending_seconds, running_seconds, pending_until, request_sha256, created_at, idempotency_key"
+    )
+    row = (
+        "'job_0', 'queued', 0, 0, 'm', '{}', 'cpu', 'cpu', 0, 0, 0, 0, 'o', 1, 1, '2026-01-01', 'a', '2026-01-01', 'k'"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO jobs ({columns}) VALUES ({row})"))
+    migrate(settings)
+    digest = Submission("m", QuantizeWork(Recipe()), owner="o", idempotency_key="k").key_digest
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT idempotency_key FROM jobs")).scalar_one() == digest
 
 
 def test_schema_is_current_only_after_every_migration(engine: Engine, settings: Settings) -> None:

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.service, pytest.mark.own_service]
 def test_it_stops_at_ctrl_c_and_leaves_nothing(tmp_path: Path, environment: Mapping[str, str]) -> None:
     with service(tmp_path, environment) as running:
         processes = descendants(running.process.pid)
+        open_to_others = [path for path in (tmp_path, *tmp_path.rglob("*")) if path.lstat().st_mode & 0o077]
+        assert [path for path in open_to_others if not path.is_socket()] == []
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
         assert [pid for pid in processes if is_running(pid)] == []

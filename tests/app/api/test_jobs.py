@@ -56,6 +56,7 @@ def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, A
         "priority": 3,
         "owner": "vision",
         "limits": {"pending_seconds": 60, "running_seconds": 6 * 3600},
+        "request_id": answer.headers["X-Request-ID"],
         "waiting_for": "worker",
         "links": {
             "self": f"/v1/jobs/{job['id']}",

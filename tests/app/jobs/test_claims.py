@@ -50,6 +50,7 @@ def test_claim_gives_all_that_a_worker_needs(session: Session, storage: Storage,
         model_format="pt2",
         dataset=blob,
         evaluation_dataset=blob,
+        model_id=model.id,
     )
 
 

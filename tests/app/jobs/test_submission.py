@@ -38,6 +38,21 @@ def test_the_same_key_with_another_request_is_refused(session: Session) -> None:
     assert refusal.value.code == "idempotency_key_reused"
 
 
+def test_each_owner_has_keys_of_their_own(session: Session) -> None:
+    mine = add_job(session, idempotency_key="k", owner="vision")
+    theirs = add_job(session, idempotency_key="k", owner="speech", model=mine.model_id)
+    assert theirs.id != mine.id
+    with pytest.raises(Invalid) as refusal:
+        add_job(session, idempotency_key="k", owner="vision", recipe=Recipe(activations=None, seed=1))
+    assert mine.id not in str(refusal.value)
+
+
+def test_a_repeated_request_has_another_id_and_is_the_same_job(session: Session) -> None:
+    first = add_job(session, idempotency_key="k", request_id="req_1")
+    again = add_job(session, idempotency_key="k", request_id="req_2", model=first.model_id)
+    assert (again.id, again.request_id) == (first.id, "req_1")
+
+
 def test_the_same_key_at_the_same_time_is_one_job(sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         model = add_job(session).model_id
