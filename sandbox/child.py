@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from sandbox.parent_death import die_with
 from sandbox.policy import EXIT_UNCONFINED, LockDown, Unconfined, confine, parse
 from sandbox.programs import PROGRAMS, Program
 
@@ -67,4 +68,5 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    die_with(os.getppid())  # who waits for the answer; threads of the API can't fork safely to say so themselves
     leave(main(*sys.argv[1:]))

@@ -110,6 +110,7 @@ def _why(error: Exception) -> str:
         case subprocess.TimeoutExpired():
             return f"The probe did not end within {error.timeout:g} s."
         case subprocess.CalledProcessError():
-            return f"The probe ended with {error.returncode}: {error.stderr.decode(errors='replace')[-1000:].strip()}."
+            words = error.stderr.decode(errors="replace")[-1000:].strip()
+            return f"The probe ended with {error.returncode}{words and f': {words}'}."
         case _:
             return f"{type(error).__name__}: {error}."

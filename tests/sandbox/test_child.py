@@ -1,6 +1,9 @@
 """A job's program gets ready before there is a job, in a folder that is renamed meanwhile."""
 
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +12,8 @@ import pytest
 
 from sandbox.policy import Sandbox, command
 from tests.networks import convolutional
-from tests.service.processes import descendants, eventually
+from tests.servers import ROOT
+from tests.service.processes import command_line, descendants, eventually, is_running
 from worker.child.process import STDERR_FILE, Child, started
 from zeropoint.loading.compiled import NO_COMPILER
 from zeropoint.schema.job import EXIT_OK, GO, JOB_FILE, OUT_FOLDER, REPORT_FILE, JobSpec
@@ -127,3 +131,29 @@ def test_temporary_files_and_caches_follow_the_folder(tmp_path: Path) -> None:
         child.go()
         assert ended(child) == 0, child.last_words
     assert [path.name[:3] for path in sorted(folder.iterdir())] == ["cac", "std", "tmp"]
+
+
+ASKER = """
+import subprocess, sys, time
+from app.intake.gate import sandbox_for
+from app.intake.limits import Limits
+from sandbox.policy import command
+path, limits = sys.argv[1], Limits()
+words = command("gate", sandbox_for("model", path, limits), "model", path, limits.as_json(), "")
+subprocess.Popen(words, cwd=sys.argv[2], env={"PYTHONPATH": sys.argv[3]}, start_new_session=True)
+time.sleep(60)
+"""
+
+
+def test_a_program_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    """The gate waits for an upload that nobody writes; the API that asked it is killed."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    words = [sys.executable, "-c", ASKER, str(pipe), str(tmp_path), str(ROOT)]
+    with subprocess.Popen(words, cwd=ROOT) as asker:
+        (gate,) = eventually(lambda: descendants(asker.pid)[1:])
+        eventually(lambda: "sandbox.child" in command_line(gate))
+        time.sleep(1)
+        assert is_running(gate)
+        asker.kill()
+        eventually(lambda: not is_running(gate), seconds=30)
