@@ -16,7 +16,12 @@ CODES = {
     -signal.SIGXFSZ: "disk_limit",
 }
 KILLED_FOR: dict[Evidence, str] = {"memory": "out_of_memory", "processor": "cpu_time_limit"}
-EXCESSES: dict[Excess, str] = {"memory": "out_of_memory", "disk": "disk_limit", "processes": "sandbox_violation"}
+EXCESSES: dict[Excess, str] = {
+    "memory": "out_of_memory",
+    "disk": "disk_limit",
+    "processes": "sandbox_violation",
+    "room": "storage_full",
+}
 
 
 def died(

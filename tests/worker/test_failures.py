@@ -24,6 +24,7 @@ from zeropoint.schema.recipe import Recipe
         (failures.took_too_much("memory", "calibrating", Recipe()), "out_of_memory"),
         (failures.took_too_much("disk", "calibrating", Recipe()), "disk_limit"),
         (failures.took_too_much("processes", "calibrating", Recipe()), "sandbox_violation"),
+        (failures.took_too_much("room", "calibrating", Recipe()), "storage_full"),
         (failures.took_too_long(60, "calibrating", Recipe()), "wall_time_limit"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -9,7 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-Excess = Literal["memory", "disk", "processes"]
+from app.room import room_for
+
+Excess = Literal["memory", "disk", "processes", "room"]
+"""Limits of the job, and the room that every writer leaves free on the disk, whoever took it."""
 
 MOST_PROCESSES = 64
 """In a job's group: a job has three, and one that compiles has a handful more."""
@@ -39,6 +42,8 @@ class UsageWatch:
             self.excess = "memory"
         elif bytes_below(self._folder) > self._disk_bytes:
             self.excess = "disk"
+        elif not room_for(os.statvfs(self._folder), 0):
+            self.excess = "room"
 
 
 def memory_of_group(leader: int) -> int:

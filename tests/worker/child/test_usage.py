@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.room import RESERVE_BYTES
 from worker.child.usage import Excess, UsageWatch, bytes_below, memory_of_group
 
 MIB = 1 << 20
@@ -42,6 +43,21 @@ def test_what_is_too_much_is_named(memory: int, disk: int, excess: Excess | None
     watch = UsageWatch(os.getpgid(0), tmp_path, memory, disk)
     watch.look()
     assert watch.excess == excess
+
+
+def test_a_job_leaves_the_same_room_free_as_every_writer(tmp_path: Path) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={RESERVE_BYTES + MIB}", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        watch = UsageWatch(os.getpgid(0), tmp_path, 1 << 40, 1 << 40)
+        watch.look()
+        assert watch.excess is None
+        (tmp_path / "somebody else's").write_bytes(bytes(2 * MIB))
+        watch.look()
+        assert watch.excess == "room"
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_a_group_of_very_many_processes_is_too_much(tmp_path: Path) -> None:
