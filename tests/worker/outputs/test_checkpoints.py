@@ -45,8 +45,10 @@ def away(postgresql: PostgresServer, engine: Engine) -> Callable[[], AbstractCon
         with psycopg.connect(postgresql.get_uri(), autocommit=True) as connection:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-            yield
-            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            try:
+                yield
+            finally:
+                connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
 
     return shut
 
