@@ -14,7 +14,7 @@ from zeropoint.sources.program import open_uploaded_program
 EXAMPLES = [convolutional, audio, attention, counting, projections, recurrent]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", EXAMPLES, ids=lambda make: make.__name__)
 def test_layers_and_inputs_are_the_same_on_both_sides(tmp_path: Path, make: object, decompose: bool) -> None:

@@ -58,7 +58,7 @@ def test_every_source_and_recipe_that_is_accepted_has_a_job() -> None:
     assert set(OVER_HTTP) < set(JOBS)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("cell", [cell for cell in JOBS if cell not in OVER_HTTP], ids=name_of)
 def test_what_makes_sense_is_done_and_opens(
     uploads: Uploads,

@@ -25,7 +25,7 @@ def test_a_network_of_each_kind_goes_the_whole_way(model_type: str) -> None:
     require(model_type, WAYS[model_type])
 
 
-@pytest.mark.sampled(60)
+@pytest.mark.sampled(120)
 @pytest.mark.parametrize("model_type", OTHERS)
 def test_a_network_of_the_table_goes_the_whole_way(model_type: str) -> None:
     names = [name for name in model_classes()[model_type] if name in ARCHITECTURES[model_type]]

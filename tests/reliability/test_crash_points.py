@@ -16,7 +16,7 @@ from tests.reliability.operations import KEY, RECIPE
 from tests.reliability.steps import PUBLISHING, STEPS, around_a_commit, commits_before
 from tests.reliability.world import World
 
-pytestmark = pytest.mark.sampled(6)
+pytestmark = pytest.mark.sampled(11)
 
 # SQLAlchemy's own event before a COMMIT is no place where it expects an exception: SQLite's lock would stay for 30 s.
 TOLD = [point for point in PUBLISHING if STEPS["look"][point] not in ("COMMIT", "answer")]

@@ -57,7 +57,7 @@ def test_outside_their_code_runs(tmp_path: Path, members: Members) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_in_the_sandbox_it_does_nothing(tmp_path: Path, members: Members, name: str) -> None:
     folder = tmp_path / "job"

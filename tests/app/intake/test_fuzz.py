@@ -71,7 +71,7 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(members_below_root(path) | {INPUTS: b""}, path)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.slow
 @pytest.mark.timeout(PATIENCE_SECONDS + 60)
 @pytest.mark.parametrize("target", PER_TARGET)

@@ -37,6 +37,7 @@ def test_an_attack_is_refused_with_the_place(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / CANARY).exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", BY_THE_DESCRIPTION)
 def test_what_only_the_network_shows_is_refused_too(tmp_path: Path, name: str) -> None:
     fresh = through_the_gate(attacked(name, tmp_path / CANARY), tmp_path)

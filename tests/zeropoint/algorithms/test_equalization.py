@@ -55,7 +55,7 @@ def gain(step: AlgorithmReport) -> float:
     return step.after_db - step.before_db
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(("kind", "decompose"), CASES)
 def test_uneven_channels_gain(quantized: QuantizeExample, kind: str, decompose: bool) -> None:
     result = quantized(pair(kind), decompose=decompose, **EQUALIZED)
@@ -66,7 +66,7 @@ def test_uneven_channels_gain(quantized: QuantizeExample, kind: str, decompose: 
     require_equal_in_float(result)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "flattened"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_functions_between_change_nothing(quantized: QuantizeExample, kind: str, function: str) -> None:

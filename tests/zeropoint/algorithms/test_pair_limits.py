@@ -81,6 +81,7 @@ def placed(prepare: Prepare, name: str, activations: str = "quint8", **recipe: A
     return prepare(nn.Sequential(module), samples, activations=ACTIVATIONS[activations], **recipe)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_pair_reaches_16_bits(prepare: Prepare, name: str, activations: str) -> None:

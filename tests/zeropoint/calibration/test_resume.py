@@ -129,6 +129,7 @@ def whole_pass(
     return profile, steps, len(runs)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_after_any_batch_it_goes_on_to_the_same_statistics(tmp_path: Path, name: str) -> None:
     source, samples = opened(EXAMPLES[name](), tmp_path)

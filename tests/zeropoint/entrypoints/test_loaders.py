@@ -59,7 +59,7 @@ FORMS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_same_samples_gives_one_result(form: str) -> None:
     expected = quantize(model(), parts(rows())).report

@@ -52,6 +52,7 @@ def told(report: Report) -> dict[str, object]:
     return report.model_dump(mode="json", exclude={"timings", "peak_memory_bytes", "loaded"})
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "make"),
     [("static", convolutional), ("weight-only", prenorm), ("algorithms", prenorm), ("target", convolutional)],

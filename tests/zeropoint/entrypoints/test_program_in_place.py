@@ -95,7 +95,7 @@ def notes(result: Any) -> list[str]:
     return [warning.detail for warning in result.report.warnings if warning.code == "program_in_place"]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_weight_is_quantized_as_in_the_program(tmp_path: Path, name: str) -> None:
     network = Inner(NETWORKS[name]()).eval()

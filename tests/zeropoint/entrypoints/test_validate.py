@@ -129,6 +129,7 @@ def wrong_recipe(metadata: dict[str, str]) -> None:
     metadata["zeropoint"] = json.dumps(about)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "code", "named"),
     [

@@ -19,7 +19,7 @@ from zeropoint.schema.job import EXIT_OK, OUT_FOLDER, REPORT_FILE, JobSpec
 from zeropoint.schema.presets import PRESETS
 from zeropoint.schema.report import Report
 
-pytestmark = pytest.mark.sampled(8)
+pytestmark = pytest.mark.sampled(15)
 
 Prepare = Callable[[Tensor], Tensor]
 

@@ -17,7 +17,7 @@ from zeropoint.formats.program.writer import quantized_program
 from zeropoint.loading.loadback import LoadbackClient
 from zeropoint.metrics.sqnr import Noise
 
-pytestmark = pytest.mark.sampled(3)
+pytestmark = pytest.mark.sampled(5)
 
 LEAST_DB = {
     "asymmetric weights": 30,

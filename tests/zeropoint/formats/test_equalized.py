@@ -39,7 +39,7 @@ def without_factors(result: Quantized) -> Quantized:
     return replace(result, layers=[replace(layer, scaled_by=None) for layer in result.layers])
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(11)
 def test_every_format_computes_what_the_simulation_does(
     quantized: QuantizeExample, network: Example, tmp_path: Path
 ) -> None:

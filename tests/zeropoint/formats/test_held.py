@@ -34,7 +34,7 @@ EVERY = {**RECURRENT, **EXPERT_PRODUCTS}
 WEIGHTS_ALONE: Any = {"activations": None}
 
 pytestmark = [
-    pytest.mark.sampled(6),
+    pytest.mark.sampled(11),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning"),
     pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),

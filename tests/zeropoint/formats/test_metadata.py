@@ -32,7 +32,7 @@ def test_the_schema_file_is_that_of_the_models() -> None:
     assert SCHEMA.read_text() == text()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("program", [True, False], ids=["program", "module"])
 @pytest.mark.parametrize("make", MAKES)
 def test_all_layers_are_there_with_shapes_and_original_dtypes(make: Any, program: bool, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_it_is_the_same_function(name: str, decompose: bool) -> None:

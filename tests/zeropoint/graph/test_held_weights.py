@@ -21,7 +21,7 @@ EVERY = {**RECURRENT, **EXPERT_PRODUCTS}
 SPELLINGS = ["exported", "decomposed"]
 
 pytestmark = [
-    pytest.mark.sampled(12),
+    pytest.mark.sampled(29),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning"),
     pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),

@@ -60,7 +60,7 @@ class Gated(Functional):
         return linear(x, self.weight, self.bias) + adapted + adapted.tanh()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", [Functional, Modules, Products])
 def test_adapters_become_part_of_the_weight(make: type[nn.Module], decompose: bool) -> None:

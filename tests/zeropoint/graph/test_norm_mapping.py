@@ -51,6 +51,7 @@ def test_a_block_that_normalizes_first_has_them(opened: OpenExample, decompose: 
     assert norm_mappings(opened(prenorm(), decompose=decompose)) == BEFORE
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", [postnorm, attention], ids=lambda make: make.__name__)
 def test_sums_that_go_on_have_none(opened: OpenExample, make: object, decompose: bool) -> None:

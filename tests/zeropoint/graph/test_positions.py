@@ -32,6 +32,7 @@ def _by_keyword(node: Node, schema: torch.FunctionSchema) -> None:
     node.kwargs = {**node.kwargs, **named}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", [convolutional, residual, attention, recurrent])
 def test_keywords_change_no_byte_of_the_artifact(tmp_path: Path, make: Callable[[], Example]) -> None:
     example = make()

@@ -42,7 +42,7 @@ PLACES: dict[str, Any] = {
 NAMES = {"outermost": "", "under a name of ours": "zeropoint_leaves."}
 
 pytestmark = [
-    pytest.mark.sampled(10),
+    pytest.mark.sampled(19),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),

@@ -56,6 +56,7 @@ def files(quantized: Quantized, folder: Path) -> list[bytes]:
     return [(folder / WRITERS[name].file).read_bytes() for name in write_formats(quantized, folder, VALIDATED["pt2"])]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch, of weights in channels-last order
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("make", [projections, channels_last, attention], ids=lambda make: make.__name__)

@@ -35,6 +35,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("body", SETTINGS, ids=str)
 @given(seed=st.integers(0, 2**31), spread=st.floats(1e-6, 1e6), shift=st.floats(-3, 3))
 def test_a_weight_moves_by_one_step_at_most(body: dict[str, object], seed: int, spread: float, shift: float) -> None:

@@ -32,6 +32,7 @@ def alone(q: QuantizedModel, name: str, folder: Path, as_name: str) -> Path:
     return Path(shutil.copyfile(q.files[name], folder / as_name))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
 @pytest.mark.parametrize("make", [convolutional, audio, attention])
 def test_tensors_alone_need_only_the_module(tmp_path: Path, make: Callable[[], Example], name: str) -> None:

@@ -39,6 +39,7 @@ def other_weights(make: Callable[[], Example]) -> nn.Module:
     return module
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("file", ["model.pt", "model.safetensors"])
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_a_module_comes_back_bit_for_bit(tmp_path: Path, make: Callable[[], Example], file: str) -> None:

@@ -49,7 +49,7 @@ class Net(nn.Module):
         return self.out(y)  # type: ignore[no-any-return]
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize(("layer", "name"), [(layer, name) for layer, names in NAMES.items() for name in names])
 def test_names_of_the_users_own_stay_with_the_user(tmp_path: Path, layer: str, name: str, kind: Kind) -> None:

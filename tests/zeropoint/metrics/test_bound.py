@@ -78,6 +78,7 @@ def test_the_length_of_blocks_is_found(length: int, least: int, most: int) -> No
     assert least <= block_length(noise, torch.ones(256)) <= most
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("share", "count"), [(0.0, 300), (0.02, 500), (0.2, 100)])
 def test_losses_of_fresh_rows_are_seldom_above_their_bound(share: float, count: int) -> None:
     generator = torch.Generator().manual_seed(5)

@@ -98,6 +98,7 @@ def dtypes(result: QuantizedModel) -> dict[str, str]:
     return {layer.name: layer.weight.dtype for layer in result.report.layers}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FAMILY)
 def test_it_is_as_accurate_as_with_these_layers_in_float(tmp_path: Path, name: str) -> None:
     result, floats = made(name), made(name, fallback=None)

@@ -67,6 +67,7 @@ def asked_of(
     return result.report, float(10 * (expected.square().sum() / noise).log10())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "shape", "rows"), [(linears, (16,), 128), (linears, (16,), 64), (convolutions, (4, 8), 64)]
 )

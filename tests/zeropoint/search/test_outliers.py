@@ -40,6 +40,7 @@ def sqnr(network: nn.Module, rows: Tensor, fresh: Tensor) -> float:
     return Evaluator(source, evaluation).noise(result.layers).db or 999.0
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("times", [2, 5, 20, 100])
 @pytest.mark.parametrize("name", MADE)
 def test_a_thousand_samples_with_one_outlier_do_as_well_as_a_hundred(name: str, times: int) -> None:

@@ -54,6 +54,7 @@ def files(result: Quantized, folder: Path) -> list[bytes]:
     return [(folder / WRITERS[name].file).read_bytes() for name in write_formats(result, folder, VALIDATED["pt2"])]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("pieces", range(1, 7))
 def test_it_goes_on_where_it_was_left_to_the_same_bytes(
     tmp_path: Path, pieces: int, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,7 @@ def report_of(name: str, rows: int = 160, *, scaled: bool = False, **recipe: obj
     return quantize(network, data, recipe=recipe, on_failure="ignore", progress=False).report
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 def test_excluding_a_layer_gains_what_the_report_says(name: str, granularity: str) -> None:
@@ -57,7 +57,7 @@ def test_excluding_a_layer_gains_what_the_report_says(name: str, granularity: st
         assert layer.excluding == f"Excluding {layer.name!r} gains {gain:.1f} dB for {added:,} bytes."
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rows", [160, 400])
 def test_it_is_what_the_same_layers_without_it_reach(name: str, rows: int) -> None:

@@ -46,6 +46,7 @@ def run(result: Quantized, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [one for one in tree_leaves(given) if isinstance(one, Tensor) and one.is_floating_point()]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("make", "recipe"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
 def test_it_gives_what_the_program_will(quantized: QuantizeExample, make: Callable[[], Example], recipe: str) -> None:
     example = make()

@@ -15,6 +15,7 @@ from zeropoint.sources.program import open_uploaded_program, program_source
 EXAMPLES = [convolutional, audio, attention, counting, projections]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("decompose", [False, True], ids=["exported", "decomposed"])
 @pytest.mark.parametrize("make", EXAMPLES, ids=lambda make: make.__name__)
 def test_the_source_computes_what_the_module_computes(opened: OpenExample, make: object, decompose: bool) -> None:

@@ -77,6 +77,7 @@ def test_more_than_a_tenth_is_warned_with_the_key_and_embeddings_are_a_note() ->
     assert '"skip_layers"' in note.remedy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "words",
     [

@@ -93,6 +93,7 @@ def of(rows: list[RuntimeReport], runtime: str) -> dict[ProcessorLevel, RuntimeR
     return {row.level: row for row in rows if row.runtime == runtime}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("target_isa", ["any", "vnni", "amx"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_each_row_has_numbers_or_a_reason(saved: Saved, level: ProcessorLevel, target_isa: str) -> None:

@@ -181,7 +181,7 @@ def test_the_highest_byte_first(tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path / "model.pt")["a.weight"], torch.arange(6.0).view(2, 3))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("layout", [saved, saved_long_ago])
 @pytest.mark.parametrize("name", PICKLES)
 def test_a_hostile_pickle_is_refused(tmp_path: Path, layout: Callable[[bytes], bytes], name: str) -> None:

@@ -109,7 +109,7 @@ def test_a_key_of_a_later_release_may_only_be_empty(tmp_path: Path, value: objec
         read_program(path, Limits())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("release", ["2.6.0", "2.8.0"])
 @pytest.mark.parametrize("name", PICKLES)
 def test_a_hostile_pickle_in_place_of_weights_is_refused(tmp_path: Path, release: str, name: str) -> None:

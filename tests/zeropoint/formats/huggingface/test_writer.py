@@ -100,6 +100,7 @@ def sqnr(reference: list[Tensor], other: list[Tensor]) -> float:
     return 400.0 if noise.db is None else noise.db
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_from_pretrained_loads_it_whole_and_computes_the_same(recipe: str, tmp_path: Path) -> None:
     made = network("LlamaForCausalLM", tmp_path / "folder")
@@ -177,6 +178,7 @@ def test_the_rest_of_the_folder_is_carried_through(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (made.folder / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("path", sorted(FACTS.glob("*.json")), ids=lambda path: path.stem)
 def test_keys_dtypes_and_shapes_are_those_of_llm_compressor(path: Path, tmp_path: Path) -> None:
     """Its own checkpoints of the same networks and schemes, recorded once."""

@@ -37,7 +37,7 @@ class Pooled(nn.Module):
     ("dimensions", "taps", "end", "where"), list(product(KINDS, (1, 3), ("view", "flatten"), ("weights", "inputs")))
 )
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch says so of weights in another order
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 def test_a_pool_to_one_value_is_a_mean(tmp_path: Path, dimensions: int, taps: int, end: str, where: str) -> None:
     torch.manual_seed(0)
     network, order = Pooled(dimensions, taps, end).eval(), FORMATS[dimensions]

@@ -43,7 +43,7 @@ from zeropoint.model.source import ProgramSource
 from zeropoint.schema.recipe import Recipe
 from zeropoint.sources.program import program_source
 
-pytestmark = pytest.mark.sampled(5)
+pytestmark = pytest.mark.sampled(9)
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.UINT4}
 

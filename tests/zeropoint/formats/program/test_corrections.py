@@ -18,7 +18,7 @@ from zeropoint.formats.program.writer import quantized_program, write_program
 from zeropoint.layers.quantized_layer import QuantizedLayer
 from zeropoint.layers.result import Quantized
 
-pytestmark = [pytest.mark.sampled(3), pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")]
+pytestmark = [pytest.mark.sampled(5), pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")]
 
 EXAMPLES = [convolutional, audio, attention, projections, vision, sequence, unbatched]
 

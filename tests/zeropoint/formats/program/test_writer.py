@@ -18,7 +18,7 @@ from zeropoint.layers.result import Quantized
 from zeropoint.metrics.sqnr import Noise
 from zeropoint.model.weight_holder import WeightHolder
 
-pytestmark = [pytest.mark.sampled(4), pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")]
+pytestmark = [pytest.mark.sampled(7), pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")]
 
 EXAMPLES = [convolutional, audio, attention, counting, projections, vision, sequence, unbatched]
 

@@ -22,6 +22,7 @@ LEAST_DB = 10.0
 ALIKE_DB = 50.0
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_outputs_are_those_of_the_source(name: str, tmp_path: Path) -> None:
     made, out = network(name, tmp_path / "folder"), tmp_path / "out"

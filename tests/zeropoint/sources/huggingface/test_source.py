@@ -38,6 +38,7 @@ def test_the_networks_here_are_in_the_table() -> None:
         assert name in ARCHITECTURES[getattr(transformers, name).config_class.model_type]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_computes_what_from_pretrained_computes(name: str, tmp_path: Path) -> None:
     made = network(name, tmp_path / "folder")
@@ -51,6 +52,7 @@ def test_it_computes_what_from_pretrained_computes(name: str, tmp_path: Path) ->
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_told_at_upload_is_what_the_job_finds(name: str, tmp_path: Path) -> None:
     made = network(name, tmp_path / "folder")
