@@ -139,7 +139,7 @@ def test_without_the_services_packages_the_library_is_there() -> None:
 
 def test_a_checkout_on_the_path_of_a_notebook_is_what_its_second_process_runs(tmp_path: Path) -> None:
     checkout, mark = tmp_path / "checkout", tmp_path / "mark"
-    shutil.copytree(ROOT / "zeropoint", checkout / "zeropoint", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "zeropoint", checkout / "zeropoint")
     face, client = checkout / "zeropoint" / "__init__.py", checkout / "zeropoint" / "__main__.py"
     face.write_text(face.read_text().replace(f'__version__ = "{zeropoint.__version__}"', '__version__ = "9.9.9"'))
     client.write_text(f"open({str(mark)!r}, 'w').close()\n{client.read_text()}")

@@ -59,7 +59,7 @@ POISONS = {
 }
 
 
-TAKEN = {name: poison for position, (name, poison) in enumerate(POISONS.items()) if in_turn(3, position)}
+TAKEN = {name: poison for position, (name, poison) in enumerate(POISONS.items()) if in_turn(5, position)}
 
 
 class Run:
