@@ -82,6 +82,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupSch
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.dist == "loadgroup":
         os.environ[WHOLE_SUITE] = "1"  # the processes that run the tests see it too
+        # All cores have a process at work. Threads that share tiny tensors took a sixth of its time. The processes of
+        # jobs have an environment of their own, and as many threads as a user's.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def take_turns(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
