@@ -88,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def take_turns(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Return what this commit takes, and what it leaves to others of families marked `sampled`: all but one at most."""
+    """Return what this commit takes, and what it leaves to others of families marked `sampled`; each keeps one."""
     families = Counter(item.nodeid.partition("[")[0] for item in items)
     position: Counter[str] = Counter()
     kept, left = list[pytest.Item](), list[pytest.Item]()
