@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from app.jobs.endings import MAX_ATTEMPTS
 from tests.factories import safetensors
 from tests.reliability.stand_in import SCRIPT, StandIns
 from tests.reliability.world import ARTIFACTS, World
@@ -72,17 +73,17 @@ def test_a_job_waits_for_room_and_is_done_when_there_is_some(
 
 
 @pytest.mark.usefixtures("may_mount")
-def test_a_disk_that_stays_full_fails_the_job_at_the_third_time(world: World, job_id: str, tmp_path: Path) -> None:
-    *_, third, roomy = on_small_disk(world, tmp_path / "storage", looks=3)
-    assert third == {
+def test_a_disk_that_stays_full_fails_the_job_in_the_end(world: World, job_id: str, tmp_path: Path) -> None:
+    *_, last, roomy = on_small_disk(world, tmp_path / "storage", looks=MAX_ATTEMPTS)
+    assert last == {
         "state": "failed",
         "pauses": False,
         "error": "storage_full",
-        "outcomes": ["storage_full", "storage_full", "failed"],
+        "outcomes": [*["storage_full"] * (MAX_ATTEMPTS - 1), "failed"],
         "artifacts": [],
         "in_tmp": [],
     }
-    assert roomy == third
+    assert roomy == last
 
 
 @contextmanager
