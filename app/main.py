@@ -1,6 +1,5 @@
 """The application of the API process, which `app.api.server` serves."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from app.database import OF_REQUESTS, create_engine_for, create_sessions
 from app.jobs.queue import create_celery
 from app.jobs.reconciler import reconciling
 from app.jobs.retention import collecting_garbage
+from app.memory import plan_memory
 from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 
@@ -71,6 +71,8 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
 
 def create_services(settings: Settings) -> Services:
     """Return the parts of an API process."""
+    plan = plan_memory(settings)
+    settings = settings.model_copy(update={"gates": plan.gates, "gate_memory_bytes": plan.gate_bytes})
     engine = create_engine_for(settings, OF_REQUESTS, settings.database_connections)
     sessions, storage, celery = create_sessions(engine), open_storage(settings.storage_url), create_celery(settings)
     return Services(
@@ -79,7 +81,7 @@ def create_services(settings: Settings) -> Services:
         sessions=sessions,
         storage=storage,
         celery=celery,
-        admission=admission_for(settings, settings.gates or os.cpu_count() or 1),
+        admission=admission_for(settings, plan.gates),
         probes=probes_for(engine, sessions, storage, celery),
         waits=Waits(sessions, settings.waits),
     )

@@ -44,13 +44,15 @@ class Sandbox:
     layers: tuple[str, ...] = LAYERS
     reads: tuple[str, ...] = ()
     """Further files and folders to read from."""
+    addresses_bytes: int | None = None
+    """Limit on addresses, of which a library reserves more than it uses; None: `memory_bytes`."""
     compiler: tuple[str, ...] = ()
     """The programs of a C++ compiler, which a process may start that compiles (`LockDown.for_compiling`)."""
 
     @property
     def address_space_bytes(self) -> int | None:
         """Return the limit on addresses; None with CUDA, which reserves far more than it uses."""
-        return None if self.device == "cuda" else self.memory_bytes
+        return None if self.device == "cuda" else self.addresses_bytes or self.memory_bytes
 
 
 def command(program: str, sandbox: Sandbox, *arguments: str) -> list[str]:

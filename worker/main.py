@@ -30,6 +30,7 @@ from app.database import connected
 from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
 from app.jobs.reconciler import reconciling
+from app.memory import plan_memory
 from app.settings import get_settings
 from app.storage import open_storage
 from sandbox.parent_death import die_with
@@ -83,6 +84,7 @@ def required(handle: Callable[..., None]) -> Callable[..., None]:
 def test_what_is_needed(sender: Any, **_: Any) -> None:
     """Test sandbox, scratch folder and storage before any job is claimed or this worker announced."""
     settings = get_settings()
+    log.info("this worker %s", plan_memory(settings).check(worker=True))
     open_storage(settings.storage_url)
     scratch.make_folder(settings.scratch_dir).remove()
     sender.sandbox = held_or_refuse(sandbox_of(settings))

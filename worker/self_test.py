@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from app.memory import plan_memory
 from app.settings import Settings
 from sandbox import compiler
 from sandbox.policy import Sandbox, command, missing
@@ -35,7 +36,8 @@ SECONDS = 45.0
 def sandbox_of(settings: Settings) -> Sandbox:
     """Return the sandbox that the settings ask for."""
     return Sandbox(
-        memory_bytes=settings.job_memory_bytes,
+        memory_bytes=plan_memory(settings).job_bytes,
+        addresses_bytes=settings.job_memory_bytes,
         disk_bytes=settings.job_disk_bytes,
         # all cores together: the wall-clock limit is reached first, unless the worker that keeps it is gone
         cpu_seconds=settings.job_seconds * (os.cpu_count() or 1),

@@ -92,7 +92,8 @@ class Admission:
 
 def admission_for(settings: Settings, gates: int) -> Admission:
     """Return the places that the settings give, and so many gates."""
-    writing = settings.database_connections // 2
+    # SQLite lets one write at a time, and who else waits for its lock is served in no order.
+    writing = 1 if settings.database_url.startswith("sqlite") else settings.database_connections // 2
     database = partial(Places, queue=settings.database_queue, seconds=DATABASE_SECONDS, refusal=database_busy)
     return Admission(
         bodies=Places(BODIES, 0, GATE_SECONDS, uploads_busy),

@@ -25,7 +25,7 @@ from app.jobs.status import JobState
 from app.jobs.workers import live_devices, live_sandbox
 from app.storage import Storage
 
-ANSWER_SECONDS = 0.6
+ANSWER_SECONDS = 0.5
 """How long a probe waits for its check."""
 FRESH_SECONDS = 1.0
 """How long what a check found is given to others who ask."""

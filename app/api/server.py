@@ -17,6 +17,7 @@ from uvicorn.importer import import_from_string
 from app import logs
 from app.api.connection import SPARE, ApiConfig, Connection
 from app.api.stopping import Stopping
+from app.memory import TooMuchPromised, plan_memory
 from app.settings import Settings
 
 LOOKS = 5
@@ -107,9 +108,13 @@ def main() -> None:
         app = import_from_string(options.app)()
     except (OSError, ValueError) as error:
         raise SystemExit(f"The API does not start: {error}") from error
-    settings = app.state.services.settings
+    settings: Settings = app.state.services.settings
     logs.configure(settings.log_level, settings.log_format)
     require_files(settings)
+    try:
+        log.info("this API process %s", plan_memory(settings).check(api=True))
+    except TooMuchPromised as error:
+        raise SystemExit(f"The API does not start: {error}") from error
     server_of(app, options.host, options.port).run()
 
 

@@ -101,7 +101,10 @@ def _worker(options: argparse.Namespace) -> int:
     settings = get_settings()
     device = options.device or settings.worker_device
     slots = options.concurrency or settings.worker_slots
-    return _become(worker_command(device, slots), os.environ | {"ZEROPOINT_WORKER_DEVICE": device})
+    return _become(
+        worker_command(device, slots),
+        os.environ | {"ZEROPOINT_WORKER_DEVICE": device, "ZEROPOINT_WORKER_SLOTS": str(slots)},
+    )
 
 
 def _migrate(_: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ import redis
 from app.cli.children import Server, ServerError, started
 from app.cli.commands import api_command, redis_command, redis_settings, with_root, worker_command
 from app.cli.migration import migrate_or_refuse
+from app.memory import TooMuchPromised, plan_memory
 from app.settings import get_settings
 
 WATCH_SECONDS = 0.2
@@ -104,6 +105,10 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
     environment = with_root(_defaults(folder.data) | dict(os.environ))
     settings = get_settings().model_copy(update={"database_url": environment["ZEROPOINT_DATABASE_URL"]})
     _require_free(host, port)
+    try:
+        print(f"Zeropoint {plan_memory(settings).check(api=True, worker=True)}.", flush=True)
+    except TooMuchPromised as error:
+        raise ServerError(str(error)) from error
     start = partial(started, environment=environment, logs=folder.logs, lock=folder.lock)
 
     # 1. The database, before anyone reads it.
