@@ -49,6 +49,8 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Generated clients name their functions so.
+        generate_unique_id_function=lambda route: route.name,
         lifespan=_reconciling if reconciles else _alone,
     )
     app.state.services = create_services(settings)

@@ -1,8 +1,9 @@
 """/v1/jobs/{id}/report and /v1/jobs/{id}/artifacts: results, streamed from storage."""
 
 import re
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from app.api.addresses import address
@@ -12,7 +13,8 @@ from app.api.digests import repr_digest
 from app.api.errors import unsatisfiable_range
 from app.api.files import StoredFile
 from app.api.openapi import UNCHANGED, problems
-from app.api.schemas import ArtifactBody
+from app.api.paging import BeforeDep, LimitQuery, next_cursor
+from app.api.schemas import ArtifactBody, ArtifactPage
 from app.jobs import queries
 from app.storage import Blob
 from zeropoint.schema.report import Report
@@ -20,10 +22,12 @@ from zeropoint.schema.report import Report
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
-router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
+JobQuery = Annotated[str, Query(max_length=64, pattern=r"^[!-~]+$", description="The id of the job or sweep.")]
+
+router = APIRouter(prefix="/v1", tags=["artifacts"])
 
 
-@router.get("/report", response_model=Report, responses={**UNCHANGED, **problems(404, 412, 416)})
+@router.get("/jobs/{job_id}/report", response_model=Report, responses={**UNCHANGED, **problems(404, 412, 416)})
 def read_report(request: Request, session: SessionDep, services: ServicesDep, job_id: PathName) -> Response:
     """Read the report: the bytes that the job wrote, as JSON."""
     artifact = queries.report(session, job_id)
@@ -32,24 +36,22 @@ def read_report(request: Request, session: SessionDep, services: ServicesDep, jo
     return _file(request, services, blob, validators, media_type="application/json")
 
 
-@router.get("/artifacts", responses=problems(404))
-def list_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
-    """List what the job produced; empty until it has ended."""
-    return [
-        ArtifactBody(
-            name=row.name,
-            kind=row.kind,
-            bytes=row.bytes,
-            sha256=row.sha256,
-            url=address(f"/v1/jobs/{job_id}/artifacts/{row.name}"),
-        )
-        for row in queries.artifacts(session, job_id)
-    ]
+@router.get("/jobs/{job_id}/artifacts", deprecated=True, responses=problems(404))
+def list_job_artifacts(session: SessionDep, job_id: PathName) -> list[ArtifactBody]:
+    """List what the job produced, as a bare array, which GET /v1/artifacts?job= will replace."""
+    return [_body(row) for row in queries.artifacts(session, job_id)]
 
 
-@router.head("/artifacts/{name:path}", include_in_schema=False)
+@router.get("/artifacts", responses=problems(404, 422))
+def list_artifacts(session: SessionDep, after: BeforeDep, job: JobQuery, limit: LimitQuery = 100) -> ArtifactPage:
+    """List what a job produced, in a fixed order; empty until the job has ended."""
+    rows = queries.artifacts(session, job, after, limit)
+    return ArtifactPage(items=[_body(row) for row in rows], next_cursor=next_cursor(rows, limit))
+
+
+@router.head("/jobs/{job_id}/artifacts/{name:path}", include_in_schema=False)
 @router.get(
-    "/artifacts/{name:path}",
+    "/jobs/{job_id}/artifacts/{name:path}",
     response_class=FileResponse,
     responses={200: _FILE, 206: _FILE, **UNCHANGED, **problems(404, 412, 416)},
 )
@@ -61,6 +63,11 @@ def download_artifact(
     blob = Blob(artifact.sha256, artifact.bytes)
     validators = Validators(f'"{blob.sha256}"', artifact.created_at)
     return _file(request, services, blob, validators, filename=artifact.name.rpartition("/")[2])
+
+
+def _body(row: queries.ArtifactRow) -> ArtifactBody:
+    url = address(f"/v1/jobs/{row.job_id}/artifacts/{row.name}")
+    return ArtifactBody(name=row.name, kind=row.kind, bytes=row.bytes, sha256=row.sha256, url=url)
 
 
 def _file(

@@ -4,16 +4,16 @@ from fastapi import APIRouter
 
 from app.api.dependencies import ServicesDep
 from app.api.openapi import problems
-from app.api.schemas import Readiness
+from app.api.schemas import Liveness, Readiness
 from app.errors import Fault, Unavailable
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-async def alive() -> dict[str, str]:
+async def alive() -> Liveness:
     """Say that the process answers."""
-    return {"status": "ok"}
+    return Liveness()
 
 
 @router.get("/readyz", responses=problems(503))

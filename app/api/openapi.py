@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.api.errors import PROBLEM, TYPE
+from app.api.generators import complete
 from app.api.schemas import Problem
 from app.jobs.status import TERMINAL, JobState
 
@@ -73,6 +74,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = _response(_REASONS[422])
             operation["responses"]["default"] = _response("Any other refusal.")
+    complete(contract)
     contract["x-job-states"] = {
         "all": [state.value for state in JobState],
         "terminal": [state.value for state in JobState if state in TERMINAL],

@@ -30,7 +30,7 @@ EXAMPLES: list[JsonValue] = [
 class LimitsRequest(BaseModel):
     """Time limits below the service's own; a higher value is lowered to the service's limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
     pending_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
     running_seconds: Annotated[int | None, Field(ge=1, lt=2**31)] = None
@@ -39,7 +39,7 @@ class LimitsRequest(BaseModel):
 class RunRequest(BaseModel):
     """The fields that requests for jobs and for sweeps share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
     model: Id
     dataset: Id | None = None
@@ -54,7 +54,9 @@ class RunRequest(BaseModel):
 class JobRequest(RunRequest):
     """One recipe, or the name of a preset, on one model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, frozen=True, extra="forbid", json_schema_extra={"examples": EXAMPLES}
+    )
 
     recipe: Recipe | None = None
     preset: Annotated[str, StringConstraints(max_length=64)] | None = None
@@ -70,7 +72,7 @@ SWEEP_EXAMPLES: list[JsonValue] = [{**UPLOADS, "recipes": SWEEP_RECIPES}]
 class SweepRecipeRequest(BaseModel):
     """One recipe, or the name of a preset; `name` is what the table calls it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
     recipe: Recipe | None = None
     preset: Annotated[str, StringConstraints(max_length=64)] | None = None
@@ -80,7 +82,9 @@ class SweepRecipeRequest(BaseModel):
 class SweepRequest(RunRequest):
     """Several recipes on one model, calibrated once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": SWEEP_EXAMPLES})
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, frozen=True, extra="forbid", json_schema_extra={"examples": SWEEP_EXAMPLES}
+    )
 
     dataset: Id
     recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]

@@ -15,7 +15,7 @@ from zeropoint.schema.report import Verdict
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, from_attributes=True)
 
 
 class ExtentBody(Body):
@@ -228,6 +228,11 @@ class ArtifactBody(Body):
     url: str
 
 
+class ArtifactPage(Body):
+    items: list[ArtifactBody]
+    next_cursor: str | None
+
+
 class PresetBody(Body):
     name: str
     description: str
@@ -258,6 +263,12 @@ class Problem(Body):
     remedy: str | None = None
     errors: list[FaultBody] | None = None
     more_errors: Annotated[int | None, Field(description="How many further errors there are.")] = None
+
+
+class Liveness(Body):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
 
 
 class Readiness(Body):

@@ -14,6 +14,7 @@ from app.jobs.work import JobKind, QuantizeWork, SweepWork
 from app.jobs.workers import live_devices
 
 JobRow = Job
+ArtifactRow = Artifact
 """For annotations of those who may not name the tables."""
 
 WaitingFor = Literal["worker", "pause", "slot"]
@@ -77,9 +78,12 @@ def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[Jo
     return repository.events(session, read_any(session, job_id).id, after, limit)
 
 
-def artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
-    """Return what a job produced. Raises NotFound."""
-    return repository.artifacts(session, read_any(session, job_id).id)
+def artifacts(session: Session, job_id: str, after: str | None = None, limit: int | None = None) -> Sequence[Artifact]:
+    """Return what a job produced, all by name, or a page behind an id by id. Raises NotFound."""
+    job = read_any(session, job_id)
+    if limit is None:
+        return repository.artifacts(session, job.id)
+    return repository.artifact_page(session, job.id, after, limit)
 
 
 def artifact(session: Session, job_id: str, name: str) -> Artifact:

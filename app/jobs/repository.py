@@ -192,6 +192,12 @@ def artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
     return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()
 
 
+def artifact_page(session: Session, job_id: str, after: str | None, limit: int) -> Sequence[Artifact]:
+    """Return what a job produced behind an id, by id."""
+    query = select(Artifact).where(Artifact.job_id == job_id, Artifact.id > (after or ""))
+    return session.scalars(query.order_by(Artifact.id).limit(limit)).all()
+
+
 def find_artifact(session: Session, job_id: str, name: str) -> Artifact | None:
     """Return one artifact of a job."""
     return session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.name == name))

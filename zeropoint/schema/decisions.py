@@ -6,7 +6,7 @@ from zeropoint.schema.target import AccuracyTarget
 
 
 class Decision(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AlgorithmReport(Decision):

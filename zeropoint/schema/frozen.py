@@ -5,7 +5,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
 
 def refusal(reason: str) -> PydanticCustomError:

@@ -16,7 +16,7 @@ LAYER_KEY = "zeropoint.layer."
 
 
 class Described(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorShape(Described):

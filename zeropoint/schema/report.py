@@ -63,7 +63,7 @@ WarningCode = Literal[
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ReportWarning(Part):

@@ -17,7 +17,7 @@ Basis = Literal["measured", "modelled", "skipped"]
 class Latency(BaseModel):
     """How long a call takes in one thread, and one of the float program; both were called alternately."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     ms: float | None = None
     """Milliseconds per call: the median over the rounds. None where it was not measured."""
@@ -38,7 +38,7 @@ class Latency(BaseModel):
 class RuntimeReport(BaseModel):
     """The numbers of one artifact in one runtime at one processor level, against the float model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     artifact: str
     runtime: RuntimeName

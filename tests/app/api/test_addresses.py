@@ -8,6 +8,8 @@ import pytest
 
 from tests.app.api.test_openapi import contract as contract  # a fixture
 
+CHANGING = ("/readyz", "/metrics")
+"""What these answer depends on the moment."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 
 
@@ -35,8 +37,10 @@ def test_every_address_lists_all_its_methods(client: httpx.Client, offered: dict
 def test_head_is_get_without_a_body(client: httpx.Client, offered: dict[str, set[str]]) -> None:
     for path in (path for path, methods in offered.items() if "GET" in methods):
         get, head = client.get(path), client.head(path)
-        assert head.status_code == get.status_code, path
         assert head.content == b""
+        if path in CHANGING:
+            continue
+        assert head.status_code == get.status_code, path
         for name in ("content-type", "content-length", "etag"):
             assert head.headers.get(name) == get.headers.get(name), path
 

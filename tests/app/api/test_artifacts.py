@@ -48,6 +48,23 @@ def test_artifacts_are_listed(client: httpx.Client, job: str) -> None:
     }
 
 
+def test_artifacts_are_pages_too(client: httpx.Client, job: str) -> None:
+    array = client.get(f"{job}/artifacts").json()
+    query = {"job": job.rpartition("/")[2], "limit": "1"}
+    first = client.get("/v1/artifacts", params=query).json()
+    second = client.get("/v1/artifacts", params={**query, "cursor": first["next_cursor"]}).json()
+    rest = client.get("/v1/artifacts", params={**query, "cursor": second["next_cursor"]}).json()
+    assert rest == {"items": [], "next_cursor": None}
+    assert sorted([*first["items"], *second["items"]], key=lambda row: str(row["name"])) == array
+    assert client.get("/v1/artifacts", params={"job": query["job"]}).json()["next_cursor"] is None
+
+
+def test_artifacts_of_no_job_are_not_found(client: httpx.Client) -> None:
+    answer = client.get("/v1/artifacts", params={"job": "job_0"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+    assert client.get("/v1/artifacts").json()["errors"] == [{"pointer": "/query/job", "detail": "is missing"}]
+
+
 def test_a_download_has_the_bytes_and_says_what_they_are(client: httpx.Client, file: str) -> None:
     answer = client.get(file)
     assert answer.content == DATA

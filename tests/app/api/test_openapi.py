@@ -1,10 +1,12 @@
 """The published contract."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.descriptions import DESCRIPTIONS
 from app.api.requests import JobRequest
 from app.jobs.status import TERMINAL
 
@@ -56,6 +58,53 @@ def test_every_operation_is_described_and_named_once(contract: dict[str, Any]) -
     assert all(operation["description"] for operation in operations(contract))
     names = [operation["operationId"] for operation in operations(contract)]
     assert len(names) == len(set(names))
+
+
+def objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object of the document."""
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from objects(child)
+
+
+def test_every_property_and_parameter_is_described(contract: dict[str, Any]) -> None:
+    bare = [
+        (name, schema.get("title"))
+        for schema in objects(contract)
+        if schema.get("type") == "object" and isinstance(schema.get("properties"), dict)
+        for name, entry in schema["properties"].items()
+        if not entry.get("description")
+    ]
+    assert bare == []
+    parameters = [parameter for operation in operations(contract) for parameter in operation.get("parameters", [])]
+    assert [parameter["name"] for parameter in parameters if not parameter.get("description")] == []
+
+
+def test_every_description_is_used(contract: dict[str, Any]) -> None:
+    texts = [node.get("description") for node in objects(contract)]
+    words = {text.split(" By default {")[0] for text in texts if isinstance(text, str)}
+    assert [key for key, text in DESCRIPTIONS.items() if text not in words] == []
+
+
+def test_no_default_is_an_object(contract: dict[str, Any]) -> None:
+    """Generators drop such a schema, and every operation that needs it."""
+    assert [node for node in objects(contract) if isinstance(node.get("default"), dict) and "type" in node] == []
+    described = contract["components"]["schemas"]["WeightSettings"]["properties"]["observer"]["description"]
+    assert described.endswith('By default {"kind": "minmax"}.')
+
+
+def test_what_chooses_a_schema_is_required_in_each(contract: dict[str, Any]) -> None:
+    choices = [node["discriminator"] for node in objects(contract) if "discriminator" in node]
+    assert choices
+    for choice in choices:
+        for reference in choice["mapping"].values():
+            schema = contract["components"]["schemas"][reference.rpartition("/")[2]]
+            assert choice["propertyName"] in schema["required"]
+
+
+def test_functions_of_clients_are_named_as_ours(contract: dict[str, Any]) -> None:
+    assert contract["paths"]["/v1/jobs"]["post"]["operationId"] == "submit_job"
 
 
 def test_a_job_request_has_examples(contract: dict[str, Any]) -> None:
