@@ -4,17 +4,26 @@
                    one attempt at a time records its success only when another has ended the same job
     unreconciled   nobody takes back what a dead worker held
     hasty          an accepted job is committed a second after the answer
+    forgetful      a key is forgotten as soon as it made a job
+    repainting     an artifact has other bytes from its second download on
+    deaf           a cancel is accepted, and nothing is done about it
+    heedless       no worker stops for a cancel
+    backward       a job that has succeeded is queued again
+    blind          lists leave out the newest job
 
-Every process of the chaos run, broken or not, tries a job as often as it takes: with a kill every few seconds a sound
-job may well lose its worker three times, and would then rightly fail. So each that fails for that is a fault here.
+Every process of the chaos run, broken or not, tries a job as often as it takes, after short pauses: with a kill every
+few seconds a sound job may well lose its worker several times, and would then rightly fail. So each that fails for that
+is a fault here.
 """
 
 import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,25 +31,29 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.jobs import claims, endings, reconciler, repository, service
+from app.jobs import claims, endings, queries, reconciler, repository, service
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.models import Artifact, Job
-from app.jobs.status import TERMINAL, Move
+from app.jobs.status import TERMINAL, JobState, Move
 from app.jobs.submission import MostSeconds, Submission
 from worker.heartbeat import Heartbeat
 
 ATTEMPTS = 1000
+PAUSE = timedelta(seconds=0.1)
 LATE_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 
 submit = service.submit
 succeed = endings.succeed
+artifact = queries.artifact
+page = queries.page
 
 
 def prepare() -> None:
     """Make this process one of the chaos run."""
     for most in ("MAX_ATTEMPTS", "MOST_ATTEMPTS"):
         vars(endings)[most] = ATTEMPTS
+    endings.RETRY_PAUSE = PAUSE
     _BREAK[os.environ.get("CHAOS_MUTANT", "")]()
 
 
@@ -106,9 +119,69 @@ def _answer_early() -> None:
     service.submit = submit_early
 
 
+def _forget_keys() -> None:
+    def submit_without(session: Session, submission: Submission, most: MostSeconds) -> Job:
+        return submit(session, replace(submission, idempotency_key=None), most)
+
+    service.submit = submit_without
+
+
+def _change_artifacts() -> None:
+    downloaded: set[tuple[str, str]] = set()
+
+    def another(session: Session, job_id: str, name: str) -> Artifact:
+        if (job_id, name) not in downloaded:
+            downloaded.add((job_id, name))
+            return artifact(session, job_id, name)
+        return next(row for row in queries.artifacts(session, job_id) if row.name != name)
+
+    queries.artifact = another
+
+
+def _ignore_cancels() -> None:
+    def do_nothing(session: Session, job_id: str) -> Job:
+        return queries.read(session, job_id)
+
+    service.request_cancel = do_nothing
+
+
+def _work_on() -> None:
+    def go_on(beat: Heartbeat) -> ClaimStatus:
+        status = claim_status(beat)
+        return ClaimStatus.GO_ON if status is ClaimStatus.CANCEL else status
+
+    claim_status: Callable[[Heartbeat], ClaimStatus] = vars(Heartbeat)["claim_status"].fget
+    Heartbeat.claim_status = property(go_on)  # type: ignore[assignment, method-assign]
+
+
+def _go_back() -> None:
+    def succeed_and_return(session: Session, claim: Claim, *product: Any, **more: Any) -> bool:
+        done = succeed(session, claim, *product, **more)
+        time.sleep(LATE_SECONDS)  # for callers to see it
+        session.execute(update(Job).where(Job.id == claim.job_id).values(state=JobState.QUEUED))
+        session.commit()
+        return done
+
+    endings.succeed = succeed_and_return
+
+
+def _leave_out() -> None:
+    def all_but_first(session: Session, kind: Any, chosen: Any, before: str | None, limit: int) -> Sequence[Job]:
+        rows = page(session, kind, chosen, before, limit)
+        return rows if before else rows[1:]
+
+    queries.page = all_but_first
+
+
 _BREAK: Mapping[str, Callable[[], None]] = {
     "": lambda: None,
     "unfenced": _unfence,
     "unreconciled": _leave_lost,
     "hasty": _answer_early,
+    "forgetful": _forget_keys,
+    "repainting": _change_artifacts,
+    "deaf": _ignore_cancels,
+    "heedless": _work_on,
+    "backward": _go_back,
+    "blind": _leave_out,
 }

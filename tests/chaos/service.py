@@ -18,6 +18,7 @@ from app.cli.commands import api_command, redis_command, with_root, worker_comma
 from app.database import migrate
 from app.settings import Settings
 from tests.chaos.parts import Part, end_marked, marked
+from tests.reliability.cutting import Wire, wire_to
 from tests.servers import free_port, wait_until
 from tests.service.processes import descendants
 
@@ -40,6 +41,8 @@ class Service:
     address: str
     lease_seconds: float
     mark: str
+    wire: Wire | None = None
+    """What API and workers reach a PostgreSQL through, where it can be cut."""
 
     def orphans(self) -> int:
         """How many processes outlived whoever started them."""
@@ -57,7 +60,9 @@ class Service:
 
 
 @contextmanager
-def service(database: str, folder: Path, seconds: Mapping[str, float], mutant: str) -> Iterator[Service]:
+def service(
+    database: str, folder: Path, seconds: Mapping[str, float], mutant: str, *, wired: bool = False
+) -> Iterator[Service]:
     """Everything is made, and the database migrated; in the end nothing of it runs."""
     mark = f"{uuid.uuid4().hex}:"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
@@ -68,13 +73,14 @@ def service(database: str, folder: Path, seconds: Mapping[str, float], mutant: s
         held, url = stack.enter_context(_postgresql(folder)) if database == "postgresql" else _sqlite(folder)
         settings = Settings(database_url=url, storage_url=environment["ZEROPOINT_STORAGE_URL"])
         migrate(settings)
+        wire, url = stack.enter_context(_wired(url)) if wired and database == "postgresql" else (None, url)
         port = free_port()
         processes = _processes(folder, environment | {"ZEROPOINT_DATABASE_URL": url}, port)
         stack.callback(end_marked, mark)
         for part in processes:
             stack.callback(part.kill)
         parts = {part.name: part for part in (*held, *processes)}
-        yield Service(parts, settings, f"http://127.0.0.1:{port}", seconds["LEASE"], mark)
+        yield Service(parts, settings, f"http://127.0.0.1:{port}", seconds["LEASE"], mark, wire)
 
 
 def _processes(folder: Path, environment: Mapping[str, str], api_port: int) -> Iterable[Part]:
@@ -87,6 +93,12 @@ def _processes(folder: Path, environment: Mapping[str, str], api_port: int) -> I
         Part(name, command, {**environment, "ZEROPOINT_SCRATCH_DIR": str(folder / name)}, folder / f"{name}.log")
         for name, command in commands.items()
     ]
+
+
+@contextmanager
+def _wired(url: str) -> Iterator[tuple[Wire, str]]:
+    with wire_to(url) as (wire, near):
+        yield wire, near.render_as_string(hide_password=False)
 
 
 def _sqlite(folder: Path) -> tuple[list[Part], str]:

@@ -32,7 +32,7 @@ class Wire:
                 self.connections.append(thread)
 
     def _connect(self, client: socket.socket) -> None:
-        with client, socket.socket(socket.AF_UNIX) as server, suppress(ConnectionError):
+        with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):  # it was cut, or the server is away
             server.connect(self._server)
             self._pass_on(client, server)
 
@@ -43,8 +43,6 @@ class Wire:
             ready, _, _ = select.select([client, server], [], [])
             source, target = (client, server) if client in ready else (server, client)
             chunk = source.recv(1 << 16)
-            if source is server and cut == "after":
-                assert COMMIT in chunk  # it is done
             if not chunk or (source is server and cut):
                 return
             if source is client and COMMIT in chunk:
