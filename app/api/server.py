@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import logging
 import resource
+import socket
 import sys
 
 from fastapi import FastAPI
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--app", default="app.main:create_app", help="what makes the application")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--fd", type=int, help="an open file that listens at this address already")
     options = parser.parse_args()
     try:
         app = import_from_string(options.app)()
@@ -115,7 +117,8 @@ def main() -> None:
         log.info("this API process %s", plan_memory(settings).check(api=True))
     except TooMuchPromised as error:
         raise SystemExit(f"The API does not start: {error}") from error
-    server_of(app, options.host, options.port).run()
+    listeners = None if options.fd is None else [socket.socket(fileno=options.fd)]
+    server_of(app, options.host, options.port).run(listeners)
 
 
 if __name__ == "__main__":

@@ -82,12 +82,13 @@ def started(
     *,
     standard_input: str = "",
     lock: int,
+    listener: int | None = None,
     stop_seconds: float = STOP_SECONDS,
 ) -> Iterator[Server]:
     """Start a server in its own session (Ctrl-C reaches the parent alone); on leaving the block it is gone.
 
-    It is gone too when this process ends in any other way. Until then it holds the locked file `lock`. `stop_seconds`:
-    how long it may take to stop.
+    It is gone too when this process ends in any other way. Until then it holds the locked file `lock`. `listener`: an
+    open file that it listens on. `stop_seconds`: how long it may take to stop.
     """
     path = logs / f"{name}.log"
     with path.open("ab") as log:
@@ -98,7 +99,7 @@ def started(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            pass_fds=[lock],
+            pass_fds=[lock] if listener is None else [lock, listener],
             preexec_fn=partial(die_with, os.getpid()),
         )
     server = Server(name, process, path, stop_seconds)

@@ -11,12 +11,13 @@ import zeropoint
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def api_command(host: str, port: int) -> list[str]:
-    """Return the API's command line.
+def api_command(host: str, port: int, listener: int | None = None) -> list[str]:
+    """Return the API's command line; `listener` is an open file that listens there already.
 
     -P: nothing is looked for in the working directory, where a user may have an app.py.
     """
-    return [sys.executable, "-P", "-m", "app.api.server", "--host", host, "--port", str(port)]
+    options = ["--host", host, "--port", str(port), *(["--fd", str(listener)] if listener is not None else [])]
+    return [sys.executable, "-P", "-m", "app.api.server", *options]
 
 
 def worker_command(device: str, slots: int) -> list[str]:

@@ -104,7 +104,7 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
     servers = []
     environment = with_root(_defaults(folder.data) | dict(os.environ))
     settings = get_settings().model_copy(update={"database_url": environment["ZEROPOINT_DATABASE_URL"]})
-    _require_free(host, port)
+    listener = stack.enter_context(_listen(host, port))
     try:
         print(f"Zeropoint {plan_memory(settings).check(api=True, worker=True)}.", flush=True)
     except TooMuchPromised as error:
@@ -124,7 +124,9 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
 
     # 3. The API.
     seconds = settings.stop_seconds + STOP_SECONDS
-    api = stack.enter_context(start("api", api_command(host, port), stop_seconds=seconds))
+    command = api_command(host, port, listener.fileno())
+    api = stack.enter_context(start("api", command, listener=listener.fileno(), stop_seconds=seconds))
+    listener.close()  # the API's alone: where that has ended, nobody is kept waiting
     api.wait_until(lambda: _answers(host, port, "/healthz"), settings.start_seconds)
 
     # 4. The worker; the service is ready when the API has seen it.
@@ -165,11 +167,10 @@ def _watch(servers: list[Server]) -> None:
         time.sleep(WATCH_SECONDS)
 
 
-def _require_free(host: str, port: int) -> None:
-    """Raise ServerError where another program listens: it would answer in place of this service."""
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen where the API will, from now on: another program there would answer in its place. Raises ServerError."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, port), family=family).close()
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ServerError(
             f"Port {port} of {host} can't be listened on: {error.strerror}. Name another: --port."

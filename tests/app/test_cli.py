@@ -7,8 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
+from app.cli.children import ServerError
+from app.cli.commands import api_command, with_root
+from app.cli.serve import _listen
 from app.database import migrate
 from app.settings import Settings
 from tests.servers import ROOT, free_port
@@ -61,3 +65,22 @@ def test_an_api_without_a_storage_says_so(url: str, tmp_path: Path) -> None:
     done = ended("api", {"ZEROPOINT_STORAGE_URL": url, "ZEROPOINT_DATABASE_URL": f"sqlite:///{tmp_path}/zeropoint.db"})
     assert done.returncode == 1
     assert "The API does not start: " in done.stderr
+
+
+def test_the_port_is_held_from_before_the_api_starts(tmp_path: Path) -> None:
+    """Else another program could take it meanwhile, and answer that all is well."""
+    with _listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ServerError, match="already in use"):
+            _listen("0.0.0.0", port)
+        process = subprocess.Popen(
+            api_command("127.0.0.1", port, listener.fileno()),
+            cwd=ROOT,
+            env=with_root({"ZEROPOINT_DATABASE_URL": "sqlite://", "ZEROPOINT_STORAGE_URL": f"file:{tmp_path}"}),
+            pass_fds=[listener.fileno()],
+        )
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60, trust_env=False).json() == {"status": "ok"}
+    finally:
+        process.terminate()
+        process.wait(60)
