@@ -15,7 +15,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.errors import method_refused, refusal_answer
 from app.errors import MOST_FAULTS, Fault, Invalid
@@ -86,7 +86,7 @@ class Addresses:
         app, method = self._app, scope["method"]
         if here and method not in here:
             if method == "HEAD" and "GET" in here:
-                scope, send = {**scope, "method": "GET"}, _without_body(send)
+                scope = {**scope, "method": "GET"}  # the server, which has the scope as it was, sends no body
             else:
                 app = _other_method(scope, _allowed(here))
         if refusal := _refused_query(scope, here):
@@ -112,13 +112,6 @@ def _other_method(scope: Scope, allowed: list[str]) -> Response:
     if scope["method"] == "OPTIONS":
         return Response(status_code=204, headers={"Allow": ", ".join(allowed)})
     return method_refused(scope["state"]["request_id"], scope["method"], path_of(scope), allowed)
-
-
-def _without_body(send: Send) -> Send:
-    async def head(message: Message) -> None:
-        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-    return head
 
 
 def _refused_query(scope: Scope, here: dict[str, Address]) -> Invalid | None:
