@@ -25,6 +25,8 @@ LOOKS = 5
 """Of uvicorn's ticks of 0.1 s, between two looks at the connections."""
 LAST_SECONDS = 1
 """For what is sent to be read, once everyone is answered."""
+KEEP_ALIVE_SECONDS = 20
+"""For an idle connection: longer than clients keep one (httpx 5 s), who would else send a request as it closes."""
 FILES = 256
 """Open files beside those of connections: the database's, programs that check uploads, logs."""
 FILES_EACH = 3
@@ -81,6 +83,7 @@ def server_of(app: FastAPI, host: str, port: int, log_level: str | None = None) 
         access_log=False,  # `request_id` logs each request, with its id
         log_config=None,
         log_level=log_level,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     config.settings = app.state.services.settings
     return ApiServer(config, app.state.stopping)

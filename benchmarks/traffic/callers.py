@@ -24,6 +24,8 @@ from tests.service.running import TERMINAL
 ANSWER_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 5.0
 """Whatever Retry-After asks for: the load stays."""
+KEPT_SECONDS = 3.0
+"""For an idle connection: less than the server, which would else close it just as a request is sent."""
 WAIT_SECONDS = 1
 RANGE_BYTES = 1024
 KEPT = 100
@@ -55,7 +57,7 @@ class Caller:
     """One connection. `planned`: when the next request was to begin, on the clock of `time.perf_counter`."""
 
     def __init__(self, address: str, world: World, answers: Answers, seed: str) -> None:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS)
         self.client = httpx.AsyncClient(base_url=address, timeout=ANSWER_SECONDS, limits=limits, trust_env=False)
         self.random = random.Random(seed)
         self.planned: float | None = None

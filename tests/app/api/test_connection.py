@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.api.server import server_of
 from app.database import connected
 from app.jobs import endings
 from app.jobs.endings import Product
@@ -121,3 +122,11 @@ def test_one_that_is_read_slowly_comes_as_a_whole(address: str, download: str) -
             received += len(chunk)
             time.sleep(0.02 if received < PATIENT_BYTES else 0)
     assert received > DOWNLOAD_BYTES
+
+
+def test_idle_connections_outlive_those_of_clients(tmp_path: Path) -> None:
+    settings = Settings(database_url="sqlite://", storage_url=f"file:{tmp_path}")
+    server = server_of(create_app(settings, reconciles=False), "127.0.0.1", 0)
+    expiry = httpx.Limits().keepalive_expiry
+    assert expiry is not None
+    assert server.config.timeout_keep_alive > 2 * expiry
