@@ -72,9 +72,10 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
     }
+    asked: dict[str, dict[str, Any]] = {"/v1/artifacts": {"params": {"job": job.id}}}
     session.rollback()  # an open transaction would keep others from locking tables
     return [
-        Call(method.upper(), path.format(**known), content.get(path, {}) if method == "post" else {})
+        Call(method.upper(), path.format(**known), (content if method == "post" else asked).get(path, {}))
         for path, operations in create_app(Settings(database_url="sqlite://"), reconciles=False)
         .openapi()["paths"]
         .items()
