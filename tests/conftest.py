@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import sqlite3
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,5 +225,8 @@ def client(served: httpx.Client, settings: Settings) -> Iterator[httpx.Client]:
     services = create_services(settings)
     served.app.state.services = services  # type: ignore[attr-defined]
     yield served
+    deadline = time.monotonic() + 10
+    while services.engine.pool.checkedout() and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.01)  # a probe or a poll that nobody waits for any more: its connection would be lost in use
     services.engine.dispose()
     services.celery.close()
