@@ -35,8 +35,7 @@ REMOVE = ["remove in scratch", "remove in scratch"]
 
 STEPS = {
     "upload": [
-        *("open tmp/*", "lock tmp/*", "write tmp/*"),
-        *("open tmp/*", "lock tmp/*"),
+        *("open tmp/*", "lock tmp/*", "open tmp/*", "lock tmp/*", "write tmp/*"),
         *("mkdir tmp/folder", "start in tmp/folder", "write tmp/*", "remove tmp/folder"),
         *("fsync", "chmod tmp/*", "mkdir blobs/..", *END_BLOB),
         *("INSERT models", "COMMIT", "remove tmp/*", "answer"),

@@ -32,7 +32,7 @@ def test_the_smallest_choice_of_formats_and_then_fewer_samples() -> None:
 @pytest.mark.parametrize("code", FAILURES)
 @pytest.mark.parametrize("phase", [None, "saving"])
 def test_the_words_of_a_code_are_whole(code: str, phase: Phase | None) -> None:
-    failure = describe_failure(code, phase, Recipe(), how="SIGSEGV", seconds=60)
+    failure = describe_failure(code, phase, Recipe(), how="SIGSEGV", seconds=60, attempt=3)
     assert (failure.code, failure.phase) == (code, phase)
     assert "{when}" not in FAILURES[code].detail or ("while saving" in failure.detail) == (phase is not None)
     assert all(text[-1] == "." and text[0].isupper() for text in (failure.detail, failure.remedy))
