@@ -88,6 +88,8 @@ class Waits:
     async def _poll_while_any_waits(self) -> None:
         while self._waiters:
             await asyncio.sleep(POLL_SECONDS)
+            if not self._waiters:
+                return  # nothing is asked of a database that may be closed by now
             try:
                 await self._poll()
             except SQLAlchemyError:
