@@ -44,8 +44,8 @@ ANNOUNCE_SECONDS = 10
 ANNOUNCED_FILE = "announced"
 """Its age shows a container's health check whether this worker still reaches the database."""
 
-ORPHAN_SECONDS = 4
-"""How long a pool process that lost the main one may take to release its job."""
+ORPHAN_SECONDS = 10
+"""How long a pool process that lost the main one may take to release its job, also where others compute."""
 
 log = logging.getLogger(__name__)
 app = create_celery(get_settings())

@@ -23,7 +23,7 @@ from app.memory import TooMuchPromised, plan_memory
 from app.settings import get_settings
 
 WATCH_SECONDS = 0.2
-FORMER_SECONDS = 10.0
+FORMER_SECONDS = 15.0
 """For the parts of a service that was killed: they end within five."""
 STOP_SECONDS = 3.0
 """Beside what a server is allowed: to record what it did, and to end."""
