@@ -51,10 +51,15 @@ log = logging.getLogger(__name__)
 app = create_celery(get_settings())
 prestarted = PrestartedChildren(get_settings().scratch_dir, sandbox_of(get_settings()))
 threads = ExitStack()
+MAIN = os.getpid()
+unwinds: list[bool] = []
+"""Not empty once this pool process ends; it is never asked to go on."""
 
 
 @app.task(name=TASK_NAME, bind=True)
 def look(self: Task[..., None]) -> None:
+    # Here, since the pool puts a handler of its own over what was there before: its second signal would end a release.
+    signal.signal(signal.SIGTERM, unwind)
     tasks.look(str(self.request.hostname), get_settings(), prestarted)
     prestarted.prepare()
 
@@ -94,24 +99,22 @@ def test_what_is_needed(sender: Any, **_: Any) -> None:
 @worker_process_init.connect
 @required
 def begin_pool_process(**_: Any) -> None:
-    """Unwind on SIGTERM: the child of a pool process is stopped, its folder removed, its job released.
-
-    The kernel sends it when the main process ends, however that ends, once for each thread of that which had this one
-    as its child. Nobody then ends what takes too long.
-    """
-    parent, unwinds = os.getppid(), False
-
-    def unwind(*_: object) -> None:
-        nonlocal unwinds
-        if os.getppid() != parent:
-            signal.alarm(ORPHAN_SECONDS)
-        if not unwinds:  # another signal must not break off what is recorded
-            unwinds = True
-            sys.exit(1)
-
-    signal.signal(signal.SIGTERM, unwind)
-    die_with(parent, signal.SIGTERM)
+    """Have the kernel send SIGTERM when the main process ends, however that ends, and make a job's process ready."""
+    die_with(MAIN, signal.SIGTERM)
     prestarted.prepare()
+
+
+def unwind(*_: object) -> None:
+    """Unwind this pool process: its child is stopped, the folder removed, the job released.
+
+    The kernel sends the signal once for each thread of the main process that had this one as its child. Nobody then
+    ends what takes too long. Another signal must not break off what is recorded.
+    """
+    if os.getppid() != MAIN:
+        signal.alarm(ORPHAN_SECONDS)
+    if not unwinds:
+        unwinds.append(True)
+        sys.exit(1)
 
 
 @worker_process_shutdown.connect
