@@ -25,6 +25,8 @@ from zeropoint.schema.layer_patterns import nearest
 _prefix: ContextVar[str] = ContextVar("prefix", default="")
 """Of the request that is answered; bodies take it from here, however deep in an answer they are."""
 
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What orchestrators and Prometheus ask for every few seconds."""
 ORDER = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 
 

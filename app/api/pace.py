@@ -8,7 +8,7 @@ from time import monotonic
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.addresses import path_of
+from app.api.addresses import PROBES, path_of
 from app.api.dependencies import Services
 from app.api.errors import BodyRefused, refusal_answer
 from app.api.stopping import Stopping
@@ -16,8 +16,6 @@ from app.errors import ServiceError, TooSlow, Unavailable
 
 LEAST_BYTES = 4096
 """Of a body or an answer, in `idle_seconds`: 140 bytes a second, unless it ends before."""
-ALWAYS = ("/healthz", "/readyz", "/metrics")
-"""What is answered when there are too many connections: whoever asks decides whether this process is restarted."""
 
 
 class Pace:
@@ -78,7 +76,7 @@ def _refusal(scope: Scope, stopping: Stopping) -> ServiceError | None:
     path = path_of(scope)
     if stopping.begun and path != "/healthz":
         return stops()
-    if scope["state"].get("too_many") and path not in ALWAYS:
+    if scope["state"].get("too_many") and path not in PROBES:  # who probes decides whether this process is restarted
         detail = "There are more connections than this process may have."
         return Unavailable("busy", detail, "Ask again in a moment, over one connection that is kept.", retry_after=5)
     return None

@@ -11,10 +11,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
+from app.api.addresses import PROBES
 from app.api.errors import internal_error
 
 HEADER = "X-Request-ID"
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 MOST_PATH = 512
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

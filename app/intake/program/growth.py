@@ -36,15 +36,15 @@ class Followed(NamedTuple):
     made: Shape | None
 
     @property
-    def elements(self) -> int:
-        return max(math.prod(self.declared), math.prod(self.made or (0,)))
+    def shape(self) -> Shape:
+        return max(self.declared, self.made or (0,), key=math.prod)
 
 
 def check_growth(document: dict[str, Any], limits: Limits) -> None:
     """Raise Wrong, with the node, when a tensor takes more than `limits.tensor_bytes`."""
     metas = document["graph_module"]["graph"]["tensor_values"]
     for tensor in follow(document):
-        if tensor.elements * BY_EXPORT_NUMBER[metas[tensor.name]["dtype"]].bytes > limits.tensor_bytes:
+        if math.prod(tensor.shape) * BY_EXPORT_NUMBER[metas[tensor.name]["dtype"]].bytes > limits.tensor_bytes:
             wrong = Wrong(f"is a tensor of more than {limits.tensor_bytes} bytes", tensor.name)
             if tensor.node >= 0:
                 wrong.path.insert(0, f"node {tensor.node}")
@@ -62,8 +62,7 @@ def follow(document: dict[str, Any]) -> Iterator[Followed]:
         for place, name in enumerate(names):
             made = _made(node, shapes, least) if place == 0 and position >= 0 else None
             tensor = Followed(position, name, tuple(map(least, metas[name]["sizes"])), made)
-            larger = made is not None and math.prod(made) > math.prod(tensor.declared)
-            shapes[name] = made if larger and made is not None else tensor.declared
+            shapes[name] = tensor.shape
             yield tensor
 
 
@@ -268,7 +267,7 @@ _RULES: Mapping[str, Callable[[Sequence[Shape], _Numbers], Shape | None]] = {
     **dict.fromkeys(("outer", "ger", "kron", "meshgrid", "cartesian_prod"), _outer),
     "embedding": _looked_up,
     "gather": _of_the_index,
-    **dict.fromkeys(("index_select",), _selected),
+    "index_select": _selected,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolved),
     **dict.fromkeys(
         """t_copy unflatten squeeze squeeze_copy movedim moveaxis contiguous clone alias detach _to_copy to
