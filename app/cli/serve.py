@@ -24,7 +24,7 @@ from app.settings import get_settings
 
 WATCH_SECONDS = 0.2
 FORMER_SECONDS = 15.0
-"""For the parts of a service that was killed: they end within five."""
+"""For the parts of a service that was killed: a worker that has a job to release may take ten."""
 STOP_SECONDS = 3.0
 """Beside what a server is allowed: to record what it did, and to end."""
 

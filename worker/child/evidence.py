@@ -7,10 +7,12 @@ kills who ignores its first signal.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
+
+from sandbox.machine import CGROUPS, MEMINFO, memory_facts, memory_groups
 
 Evidence = Literal["memory", "processor"]
 
@@ -21,7 +23,6 @@ SHORT_SHARE = 0.05
 RECENT_SECONDS = 10.0
 """A process that holds much takes some seconds to die."""
 
-CGROUPS = Path("/sys/fs/cgroup")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -63,7 +64,11 @@ class KillWatch:
 
 def oom_kills(groups: Path = CGROUPS) -> int:
     """Return how many processes the system has killed for memory: of this control group, else of the machine."""
-    for path in (*_own_groups(groups), Path("/proc/vmstat")):
+    counts = (
+        root / path / ("memory.events" if version == 2 else "memory.oom_control")
+        for version, root, path in memory_groups(groups)
+    )
+    for path in (*counts, Path("/proc/vmstat")):
         with suppress(OSError):
             for line in path.read_text().splitlines():
                 name, _, number = line.partition(" ")
@@ -72,26 +77,12 @@ def oom_kills(groups: Path = CGROUPS) -> int:
     return 0
 
 
-def is_short_of_memory(meminfo: Path = Path("/proc/meminfo")) -> bool:
+def is_short_of_memory(meminfo: Path = MEMINFO) -> bool:
     """Return whether little of the machine's memory is available."""
-    facts = {}
+    facts: Mapping[str, int] = {}
     with suppress(OSError):
-        for line in meminfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            facts[name] = value.split()
-    total, available = (int(facts.get(name, ["0"])[0]) for name in ("MemTotal", "MemAvailable"))
-    return available < SHORT_SHARE * total
-
-
-def _own_groups(groups: Path) -> Iterator[Path]:
-    """Yield the counts of the worker's control group, of version 2 and of version 1."""
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                yield groups / path.lstrip("/") / "memory.events"
-            elif "memory" in controllers.split(","):
-                yield groups / "memory" / path.lstrip("/") / "memory.oom_control"
+        facts = memory_facts(meminfo)
+    return facts.get("MemAvailable", 0) < SHORT_SHARE * facts.get("MemTotal", 0)
 
 
 def _cpu_seconds(pid: int) -> float:
