@@ -6,6 +6,7 @@ are parsed and validated where they are recipes or jobs. A block that can't run 
 """
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -128,6 +129,10 @@ def reader(
     monkeypatch.chdir(folder)
     # An int8 kernel takes half a minute to compile: tests/test_recipes.py compiles for real, and compares.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    if "conversion_mapping" in page.read_text():  # a page registers one, for the whole process
+        registry = importlib.import_module("transformers.conversion_mapping")
+        monkeypatch.setattr(registry, "_checkpoint_conversion_mapping_cache", None)
+        monkeypatch.setattr(registry, "USER_REGISTERED_MAPPINGS", set())
     name = str(page.relative_to(ROOT))
     with torch._inductor.config.patch(freezing=False):  # a page sets it
         yield Reader(name, folder, running, STARTS.get(name, dict)() | {"__name__": "__main__"})

@@ -48,7 +48,7 @@ STEPS = {
         *(*CHECKPOINT, *WEIGHTS, *REPORT, *MANIFEST),
         *(*SUCCEED, *REMOVE, "answer"),
     ],
-    "beat": [*PHASE, "INSERT checkpoints", "COMMIT", *PHASE, "UPDATE jobs", "COMMIT"],
+    "beat": [*PHASE, "UPDATE jobs", "INSERT checkpoints", "COMMIT", *PHASE, "UPDATE jobs", "COMMIT"],
     "renew": ["UPDATE jobs", "COMMIT", "answer"],
     "fail": [*BLOB, *END, "INSERT artifacts", "COMMIT", "answer"],
     "try_again": [*END, "COMMIT", "answer"],
