@@ -5,6 +5,7 @@ This folder has no __init__.py: it would shadow the installed Alembic.
 
 from alembic import context
 
+import app.accounts.models
 import app.catalog.models
 import app.jobs.models  # noqa: F401  (its tables join the metadata)
 from app.database import Base, create_engine_for

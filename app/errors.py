@@ -2,6 +2,8 @@
 
     ServiceError
     ├── Malformed     the request can't be read
+    ├── Unauthorized  nobody knows who asks
+    ├── Forbidden     the one who asks may not do this
     ├── NotFound      the resource does not exist
     ├── Conflict      not possible in the current state
     ├── TooLarge      a limit is exceeded
@@ -29,6 +31,8 @@ TITLES = {
     "content_encoding_unsupported": "Compressed bodies are not accepted",
     "content_type_unsupported": "This content type is not accepted",
     "cursor_invalid": "The cursor can't be read",
+    "credentials_missing": "This service asks who calls",
+    "credentials_refused": "These credentials do not hold",
     "database_busy": "The database is busy",
     "database_unavailable": "The database is away",
     "dataset_does_not_fit": "The dataset doesn't fit the model",
@@ -40,10 +44,13 @@ TITLES = {
     "digest_unsupported": "The digest can't be read",
     "head_too_slow": "The request did not come in time",
     "idempotency_key_reused": "The idempotency key belongs to another request",
+    "identity_provider_away": "The identity provider is away",
     "internal_error": "The service failed",
     "job_finished": "The job has ended",
     "job_not_found": "No such job",
     "json_malformed": "The JSON can't be read",
+    "key_ended": "The key holds no more",
+    "key_not_found": "No such key",
     "method_not_allowed": "This method is not allowed here",
     "model_format_unsupported": "This kind of model file is not accepted",
     "model_in_use": "A job needs this model",
@@ -57,6 +64,9 @@ TITLES = {
     "precondition_failed": "A condition of the request does not hold",
     "preset_not_found": "No such preset",
     "program_invalid": "The exported program can't be used",
+    "project_exists": "There is such a project",
+    "project_invalid": "This can't be the name of a project",
+    "project_not_found": "No such project",
     "range_not_satisfiable": "The range lies outside the artifact",
     "recipe_does_not_fit": "The recipe does not fit the form of the model",
     "recipe_matches_nothing": "The recipe names something that the model doesn't have",
@@ -65,6 +75,7 @@ TITLES = {
     "report_not_ready": "There is no report yet",
     "request_invalid": "The request is not valid",
     "request_unreadable": "The request can't be read",
+    "role_too_low": "This role may not do that",
     "route_not_found": "No such route",
     "stopping": "This process stops",
     "storage_full": "There is no room left for this file",
@@ -73,6 +84,7 @@ TITLES = {
     "upload_empty": "The upload is empty",
     "upload_too_demanding": "The upload takes too much to read",
     "upload_too_large": "The upload is too large",
+    "token_without_project": "The token names no project of this service",
     "transformers_missing": "Hugging Face folders are not accepted here",
     "weights_invalid": "The weights can't be used",
 }
@@ -112,6 +124,14 @@ class ServiceError(Exception):
 
 class Malformed(ServiceError):
     """The request can't be read."""
+
+
+class Unauthorized(ServiceError):
+    """Nobody knows who asks."""
+
+
+class Forbidden(ServiceError):
+    """The one who asks may not do this."""
 
 
 class NotFound(ServiceError):

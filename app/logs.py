@@ -35,6 +35,11 @@ def also(**ids: Any) -> None:
     _about.get({}).update(ids)
 
 
+def bound(name: str) -> Any:
+    """Return an id that is bound here; None if it is not."""
+    return _about.get({}).get(name)
+
+
 def fields(**values: Any) -> Mapping[str, Any]:
     """Return what `extra` of a log call takes, to add fields to one line."""
     return {"fields": values}

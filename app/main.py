@@ -10,10 +10,13 @@ from fastapi.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import VERSION
-from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
+from app.accounts.oidc import provider_of
+from app.accounts.scope import create_scoped_sessions
+from app.api import artifacts, audit, datasets, errors, health, jobs, keys, metrics, models, presets, sweeps
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
 from app.api.dependencies import Services
+from app.api.identity import Identity
 from app.api.openapi import publish
 from app.api.pace import Pace
 from app.api.probes import probes_for
@@ -28,7 +31,7 @@ from app.memory import plan_memory
 from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 
-RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, health, metrics)
+RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, keys, audit, health, metrics)
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
@@ -58,6 +61,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     routers = [module.router for module in RESOURCES]
     for router in routers:
         app.include_router(router)
+    app.add_middleware(Identity)
     app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
     app.add_middleware(Pace)
     app.add_middleware(RequestId)
@@ -80,9 +84,11 @@ def create_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         engine=engine,
-        sessions=sessions,
+        sessions=create_scoped_sessions(engine),
+        all_projects=sessions,
         storage=storage,
         celery=celery,
+        provider=provider_of(settings),
         admission=admission_for(settings, plan.gates),
         probes=probes_for(engine, sessions, storage, celery),
         waits=Waits(sessions, settings.waits),

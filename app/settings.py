@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ NOT_OURS = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_
 services whose names begin with zeropoint."""
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
+_URL = r"^https?://[^\s]+$"
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -50,6 +51,12 @@ class Settings(BaseSettings):
     root_path: str = ""
     forwarded_allow_ips: str = ""
     cors_origins: str = ""
+    auth: Literal["off", "on", "off-everywhere"] = "off"
+    oidc_issuer: str | None = Field(default=None, pattern=_URL)
+    oidc_audience: str | None = Field(default=None, min_length=1)
+    oidc_jwks_url: str | None = Field(default=None, pattern=_URL)
+    oidc_project_claim: str = "zeropoint_project"
+    oidc_role_claim: str = "zeropoint_role"
     gates: int | None = Field(default=None, ge=1, le=1024)
     gate_queue: int = Field(default=32, ge=0)
     gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
@@ -104,6 +111,24 @@ class Settings(BaseSettings):
 
 class WrongSettings(SystemExit):
     """Settings with which no process starts: the text says which, and what to do. It ends a process that lets it."""
+
+
+def require_accounts(settings: Settings, host: str) -> None:
+    """Raise WrongSettings where an API without accounts would listen to other machines."""
+    if settings.auth != "off" or _is_loopback(host):
+        return
+    raise WrongSettings(
+        f"The API does not start: it would listen at {host}, where other machines reach it, and accounts are off.\n"
+        f"Set {PREFIX}AUTH=on and make a key with zeropoint keys create, or listen at 127.0.0.1.\n"
+        f"To let everyone who reaches it do everything, set {PREFIX}AUTH=off-everywhere."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def words_of(setting: str) -> list[str]:

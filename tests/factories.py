@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.accounts.caller import DEFAULT_PROJECT, Caller, Role, called_by
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS, Upload
 from app.database import clock, new_id
@@ -118,8 +119,15 @@ def add_job(session: Session, **fields: Any) -> Job:
     session.add(model)
     session.commit()
     work = QuantizeWork(fields.pop("recipe", Recipe(activations=None)))
+    project = fields.pop("project", DEFAULT_PROJECT)
     submission = Submission(**{"model": model.id, "work": work, **fields})
-    return service.submit(session, submission, MOST)
+    with called_by(member_of(project)):
+        return service.submit(session, submission, MOST)
+
+
+def member_of(project: str, role: Role = Role.ADMIN) -> Caller:
+    """Return one who calls for a project."""
+    return Caller(project, role, f"a {role} of {project}")
 
 
 def claim_one(session: Session, device: str = "cpu", worker: str = "worker") -> Claim:

@@ -49,7 +49,8 @@ def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> Non
 
 
 def _run_to_end(claim: Claim, context: WorkerContext) -> None:
-    ids = {"job_id": claim.job_id, "request_id": claim.request_id, "owner": claim.owner, "model_id": claim.model_id}
+    ids = {"job_id": claim.job_id, "request_id": claim.request_id, "project": claim.project}
+    ids |= {"owner": claim.owner, "model_id": claim.model_id}
     began = time.monotonic()
     with logs.about(**ids, attempt=claim.attempt):
         try:

@@ -9,6 +9,9 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.accounts.caller import DEFAULT_PROJECT, caller
+from app.accounts.oidc import Provider
+from app.accounts.scope import ScopedSession
 from app.api.admission import Admission
 from app.api.probes import Probes
 from app.api.waits import Waits
@@ -25,9 +28,13 @@ class Services:
 
     settings: Settings
     engine: Engine
-    sessions: sessionmaker[Session]
+    sessions: sessionmaker[ScopedSession]
+    """Of requests: they see what the caller's project owns."""
+    all_projects: sessionmaker[Session]
+    """Of work that nobody called, such as health checks."""
     storage: Storage
     celery: Celery
+    provider: Provider | None
     admission: Admission
     probes: Probes
     waits: Waits
@@ -43,6 +50,12 @@ class Services:
     def most_seconds(self) -> MostSeconds:
         """Return how long a job may wait and run."""
         return MostSeconds(self.settings.job_pending_seconds, self.settings.job_seconds)
+
+
+def project_of_caller() -> str:
+    """Return the project of the one who calls."""
+    who = caller()
+    return who.project if who else DEFAULT_PROJECT
 
 
 async def _services(request: Request) -> Services:

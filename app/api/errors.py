@@ -19,6 +19,7 @@ from app.errors import (
     TITLES,
     Conflict,
     Fault,
+    Forbidden,
     Invalid,
     Malformed,
     NotFound,
@@ -26,6 +27,7 @@ from app.errors import (
     StorageFull,
     TooLarge,
     TooSlow,
+    Unauthorized,
     Unavailable,
     WrongType,
 )
@@ -39,6 +41,8 @@ TYPE = "urn:zeropoint:problem:"
 
 STATUSES: dict[type[ServiceError], HTTPStatus] = {
     Malformed: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -97,6 +101,8 @@ def problem(
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.faults]
     if error.more_faults:
         body["more_errors"] = error.more_faults
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {**(headers or {}), "WWW-Authenticate": 'Bearer realm="zeropoint"'}
     if error.retry_after is not None:
         headers = {**(headers or {}), "Retry-After": str(error.retry_after)}
     return JSONResponse(body, status, headers, PROBLEM)
@@ -106,6 +112,17 @@ def refusal_answer(request_id: str, error: ServiceError, *, close: bool = False)
     """Return a refusal as a response; `close`: nothing more is read from this connection."""
     status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     return problem(request_id, status, error, {"Connection": "close"} if close else None)
+
+
+def fault_answer(request_id: str, error: Exception) -> JSONResponse:
+    """Return the answer to what middleware can't do; an error that is our own mistake goes on."""
+    if isinstance(error, ServiceError):
+        return refusal_answer(request_id, error)
+    trouble = trouble_of(error)
+    if trouble is None:
+        raise error
+    log.warning("%s: the database: %s", request_id, trouble.value, exc_info=error)
+    return refusal_answer(request_id, DATABASE_REFUSALS[trouble]())
 
 
 def internal_error(request_id: str) -> JSONResponse:
@@ -148,12 +165,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
 
 
 def _on_database_error(request: Request, error: Exception) -> Response:
-    """Answer what is wrong with the database; an error that is our own mistake goes on."""
-    trouble = trouble_of(error)
-    if trouble is None:
-        raise error
-    log.warning("%s: the database: %s", request.state.request_id, trouble.value, exc_info=error)
-    return _on_service_error(request, DATABASE_REFUSALS[trouble]())
+    return fault_answer(request.state.request_id, error)
 
 
 def _on_system_error(request: Request, error: Exception) -> Response:

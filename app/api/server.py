@@ -19,7 +19,7 @@ from app import logs
 from app.api.connection import SPARE, ApiConfig, Connection
 from app.api.stopping import Stopping
 from app.memory import TooMuchPromised, plan_memory
-from app.settings import Settings
+from app.settings import Settings, require_accounts
 
 LOOKS = 5
 """Of uvicorn's ticks of 0.1 s, between two looks at the connections."""
@@ -115,6 +115,7 @@ def main() -> None:
         raise SystemExit(f"The API does not start: {error}") from error
     settings: Settings = app.state.services.settings
     logs.configure(settings.log_level, settings.log_format)
+    require_accounts(settings, options.host)
     require_files(settings)
     try:
         log.info("this API process %s", plan_memory(settings).check(api=True))

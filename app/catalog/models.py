@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, String
+from sqlalchemy import JSON, BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.accounts.scope import Owned
 from app.database import Base, UtcDateTime
 
 CONTENTS = "contents"
@@ -16,10 +17,11 @@ def _contents(**options: Any) -> Any:
     return mapped_column(JSON, deferred=True, deferred_group=CONTENTS, **options)
 
 
-class Model(Base):
+class Model(Owned, Base):
     """An uploaded network, checked and immutable."""
 
     __tablename__ = "models"
+    __table_args__ = (Index("ix_models_project_id", "project", "id"),)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(255))
@@ -36,10 +38,11 @@ class Model(Base):
     left_out: Mapped[list[dict[str, Any]]] = _contents(default=list, server_default="[]")
 
 
-class Dataset(Base):
+class Dataset(Owned, Base):
     """Named tensors with an equal first dimension."""
 
     __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_project_id", "project", "id"),)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(255))

@@ -6,6 +6,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, clock, new_id
@@ -79,6 +80,7 @@ class Catalog(Generic[Row]):
         at = clock(session)
         row = self.table(id=new_id(self.id_prefix, at), name=name, created_at=at, **examined.columns)
         session.add(row)
+        audit.record(session, f"{self.word}.uploaded", row.id)
         session.commit()
         return row
 

@@ -1,4 +1,4 @@
-"""The command line: `zeropoint serve | api | worker | migrate`, and the library's programs `job` and `validate`.
+"""The command line: `zeropoint serve | api | worker | migrate | projects | keys`, and programs of the library.
 
 The library is installed without the service: what a command needs is imported when it runs.
 """
@@ -12,10 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import zeropoint
+from app.cli import accounts
 from app.cli.commands import api_command, library_command, with_root, worker_command
 
 PRIVATE_UMASK = 0o077
-SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "pydantic_settings", "sqlalchemy", "uvicorn")
+SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "jwt", "pydantic_settings", "sqlalchemy", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("migrate", help="bring the database to the newest schema")
     command.set_defaults(run=_of_service(_migrate))
+
+    accounts.add_commands(commands, _of_service(_accounts))
 
     for program, words in (
         ("job", "do the job that a folder holds; no service is needed"),
@@ -118,6 +121,12 @@ def _migrate(_: argparse.Namespace) -> int:
         print(refused, file=sys.stderr)
         return 1
     return 0
+
+
+def _accounts(options: argparse.Namespace) -> int:
+    from app.cli import account_actions  # noqa: PLC0415
+
+    return account_actions.run(options)
 
 
 def _library(options: argparse.Namespace) -> int:

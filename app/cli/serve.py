@@ -20,7 +20,7 @@ from app.cli.children import Server, ServerError, started
 from app.cli.commands import api_command, redis_command, redis_settings, with_root, worker_command
 from app.cli.migration import migrate_or_refuse
 from app.memory import TooMuchPromised, plan_memory
-from app.settings import get_settings
+from app.settings import get_settings, require_accounts
 
 WATCH_SECONDS = 0.2
 FORMER_SECONDS = 15.0
@@ -104,6 +104,7 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
     servers = []
     environment = with_root(_defaults(folder.data) | dict(os.environ))
     settings = get_settings().model_copy(update={"database_url": environment["ZEROPOINT_DATABASE_URL"]})
+    require_accounts(settings, host)
     listener = stack.enter_context(_listen(host, port))
     try:
         print(f"Zeropoint {plan_memory(settings).check(api=True, worker=True)}.", flush=True)

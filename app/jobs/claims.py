@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.accounts.caller import DEFAULT_PROJECT
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
 from app.database import begin_writing, clock
@@ -54,6 +55,7 @@ class Claim:
     model_format: SourceFormat
     dataset: Input | None
     evaluation_dataset: Input | None
+    project: str = DEFAULT_PROJECT
     model_id: str = ""
     owner: str = ""
     request_id: str | None = None
@@ -80,7 +82,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     session.add(
         Attempt(job_id=job.id, token=job.token, number=job.attempts, worker=worker, device=device, started_at=at)
     )
-    repository.note_served(session, job.owner, at)
+    repository.note_served(session, job.project, at)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
     claimed = _claim_of(session, job)
     session.commit()
@@ -156,6 +158,7 @@ def _claim_of(session: Session, job: Job) -> Claim:
         job_id=job.id,
         token=job.token,
         attempt=job.attempts,
+        project=job.project,
         owner=job.owner,
         request_id=job.request_id,
         model_id=job.model_id,

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from app.accounts.scope import Owned
 from app.database import Base, UtcDateTime
 from app.jobs.status import JobState
 
@@ -13,7 +14,7 @@ WORK = "work"
 """The columns that hold what a job does. They can be large, and are read only where they are asked for."""
 
 
-class Job(Base):
+class Job(Owned, Base):
     """One recipe on one model, or a sweep of several.
 
     A model or dataset may be deleted once the job has ended: no foreign key to them.
@@ -22,11 +23,11 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
-        Index("ix_jobs_kind_id", "kind", "id"),
         # Lists: newest first, with what else may be asked for at the end, so that rows are read only to be shown.
-        Index("ix_jobs_of_owner", "kind", "owner", "id", "state", "model_id"),
-        Index("ix_jobs_of_model", "kind", "model_id", "id", "state", "owner"),
-        Index("ix_jobs_in_state", "kind", "state", "id", "owner", "model_id"),
+        Index("ix_jobs_of_project", "project", "kind", "id", "state", "owner", "model_id"),
+        Index("ix_jobs_of_owner", "project", "kind", "owner", "id", "state", "model_id"),
+        Index("ix_jobs_of_model", "project", "kind", "model_id", "id", "state", "owner"),
+        Index("ix_jobs_in_state", "project", "kind", "state", "id", "owner", "model_id"),
         Index("ix_jobs_model_id", "model_id"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         UniqueConstraint("idempotency_key"),
@@ -63,7 +64,7 @@ class Job(Base):
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     events: Mapped[int] = mapped_column(Integer, default=0)
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
-    """The digest of the owner and the key: each owner has keys of their own."""
+    """The digest of project, owner and key: each owner has keys of their own."""
     request_sha256: Mapped[str] = mapped_column(String(64))
     request_id: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -100,12 +101,12 @@ class JobTag(Base):
     tag: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
-class Owner(Base):
-    """An owner of jobs, and when one of them was last claimed: a free slot goes to the owner who waited longest."""
+class Turn(Base):
+    """When a job of a project was last claimed: a free slot goes to the project that waited longest."""
 
-    __tablename__ = "owners"
+    __tablename__ = "turns"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
     served_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

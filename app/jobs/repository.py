@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session, undefer_group
 
 from app.database import clock
-from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Owner, Worker
+from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Turn, Worker
 from app.jobs.status import HELD, LIVE, JobState, Move
 
 
@@ -77,16 +77,17 @@ def page(session: Session, kind: str, chosen: JobFilter, before: str | None, lim
 def next_queued(session: Session, device: str, at: datetime) -> str | None:
     """Return the id of the job that runs next on a device, locked.
 
-    The owner with the fewest running jobs comes first, then the one served longest ago; among the jobs of that owner
-    the highest priority, then the oldest.
+    The project with the fewest running jobs comes first, then the one served longest ago; among the jobs of that
+    project the highest priority, then the oldest.
     """
-    held = select(Job.owner, func.count().label("running")).where(Job.state.in_(HELD)).group_by(Job.owner).subquery()
+    running = select(Job.project, func.count().label("running")).where(Job.state.in_(HELD))
+    held = running.group_by(Job.project).subquery()
     query = (
         select(Job.id)
-        .outerjoin(held, held.c.owner == Job.owner)
-        .outerjoin(Owner, Owner.name == Job.owner)
+        .outerjoin(held, held.c.project == Job.project)
+        .outerjoin(Turn, Turn.project == Job.project)
         .where(Job.state == JobState.QUEUED, Job.device == device, _is_due(at))
-        .order_by(func.coalesce(held.c.running, 0), Owner.served_at.asc().nulls_first(), Job.priority.desc())
+        .order_by(func.coalesce(held.c.running, 0), Turn.served_at.asc().nulls_first(), Job.priority.desc())
         .order_by(Job.created_at, Job.id)
         .limit(1)
         .with_for_update(of=Job, skip_locked=True)
@@ -94,11 +95,11 @@ def next_queued(session: Session, device: str, at: datetime) -> str | None:
     return session.scalar(query)
 
 
-def note_served(session: Session, owner: str, at: datetime) -> None:
-    """Record when a job of an owner was last claimed."""
+def note_served(session: Session, project: str, at: datetime) -> None:
+    """Record when a job of a project was last claimed."""
     insert: Any = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
-    statement = insert(Owner).values(name=owner, served_at=at)
-    session.execute(statement.on_conflict_do_update(index_elements=[Owner.name], set_={"served_at": at}))
+    statement = insert(Turn).values(project=project, served_at=at)
+    session.execute(statement.on_conflict_do_update(index_elements=[Turn.project], set_={"served_at": at}))
 
 
 def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:

@@ -3,6 +3,7 @@
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.catalog.service import Catalog, Row
 from app.database import begin_writing, clock
 from app.errors import Conflict, Invalid
@@ -34,6 +35,7 @@ def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
         # Another request committed the same key since we looked.
         return submit(session, submission, most)
     repository.add_event(session, job.id, "state", {"state": JobState.QUEUED})
+    audit.record(session, f"{job.kind}.submitted", job.id)
     session.commit()
     return job
 
@@ -52,6 +54,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
     elif state in RECALL.sources:
         repository.move(session, job_id, RECALL, job.token, {})
     if job.state != state:
+        audit.record(session, f"{job.kind}.cancelled", job.id)
         repository.add_event(session, job.id, "state", {"state": job.state})
     session.commit()
     return job
@@ -66,6 +69,7 @@ def delete(session: Session, catalog: Catalog[Row], upload_id: str) -> None:
         detail, remedy = f"The job {job_id} needs {upload_id}.", "Wait until the job has ended, or cancel it."
         raise Conflict(catalog.in_use, detail, remedy)
     session.delete(row)
+    audit.record(session, f"{catalog.word}.deleted", upload_id)
     session.commit()
 
 

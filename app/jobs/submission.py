@@ -8,6 +8,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from app.accounts.caller import DEFAULT_PROJECT, caller
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
 from app.database import clock, new_id
@@ -46,10 +47,13 @@ class Submission:
 
     @property
     def key_digest(self) -> str | None:
-        """Return the digest of the owner and the key, under which the job is found again; None without a key."""
+        """Return the digest of project, owner and key, under which the job is found again; None without a key."""
         if self.idempotency_key is None:
             return None
-        return hashlib.sha256(json.dumps([self.owner, self.idempotency_key]).encode()).hexdigest()
+        who = caller()
+        # Jobs of the default project have had their digests since before there were projects.
+        project = [who.project] if who and who.project != DEFAULT_PROJECT else []
+        return hashlib.sha256(json.dumps([*project, self.owner, self.idempotency_key]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 def key_of(claim: Claim) -> str:
     """Return the sha256 of everything that decides what an attempt computes on its way."""
     parts = {
+        # That somebody else has the same model is nobody's business: projects share no checkpoints.
+        "project": claim.project,
         "model": claim.model.sha256,
         "dataset": claim.dataset and claim.dataset.sha256,
         "recipe": claim.work.recipe.model_dump(mode="json"),

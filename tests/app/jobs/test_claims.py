@@ -96,14 +96,14 @@ def test_a_job_that_pauses_is_not_claimed_before_its_time(session: Session) -> N
     assert turn(session) == job.id
 
 
-def test_of_one_owner_the_highest_priority_comes_first_then_the_oldest(session: Session) -> None:
+def test_of_one_project_the_highest_priority_comes_first_then_the_oldest(session: Session) -> None:
     jobs = [add_job(session, priority=priority).id for priority in (0, 9, 0, 5)]
     assert [turn(session) for _ in jobs] == [jobs[1], jobs[3], jobs[0], jobs[2]]
 
 
-def test_owners_take_turns_however_many_jobs_one_has_and_of_whatever_priority(session: Session) -> None:
-    many = [add_job(session, owner="many", priority=9).id for _ in range(4)]
-    few = [add_job(session, owner="few").id for _ in range(2)]
+def test_projects_take_turns_however_many_jobs_one_has_and_of_whatever_priority(session: Session) -> None:
+    many = [add_job(session, project="many", priority=9).id for _ in range(4)]
+    few = [add_job(session, project="few").id for _ in range(2)]
     order = []
     for _ in range(6):  # one slot: nothing runs when the next one is claimed
         claim = claim_one(session)
@@ -112,11 +112,11 @@ def test_owners_take_turns_however_many_jobs_one_has_and_of_whatever_priority(se
     assert order == [many[0], few[0], many[1], few[1], many[2], many[3]]
 
 
-def test_a_free_slot_goes_to_the_owner_who_has_the_fewest_running(session: Session) -> None:
-    first, second = (add_job(session, owner="busy").id for _ in range(2))
+def test_a_free_slot_goes_to_the_project_that_has_the_fewest_running(session: Session) -> None:
+    first, second = (add_job(session, project="busy").id for _ in range(2))
     assert [turn(session), turn(session)] == [first, second]
-    third = add_job(session, owner="busy").id
-    idle = add_job(session, owner="idle").id
+    third = add_job(session, project="busy").id
+    idle = add_job(session, project="idle").id
     assert [turn(session), turn(session)] == [idle, third]
 
 

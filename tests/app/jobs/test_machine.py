@@ -20,18 +20,19 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete, event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.accounts.caller import called_by
 from app.catalog.models import Model
 from app.errors import Conflict
 from app.jobs import claims, endings, reconciler, service
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import MAX_ATTEMPTS, Product
-from app.jobs.models import Artifact, Attempt, Job, JobEvent, Owner
+from app.jobs.models import Artifact, Attempt, Job, JobEvent, Turn
 from app.jobs.status import HELD, MOVES, TERMINAL, JobState
 from app.jobs.submission import Submission
 from app.jobs.work import QuantizeWork
 from app.storage import Blob
 from tests.effort import FUZZ_EFFORT, FUZZ_SEED
-from tests.factories import MOST, add_job
+from tests.factories import MOST, add_job, member_of
 from zeropoint.schema.job import Failure, Progress
 from zeropoint.schema.recipe import Recipe
 
@@ -56,7 +57,7 @@ class Jobs(RuleBasedStateMachine):
         self.jobs: list[str] = []
         self.ends: Counter[str] = Counter()
         with sessions() as session:
-            for table in (Artifact, Attempt, JobEvent, Job, Owner, Model):
+            for table in (Artifact, Attempt, JobEvent, Job, Turn, Model):
                 session.execute(delete(table))
             session.commit()
 
@@ -67,10 +68,10 @@ class Jobs(RuleBasedStateMachine):
             self.model, self.jobs = first.model_id, [first.id]
 
     @precondition(lambda self: len(self.jobs) < MOST_JOBS)
-    @rule(owner=st.sampled_from(["a", "b"]), priority=st.integers(0, 9))
-    def submit(self, owner: str, priority: int) -> None:
-        wish = Submission(model=self.model, work=QuantizeWork(Recipe(activations=None)), owner=owner, priority=priority)
-        with self.sessions() as session:
+    @rule(project=st.sampled_from(["a", "b"]), priority=st.integers(0, 9))
+    def submit(self, project: str, priority: int) -> None:
+        wish = Submission(model=self.model, work=QuantizeWork(Recipe(activations=None)), priority=priority)
+        with self.sessions() as session, called_by(member_of(project)):
             self.jobs.append(service.submit(session, wish, MOST).id)
 
     @rule(data=st.data())

@@ -1,0 +1,38 @@
+"""The audit trail: who did what, as rows that are written with the change itself, and as log lines."""
+
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import logs
+from app.accounts.caller import ANYONE, Caller, caller
+from app.accounts.models import AuditEntry
+from app.database import clock
+
+AuditRow = AuditEntry
+"""For annotations of those who may not name the tables."""
+
+log = logging.getLogger(__name__)
+
+
+def record(session: Session, action: str, target: str, who: Caller | None = None) -> None:
+    """Add an entry in the caller's transaction: it is there exactly if the change is. Nothing here commits."""
+    who = who or caller() or ANYONE
+    entry = AuditEntry(
+        project=who.project,
+        at=clock(session),
+        actor=who.actor,
+        action=action,
+        target=target,
+        request_id=logs.bound("request_id"),
+    )
+    session.add(entry)
+    log.info("audit", extra=logs.fields(action=action, target=target, actor=who.actor, project=who.project))
+
+
+def page(session: Session, before: int | None, limit: int) -> Sequence[AuditEntry]:
+    """Return entries of the caller's project, newest first, older than the number `before`."""
+    query = select(AuditEntry).order_by(AuditEntry.seq.desc()).limit(limit)
+    return session.scalars(query if before is None else query.where(AuditEntry.seq < before)).all()

@@ -1,0 +1,136 @@
+"""Who calls: the middleware that finds the caller, and refuses what its role may not do, before a body is read.
+
+What a role may do stands here alone: reading is a reader's, everything else a submitter's, and keys, the audit trail
+and webhooks are an admin's.
+"""
+
+import asyncio
+import logging
+import re
+from functools import partial
+
+from anyio import CapacityLimiter, to_thread
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import logs
+from app.accounts import keys, projects
+from app.accounts.caller import ANYONE, Caller, Role, called_by
+from app.accounts.oidc import Provider
+from app.api.addresses import PROBES, path_of
+from app.api.dependencies import Services
+from app.api.errors import fault_answer
+from app.errors import Forbidden, ServiceError, Unauthorized
+
+OPEN = PROBES | {"/openapi.json"}
+"""What anybody may read: it tells of no project."""
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+OF_ADMINS = re.compile(r"/v1/(keys|audit|webhooks)(/.*)?")
+PROVIDER_THREADS = 4
+
+_BEARER = re.compile(r"[Bb]earer +([!-~]{1,8192})")
+
+log = logging.getLogger(__name__)
+
+
+class Identity:
+    """The middleware: whatever is inside of it runs for a caller, and in log lines has its project and actor."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._threads = CapacityLimiter(PROVIDER_THREADS)
+        self._writes = set[asyncio.Task[None]]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or path_of(scope) in OPEN:
+            await self._app(scope, receive, send)
+            return
+        services: Services = scope["app"].state.services
+        who = ANYONE
+        try:
+            if services.settings.auth == "on":
+                who = await self._caller(services, Headers(scope=scope))
+                logs.also(project=who.project, actor=who.actor)
+                _check_role(who, scope["method"], path_of(scope))
+        except Exception as error:
+            answer = fault_answer(scope["state"]["request_id"], error)
+            await answer(scope, receive, send)
+            return
+        with called_by(who):
+            await self._app(scope, receive, send)
+
+    async def _caller(self, services: Services, headers: Headers) -> Caller:
+        sent = headers.getlist("authorization")
+        match = _BEARER.fullmatch(sent[0]) if len(sent) == 1 else None
+        if match is None:
+            raise _missing(unreadable=bool(sent))
+        if match[1].startswith(keys.PREFIX):
+            return await self._caller_of_key(services, match[1])
+        if services.provider is None:
+            raise _unknown()
+        return await self._caller_of_token(services, services.provider, match[1])
+
+    async def _caller_of_key(self, services: Services, secret: str) -> Caller:
+        if not keys.looks_like_one(secret):
+            raise _unknown()
+        known = await services.admission.reading.run(_known, services, secret)
+        if known.stale:
+            write = asyncio.get_running_loop().create_task(_note_use(services, known.key_id))
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
+        return known.caller
+
+    async def _caller_of_token(self, services: Services, provider: Provider, token: str) -> Caller:
+        who = await to_thread.run_sync(partial(provider.caller, token), limiter=self._threads)
+        if not await services.admission.reading.run(_project_exists, services, who.project):
+            raise Forbidden(
+                "token_without_project",
+                f"The token names the project {who.project}, which is not here.",
+                "Ask the operator for it: zeropoint projects create.",
+            )
+        return who
+
+
+async def _note_use(services: Services, key_id: str) -> None:
+    """Record that a key was used; a busy database is not waited for by anybody."""
+    try:
+        await services.admission.writing.run(_write_use, services, key_id)
+    except Exception:
+        log.info("the last use of the key %s was not recorded", key_id, exc_info=True)
+
+
+def _check_role(who: Caller, method: str, path: str) -> None:
+    needed = Role.READER if method in READING else Role.SUBMITTER
+    if OF_ADMINS.fullmatch(path):
+        needed = Role.ADMIN
+    if not who.role.includes(needed):
+        raise Forbidden(
+            "role_too_low",
+            f"This takes the role {needed}, and this caller has {who.role}.",
+            f"Ask an admin of the project for a key with the role {needed}.",
+        )
+
+
+def _known(services: Services, secret: str) -> keys.Known:
+    with services.all_projects() as session:
+        return keys.known(session, secret)
+
+
+def _project_exists(services: Services, name: str) -> bool:
+    with services.all_projects() as session:
+        return projects.exists(session, name)
+
+
+def _write_use(services: Services, key_id: str) -> None:
+    with services.all_projects() as session:
+        keys.note_used(session, key_id)
+
+
+def _missing(*, unreadable: bool) -> ServiceError:
+    what = "The Authorization header can't be read." if unreadable else "The request has no Authorization header."
+    remedy = "Send Authorization: Bearer zp_…, a key that an admin of your project or the operator makes."
+    return Unauthorized("credentials_missing", what, remedy)
+
+
+def _unknown() -> Unauthorized:
+    return Unauthorized("credentials_refused", "This key is unknown or was revoked.", "Ask an admin for a new one.")
