@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.accounts import keys, projects
 from app.accounts.caller import DEFAULT_PROJECT, Caller, Role, called_by
 from app.accounts.scope import ScopedSession, create_scoped_sessions
-from app.database import create_engine_for, trouble_of
+from app.database import clock, create_engine_for, trouble_of
 from app.errors import ServiceError
 from app.settings import Settings, get_settings
 
@@ -67,7 +67,7 @@ def _list_projects(_: argparse.Namespace, session: ScopedSession) -> None:
 
 def _create_key(options: argparse.Namespace, session: ScopedSession) -> None:
     projects.read(session, options.project)
-    ends = datetime.now(UTC) + timedelta(days=options.days) if options.days is not None else None
+    ends = clock(session) + timedelta(days=options.days) if options.days is not None else None
     _show(keys.create(session, options.project, options.name, Role(options.role), ends))
 
 

@@ -71,7 +71,8 @@ def page(session: Session, kind: str, chosen: JobFilter, before: str | None, lim
         found = found.join(JobTag).where(JobTag.tag == chosen.tag)
     if before is not None:
         found = found.where(identity < before)
-    return session.scalars(select(Job).where(Job.id.in_(found)).order_by(Job.id.desc())).all()
+    ids = found.subquery()
+    return session.scalars(select(Job).join(ids, ids.c[0] == Job.id).order_by(ids.c[0].desc())).all()
 
 
 def next_queued(session: Session, device: str, at: datetime) -> str | None:
