@@ -80,6 +80,7 @@ def create_services(settings: Settings) -> Services:
     plan = plan_memory(settings)
     settings = settings.model_copy(update={"gates": plan.gates, "gate_memory_bytes": plan.gate_bytes})
     engine = create_engine_for(settings, OF_REQUESTS, settings.database_connections)
+    provider = provider_of(settings)
     sessions, storage, celery = create_sessions(engine), open_storage(settings.storage_url), create_celery(settings)
     return Services(
         settings=settings,
@@ -88,9 +89,9 @@ def create_services(settings: Settings) -> Services:
         all_projects=sessions,
         storage=storage,
         celery=celery,
-        provider=provider_of(settings),
+        provider=provider,
         admission=admission_for(settings, plan.gates),
-        probes=probes_for(engine, sessions, storage, celery),
+        probes=probes_for(engine, sessions, storage, celery, provider),
         waits=Waits(sessions, settings.waits),
     )
 

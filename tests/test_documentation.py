@@ -43,6 +43,10 @@ ID = {"models": "mdl", "datasets": "dts", "jobs": "job", "sweeps": "swp"}
 NOT_RUN = {
     "README.md": ["sets up an environment and takes minutes; CI runs it by itself"],
     "CONTRIBUTING.md": ["the tests would run themselves"],
+    "docs/how-to/accounts.md": [
+        "the page has no service; tests/app/test_accounts.py does the same",
+        "needs a service with accounts; tests/app/test_accounts.py does the same",
+    ],
     "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],

@@ -52,8 +52,8 @@ DESCRIPTIONS = {
     "JobRequest.device": "What to run on; auto: cuda if a worker has it, else cpu.",
     "SweepRequest.device": "What to run on; auto: cuda if a worker has it, else cpu.",
     "tags": "Words to find it by.",
-    "priority": "Among an owner's jobs, 9 runs first.",
-    "owner": "Whose it is; owners take turns.",
+    "priority": "Among a project's jobs, 9 runs first.",
+    "owner": "Whose it is, as the request said.",
     "limits": "How long it may wait and run.",
     "pending_seconds": "How long it may wait for a worker, each time that it is queued.",
     "running_seconds": "How long one attempt may take.",
@@ -238,4 +238,8 @@ DESCRIPTIONS = {
     "query model": "Only those on the model with this id.",
     "query owner": "Only those of this owner.",
     "path name": "The name of the file.",
+    "key_id": "The id of the key.",
+    # Accounts.
+    "role": "What its holder may do in the project.",
+    "KeyRequest.name": "What people call it.",
 }

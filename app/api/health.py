@@ -23,8 +23,8 @@ async def ready(services: ServicesDep) -> Readiness:
     `sandbox` names the layers that every live worker tried at its start, and whether they hold in all of them.
     """
     health = await services.probes.look()
-    faults = [Fault(f"/{part}", detail) for part, detail in health.faults.items()]
-    if faults:
+    faults = [Fault(f"/{part}", detail) for part, detail in {**health.faults, **health.away}.items()]
+    if health.faults:
         raise Unavailable(
             "not_ready",
             "; ".join(f"{fault.pointer[1:]}: {fault.detail}" for fault in faults) + ".",
@@ -32,4 +32,4 @@ async def ready(services: ServicesDep) -> Readiness:
             faults,
             retry_after=5,
         )
-    return Readiness(status="ready", sandbox=dict(health.sandbox))
+    return Readiness(status="ready", sandbox=dict(health.sandbox), away=dict(health.away))

@@ -12,6 +12,8 @@ from app.jobs.status import TERMINAL, JobState
 
 _REASONS = {
     400: "The request can't be read.",
+    401: "Nobody knows who asks.",
+    403: "The caller's role may not do this.",
     404: "The resource does not exist.",
     409: "Not possible in the current state.",
     412: "A condition of the request does not hold.",
@@ -22,6 +24,8 @@ _REASONS = {
     503: "Not available now; the answer says which part is missing.",
     507: "There is no room left for this file.",
 }
+
+_KEY = "A key (zp_…), or a token of the identity provider, where accounts are on."
 
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already."}}
 """The answer to a condition (`If-None-Match`, `If-Modified-Since`) that the state meets."""
@@ -73,8 +77,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = _response(_REASONS[422])
+            operation["responses"] |= problems(401, 403)
             operation["responses"]["default"] = _response("Any other refusal.")
     complete(contract)
+    contract["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": _KEY}}
+    contract["security"] = [{}, {"key": []}]
     contract["x-job-states"] = {
         "all": [state.value for state in JobState],
         "terminal": [state.value for state in JobState if state in TERMINAL],

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.accounts.oidc import Provider
 from app.database import schema_is_current
 from app.jobs.queries import count_by_state
 from app.jobs.queue import broker_answers
@@ -89,9 +90,10 @@ class Workers:
 
 @dataclass(frozen=True)
 class Health:
-    """What is wrong, by part, and the sandbox of the live workers."""
+    """What is wrong, by part, what is away that few need, and the sandbox of the live workers."""
 
     faults: Mapping[str, str]
+    away: Mapping[str, str]
     sandbox: Mapping[str, bool]
 
 
@@ -103,27 +105,34 @@ class Probes:
     broker: Probe[str | None]
     storage: Probe[str | None]
     workers: Probe[Workers]
+    provider: Probe[str | None]
     figures: Probe[Figures]
 
     async def look(self) -> Health:
         """Look at all parts at once."""
-        database, broker, storage, workers = await asyncio.gather(
+        database, broker, storage, workers, provider = await asyncio.gather(
             _in_time(self.database, LATE),
             _in_time(self.broker, LATE),
             _in_time(self.storage, LATE),
             _in_time(self.workers, Workers(LATE, {})),
+            _in_time(self.provider, LATE),
         )
         found = {"database": database, "broker": broker, "storage": storage, "worker": workers.fault}
-        return Health({part: fault for part, fault in found.items() if fault}, workers.sandbox)
+        faults = {part: fault for part, fault in found.items() if fault}
+        # Not a fault: keys hold without it.
+        return Health(faults, {"identity_provider": provider} if provider else {}, workers.sandbox)
 
 
-def probes_for(engine: Engine, sessions: sessionmaker[Session], storage: Storage, celery: Celery) -> Probes:
+def probes_for(
+    engine: Engine, sessions: sessionmaker[Session], storage: Storage, celery: Celery, provider: Provider | None
+) -> Probes:
     """Return the probes of a process with these parts."""
     return Probes(
         database=Probe(partial(_database, engine)),
         broker=Probe(partial(_broker, celery)),
         storage=Probe(partial(_storage, storage)),
         workers=Probe(partial(_workers, sessions)),
+        provider=Probe(partial(_provider, provider)),
         figures=Probe(partial(_figures, sessions)),
     )
 
@@ -153,6 +162,10 @@ def _storage(storage: Storage) -> str | None:
     except OSError:
         return _failed("blobs can't be written")
     return None
+
+
+def _provider(provider: Provider | None) -> str | None:
+    return provider.check() if provider else None
 
 
 def _workers(sessions: sessionmaker[Session]) -> Workers:

@@ -46,7 +46,7 @@ class RunRequest(BaseModel):
     evaluation_dataset: Id | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
-    priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of one owner, 9 runs first.")] = 0
+    priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of a project, 9 runs first.")] = 0
     owner: Annotated[str, StringConstraints(max_length=64, pattern=SEEN_PATTERN)] = ""
     limits: LimitsRequest = LimitsRequest()
 

@@ -276,3 +276,5 @@ class Readiness(Body):
 
     status: Literal["ready"]
     sandbox: dict[str, bool]
+    away: dict[str, str] = {}
+    """What does not answer and only some need, such as the identity provider, without which keys still hold."""

@@ -22,7 +22,7 @@ from app.jobs.workers import live_devices
 
 @dataclass(frozen=True)
 class Submission:
-    """Work on a model, with ids of uploads; of an owner's jobs `priority` 9 runs first, 0 is usual."""
+    """Work on a model, with ids of uploads; of a project's jobs `priority` 9 runs first, 0 is usual."""
 
     model: str
     work: Work

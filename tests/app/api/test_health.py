@@ -43,7 +43,7 @@ def test_alive_needs_nothing(served_with: Callable[..., httpx.Client]) -> None:
 
 def test_ready_with_every_part(client: httpx.Client, session: Session) -> None:
     workers.announce_worker(session, "w", "cpu", {"landlock": True})
-    assert client.get("/readyz").json() == {"status": "ready", "sandbox": {"landlock": True}}
+    assert client.get("/readyz").json() == {"status": "ready", "sandbox": {"landlock": True}, "away": {}}
 
 
 def test_a_layer_counts_as_on_when_every_worker_has_it(client: httpx.Client, session: Session) -> None:
@@ -70,6 +70,18 @@ def test_not_ready_without_migrations(client: httpx.Client, settings: Settings) 
 def test_not_ready_without_a_database(served_with: Callable[..., httpx.Client]) -> None:
     away = served_with(database_url=f"postgresql://u@127.0.0.1:{free_port()}/x")
     assert missing(away) == ["/database", "/worker"]
+
+
+def test_an_identity_provider_that_is_away_is_named_and_keys_work(
+    served_with: Callable[..., httpx.Client], session: Session
+) -> None:
+    workers.announce_worker(session, "w", "cpu", {})
+    issuer = {"oidc_issuer": f"http://127.0.0.1:{free_port()}", "oidc_audience": "zeropoint"}
+    answer = served_with(**issuer).get("/readyz")
+    assert (answer.status_code, answer.json()["away"]) == (
+        200,
+        {"identity_provider": "the identity provider does not answer"},
+    )
 
 
 def test_not_ready_when_blobs_can_not_be_written(client: httpx.Client, settings: Settings, session: Session) -> None:

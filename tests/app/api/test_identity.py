@@ -19,10 +19,11 @@ from app.api.addresses import PROBES
 from app.api.identity import OPEN
 from app.jobs import endings
 from app.jobs.endings import Product
-from app.main import RESOURCES
+from app.main import RESOURCES, create_services
 from app.settings import Settings
 from app.storage import Storage
 from tests.factories import add_job, claim_one, member_of
+from tests.identity_provider import AUDIENCE, identity_provider
 from tests.servers import wait_until
 
 READING = ("GET", "HEAD", "OPTIONS")
@@ -275,3 +276,36 @@ def test_one_key_of_two_projects_makes_two_jobs(client: httpx.Client, tenants: d
         asked = {**BODIES["/v1/jobs"], "model": one.ids["model_id"]}
         jobs |= {client.post("/v1/jobs", json=asked, headers=headers).json()["id"] for _ in range(2)}
     assert len(jobs) == 2
+
+
+def test_a_token_of_the_identity_provider_is_as_good_as_a_key(
+    served: httpx.Client, settings: Settings, tenants: dict[str, Tenant]
+) -> None:
+    with identity_provider() as idp:
+        services = create_services(settings.model_copy(update={"oidc_issuer": idp.issuer, "oidc_audience": AUDIENCE}))
+        served.app.state.services = services  # type: ignore[attr-defined]
+
+        def status(method: str, path: str, **claims: Any) -> int:
+            headers = {"Authorization": f"Bearer {idp.token(**claims)}"}
+            return call(served, method, path, tenants["theirs"], headers).status_code
+
+        assert status("GET", "/v1/models") == 200
+        assert status("POST", "/v1/keys") == 403
+        assert status("GET", "/v1/models/{model_id}") == 404
+        assert status("GET", "/v1/models/{model_id}", zeropoint_project="theirs") == 200
+        assert status("GET", "/v1/models", zeropoint_project="nobodys") == 403
+        assert status("GET", "/v1/models", aud="x") == 401
+        services.engine.dispose()
+        services.celery.close()
+
+
+def test_without_accounts_everyone_is_an_admin_of_the_default_project(
+    served: httpx.Client, settings: Settings, tenants: dict[str, Tenant]
+) -> None:
+    services = create_services(settings.model_copy(update={"auth": "off"}))
+    served.app.state.services = services  # type: ignore[attr-defined]
+    assert served.get("/v1/models").json()["items"] == []
+    assert served.get("/v1/keys").json()["items"] == []
+    assert served.get(f"/v1/jobs/{tenants['ours'].ids['job_id']}").status_code == 404
+    services.engine.dispose()
+    services.celery.close()

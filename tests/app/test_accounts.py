@@ -1,0 +1,96 @@
+"""Accounts on the command line, and where the API refuses to listen without them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.database import migrate
+from app.settings import Settings, WrongSettings, require_accounts
+from tests.servers import ROOT, api_process, free_port
+
+HERE = ("127.0.0.1", "::1", "localhost", "127.8.8.8")
+ELSEWHERE = ("0.0.0.0", "::", "10.0.0.5", "example.org", "", "::ffff:10.0.0.1")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    migrate(Settings(database_url=f"sqlite:///{tmp_path}/zeropoint.db"))
+    return tmp_path
+
+
+def command(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
+    program = [sys.executable, "-m", "app.cli", *words]
+    return subprocess.run(
+        program, cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_without_accounts_an_api_listens_to_its_own_machine_alone() -> None:
+    for host in HERE:
+        require_accounts(Settings(), host)
+    for host in ELSEWHERE:
+        with pytest.raises(WrongSettings, match="ZEROPOINT_AUTH=on"):
+            require_accounts(Settings(), host)
+        require_accounts(Settings(auth="on"), host)
+        require_accounts(Settings(auth="off-everywhere"), host)
+
+
+@pytest.mark.parametrize("program", ["api", "serve"])
+def test_it_says_so_and_does_not_start(program: str, tmp_path: Path) -> None:
+    words = ["--data", str(tmp_path)] if program == "serve" else []
+    storage = {"ZEROPOINT_STORAGE_URL": f"file:{tmp_path}"}
+    done = command(program, "--host", "0.0.0.0", "--port", str(free_port()), *words, **storage)
+    assert done.returncode != 0
+    assert "accounts are off" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_first_key_is_made_on_the_command_line_and_works(data: Path) -> None:
+    refused = command("keys", "create", "--project", "vision", "--role", "admin", "--data", str(data))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "zeropoint projects create" in refused.stderr
+    assert command("projects", "create", "vision", "--data", str(data)).returncode == 0
+    made = command("keys", "create", "--project", "vision", "--role", "admin", "--days", "1", "--data", str(data))
+    secret = made.stdout.strip()
+    assert secret.startswith("zp_")
+    database = {"ZEROPOINT_DATABASE_URL": f"sqlite:///{data}/zeropoint.db"}
+    settings = {**database, "ZEROPOINT_STORAGE_URL": f"file:{data}/storage", "ZEROPOINT_AUTH": "on"}
+    with api_process({**os.environ, **settings}, data / "api.log") as (_, url):
+        auth = {"Authorization": f"Bearer {secret}"}
+        (key,) = httpx.get(f"{url}/v1/keys", headers=auth).json()["items"]
+        trail = httpx.get(f"{url}/v1/audit", headers=auth).json()["items"]
+        assert [(one["action"], one["actor"]) for one in trail] == [("key.created", "command line")]
+        listed = command("keys", "list", "--project", "vision", **database).stdout
+        assert key["id"] in listed
+        assert secret not in listed
+        assert command("keys", "revoke", key["id"], "--project", "vision", **database).returncode == 0
+        assert httpx.get(f"{url}/v1/keys", headers=auth).status_code == 401
+    assert secret not in (data / "api.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["projects", "create", "default"], "There is a project default"),
+        (["projects", "create", "No Name"], "can't be the name of a project"),
+        (["keys", "revoke", "key_0"], "There is no key key_0"),
+        (["keys", "list", "--project", "nobodys"], "There is no project nobodys"),
+        (["keys", "create", "--role", "admin", "--days", "-1"], "Name a time to come"),
+    ],
+)
+def test_what_can_not_be_done_is_said(data: Path, words: list[str], code: str) -> None:
+    done = command(*words, "--data", str(data))
+    assert done.returncode == 1
+    assert code in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
+    done = command("projects", "list", "--data", str(tmp_path))
+    assert done.returncode == 1
+    assert "zeropoint migrate" in done.stderr
