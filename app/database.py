@@ -145,6 +145,12 @@ def try_lock(session: Session, name: str) -> bool:
     return locked
 
 
+def lock_name(session: Session, name: str) -> None:
+    """Lock a name until the transaction ends, waiting for it. A writer on SQLite has it."""
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+
+
 def create_engine_for(settings: Settings, patience: Patience = OF_WORK, connections: int = 5) -> Engine:
     """Return an engine for the settings' database; nothing is connected yet."""
     url = parse_url(settings.database_url)

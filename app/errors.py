@@ -9,6 +9,7 @@
     ├── TooLarge      a limit is exceeded
     ├── TooSlow       it did not come in time
     ├── WrongType     a kind of content that is not accepted
+    ├── TooMany       more than a project may have or do
     ├── Invalid       readable, but the content is refused
     ├── Unavailable   not available now
     └── StorageFull   no room to keep it
@@ -67,7 +68,10 @@ TITLES = {
     "project_exists": "There is such a project",
     "project_invalid": "This can't be the name of a project",
     "project_not_found": "No such project",
+    "quota_exceeded": "The project has or does as much as it may",
     "range_not_satisfiable": "The range lies outside the artifact",
+    "rate_exceeded": "The project asks too often",
+    "rates_away": "Requests can't be counted",
     "recipe_does_not_fit": "The recipe does not fit the form of the model",
     "recipe_matches_nothing": "The recipe names something that the model doesn't have",
     "recipe_too_demanding": "Checking the recipe takes too much",
@@ -158,14 +162,22 @@ class Invalid(ServiceError):
     """Readable, but the content is refused."""
 
 
-class Unavailable(ServiceError):
-    """Not available now; `retry_after` says in how many seconds it may be."""
+class Later(ServiceError):
+    """Not now; `retry_after` says in how many seconds it may be."""
 
     def __init__(
         self, code: str, detail: str, remedy: str, faults: Sequence[Fault] = (), *, retry_after: int | None = None
     ) -> None:
         super().__init__(code, detail, remedy, faults)
         self.retry_after = retry_after
+
+
+class Unavailable(Later):
+    """Not available now."""
+
+
+class TooMany(Later):
+    """More than a project may have or do."""
 
 
 class StorageFull(ServiceError):

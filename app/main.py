@@ -12,7 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from app import VERSION
 from app.accounts.oidc import provider_of
 from app.accounts.scope import create_scoped_sessions
-from app.api import artifacts, audit, datasets, errors, health, jobs, keys, metrics, models, presets, sweeps
+from app.api import artifacts, audit, datasets, errors, health, jobs, keys, metrics, models, presets, sweeps, usage
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
 from app.api.dependencies import Services
@@ -20,6 +20,7 @@ from app.api.identity import Identity
 from app.api.openapi import publish
 from app.api.pace import Pace
 from app.api.probes import probes_for
+from app.api.rates import Rates
 from app.api.request_id import RequestId
 from app.api.stopping import Stopping
 from app.api.waits import Waits
@@ -31,7 +32,7 @@ from app.memory import plan_memory
 from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 
-RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, keys, audit, health, metrics)
+RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, keys, audit, usage, health, metrics)
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
@@ -93,6 +94,7 @@ def create_services(settings: Settings) -> Services:
         admission=admission_for(settings, plan.gates),
         probes=probes_for(engine, sessions, storage, celery, provider),
         waits=Waits(sessions, settings.waits),
+        rates=Rates(settings),
     )
 
 

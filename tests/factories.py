@@ -101,8 +101,13 @@ def add_dataset(session: Session, storage: Storage, data: bytes) -> Dataset:
         return DATASETS.keep(session, DATASETS.examine(KnownUpload(writer, fresh, Limits(), "")), "dataset")
 
 
-def add_job(session: Session, **fields: Any) -> Job:
-    """Queue a weight-only job on a model that is only a row."""
+def add_job(session: Session, project: str = DEFAULT_PROJECT, **fields: Any) -> Job:
+    """Queue a weight-only job of a project on a model that is only a row."""
+    with called_by(member_of(project)):
+        return _add_job(session, **fields)
+
+
+def _add_job(session: Session, **fields: Any) -> Job:
     model = Model(
         id=new_id("mdl", clock(session)),
         name="model",
@@ -119,10 +124,8 @@ def add_job(session: Session, **fields: Any) -> Job:
     session.add(model)
     session.commit()
     work = QuantizeWork(fields.pop("recipe", Recipe(activations=None)))
-    project = fields.pop("project", DEFAULT_PROJECT)
     submission = Submission(**{"model": model.id, "work": work, **fields})
-    with called_by(member_of(project)):
-        return service.submit(session, submission, MOST)
+    return service.submit(session, submission, MOST)
 
 
 def member_of(project: str, role: Role = Role.ADMIN) -> Caller:

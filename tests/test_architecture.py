@@ -138,7 +138,7 @@ def test_only_use_cases_commit() -> None:
     use_cases = {
         f"app/jobs/{name}.py" for name in ("service", "claims", "endings", "reconciler", "retention", "workers")
     }
-    accounts = {"app/accounts/keys.py", "app/accounts/projects.py"}
+    accounts = {"app/accounts/keys.py", "app/accounts/projects.py", "app/accounts/quotas.py"}
     assert committing == use_cases | accounts | {"app/catalog/service.py"}
 
 

@@ -68,6 +68,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_audit")),
     )
     op.create_index("ix_audit_project_seq", "audit", ["project", "seq"])
+    op.create_index("ix_audit_of_a_day", "audit", ["project", "action", "at"])
     for table in OWNED:
         op.add_column(table, _project())
     for table in ("models", "datasets"):

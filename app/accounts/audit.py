@@ -1,7 +1,8 @@
 """The audit trail: who did what, as rows that are written with the change itself, and as log lines."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,6 +31,12 @@ def record(session: Session, action: str, target: str, who: Caller | None = None
     )
     session.add(entry)
     log.info("audit", extra=logs.fields(action=action, target=target, actor=who.actor, project=who.project))
+
+
+def times(session: Session, actions: Collection[str], since: datetime) -> Sequence[datetime]:
+    """Return when the caller's project did one of these since a time, oldest first."""
+    query = select(AuditEntry.at).where(AuditEntry.action.in_(actions), AuditEntry.at > since)
+    return session.scalars(query.order_by(AuditEntry.at)).all()
 
 
 def page(session: Session, before: int | None, limit: int) -> Sequence[AuditEntry]:

@@ -43,6 +43,12 @@ def caller() -> Caller | None:
     return _caller.get()
 
 
+def project_of_caller() -> str:
+    """Return the project of the one who called; the default one for work that nobody called."""
+    who = _caller.get()
+    return who.project if who else DEFAULT_PROJECT
+
+
 @contextmanager
 def called_by(who: Caller) -> Iterator[None]:
     """Let all that the block runs, also in threads that work for it, be called by somebody."""

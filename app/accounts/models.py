@@ -41,7 +41,10 @@ class AuditEntry(Owned, Base):
     """Who did what, written in the transaction that did it; append only."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_project_seq", "project", "seq"),)
+    __table_args__ = (
+        Index("ix_audit_project_seq", "project", "seq"),
+        Index("ix_audit_of_a_day", "project", "action", "at"),
+    )
 
     # SQLite counts rows by itself in a column of this type alone.
     seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)

@@ -3,22 +3,19 @@
 from sqlalchemy import Engine, String, event
 from sqlalchemy.orm import Mapped, ORMExecuteState, Session, mapped_column, sessionmaker, with_loader_criteria
 
-from app.accounts.caller import DEFAULT_PROJECT, caller
+from app.accounts.caller import DEFAULT_PROJECT, caller, project_of_caller
 
 
 class NobodyCalled(RuntimeError):
     """A session that shows a caller what is theirs was asked without one: a mistake of ours, never an answer."""
 
 
-def _project() -> str:
-    who = caller()
-    return who.project if who else DEFAULT_PROJECT
-
-
 class Owned:
     """A table whose rows belong to projects. What belongs to a row of it, as events to a job, is reached through it."""
 
-    project: Mapped[str] = mapped_column(String(64), default=_project, server_default=DEFAULT_PROJECT, sort_order=-1)
+    project: Mapped[str] = mapped_column(
+        String(64), default=project_of_caller, server_default=DEFAULT_PROJECT, sort_order=-1
+    )
 
 
 class ScopedSession(Session):

@@ -9,11 +9,11 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.accounts.caller import DEFAULT_PROJECT, caller
 from app.accounts.oidc import Provider
 from app.accounts.scope import ScopedSession
 from app.api.admission import Admission
 from app.api.probes import Probes
+from app.api.rates import Rates
 from app.api.waits import Waits
 from app.intake.limits import Limits
 from app.jobs.reconciler import Wake
@@ -38,6 +38,7 @@ class Services:
     admission: Admission
     probes: Probes
     waits: Waits
+    rates: Rates
     wake: Wake = lambda: None
     """Asks the reconciler to look now; does nothing where none runs."""
 
@@ -50,12 +51,6 @@ class Services:
     def most_seconds(self) -> MostSeconds:
         """Return how long a job may wait and run."""
         return MostSeconds(self.settings.job_pending_seconds, self.settings.job_seconds)
-
-
-def project_of_caller() -> str:
-    """Return the project of the one who calls."""
-    who = caller()
-    return who.project if who else DEFAULT_PROJECT
 
 
 async def _services(request: Request) -> Services:

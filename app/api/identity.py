@@ -17,6 +17,7 @@ from app import logs
 from app.accounts import keys, projects
 from app.accounts.caller import ANYONE, Caller, Role, called_by
 from app.accounts.oidc import Provider
+from app.accounts.quotas import Quotas, quotas_of, usual_quotas
 from app.api.addresses import PROBES, path_of
 from app.api.dependencies import Services
 from app.api.errors import fault_answer
@@ -46,16 +47,19 @@ class Identity:
             await self._app(scope, receive, send)
             return
         services: Services = scope["app"].state.services
-        who = ANYONE
+        who, quotas = ANYONE, usual_quotas(services.settings)
         try:
             if services.settings.auth == "on":
                 who = await self._caller(services, Headers(scope=scope))
                 logs.also(project=who.project, actor=who.actor)
                 _check_role(who, scope["method"], path_of(scope))
+                quotas = await _quotas(services, who.project)
+            await services.rates.check(who.project, quotas)
         except Exception as error:
             answer = fault_answer(scope["state"]["request_id"], error)
             await answer(scope, receive, send)
             return
+        scope["state"]["quotas"] = quotas
         with called_by(who):
             await self._app(scope, receive, send)
 
@@ -89,6 +93,20 @@ class Identity:
                 "Ask the operator for it: zeropoint projects create.",
             )
         return who
+
+
+async def _quotas(services: Services, project: str) -> Quotas:
+    """Return a project's quotas, looked up every few seconds."""
+    quotas = services.rates.known(project)
+    if quotas is None:
+        quotas = await services.admission.reading.run(_look_up, services, project)
+        services.rates.remember(project, quotas)
+    return quotas
+
+
+def _look_up(services: Services, project: str) -> Quotas:
+    with services.all_projects() as session:
+        return quotas_of(session, services.settings, project)
 
 
 async def _note_use(services: Services, key_id: str) -> None:

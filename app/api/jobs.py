@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app import logs
+from app.accounts.quotas import Quotas
 from app.api.addresses import address
 from app.api.answers import answer
 from app.api.bodies import SomeBody, bodies_of
@@ -81,16 +82,16 @@ def submission_of(request: RunRequest, work: Work, key: str | None, request_id: 
     )
 
 
-async def submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
-    """Accept a job or a sweep, have it looked for, and return its body. Raises Invalid, NotFound, Unavailable."""
-    body: SomeBody = await services.admission.writing.run(_submit, kind, services, submission)
+async def submit(kind: type[SomeBody], request: Request, services: Services, submission: Submission) -> SomeBody:
+    """Accept a job or a sweep, have it looked for, and return its body. Raises ServiceError."""
+    body: SomeBody = await services.admission.writing.run(_submit, kind, services, submission, request.state.quotas)
     services.wake()
     return body
 
 
-def _submit(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody:
+def _submit(kind: type[SomeBody], services: Services, submission: Submission, quotas: Quotas) -> SomeBody:
     with services.sessions() as session:
-        job = service.submit(session, submission, services.most_seconds)
+        job = service.submit(session, submission, services.most_seconds, quotas)
         logs.also(job_id=job.id, owner=job.owner, model_id=job.model_id)
         (body,) = bodies_of(kind, session, [job])
     return body
@@ -108,7 +109,7 @@ async def submit_job(
     """Submit a job. The dataset's names, dtypes and shapes, and the recipe's layer names, are checked first."""
     work = QuantizeWork(chosen_recipe(job_request.recipe, job_request.preset))
     submission = submission_of(job_request, work, idempotency_key, request.state.request_id)
-    job = await submit(JobBody, services, submission)
+    job = await submit(JobBody, request, services, submission)
     headers = {"Location": address(f"/v1/jobs/{job.id}")}
     if (seconds := _wait_seconds(prefer)) and not services.waits.full:
         headers["Preference-Applied"] = f"wait={seconds}"

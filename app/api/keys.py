@@ -7,11 +7,11 @@ from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.accounts import keys
-from app.accounts.caller import Role
+from app.accounts.caller import Role, project_of_caller
 from app.api.addresses import address
 from app.api.answers import answer
 from app.api.body_limit import LimitedRoute
-from app.api.dependencies import PathName, SessionDep, project_of_caller
+from app.api.dependencies import PathName, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.requests import SEEN_PATTERN

@@ -61,7 +61,7 @@ async def submit_sweep(
     """Submit a sweep. Each recipe is checked as a job's is; errors point at /recipes/{position}/…"""
     work = SweepWork(_entries(sweep_request), sweep_request.latency)
     submission = submission_of(sweep_request, work, idempotency_key, request.state.request_id)
-    body = await submit(SweepBody, services, submission)
+    body = await submit(SweepBody, request, services, submission)
     return await run_in_threadpool(answer, body, 202, Location=address(f"/v1/sweeps/{body.id}"))
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from fastapi import Query, Request
 
+from app.accounts.caller import project_of_caller
+from app.accounts.quotas import Quotas
 from app.api.admission import Places
 from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
@@ -17,6 +19,7 @@ from app.api.multipart import FormFile
 from app.api.requests import SEEN_PATTERN, UNSEEN
 from app.catalog.service import Catalog, Examined, Row, Upload
 from app.errors import Invalid, Malformed, StorageFull, TooLarge, WrongType
+from app.jobs.usage import check_bytes
 from app.room import NO_ROOM
 from app.storage import BlobWriter, Storage
 
@@ -59,20 +62,24 @@ async def take_upload(request: Request, services: Services, name: str | None, ca
 
     An upload that ends early, for whatever reason, leaves no file and no process. Raises ServiceError.
     """
-    admission = services.admission
+    admission, project, quotas = services.admission, project_of_caller(), request.state.quotas
+    most_bytes = services.settings.max_upload_bytes
     admission.gates.check()  # before the first byte of a file that nobody would check
+    if quotas.bytes is not None:
+        await admission.reading.run(_check_bytes, services, quotas, _announced_length(request))
     try:
-        async with (
-            admission.bodies.taken(),
-            _writer(services.storage, admission.files) as received,
-            _writer(services.storage, admission.files) as fresh,
-        ):
-            filename = _plain(await _receive(request, received, services.settings.max_upload_bytes, admission.files))
-            upload = Upload(received, fresh, services.limits, filename)
-            examine = _examine_text if _content_type(request) == FORM_TEXT else Catalog[Row].examine
-            async with ended_with_client(request.receive, upload.stop.stop):
-                examined = await admission.gates.run(examine, catalog, upload)
-            return await admission.writing.run(_keep, services, catalog, examined, name or filename)
+        with services.rates.upload(project, quotas):
+            async with (
+                admission.bodies.taken(),
+                _writer(services.storage, admission.files) as received,
+                _writer(services.storage, admission.files) as fresh,
+            ):
+                filename = _plain(await _receive(request, received, most_bytes, admission.files))
+                upload = Upload(received, fresh, services.limits, filename)
+                examine = _examine_text if _content_type(request) == FORM_TEXT else Catalog[Row].examine
+                async with ended_with_client(request.receive, upload.stop.stop):
+                    examined = await admission.gates.run(examine, catalog, upload)
+                return await admission.writing.run(_keep, services, catalog, examined, name or filename, quotas)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -109,8 +116,14 @@ def _examine_text(catalog: Catalog[Row], upload: Upload) -> Examined:
         ) from None
 
 
-def _keep(services: Services, catalog: Catalog[Row], examined: Examined, name: str) -> Row:
+def _check_bytes(services: Services, quotas: Quotas, more: int) -> None:
     with services.sessions() as session:
+        check_bytes(session, quotas, more)
+
+
+def _keep(services: Services, catalog: Catalog[Row], examined: Examined, name: str, quotas: Quotas) -> Row:
+    with services.sessions() as session:
+        check_bytes(session, quotas, examined.columns["stored_bytes"])
         return catalog.keep(session, examined, name)
 
 

@@ -16,7 +16,7 @@ from app.cli import accounts
 from app.cli.commands import api_command, library_command, with_root, worker_command
 
 PRIVATE_UMASK = 0o077
-SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "jwt", "pydantic_settings", "sqlalchemy", "uvicorn")
+SERVICE_PACKAGES = ("alembic", "celery", "fastapi", "jwt", "limits", "pydantic_settings", "sqlalchemy", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

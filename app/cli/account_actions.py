@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.accounts import keys, projects
+from app.accounts import keys, projects, quotas
 from app.accounts.caller import DEFAULT_PROJECT, Caller, Role, called_by
 from app.accounts.scope import ScopedSession, create_scoped_sessions
 from app.database import clock, create_engine_for, trouble_of
@@ -62,7 +62,14 @@ def _create_project(options: argparse.Namespace, session: ScopedSession) -> None
 
 def _list_projects(_: argparse.Namespace, session: ScopedSession) -> None:
     for project in projects.every(session):
-        print(f"{project.name:<30} {_day(project.created_at)}")
+        own = " ".join(f"{name}={value}" for name, value in sorted(project.limits.items()))
+        print(f"{project.name:<30} {_day(project.created_at)} {own}".rstrip())
+
+
+def _limit_project(options: argparse.Namespace, session: ScopedSession) -> None:
+    changes = {name: value for name, value in vars(options).items() if name in quotas.NAMES}
+    given = quotas.give(session, options.name, changes)
+    print(f"{given.name}: {given.limits or 'the quotas of the settings'}")
 
 
 def _create_key(options: argparse.Namespace, session: ScopedSession) -> None:
@@ -91,6 +98,7 @@ def _revoke_key(options: argparse.Namespace, session: ScopedSession) -> None:
 WORK: dict[tuple[str, str], Of] = {
     ("projects", "create"): _create_project,
     ("projects", "list"): _list_projects,
+    ("projects", "limit"): _limit_project,
     ("keys", "create"): _create_key,
     ("keys", "list"): _list_keys,
     ("keys", "rotate"): _rotate_key,

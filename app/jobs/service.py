@@ -4,6 +4,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
+from app.accounts.caller import project_of_caller
+from app.accounts.quotas import NO_QUOTAS, Quotas
 from app.catalog.service import Catalog, Row
 from app.database import begin_writing, clock
 from app.errors import Conflict, Invalid
@@ -12,10 +14,11 @@ from app.jobs.models import Job
 from app.jobs.queries import no_job
 from app.jobs.status import DROP, RECALL, TERMINAL, JobState
 from app.jobs.submission import MostSeconds, Submission, admit, new_job
+from app.jobs.usage import check_jobs
 
 
-def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
-    """Accept a job, or return the one that the same key and request already made. Raises Invalid, NotFound.
+def submit(session: Session, submission: Submission, most: MostSeconds, quotas: Quotas = NO_QUOTAS) -> Job:
+    """Accept a job, or return the one that the same key and request made before. Raises Invalid, NotFound, TooMany.
 
     From the commit on the job will be run, even if the broker loses every message.
     """
@@ -24,6 +27,7 @@ def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
     # Before the transaction: nobody waits for a lock while names are compared.
     admitted = admit(session, submission)
     begin_writing(session)
+    check_jobs(session, project_of_caller(), quotas)
     try:
         job = new_job(session, admitted, most)
         session.add(job)
@@ -33,7 +37,7 @@ def submit(session: Session, submission: Submission, most: MostSeconds) -> Job:
         if submission.idempotency_key is None:
             raise
         # Another request committed the same key since we looked.
-        return submit(session, submission, most)
+        return submit(session, submission, most, quotas)
     repository.add_event(session, job.id, "state", {"state": JobState.QUEUED})
     audit.record(session, f"{job.kind}.submitted", job.id)
     session.commit()

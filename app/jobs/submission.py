@@ -8,7 +8,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
-from app.accounts.caller import DEFAULT_PROJECT, caller
+from app.accounts.caller import DEFAULT_PROJECT, project_of_caller
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
 from app.database import clock, new_id
@@ -50,9 +50,8 @@ class Submission:
         """Return the digest of project, owner and key, under which the job is found again; None without a key."""
         if self.idempotency_key is None:
             return None
-        who = caller()
         # Jobs of the default project have had their digests since before there were projects.
-        project = [who.project] if who and who.project != DEFAULT_PROJECT else []
+        project = [name] if (name := project_of_caller()) != DEFAULT_PROJECT else []
         return hashlib.sha256(json.dumps([*project, self.owner, self.idempotency_key]).encode()).hexdigest()
 
 

@@ -15,6 +15,8 @@ from anyio.to_thread import current_default_thread_limiter
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from app.accounts import keys
+from app.accounts.caller import DEFAULT_PROJECT, Role
 from app.api.admission import Admission, Places, database_busy
 from app.api.dependencies import Services
 from app.database import Base, create_engine_for
@@ -64,11 +66,14 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "job_id": job.id,
         "sweep_id": "swp_0",
         "name": "report.json",
+        "key_id": keys.create(session, DEFAULT_PROJECT, "key", Role.READER).row.id,
     }
     wish = {"model": model.id, "preset": "int8-weight-only"}
     content: dict[str, dict[str, Any]] = {
         "/v1/jobs": {"json": wish, "headers": {"Prefer": "wait=1"}},
         "/v1/sweeps": {"json": {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}},
+        "/v1/keys": {"json": {"name": "key", "role": "reader"}},
+        "/v1/keys/{key_id}/rotate": {"json": {}},
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
     }
