@@ -14,6 +14,7 @@ from app.api import artifacts, datasets, errors, health, jobs, metrics, models, 
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
 from app.api.dependencies import Services
+from app.api.observed import observed_for
 from app.api.openapi import publish
 from app.api.pace import Pace
 from app.api.probes import probes_for
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     )
     app.state.services = create_services(settings)
     app.state.stopping = Stopping()
-    routers = [module.router for module in RESOURCES]
+    routers = [module.router for module in RESOURCES if module is not metrics or settings.metrics_port is None]
     for router in routers:
         app.include_router(router)
     app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
@@ -85,6 +86,7 @@ def create_services(settings: Settings) -> Services:
         celery=celery,
         admission=admission_for(settings, plan.gates),
         probes=probes_for(engine, sessions, storage, celery),
+        observed=observed_for(engine, sessions, storage, celery),
         waits=Waits(sessions, settings.waits),
     )
 

@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.effort import WHOLE_SUITE, in_turn
 from tests.postgresql import Databases, PostgresServer, postgresql_server
-from tests.servers import api_thread, redis_server
+from tests.servers import api_thread, redis_server, two_free_ports
 from tests.service.running import Running, service
 
 # Threads of torch that wait must not spin on the cores that all processes share: with two of them it took half of all
@@ -164,7 +164,8 @@ def environment() -> Mapping[str, str]:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Iterator[Running]:
     """One service on SQLite for all tests that don't end it."""
-    with service(tmp_path_factory.mktemp("service"), environment) as started:
+    ports = {"ZEROPOINT_METRICS_PORT": str(two_free_ports())}
+    with service(tmp_path_factory.mktemp("service"), {**environment, **ports}) as started:
         yield started
 
 

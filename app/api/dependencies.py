@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.api.admission import Admission
+from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.waits import Waits
 from app.intake.limits import Limits
@@ -30,6 +31,7 @@ class Services:
     celery: Celery
     admission: Admission
     probes: Probes
+    observed: Observed
     waits: Waits
     wake: Wake = lambda: None
     """Asks the reconciler to look now; does nothing where none runs."""

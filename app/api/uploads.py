@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Query, Request
 
+from app import metrics
 from app.api.admission import Places
 from app.api.dependencies import Services
 from app.api.digests import announced_sha256, check_digest
@@ -132,6 +133,7 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: 
         if form and whole:
             body_hash.update(chunk)
         received += len(chunk)
+        metrics.UPLOAD_BYTES.inc(len(chunk))
         waiting += form.feed(chunk) if form else chunk
         if received > limit or writer.size + len(waiting) > max_bytes:
             raise _too_large(max_bytes)
