@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PINNED := $(BIN)/python -m pip install -qq --no-compile --no-deps --disable-pip-version-check
 ARGS ?=
 # The whole suite runs on several processes, which a part of it is too short for.
 PARALLEL := --numprocesses=auto --dist=loadgroup --durations=40
@@ -19,16 +20,19 @@ install: $(STAMP) ## make .venv with everything in it (a second call takes no ti
 	@:
 
 # torch first, by itself: where an index offers a CPU build, pip takes it, and the lock then changes nothing about it.
-# Compiled at the end, by one process for each core: pip has one for all. As for pip, what can't be compiled stays source.
+# The lock names all there is, so two processes take half of it each; whether all of it fits together is asked in the end.
+# Compiled at last, by one process for each core: pip has one for all. As for pip, what can't be compiled stays source.
 # Our own packages too: the processes that check uploads are confined, and could never keep what they compile.
 $(STAMP): pyproject.toml requirements.lock
 	@echo "Installing into $(VENV) (the first time takes a few minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check "$$(grep -i '^torch==' requirements.lock)"
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib app worker sandbox zeropoint || true
+	@for half in 0 1; do $(PINNED) -r <(grep '^[a-z0-9]' requirements.lock | awk "NR % 2 == $$half") & \
+		halves+=("$$!"); done; failed=0; for half in "$${halves[@]}"; do wait "$$half" || failed=1; done; exit "$$failed"
+	@$(PINNED) -e .
+	@$(BIN)/python -m pip -qq check
+	@$(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib app worker sandbox zeropoint || true
 	@touch $@
 
 quickstart: $(STAMP) ## train a small CNN, quantize it through the service with curl, check the result

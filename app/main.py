@@ -17,6 +17,7 @@ from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
 from app.api.dependencies import Services
 from app.api.identity import Identity
+from app.api.observed import observed_for
 from app.api.openapi import publish
 from app.api.pace import Pace
 from app.api.probes import probes_for
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     )
     app.state.services = create_services(settings)
     app.state.stopping = Stopping()
-    routers = [module.router for module in RESOURCES]
+    routers = [module.router for module in RESOURCES if module is not metrics or settings.metrics_port is None]
     for router in routers:
         app.include_router(router)
     app.add_middleware(Identity)
@@ -93,6 +94,7 @@ def create_services(settings: Settings) -> Services:
         provider=provider,
         admission=admission_for(settings, plan.gates),
         probes=probes_for(engine, sessions, storage, celery, provider),
+        observed=observed_for(engine, sessions, storage, celery, provider),
         waits=Waits(sessions, settings.waits),
         rates=Rates(settings),
     )

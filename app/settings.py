@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
     job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
     sandbox_require: str = "landlock,seccomp,rlimits"
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    metrics_host: str = "127.0.0.1"
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

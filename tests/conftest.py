@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -26,7 +27,7 @@ from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.effort import WHOLE_SUITE, in_turn
 from tests.postgresql import Databases, PostgresServer, postgresql_server
-from tests.servers import api_thread, redis_server
+from tests.servers import api_thread, redis_server, two_free_ports
 from tests.service.running import Running, service
 
 # Threads of torch that wait must not spin on the cores that all processes share: with two of them it took half of all
@@ -46,6 +47,9 @@ GROUPS = ("chaos", "service", "timed")
 QUEUE = ("service", "chaos", "own_service", "slow", "", "timed")
 """What begins first: the groups that take longest, then files with long tests; what looks at the clock has few beside
 it in the end."""
+TIMED = "@pytest.mark.timed\n"
+TIMED_TEST = re.compile(rf"^{TIMED}(?:.*\n)*?def (\w+)", re.MULTILINE)
+DATABASE = re.compile(r"\b(sqlite|postgresql)\b")
 
 
 @cache
@@ -55,17 +59,28 @@ def marker_of(file: Path) -> str:
     It is looked for in the text: xdist tells the controlling process of its own groups by tests' ids, which since
     pytest 9.2 it can no longer change.
     """
-    text = file.read_text()
+    text = file.read_text().replace(TIMED, "")  # these tests go without their file
     return next((name for name in ("own_service", *GROUPS, "slow") if f"pytest.mark.{name}" in text), "")
+
+
+@cache
+def timed_tests(file: Path) -> frozenset[str]:
+    """Return the tests of a file that look at the clock, where others of the file do not."""
+    return frozenset(TIMED_TEST.findall(file.read_text()))
+
+
+def marker_of_test(root: Path, nodeid: str) -> str:
+    """Return the marker that decides where one test runs, and when."""
+    file, _, test = nodeid.partition("::")
+    return "timed" if test.partition("[")[0] in timed_tests(root / file) else marker_of(root / file)
 
 
 class GroupsAndFiles(LoadGroupScheduling):  # type: ignore[misc]
     """Keep the files of a group on one process, and the tests of a file: what a module makes once is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        marker = marker_of(self.config.rootpath / file)
-        return marker if marker in GROUPS else file
+        marker = marker_of_test(self.config.rootpath, nodeid)
+        return marker if marker in GROUPS else nodeid.partition("::")[0]
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -101,12 +116,28 @@ def take_turns(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[py
     return kept, left
 
 
+def take_databases(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Return what this commit takes, and what it leaves to others, of tests of HTTP: each is done on one database.
+
+    What differs between databases is below: tests/app/jobs and tests/reliability are done on both.
+    """
+    over_http = Counter(DATABASE.sub("", item.nodeid) for item in items if item.nodeid.startswith("tests/app/api/"))
+    position = {test: number for number, (test, times) in enumerate(over_http.items()) if times > 1}
+    kept, left = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        test = DATABASE.sub("", item.nodeid)
+        other = "postgresql" in item.nodeid
+        (kept if test not in position or in_turn(2, position[test] + other) else left).append(item)
+    return kept, left
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     kept, left = take_turns(items)
-    config.hook.pytest_deselected(items=left)
-    items[:] = sorted(kept, key=lambda item: QUEUE.index(marker_of(item.path)))
+    kept, others = take_databases(kept)
+    config.hook.pytest_deselected(items=[*left, *others])
+    items[:] = sorted(kept, key=lambda item: QUEUE.index(marker_of_test(config.rootpath, item.nodeid)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -133,7 +164,8 @@ def environment() -> Mapping[str, str]:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Iterator[Running]:
     """One service on SQLite for all tests that don't end it."""
-    with service(tmp_path_factory.mktemp("service"), environment) as started:
+    ports = {"ZEROPOINT_METRICS_PORT": str(two_free_ports())}
+    with service(tmp_path_factory.mktemp("service"), {**environment, **ports}) as started:
         yield started
 
 

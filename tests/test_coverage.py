@@ -22,7 +22,7 @@ def test_the_page_says_why_the_few_others_are_refused() -> None:
 
 
 @pytest.mark.service
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(100)
 @pytest.mark.filterwarnings("ignore")  # of what torch and transformers say while they export
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_architecture_goes_the_whole_way(running: Running, name: str) -> None:

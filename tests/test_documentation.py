@@ -49,6 +49,7 @@ NOT_RUN = {
     ],
     "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
+    "docs/how-to/operate.md": ["needs a Prometheus server"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],
     "docs/tutorials/hugging-face.md": ["needs the Hugging Face hub", "needs sentence-transformers"],
     "docs/tutorials/run-for-a-team.md": ["needs docker", "needs PostgreSQL and Redis servers"],
@@ -187,7 +188,10 @@ def _run_python(reader: Reader, block: Block) -> None:
 
 def _run_command(reader: Reader, command: str, later: list[str]) -> None:
     address = str(reader.running.client.base_url).rstrip("/")
-    script = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8000", address, command)
+    # The tests' service has a port for its metrics, and the reader's does not.
+    metrics = f"http://127.0.0.1:{reader.running.metrics_port or 0}/metrics"
+    script = re.sub(r"localhost:8000/metrics|\$ZEROPOINT/metrics", metrics, command)
+    script = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8000", address, script)
     for prefix, identity in reader.ids.items():
         script = script.replace(f"{prefix}_…", identity)
     assert not re.search(r"(mdl|dts|job|swp)_…", re.sub(r"#.*", "", script)), f"an id that nothing gave: {command}"

@@ -31,6 +31,7 @@ from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
 from app.jobs.reconciler import reconciling
 from app.memory import plan_memory
+from app.metrics import answer_on_a_port
 from app.settings import get_settings
 from app.storage import open_storage
 from sandbox.parent_death import die_with
@@ -38,6 +39,7 @@ from worker import tasks
 from worker.child import scratch
 from worker.child.forking import no_fork
 from worker.child.prestarted import PrestartedChildren
+from worker.metrics import ANNOUNCED, WorkerMetrics
 from worker.self_test import held_or_refuse, sandbox_of
 
 ANNOUNCE_SECONDS = 10
@@ -94,6 +96,7 @@ def test_what_is_needed(sender: Any, **_: Any) -> None:
     scratch.make_folder(settings.scratch_dir).remove()
     sender.sandbox = held_or_refuse(sandbox_of(settings))
     scratch.remove_stale(settings.scratch_dir)
+    answer_on_a_port(settings, WorkerMetrics(settings))
 
 
 @worker_process_init.connect
@@ -158,6 +161,7 @@ def announce(name: str, sandbox: Mapping[str, bool]) -> None:
     settings = get_settings()
     with no_fork, connected(settings) as sessions, sessions() as session:
         workers.announce_worker(session, name, settings.worker_device, sandbox)
+    ANNOUNCED.set_to_current_time()
     settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     (settings.scratch_dir / ANNOUNCED_FILE).touch()
     scratch.remove_stale(settings.scratch_dir)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app import logs
 from app.jobs import claims, endings
 from app.jobs.claims import Claim, ClaimStatus
-from app.jobs.endings import Product
+from app.jobs.endings import Measured, Product
 from app.jobs.taxonomy import FailureClass, category_of
 from app.settings import Settings
 from app.storage import Storage
@@ -139,7 +139,7 @@ def _conclude(claim: Claim, context: WorkerContext, folder: Path, child_exit: Ch
         return
     heartbeat.flush(FLUSH_SECONDS)
     if child_exit.claim_status is ClaimStatus.CANCEL:
-        record(context, partial(endings.stop, claim=claim, peak_memory_bytes=child_exit.peak_memory_bytes))
+        record(context, partial(endings.stop, claim=claim, measured=child_exit.measured))
     elif child_exit.excess:
         _fail(claim, context, child_exit, failures.took_too_much(child_exit.excess, phase, recipe))
     elif child_exit.overdue:
@@ -170,17 +170,16 @@ def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: Chi
         progress = Progress(phase="publishing", done=done, total=len(files) + 1)
         heartbeat.report(partial(claims.report_progress, claim=claim, progress=progress, eta_seconds=None))
 
+    began = time.monotonic()
     report(0)
     products = store(files, context.storage)
     report(len(files))
     products.append(store_manifest(claim, result, products, context.storage))
     heartbeat.flush(FLUSH_SECONDS)
     peak = max(child_exit.peak_memory_bytes, result.peak_memory_bytes)
+    measured = Measured(peak, {**child_exit.measured.seconds, "publishing": time.monotonic() - began})
     verdict = result.verdict if isinstance(result, Report) else None
-    record(
-        context,
-        partial(endings.succeed, claim=claim, verdict=verdict, products=products, peak_memory_bytes=peak),
-    )
+    record(context, partial(endings.succeed, claim=claim, verdict=verdict, products=products, measured=measured))
 
 
 def _fail_as_reported(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit) -> None:
@@ -210,8 +209,5 @@ def _fail(
     if category_of(failure.code) in (FailureClass.SERVICE, FailureClass.TRANSIENT):  # else it says nothing of us
         told = logs.fields(code=failure.code, because=because, last_words=child_exit.last_words)
         log.error("the job's program failed", extra=told)
-    peak = child_exit.peak_memory_bytes
-    record(
-        context,
-        partial(endings.fail, claim=claim, failure=failure, products=products, peak_memory_bytes=peak),
-    )
+    measured = child_exit.measured
+    record(context, partial(endings.fail, claim=claim, failure=failure, products=products, measured=measured))

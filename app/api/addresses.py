@@ -47,6 +47,7 @@ class Address:
     """A method at some paths, and the query keys that it knows; None: it looks at none, and refuses none."""
 
     paths: re.Pattern[str]
+    template: str
     method: str
     keys: frozenset[str] | None
 
@@ -56,7 +57,7 @@ class Address:
         if not isinstance(route, Route):
             return []
         keys = _query_keys(route.dependant) if isinstance(route, APIRoute) else None
-        return [cls(route.path_regex, method, keys) for method in route.methods or ()]
+        return [cls(route.path_regex, route.path, method, keys) for method in route.methods or ()]
 
 
 class Prefix:
@@ -86,6 +87,8 @@ class Addresses:
             return
         here = self._at(path_of(scope))
         app, method = self._app, scope["method"]
+        if here:
+            scope["state"]["route"] = next(iter(here.values())).template
         if here and method not in here:
             if method == "HEAD" and "GET" in here:
                 scope = {**scope, "method": "GET"}  # the server, which has the scope as it was, sends no body

@@ -42,28 +42,31 @@ class Places:
         self._refusal = refusal
         self._free = asyncio.Semaphore(at_once)
         self._threads = CapacityLimiter(at_once)
-        self._waiting = 0
+        self.in_use = 0
+        self.waiting = 0
 
     def check(self) -> None:
         """Raise Unavailable where there is neither a place nor room in the queue."""
-        if self._free.locked() and self._waiting >= self._queue:
+        if self._free.locked() and self.waiting >= self._queue:
             raise self._refusal()
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Hold a place while the block runs. Raises Unavailable."""
         self.check()
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with asyncio.timeout(self._seconds):
                 await self._free.acquire()
         except TimeoutError:
             raise self._refusal() from None
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+        self.in_use += 1
         try:
             yield
         finally:
+            self.in_use -= 1
             self._free.release()
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:

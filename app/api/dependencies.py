@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.accounts.oidc import Provider
 from app.accounts.scope import ScopedSession
 from app.api.admission import Admission
+from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.rates import Rates
 from app.api.waits import Waits
@@ -37,6 +38,7 @@ class Services:
     provider: Provider | None
     admission: Admission
     probes: Probes
+    observed: Observed
     waits: Waits
     rates: Rates
     wake: Wake = lambda: None

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app import metrics
 from app.api.admission import database_busy
 from app.api.wording import faults_of
 from app.database import Trouble, trouble_of
@@ -89,7 +90,8 @@ def _without_thread(handler: Handler) -> Callable[[Request, Exception], Awaitabl
 def problem(
     request_id: str, status: int, error: ServiceError, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error as a response."""
+    """Return an error as a response, and count it."""
+    metrics.REFUSALS.labels(error.code).inc()
     body: dict[str, Any] = {
         "type": TYPE + error.code,
         "title": error.title,
@@ -130,6 +132,7 @@ def fault_answer(request_id: str, error: Exception) -> JSONResponse:
 def internal_error(request_id: str) -> JSONResponse:
     """Return the answer to an unexpected exception: it holds the request's id and no details."""
     code = "internal_error"
+    metrics.REFUSALS.labels(code).inc()
     body = {"type": TYPE + code, "title": TITLES[code], "status": 500, "code": code, "request_id": request_id}
     return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR, media_type=PROBLEM)
 

@@ -1,31 +1,27 @@
-"""/metrics, in Prometheus' text format."""
+"""/metrics, in Prometheus' text format: of this process, and of what all processes share.
 
-from fastapi import APIRouter
+It answers without the database, with what that last said and how old that is.
+"""
+
+from functools import partial
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from app.api.admission import database_busy
+from app import metrics
 from app.api.dependencies import ServicesDep
-from app.api.openapi import problems
-from app.api.probes import Late
-
-CONTENT_TYPE = "text/plain; version=0.0.4"
+from app.api.service_metrics import ServiceMetrics
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=problems(503))
-async def metrics(services: ServicesDep) -> PlainTextResponse:
-    """Return the metrics in Prometheus' text format."""
-    try:
-        figures = await services.probes.figures.found()
-    except Late:
-        raise database_busy() from None
-    lines = [
-        "# HELP zeropoint_sandbox_layer Whether a layer of the sandbox holds in every live worker.",
-        "# TYPE zeropoint_sandbox_layer gauge",
-        *(f'zeropoint_sandbox_layer{{layer="{layer}"}} {int(on)}' for layer, on in figures.sandbox.items()),
-        "# HELP zeropoint_jobs How many jobs are in each state.",
-        "# TYPE zeropoint_jobs gauge",
-        *(f'zeropoint_jobs{{state="{state}"}} {count}' for state, count in figures.jobs.items()),
-    ]
-    return PlainTextResponse("\n".join(lines) + "\n", media_type=CONTENT_TYPE)
+@router.get("/metrics", response_class=PlainTextResponse)
+async def read_metrics(request: Request, services: ServicesDep) -> Response:
+    """Return the metrics in Prometheus' text format, or as OpenMetrics where the caller asks for that.
+
+    With `ZEROPOINT_METRICS_PORT` they are there instead.
+    """
+    write = partial(metrics.written, ServiceMetrics(services), request.headers.get("accept", ""))
+    body, content_type = await to_thread.run_sync(write, limiter=services.observed.threads)
+    return Response(body, headers={"Content-Type": content_type})

@@ -20,9 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from app.accounts.oidc import Provider
 from app.database import schema_is_current
-from app.jobs.queries import count_by_state
 from app.jobs.queue import broker_answers
-from app.jobs.status import JobState
 from app.jobs.workers import live_devices, live_sandbox
 from app.storage import Storage
 
@@ -73,14 +71,6 @@ def _retrieve(ended: asyncio.Task[object]) -> None:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the database counts: layers of the sandbox in live workers, and jobs by state."""
-
-    sandbox: Mapping[str, bool]
-    jobs: Mapping[JobState, int]
-
-
-@dataclass(frozen=True)
 class Workers:
     """What is wrong with the live workers, if anything is, and which layers of the sandbox hold in all of them."""
 
@@ -99,14 +89,13 @@ class Health:
 
 @dataclass(frozen=True)
 class Probes:
-    """Everything that health checks and metrics look at."""
+    """Everything that health checks look at."""
 
     database: Probe[str | None]
     broker: Probe[str | None]
     storage: Probe[str | None]
     workers: Probe[Workers]
     provider: Probe[str | None]
-    figures: Probe[Figures]
 
     async def look(self) -> Health:
         """Look at all parts at once."""
@@ -128,12 +117,11 @@ def probes_for(
 ) -> Probes:
     """Return the probes of a process with these parts."""
     return Probes(
-        database=Probe(partial(_database, engine)),
-        broker=Probe(partial(_broker, celery)),
-        storage=Probe(partial(_storage, storage)),
+        database=Probe(partial(check_database, engine)),
+        broker=Probe(partial(check_broker, celery)),
+        storage=Probe(partial(check_storage, storage)),
         workers=Probe(partial(_workers, sessions)),
         provider=Probe(partial(_provider, provider)),
-        figures=Probe(partial(_figures, sessions)),
     )
 
 
@@ -144,7 +132,8 @@ async def _in_time(probe: Probe[T], late: T) -> T:
         return late
 
 
-def _database(engine: Engine) -> str | None:
+def check_database(engine: Engine) -> str | None:
+    """Return what is wrong with the database, if anything is."""
     try:
         with engine.connect() as connection:
             return None if schema_is_current(connection) else "migrations are missing; run zeropoint migrate"
@@ -152,11 +141,13 @@ def _database(engine: Engine) -> str | None:
         return _failed("the database does not answer")
 
 
-def _broker(celery: Celery) -> str | None:
+def check_broker(celery: Celery) -> str | None:
+    """Return what is wrong with the broker, if anything is."""
     return None if broker_answers(celery) else "the broker does not answer"
 
 
-def _storage(storage: Storage) -> str | None:
+def check_storage(storage: Storage) -> str | None:
+    """Return what is wrong with the storage, if anything is."""
     try:
         storage.check()
     except OSError:
@@ -175,11 +166,6 @@ def _workers(sessions: sessionmaker[Session]) -> Workers:
             return Workers(fault, live_sandbox(session))
     except SQLAlchemyError:
         return Workers(_failed("the database that lists the workers does not answer"), {})
-
-
-def _figures(sessions: sessionmaker[Session]) -> Figures:
-    with sessions() as session:
-        return Figures(live_sandbox(session), count_by_state(session))
 
 
 def _failed(detail: str) -> str:

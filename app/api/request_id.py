@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs
+from app import logs, metrics
 from app.api.addresses import PROBES
 from app.api.errors import internal_error
 
@@ -34,16 +34,17 @@ class RequestId:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _PLAIN.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
-        with logs.about(request_id=request_id):
+        with logs.about(request_id=request_id), metrics.HTTP_AT_ONCE.track_inprogress():
             await self._answer(scope, receive, send, request_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began, status, sent_bytes = time.monotonic(), 0, 0
+        answered: float | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status, sent_bytes
+            nonlocal status, sent_bytes, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.monotonic() - began
                 MutableHeaders(scope=message)[HEADER] = request_id
             sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -58,7 +59,16 @@ class RequestId:
                 raise
             await internal_error(request_id)(scope, receive, send_with_id)
         finally:
+            _count(scope, status, answered)
             _log_end(scope, status, time.monotonic() - began, sent_bytes)
+
+
+def _count(scope: Scope, status: int, seconds: float | None) -> None:
+    """Count a request under its route; `seconds`: until its answer began, None where its client went away before."""
+    route, method = scope["state"].get("route", metrics.ROUTELESS), metrics.method_label(scope["method"])
+    metrics.HTTP_REQUESTS.labels(route, method, status).inc()
+    if seconds is not None:
+        metrics.HTTP_SECONDS.labels(route, method).observe(seconds)
 
 
 def _log_end(scope: Scope, status: int, seconds: float, sent_bytes: int) -> None:

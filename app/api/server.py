@@ -17,8 +17,10 @@ from uvicorn.importer import import_from_string
 
 from app import logs
 from app.api.connection import SPARE, ApiConfig, Connection
+from app.api.service_metrics import ServiceMetrics
 from app.api.stopping import Stopping
 from app.memory import TooMuchPromised, plan_memory
+from app.metrics import answer_on_a_port
 from app.settings import Settings, require_accounts
 
 LOOKS = 5
@@ -121,6 +123,7 @@ def main() -> None:
         log.info("this API process %s", plan_memory(settings).check(api=True))
     except TooMuchPromised as error:
         raise SystemExit(f"The API does not start: {error}") from error
+    answer_on_a_port(settings, ServiceMetrics(app.state.services))
     listeners = None if options.fd is None else [socket.socket(fileno=options.fd)]
     server_of(app, options.host, options.port).run(listeners)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Query, Request
 
+from app import metrics
 from app.accounts.caller import project_of_caller
 from app.accounts.quotas import Quotas
 from app.api.admission import Places
@@ -145,6 +146,7 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: 
         if form and whole:
             body_hash.update(chunk)
         received += len(chunk)
+        metrics.UPLOAD_BYTES.inc(len(chunk))
         waiting += form.feed(chunk) if form else chunk
         if received > limit or writer.size + len(waiting) > max_bytes:
             raise _too_large(max_bytes)

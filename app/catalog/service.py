@@ -1,16 +1,18 @@
 """Use-cases of models and datasets, each one transaction. Only what the gate wrote becomes a blob."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
+from app import metrics
 from app.accounts import audit
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, clock, new_id
-from app.errors import NotFound
+from app.errors import Invalid, NotFound
 from app.intake.confined import Stop
 from app.intake.description import describe_folder
 from app.intake.gate import pass_gate
@@ -64,7 +66,7 @@ class Catalog(Generic[Row]):
 
     def examine(self, upload: Upload) -> Examined:
         """Check an upload and store what the gate made of it. Raises Invalid, Stopped."""
-        facts = self.check(upload)
+        facts = self._checked(upload)
         stored = upload.fresh.commit()
         columns = {
             "bytes": upload.received.size,
@@ -73,6 +75,18 @@ class Catalog(Generic[Row]):
             "stored_sha256": stored.sha256,
         }
         return Examined(columns | facts)
+
+    def _checked(self, upload: Upload) -> dict[str, Any]:
+        began, outcome = time.monotonic(), "failed"
+        try:
+            facts = self.check(upload)
+            outcome = "passed"
+        except Invalid:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.GATE_SECONDS.labels(self.word, outcome).observe(time.monotonic() - began)
+        return facts
 
     def keep(self, session: Session, examined: Examined, name: str) -> Row:
         """Keep an upload that was examined."""

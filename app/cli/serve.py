@@ -133,6 +133,8 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
     # 4. The worker; the service is ready when the API has seen it.
     seconds = float(environment["ZEROPOINT_WORKER_STOP_SECONDS"]) + STOP_SECONDS
     command = worker_command(settings.worker_device, settings.worker_slots)
+    if settings.metrics_port is not None:  # the API has that one
+        environment["ZEROPOINT_METRICS_PORT"] = str(settings.metrics_port + 1)
     worker = stack.enter_context(start("worker", command, stop_seconds=seconds))
     stack.callback(api.ask_to_stop)  # before the worker is waited for: both take their time at once
     worker.wait_until(lambda: _answers(host, port, "/readyz"), settings.start_seconds)

@@ -15,7 +15,7 @@ from app.accounts.caller import DEFAULT_PROJECT
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
 from app.database import begin_writing, clock
-from app.jobs import repository
+from app.jobs import repository, tallies
 from app.jobs.admission import source_of
 from app.jobs.models import Attempt, Checkpoint, Job
 from app.jobs.status import CLAIM, HELD, JobState
@@ -83,6 +83,8 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
         Attempt(job_id=job.id, token=job.token, number=job.attempts, worker=worker, device=device, started_at=at)
     )
     repository.note_served(session, job.project, at)
+    waited = max((at - (job.queued_at or job.created_at)).total_seconds(), 0.0)
+    tallies.observe(session, tallies.WAIT_SECONDS, waited, device)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
     claimed = _claim_of(session, job)
     session.commit()

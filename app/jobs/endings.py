@@ -3,8 +3,8 @@
 A failure of the job itself is final. If infrastructure was lost, the job is queued again while attempts are left.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import case
 from sqlalchemy.orm import Session
 
 from app.database import begin_writing, clock, new_id
-from app.jobs import repository
+from app.jobs import repository, tallies
 from app.jobs.claims import Claim, ClaimStatus, status_of
 from app.jobs.models import Artifact, Job
 from app.jobs.status import FAIL, RETRY, STOP, SUCCEED, Move
@@ -37,18 +37,29 @@ class Product:
     blob: Blob
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a worker measured of an attempt: the most memory that it held, the seconds of each phase that it ended."""
+
+    peak_memory_bytes: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+UNMEASURED = Measured()
+
+
 def succeed(
     session: Session,
     claim: Claim,
     verdict: str | None,
     products: Sequence[Product],
-    peak_memory_bytes: int | None = None,
+    measured: Measured = UNMEASURED,
 ) -> bool:
     """Record success with its artifacts; return False, with nothing written, when the token is no longer the job's.
 
     `verdict`: None for a sweep.
     """
-    return _end(session, claim, SUCCEED, products, peak_memory_bytes, verdict=verdict)
+    return _end(session, claim, SUCCEED, products, measured, verdict=verdict)
 
 
 def fail(
@@ -56,22 +67,22 @@ def fail(
     claim: Claim,
     failure: Failure,
     products: Sequence[Product] = (),
-    peak_memory_bytes: int | None = None,
+    measured: Measured = UNMEASURED,
 ) -> bool:
     """Record why a job failed, with its report if there is one.
 
     After a transient failure the job is queued again while attempts are left.
     """
     if is_transient(failure.code) and _has_attempts_left(session, claim):
-        again = _requeue(session, claim, failure.code, peak_memory_bytes, pause=True)
-        return again or stop(session, claim, peak_memory_bytes)
+        again = _requeue(session, claim, failure.code, measured, pause=True)
+        return again or stop(session, claim, measured)
     verdict = "failed" if failure.code == VALIDATION_FAILED else None
-    return _end(session, claim, FAIL, products, peak_memory_bytes, verdict=verdict, error=failure.model_dump())
+    return _end(session, claim, FAIL, products, measured, verdict=verdict, error=failure.model_dump())
 
 
-def stop(session: Session, claim: Claim, peak_memory_bytes: int | None = None) -> bool:
+def stop(session: Session, claim: Claim, measured: Measured = UNMEASURED) -> bool:
     """Record that the work was stopped because the job was cancelled."""
-    return _end(session, claim, STOP, (), peak_memory_bytes)
+    return _end(session, claim, STOP, (), measured)
 
 
 def release(session: Session, claim: Claim) -> bool:
@@ -80,7 +91,7 @@ def release(session: Session, claim: Claim) -> bool:
         "attempts": Job.attempts - 1,
         "fruitless": case((Job.fruitless > 0, Job.fruitless - 1), else_=0),
     }
-    return _requeue(session, claim, "released", None, **fewer) or stop(session, claim)
+    return _requeue(session, claim, tallies.RELEASED, UNMEASURED, **fewer) or stop(session, claim)
 
 
 def may_try_again(job: Job) -> bool:
@@ -91,11 +102,15 @@ def may_try_again(job: Job) -> bool:
 def requeue(session: Session, job: Job, at: datetime, because: str, **changes: Any) -> bool:
     """Put a job whose attempt ended back into the queue, within the caller's transaction."""
     ended = {"phase": None, "eta_seconds": None, "worker": None, "lease_until": None, "done": 0, "total": 0}
-    waits = {"pending_until": at + timedelta(seconds=job.pending_seconds)}
+    waits = {
+        "pending_until": at + timedelta(seconds=job.pending_seconds),
+        "queued_at": changes.get("not_before") or at,
+    }
     if repository.move(session, job.id, RETRY, job.token, {**ended, **waits, **changes}) is None:
         return False
     repository.end_attempt(session, job.id, job.token, ended_at=at, outcome=because)
     repository.add_event(session, job.id, "state", {"state": RETRY.target, "because": because})
+    tallies.count(session, tallies.RETRIES, because, job.device)
     return True
 
 
@@ -113,14 +128,14 @@ def finish(session: Session, job_id: str, token: int, by: Move, at: datetime, **
 
 
 def _end(
-    session: Session, claim: Claim, by: Move, products: Sequence[Product], peak: int | None, **results: Any
+    session: Session, claim: Claim, by: Move, products: Sequence[Product], measured: Measured, **results: Any
 ) -> bool:
     begin_writing(session)
     at = clock(session)
     if not finish(session, claim.job_id, claim.token, by, at, **results):
         session.rollback()
         return False
-    repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=peak)
+    _keep(session, claim, measured)
     session.add_all(_artifact(claim, product, at) for product in products)
     session.commit()
     return True
@@ -133,7 +148,7 @@ def _has_attempts_left(session: Session, claim: Claim) -> bool:
 
 
 def _requeue(
-    session: Session, claim: Claim, because: str, peak: int | None, *, pause: bool = False, **changes: Any
+    session: Session, claim: Claim, because: str, measured: Measured, *, pause: bool = False, **changes: Any
 ) -> bool:
     begin_writing(session)
     at = clock(session)
@@ -144,9 +159,15 @@ def _requeue(
     if job is None or not held or not requeue(session, job, at, because, **changes):
         session.rollback()
         return False
-    repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=peak)
+    _keep(session, claim, measured)
     session.commit()
     return True
+
+
+def _keep(session: Session, claim: Claim, measured: Measured) -> None:
+    repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=measured.peak_memory_bytes)
+    peak = measured.peak_memory_bytes
+    tallies.observe_attempt(session, measured.seconds, peak, claim.model_format, claim.device)
 
 
 def _artifact(claim: Claim, product: Product, at: datetime) -> Artifact:

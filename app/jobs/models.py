@@ -1,4 +1,4 @@
-"""Tables of jobs: the job, its tags, attempts, numbered history and artifacts; what survives an attempt; who works."""
+"""Tables of jobs: the job, its tags, attempts, history and artifacts; what survives an attempt; who works; counts."""
 
 from datetime import datetime
 from typing import Any
@@ -55,6 +55,8 @@ class Job(Owned, Base):
     pending_seconds: Mapped[int] = mapped_column(Integer)
     running_seconds: Mapped[int] = mapped_column(Integer)
     pending_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """Since when it waits, each time; after a pause before another attempt, since its end."""
     token: Mapped[int] = mapped_column(Integer, default=0)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     fruitless: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
@@ -164,6 +166,19 @@ class Artifact(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Tally(Base):
+    """Something that was counted; see `app.jobs.tallies`. `labels` is a JSON list, `bucket` one of a histogram's."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(64))
+    labels: Mapped[str] = mapped_column(String(255))
+    bucket: Mapped[int] = mapped_column(Integer)
+    count: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[float] = mapped_column(Float)
 
 
 class Worker(Base):

@@ -14,8 +14,9 @@ from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app import metrics
 from app.database import begin_writing, clock, connected, try_lock
-from app.jobs import repository
+from app.jobs import repository, tallies
 from app.jobs.endings import finish, may_try_again, requeue
 from app.jobs.models import Job
 from app.jobs.queue import BROKER_AWAY, send_hints
@@ -67,18 +68,24 @@ def reconciling(
 
 def look(settings: Settings, celery: Celery) -> None:
     """Recover lost jobs, then send missing hints. What a silent database or broker prevents is done next time."""
+    outcome = "failed"
     try:
         with connected(settings) as sessions, sessions() as session:
             recover(session)
             due = repository.count_due(session, clock(session))
             session.rollback()
         hint(celery, due)
+        outcome = "done"
+        metrics.RECONCILER_LAST.set_to_current_time()
     except SQLAlchemyError:
+        outcome = "database_away"
         log.warning("the database does not answer")
     except BROKER_AWAY:
+        outcome = "broker_away"
         log.warning("the broker does not answer: jobs wait")
     except Exception:
         log.exception("could not look for lost jobs")
+    metrics.RECONCILER_PASSES.labels(outcome).inc()
 
 
 def hint(celery: Celery, due: Mapping[str, int]) -> None:
@@ -104,11 +111,13 @@ def recover(session: Session) -> None:
         repository.reroute(session, live, "cuda" if "cuda" in live else "cpu")
     repository.forget_checkpoints(session, at - KEEP_CHECKPOINTS)
     repository.forget_workers(session, at - KEEP_WORKERS)
+    tallies.fold(session)
     session.commit()
 
 
 def _recover_lost(session: Session, job: Job, at: datetime) -> None:
     log.warning("%s: the lease of attempt %s ran out, %s was lost", job.id, job.attempts, job.worker)
+    tallies.count(session, tallies.LEASES_LOST, job.device)
     if job.state in STOP.sources:
         finish(session, job.id, job.token, STOP, at)
     elif not may_try_again(job):

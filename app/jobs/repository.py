@@ -10,9 +10,11 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session, undefer_group
 
+from app.catalog.models import Dataset, Model
 from app.database import clock
+from app.jobs import tallies
 from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Turn, Worker
-from app.jobs.status import HELD, LIVE, JobState, Move
+from app.jobs.status import HELD, LIVE, TERMINAL, JobState, Move
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,15 @@ def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> J
 
 
 def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str, Any]) -> Job | None:
-    """Make a move, if the job's state allows it and the token is still the job's; return the job, or None."""
+    """Make a move, if the job's state allows it and the token is still the job's; return the job, or None.
+
+    Every end of a job comes by here, and is counted.
+    """
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources), Job.token == token)
-    return _moved(session, query.values({"state": by.target, **changes}))
+    job = _moved(session, query.values({"state": by.target, **changes}))
+    if job is not None and by.target in TERMINAL:
+        tallies.count_end(session, by.target, (job.error or {}).get("code"), job.device)
+    return job
 
 
 def renew(session: Session, job_id: str, token: int, until: datetime) -> JobState | None:
@@ -149,6 +157,30 @@ def count_due(session: Session, at: datetime) -> dict[str, int]:
 def count_by_state(session: Session) -> dict[str, int]:
     """Return how many jobs there are in each state that has any."""
     return {row[0]: row[1] for row in session.execute(select(Job.state, func.count()).group_by(Job.state))}
+
+
+def queues(session: Session) -> Sequence[tuple[str, int, datetime]]:
+    """Return how many jobs wait for each device that any waits for, and since when the first of them does."""
+    since = func.min(func.coalesce(Job.queued_at, Job.created_at))
+    query = select(Job.device, func.count(), since).where(Job.state == JobState.QUEUED).group_by(Job.device)
+    return [(row[0], row[1], row[2]) for row in session.execute(query)]
+
+
+def stored_bytes(session: Session) -> dict[str, int]:
+    """Return the sum of the bytes that rows name, by what they are."""
+    sizes = {
+        "models": Model.stored_bytes,
+        "datasets": Dataset.stored_bytes,
+        "artifacts": Artifact.bytes,
+        "checkpoints": Checkpoint.bytes,
+    }
+    return {what: int(session.scalar(select(func.sum(column))) or 0) for what, column in sizes.items()}
+
+
+def workers_seen(session: Session) -> Sequence[tuple[str, str, datetime]]:
+    """Return device and version of each worker, and when it was last seen."""
+    query = select(Worker.device, Worker.version, Worker.seen_at)
+    return [(row[0], row[1], row[2]) for row in session.execute(query)]
 
 
 def end_attempt(session: Session, job_id: str, token: int, **changes: Any) -> None:

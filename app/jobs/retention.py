@@ -12,6 +12,7 @@ from sqlalchemy import select, union
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
+from app import metrics
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, clock, connected
 from app.jobs import repository
@@ -58,7 +59,9 @@ def _collect_until(stop: threading.Event, settings: Settings) -> None:
         pause = settings.garbage_seconds
         try:
             with connected(settings) as sessions:
-                collect_garbage(sessions, open_storage(settings.storage_url), settings)
+                collected = collect_garbage(sessions, open_storage(settings.storage_url), settings)
+            metrics.GARBAGE_LAST.set_to_current_time()
+            metrics.GARBAGE_BYTES.inc(collected.removed.bytes)
         except (SQLAlchemyError, OSError):
             log.warning("no garbage was collected: the storage or the database does not answer", exc_info=True)
         except Exception:

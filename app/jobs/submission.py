@@ -106,6 +106,7 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         request_sha256=submission.sha256,
         request_id=submission.request_id,
         created_at=created_at,
+        queued_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],
     )
 

@@ -3,7 +3,7 @@
 from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Removed, Storage
 from app.storage.local import LocalStorage, folder_of
 
-__all__ = ["Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "open_storage"]
+__all__ = ["Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "folder_of", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:

@@ -26,6 +26,8 @@ class Running:
     process: subprocess.Popen[bytes]
     data: Path
     client: httpx.Client
+    metrics_port: int | None = None
+    """The API's; the worker has the next one."""
 
     def upload(self, kind: str, path: Path) -> str:
         answer = self.client.post(f"/v1/{kind}?name={path.stem}", content=path.read_bytes())
@@ -98,7 +100,8 @@ def service(
             assert line, said.decode()
             said += line
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=REQUEST_SECONDS, trust_env=False) as client:
-            yield Running(process, data, client)
+            metrics_port = environment.get("ZEROPOINT_METRICS_PORT")
+            yield Running(process, data, client, int(metrics_port) if metrics_port else None)
     finally:
         process.terminate()
         process.communicate()

@@ -13,24 +13,22 @@ import pytest
 
 from tests.servers import ROOT
 from tests.service.processes import command_line, descendants, eventually, is_running
-from tests.service.running import service
+from tests.service.running import Running, service
 from tests.service.test_jobs import ONE_BY_ONE
 
 pytestmark = [pytest.mark.service, pytest.mark.own_service]
 
 
-def test_it_stops_at_ctrl_c_and_leaves_nothing(tmp_path: Path, environment: Mapping[str, str]) -> None:
-    with service(tmp_path, environment) as running:
-        processes = descendants(running.process.pid)
-        open_to_others = [path for path in (tmp_path, *tmp_path.rglob("*")) if path.lstat().st_mode & 0o077]
-        assert [path for path in open_to_others if not path.is_socket()] == []
-        running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(30) == 0
-        assert [pid for pid in processes if is_running(pid)] == []
+def leaves_nothing(running: Running, told: signal.Signals) -> None:
+    """Stop it, with Ctrl-C or as a system does: it succeeds, and none of its processes is left."""
+    processes = descendants(running.process.pid)
+    running.process.send_signal(told)
+    assert running.process.wait(30) == 0
+    assert [pid for pid in processes if is_running(pid)] == []
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # all other services are on SQLite
-def test_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
+def test_it_stops_when_told_to_and_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
     *,
     database_url: str,
     tmp_path: Path,
@@ -44,10 +42,7 @@ def test_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
         job_id = running.submit(program, many_samples, ONE_BY_ONE)
         running.in_phase(job_id, "calibrating")
         waiting = running.submit(program, few_samples, {})
-        processes = descendants(running.process.pid)
-        running.process.terminate()
-        assert running.process.wait(30) == 0
-        assert [pid for pid in processes if is_running(pid)] == []
+        leaves_nothing(running, signal.SIGINT)
     with service(tmp_path, on_postgresql) as again:  # with an empty Redis
         again.in_phase(job_id, "calibrating")
         assert again.job(job_id)["attempts"] == 1
@@ -55,12 +50,15 @@ def test_the_next_one_goes_on_with_a_running_job_and_does_one_that_waited(
         again.client.post(f"/v1/jobs/{job_id}/cancel")
         assert outcomes == ["released", None]
         assert again.ended(waiting)["state"] == "succeeded"
+        leaves_nothing(again, signal.SIGTERM)
 
 
 def test_one_that_is_killed_takes_its_parts_with_it_and_the_next_goes_on(
     tmp_path: Path, environment: Mapping[str, str], program: Path, many_samples: Path
 ) -> None:
     with service(tmp_path, environment) as running:
+        open_to_others = [path for path in (tmp_path, *tmp_path.rglob("*")) if path.lstat().st_mode & 0o077]
+        assert [path for path in open_to_others if not path.is_socket()] == []
         job_id = running.submit(program, many_samples, ONE_BY_ONE)
         running.in_phase(job_id, "calibrating")
         processes = descendants(running.process.pid)

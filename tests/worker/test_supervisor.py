@@ -27,7 +27,7 @@ from worker.tasks import look
 from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 # What is recorded is the database's matter, and tested there on both.
-pytestmark = [pytest.mark.parametrize("database_url", ["sqlite"], indirect=True), pytest.mark.timed]
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ONE_BY_ONE = Recipe(calibration=CalibrationSettings(samples=100_000, batch_size=1))
 
@@ -88,6 +88,7 @@ def test_a_claim_that_was_lost_ends_the_child_and_records_nothing(
     assert not (context.settings.scratch_dir / job_id).exists()
 
 
+@pytest.mark.timed
 def test_a_lease_that_can_not_be_renewed_ends_the_child_before_others_may_have_the_job(
     job_id: str, session: Session, context: WorkerContext
 ) -> None:

@@ -8,14 +8,15 @@ from functools import partial
 
 from app.jobs import claims
 from app.jobs.claims import Claim, ClaimStatus
+from app.jobs.endings import Measured
 from sandbox.policy import Sandbox
 from worker.child.evidence import Evidence, KillWatch
 from worker.child.prestarted import PrestartedChild
 from worker.child.process import Child
-from worker.child.progress import ProgressWatch
+from worker.child.progress import PhaseTime, ProgressWatch
 from worker.child.usage import Excess, UsageWatch
 from worker.heartbeat import Heartbeat
-from zeropoint.schema.job import Phase
+from zeropoint.schema.job import EXIT_OK, Phase
 
 TICK_SECONDS = 0.2
 
@@ -33,8 +34,14 @@ class ChildExit:
     phase: Phase | None
     peak_memory_bytes: int
     last_words: str
+    phases: tuple[PhaseTime, ...] = ()
     evidence: Evidence | None = None
     """Which limit of the system's killed it, if it was killed and anything speaks for one."""
+
+    @property
+    def measured(self) -> Measured:
+        """Return what is kept of the attempt; of its phases those that ended."""
+        return Measured(self.peak_memory_bytes, {one.phase: one.seconds for one in self.phases if one.ended})
 
 
 def watch(
@@ -68,6 +75,7 @@ def watch(
         phase=progress.phase,
         peak_memory_bytes=usage.peak_memory_bytes,
         last_words=child.last_words,
+        phases=progress.times(ended=not stopped and exit_code == EXIT_OK),
         evidence=kills.evidence(usage.peak_memory_bytes, sandbox.memory_bytes),
     )
 

@@ -26,6 +26,16 @@ class Reading:
     eta_seconds: float | None
 
 
+@dataclass(frozen=True)
+class PhaseTime:
+    """A phase as the worker saw it: when it began (monotonic), how many seconds it took, and whether it ended."""
+
+    phase: Phase
+    began: float
+    seconds: float
+    ended: bool = True
+
+
 class ProgressWatch:
     """Reads every line and returns the few that are worth a write: each new phase at once, others at intervals."""
 
@@ -33,6 +43,7 @@ class ProgressWatch:
         self._clock = clock
         self._latest: Progress | None = None
         self._phase_began = 0.0
+        self._times: list[PhaseTime] = []
         self._phase_first_done = 0
         self._due: list[Reading] = []
         self._unrecorded: Reading | None = None
@@ -49,12 +60,20 @@ class ProgressWatch:
         if progress is None or _goes_back(self._latest, progress):
             return
         if self.phase != progress.phase:
+            self._times = [*self.times(ended=True)]
             self._phase_began, self._phase_first_done = self._clock(), progress.done
             self._due.append(Reading(progress, None))
             self._unrecorded = None
         else:
             self._unrecorded = Reading(progress, self._eta(progress))
         self._latest = progress
+
+    def times(self, *, ended: bool) -> tuple[PhaseTime, ...]:
+        """Return the time of each phase so far; `ended`: whether the last one has ended too."""
+        if self.phase is None:
+            return ()
+        seconds = self._clock() - self._phase_began
+        return (*self._times, PhaseTime(self.phase, self._phase_began, seconds, ended))
 
     def due(self) -> list[Reading]:
         """Return the readings to record now, oldest first."""

@@ -4,7 +4,7 @@ RLIMIT_AS counts addresses of one process, and can't be used with CUDA; RLIMIT_F
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,19 @@ def memory_of_group(leader: int) -> int:
     return sum(_memory(pid) for pid in _group(leader))
 
 
+def memory_by_part(main: int) -> dict[str, int]:
+    """Return the bytes of memory that a worker holds: its main process, the pool's, and all that those started."""
+    parents = dict(_parents())
+    held = {"main": _memory(main), "slots": 0, "jobs": 0}
+    slots = {pid for pid, parent in parents.items() if parent == main}
+    for pid in parents:
+        if pid in slots:
+            held["slots"] += _memory(pid)
+        elif _descends(pid, slots, parents):
+            held["jobs"] += _memory(pid)
+    return held
+
+
 def bytes_below(folder: Path) -> int:
     """Return the bytes that the files in a folder take on disk; holes don't count, links are not followed."""
     total = 0
@@ -67,6 +80,23 @@ def _group(leader: int) -> Iterator[int]:
             with suppress(OSError):  # ended meanwhile
                 if os.getpgid(int(name)) == leader:
                     yield int(name)
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):  # ended meanwhile
+                yield int(name), int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _descends(pid: int, ancestors: set[int], parents: Mapping[int, int]) -> bool:
+    seen: set[int] = set()
+    while pid in parents and pid not in seen:  # a number may be used again while this is read
+        seen.add(pid)
+        pid = parents[pid]
+        if pid in ancestors:
+            return True
+    return False
 
 
 def _memory(pid: int) -> int:

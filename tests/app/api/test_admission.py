@@ -116,6 +116,11 @@ def ask_all(settings: Settings, calls: list[Call], hold: Hold, *, at_once: bool 
         for field in fields(services.probes):  # they may still wait for a connection
             if running := getattr(services.probes, field.name)._running:
                 await asyncio.wait({running})
+        until = time.monotonic() + 30
+        for seen in (services.observed.figures.seen, services.observed.stored.seen):
+            await asyncio.to_thread(seen, until)
+        for part in services.observed.parts.values():
+            await asyncio.to_thread(part.seen, until)
         services.engine.dispose()
         services.celery.close()
         return answers
@@ -259,7 +264,7 @@ def test_without_migrations_every_endpoint_says_so(settings: Settings, calls: li
             assert answer.json()["code"] == "not_ready"
             assert "zeropoint migrate" in answer.json()["remedy"]
         else:
-            assert call.path in ("/healthz", "/readyz", "/v1/presets"), (call, answer.text)
+            assert call.path in ("/healthz", "/readyz", "/metrics", "/v1/presets"), (call, answer.text)
 
 
 def test_a_queue_is_bounded_and_lets_in_who_came_first() -> None:

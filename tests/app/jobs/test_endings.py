@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.database import clock
 from app.jobs import claims, endings, queries, service
 from app.jobs.claims import Claim, ClaimStatus
-from app.jobs.endings import MAX_ATTEMPTS, Product
+from app.jobs.endings import MAX_ATTEMPTS, Measured, Product
 from app.jobs.models import Job
 from app.storage import Blob
 from tests.factories import add_job, claim_one
@@ -52,7 +52,7 @@ def test_a_job_that_nobody_cancelled_can_not_be_stopped(session: Session, claim:
 
 
 def test_success_is_recorded_with_its_artifacts_and_its_attempt(session: Session, claim: Claim) -> None:
-    assert endings.succeed(session, claim, "passed", [MODEL_FILE, REPORT], 17)
+    assert endings.succeed(session, claim, "passed", [MODEL_FILE, REPORT], Measured(17))
     job = queries.read(session, claim.job_id)
     assert (job.state, job.verdict, job.phase, job.lease_until) == ("succeeded", "passed", None, None)
     assert job.finished_at is not None

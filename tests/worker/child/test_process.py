@@ -14,8 +14,6 @@ from tests.service.processes import eventually, is_running
 from worker.child.process import LINE_CAP, STDERR_CAP, STDERR_FILE, LineReader, started
 from zeropoint.schema.job import EXIT_FAILED
 
-pytestmark = pytest.mark.timed
-
 
 def python(program: str) -> list[str]:
     return [sys.executable, "-u", "-c", program]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from worker.child.progress import CHILD_PHASES, INTERVAL_SECONDS, ProgressWatch, Reading, parse
+from worker.child.progress import CHILD_PHASES, INTERVAL_SECONDS, PhaseTime, ProgressWatch, Reading, parse
 from zeropoint.schema.job import Progress
 
 
@@ -106,3 +106,19 @@ def test_there_is_no_eta_where_the_total_is_unknown() -> None:
     clock.now += 4
     watch.feed(line("validating", 2))
     assert [reading.eta_seconds for reading in watch.due()] == [None]
+
+
+def test_each_phase_has_its_time_and_the_last_one_ends_with_the_child() -> None:
+    clock = Clock()
+    watch = ProgressWatch(clock)
+    assert watch.times(ended=True) == ()
+    began = clock.now
+    for phase, seconds in (("loading", 3.0), ("calibrating", 60.0), ("saving", 0.5)):
+        watch.feed(line(phase))
+        clock.now += seconds / 2
+        watch.feed(line(phase, 1))
+        watch.feed(line("loading"))  # goes back: ignored
+        clock.now += seconds / 2
+    closed = (PhaseTime("loading", began, 3.0), PhaseTime("calibrating", began + 3, 60.0))
+    for ended in (False, True):
+        assert watch.times(ended=ended) == (*closed, PhaseTime("saving", began + 63, 0.5, ended))

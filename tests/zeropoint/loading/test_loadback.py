@@ -1,6 +1,7 @@
 """The second process tells the truth about the saved files, also when they are broken."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,20 +98,23 @@ class LockDown:
     def __call__(self):
         print("locked down", file=sys.stderr)
 
-folder = Path(sys.argv[1])
-with copied_process(LockDown()) as pipes, loadback_client(folder, pipes) as client:
+first, *others = map(Path, sys.argv[1].split(":"))
+with copied_process(LockDown()) as pipes, loadback_client(first, pipes) as client:
     copy = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
     if "killed" in sys.argv:
         os.kill(copy, 9)
-    print(client.open(folder), flush=True)
+    print(client.open(first), flush=True)
     sys.stdin.read()
+for other in others:
+    with copied_process(LockDown()) as pipes, loadback_client(other, pipes) as client:
+        print(client.open(other), flush=True)
 """
 
 
 @contextmanager
-def copying(folder: Path, *how: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that opens a folder in a copy of itself, and waits for the end of its standard input."""
-    command = [sys.executable, "-c", COPIES, str(folder), *how]
+def copying(*folders: Path, how: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A process that opens a folder in a copy of itself, and waits for the end of its standard input; then others."""
+    command = [sys.executable, "-c", COPIES, ":".join(map(str, folders)), how]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         yield process
@@ -118,14 +122,15 @@ def copying(folder: Path, *how: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_copy_opens_files_once_it_is_locked_down(quantized: QuantizeExample, tmp_path: Path) -> None:
-    save(quantized, tmp_path)
-    with copying(tmp_path) as process:
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    whole.mkdir()
+    save(quantized, whole)
+    truncate(shutil.copytree(whole, damaged))
+    with copying(whole, damaged) as process:
         said, errors = process.communicate()
-        assert (said, errors) == (b"True\n", b"locked down\n")
+        assert said == b"True\nFalse\n"
+        assert errors.startswith(2 * b"locked down\n")  # then torch says what is wrong with the other file
         assert process.returncode == 0
-    truncate(tmp_path)
-    with copying(tmp_path) as process:
-        assert process.communicate()[0] == b"False\n"
 
 
 def test_a_copy_ends_with_the_process_that_made_it(quantized: QuantizeExample, tmp_path: Path) -> None:
@@ -139,6 +144,6 @@ def test_a_copy_ends_with_the_process_that_made_it(quantized: QuantizeExample, t
 
 
 def test_a_copy_that_was_killed_is_told_from_one_that_crashed(tmp_path: Path) -> None:
-    with copying(tmp_path, "killed") as process:
+    with copying(tmp_path, how="killed") as process:
         _, errors = process.communicate()
         assert b"zeropoint.errors.Killed" in errors

@@ -1,0 +1,76 @@
+"""What operators watch and only rows know: queues, workers, counts of all that happened, bytes that are kept."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.database import clock
+from app.jobs import repository, tallies
+from app.jobs.queries import count_by_state
+from app.jobs.status import JobState
+from app.jobs.tallies import DEVICES, Sums
+from app.jobs.workers import SEEN_SECONDS, live_sandbox
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How many jobs wait for a device, and for how many seconds the one that has waited longest."""
+
+    jobs: int = 0
+    oldest_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers of one device and version: how many live, how many fell silent, seconds since one was seen."""
+
+    live: int
+    silent: int
+    seen_seconds: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All of them at one moment; a crew is known by device and version."""
+
+    sandbox: Mapping[str, bool]
+    jobs: Mapping[JobState, int]
+    queues: Mapping[str, Queue]
+    crews: Mapping[tuple[str, str], Crew]
+    sums: Sums
+
+
+def figures(session: Session) -> Figures:
+    """Return what operators watch."""
+    at = clock(session)
+    queues = {device: Queue() for device in DEVICES} | {
+        device: Queue(jobs, _seconds(at, oldest)) for device, jobs, oldest in repository.queues(session)
+    }
+    return Figures(live_sandbox(session), count_by_state(session), queues, _crews(session, at), tallies.sums(session))
+
+
+def stored_bytes(session: Session) -> dict[str, int]:
+    """Return the bytes that rows name, by what they are; equal content is stored once and counted for each row."""
+    return repository.stored_bytes(session)
+
+
+def _crews(session: Session, at: datetime) -> dict[tuple[str, str], Crew]:
+    seen: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
+    for device, version, moment in repository.workers_seen(session):
+        seen[device, version].append(moment)
+    since = at - timedelta(seconds=SEEN_SECONDS)
+    return {
+        key: Crew(
+            live=sum(moment >= since for moment in moments),
+            silent=sum(moment < since for moment in moments),
+            seen_seconds=_seconds(at, max(moments)),
+        )
+        for key, moments in seen.items()
+    }
+
+
+def _seconds(at: datetime, since: datetime) -> float:
+    return max((at - since).total_seconds(), 0.0)
