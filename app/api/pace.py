@@ -1,4 +1,4 @@
-"""Requests keep pace: a body comes in time, or is refused; and while the process stops, none is waited for.
+"""Requests keep pace: they begin in turn, a body comes in time, and while the process stops, none is waited for.
 
 A body that trickles holds a connection and a file just as one that never comes. So the time that it is waited for
 begins again with every LEAST_BYTES, not with every byte.
@@ -12,6 +12,7 @@ from app.api.addresses import PROBES, path_of
 from app.api.dependencies import Services
 from app.api.errors import BodyRefused, refusal_answer
 from app.api.stopping import Stopping
+from app.api.turnstile import Turnstile
 from app.errors import ServiceError, TooSlow, Unavailable
 
 LEAST_BYTES = 4096
@@ -23,11 +24,14 @@ class Pace:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if path_of(scope) not in PROBES:
+            await self._turnstile.pass_through()
         stopping: Stopping = scope["app"].state.stopping
         services: Services = scope["app"].state.services
         refusal = _refusal(scope, stopping)
