@@ -29,7 +29,7 @@ from app.settings import Settings
 
 SPARE = 64
 """Connections beyond the limit that are read, so that probes get through and others an answer."""
-ROOM_SHARE = 20
+ROOM_SHARE = 100
 """One part in so many of all connections makes room at once: looking for those takes as long as for a single one."""
 BYTES_ACKED = 120
 """Where Linux's struct tcp_info has tcpi_bytes_acked."""

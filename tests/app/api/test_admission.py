@@ -1,6 +1,7 @@
 """Every endpoint beside every resource that is used up: an answer in time, a refusal that says when to come back."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.api.admission import Admission, Places, database_busy
+from app.api.body_limit import SMALL_BYTES
 from app.api.dependencies import Services
 from app.database import Base, create_engine_for
 from app.errors import Unavailable
@@ -66,9 +68,11 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "name": "report.json",
     }
     wish = {"model": model.id, "preset": "int8-weight-only"}
+    sweep = {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}
+    large = json.dumps(sweep) + " " * SMALL_BYTES
     content: dict[str, dict[str, Any]] = {
         "/v1/jobs": {"json": wish, "headers": {"Prefer": "wait=1"}},
-        "/v1/sweeps": {"json": {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}},
+        "/v1/sweeps": {"content": large.encode(), "headers": {"Content-Type": "application/json"}},
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
     }
