@@ -1,5 +1,6 @@
 """Engine, sessions, migrations, and the column types that tables share."""
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +186,18 @@ def create_sessions(engine: Engine) -> sessionmaker[Session]:
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    """Yield sessions of an engine of its own, closed afterwards: no connection may be shared across a fork."""
-    engine = create_engine_for(settings)
+    """Yield sessions, whose connections are closed afterwards: none may be shared across a fork."""
+    engine = _engine_of(settings, os.getpid())
     try:
         yield create_sessions(engine)
     finally:
         engine.dispose()
+
+
+@lru_cache(maxsize=4)
+def _engine_of(settings: Settings, _process: int) -> Engine:
+    """Return the engine of this process: statements are compiled once for each, and kept for some hundred engines."""
+    return create_engine_for(settings)
 
 
 def begin_writing(session: Session) -> None:

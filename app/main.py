@@ -18,7 +18,7 @@ from app.api.admission import admission_for
 from app.api.dependencies import Services
 from app.api.identity import Identity
 from app.api.observed import observed_for
-from app.api.openapi import publish
+from app.api.openapi import publish, serve_contract
 from app.api.pace import Pace
 from app.api.probes import probes_for
 from app.api.rates import Rates
@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
         # No docs pages: they would load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # `serve_contract` offers it
         redirect_slashes=False,
         # Generated clients name their functions so.
         generate_unique_id_function=lambda route: route.name,
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     routers = [module.router for module in RESOURCES if module is not metrics or settings.metrics_port is None]
     for router in routers:
         app.include_router(router)
+    serve_contract(app)
     app.add_middleware(Identity)
     app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
     app.add_middleware(Pace)

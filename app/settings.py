@@ -22,6 +22,11 @@ NOT_OURS = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_
 """What others put into the environment, behind our prefix: docker-compose.yml the port, and Kubernetes the addresses of
 services whose names begin with zeropoint."""
 
+LONGEST_SECONDS = 10 * 365 * 24 * 3600
+"""Of any time, so that no sum of times is out of range, wherever it is computed."""
+MOST_BYTES = 2**50
+"""Of any size, with room in 64 bits to multiply it."""
+
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
 _URL = r"^https?://[^\s]+$"
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -33,21 +38,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_parse_none_str="None", frozen=True)
 
     database_url: str = "sqlite:///data/zeropoint.db"
-    database_connections: int = Field(default=10, ge=2)
-    database_queue: int = Field(default=200, ge=0)
+    database_connections: int = Field(default=10, ge=2, le=1000)
+    database_queue: int = Field(default=200, ge=0, le=1_000_000)
     broker_url: str = "redis://127.0.0.1:6379/0"
     broker_prefix: str = "zeropoint:"
     storage_url: str = "file:data/storage"
-    keep_blobs_seconds: int = Field(default=24 * 3600, ge=3600)
-    keep_jobs_seconds: int | None = Field(default=None, ge=60)
+    keep_blobs_seconds: int = Field(default=24 * 3600, ge=3600, le=LONGEST_SECONDS)
+    keep_jobs_seconds: int | None = Field(default=None, ge=60, le=LONGEST_SECONDS)
     scratch_dir: Path = Path("data/scratch")
-    max_upload_bytes: int = Field(default=4 * 2**30, ge=1)
-    max_json_bytes: int = Field(default=2**20, ge=1024)
-    connections: int = Field(default=1000, ge=1)
-    head_seconds: float = Field(default=10, gt=0)
-    idle_seconds: float = Field(default=30, gt=0)
-    start_seconds: float = Field(default=60, gt=0)
-    stop_seconds: float = Field(default=5, ge=0)
+    max_upload_bytes: int = Field(default=4 * 2**30, ge=1, le=MOST_BYTES)
+    max_json_bytes: int = Field(default=2**20, ge=1024, le=2**30)
+    connections: int = Field(default=1000, ge=1, le=1_000_000)
+    head_seconds: float = Field(default=10, ge=0.1, le=LONGEST_SECONDS)
+    idle_seconds: float = Field(default=30, ge=0.1, le=LONGEST_SECONDS)
+    start_seconds: float = Field(default=60, ge=0.1, le=LONGEST_SECONDS)
+    stop_seconds: float = Field(default=5, ge=0, le=LONGEST_SECONDS)
     root_path: str = ""
     forwarded_allow_ips: str = ""
     cors_origins: str = ""
@@ -64,28 +69,28 @@ class Settings(BaseSettings):
     quota_requests_a_second: int | None = Field(default=None, ge=1)
     quota_fail_open: bool = True
     gates: int | None = Field(default=None, ge=1, le=1024)
-    gate_queue: int = Field(default=32, ge=0)
-    gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27)
-    gate_seconds: int = Field(default=300, ge=1)
-    gate_program_bytes: int = Field(default=64 * 2**20, ge=1024)
-    gate_nodes: int = Field(default=50_000, ge=1)
-    gate_tensors: int = Field(default=20_000, ge=1)
-    gate_tensor_bytes: int = Field(default=64 * 2**30, ge=1)
-    gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1)
-    gate_folder_bytes: int = Field(default=16 * 2**30, ge=1)
-    waits: int = Field(default=1000, ge=0)
+    gate_queue: int = Field(default=32, ge=0, le=1_000_000)
+    gate_memory_bytes: int = Field(default=2 * 2**30, ge=2**27, le=MOST_BYTES)
+    gate_seconds: int = Field(default=300, ge=1, le=LONGEST_SECONDS)
+    gate_program_bytes: int = Field(default=64 * 2**20, ge=1024, le=MOST_BYTES)
+    gate_nodes: int = Field(default=50_000, ge=1, le=1_000_000_000)
+    gate_tensors: int = Field(default=20_000, ge=1, le=1_000_000_000)
+    gate_tensor_bytes: int = Field(default=64 * 2**30, ge=1, le=MOST_BYTES)
+    gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1, le=MOST_BYTES)
+    gate_folder_bytes: int = Field(default=16 * 2**30, ge=1, le=MOST_BYTES)
+    waits: int = Field(default=1000, ge=0, le=1_000_000)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
-    worker_stop_seconds: int = Field(default=30, ge=0)
-    lease_seconds: float = Field(default=60, ge=1)
-    reconcile_seconds: float = Field(default=5, gt=0)
-    garbage_seconds: float = Field(default=3600, gt=0)
-    checkpoint_seconds: float = Field(default=30, gt=0)
-    job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1)
-    job_seconds: int = Field(default=6 * 3600, ge=1)
-    compile_seconds: int = Field(default=COMPILE_SECONDS, ge=0)
-    job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30)
-    job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20)
+    worker_stop_seconds: int = Field(default=30, ge=0, le=LONGEST_SECONDS)
+    lease_seconds: float = Field(default=60, ge=1, le=LONGEST_SECONDS)
+    reconcile_seconds: float = Field(default=5, ge=0.1, le=LONGEST_SECONDS)
+    garbage_seconds: float = Field(default=3600, ge=0.1, le=LONGEST_SECONDS)
+    checkpoint_seconds: float = Field(default=30, ge=0.1, le=LONGEST_SECONDS)
+    job_pending_seconds: int = Field(default=7 * 24 * 3600, ge=1, le=LONGEST_SECONDS)
+    job_seconds: int = Field(default=6 * 3600, ge=1, le=LONGEST_SECONDS)
+    compile_seconds: int = Field(default=COMPILE_SECONDS, ge=0, le=LONGEST_SECONDS)
+    job_memory_bytes: int = Field(default=16 * 2**30, ge=2**30, le=MOST_BYTES)
+    job_disk_bytes: int = Field(default=64 * 2**30, ge=2**20, le=MOST_BYTES)
     sandbox_require: str = "landlock,seccomp,rlimits"
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     metrics_host: str = "127.0.0.1"

@@ -8,8 +8,12 @@ import asyncio
 import secrets
 import socket
 import struct
+import sys
+import termios
 from dataclasses import dataclass
+from fcntl import ioctl
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Literal
 
 import h11
@@ -18,12 +22,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from app.api.errors import refusal_answer
+from app.api.framing import BoundedHttp, TooFragmented
 from app.api.pace import LEAST_BYTES, stops
 from app.errors import Malformed, ServiceError, TooSlow
 from app.settings import Settings
 
 SPARE = 64
 """Connections beyond the limit that are read, so that probes get through and others an answer."""
+ROOM_SHARE = 100
+"""One part in so many of all connections makes room at once: looking for those takes as long as for a single one."""
 BYTES_ACKED = 120
 """Where Linux's struct tcp_info has tcpi_bytes_acked."""
 
@@ -57,6 +64,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.conn = BoundedHttp()
         self._settings = config.settings
         self._waiting: Waiting | None = None
         self._since = self.loop.time()
@@ -89,6 +97,12 @@ class Connection(H11Protocol):
         waiting = self._waits_for()
         return waiting is not None and waiting.what == "head" and not self.transport.is_closing()
 
+    @property
+    def has_unread(self) -> bool:
+        """Return whether something has come that this process has not read yet."""
+        sock: Any = self.transport.get_extra_info("socket")
+        return ioctl(sock.fileno(), termios.FIONREAD, bytes(4)) != bytes(4)
+
     def give_up(self) -> None:
         """Answer the request that is worked on, whatever becomes of that: this process ends."""
         cycle = self.cycle
@@ -101,9 +115,19 @@ class Connection(H11Protocol):
             self._refuse(stops(), cycle.scope["state"].get("request_id"))
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours
-        """Answer what is no HTTP."""
-        remedy = "Speak HTTP/1.1; a proxy in front must not change the framing of bodies."
-        self._refuse(Malformed("request_unreadable", "This is not a valid HTTP request.", remedy))
+        """Answer what is no HTTP, or has too many pieces; called while the error is handled."""
+        error = sys.exception()
+        detail, remedy = "This is not a valid HTTP request.", "Speak HTTP/1.1; a proxy in front must not change bodies."
+        if isinstance(error, TooFragmented):
+            detail, remedy = error.detail, error.remedy
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # its body will never be whole
+            cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(Malformed("request_unreadable", detail, remedy))
+        else:
+            self.transport.abort()
 
     def _waits_for(self) -> Waiting | None:
         """Return None while a request is worked on."""
@@ -128,11 +152,15 @@ class Connection(H11Protocol):
         return acknowledged
 
     def _make_room(self) -> bool:
-        """End the connection that has waited longest without a request; False when each has one."""
+        """End those connections that have waited longest without a request; False when each has one."""
         idle = [one for one in self.connections if isinstance(one, Connection) and one is not self and one.is_idle]
-        if idle:
-            max(idle, key=lambda one: one.waited).transport.abort()
-        return bool(idle)
+        idle.sort(key=lambda one: one.waited, reverse=True)
+        silent = islice((one for one in idle if not one.has_unread), max(1, self._settings.connections // ROOM_SHARE))
+        ended = list(silent)
+        for one in ended:
+            one.transport.abort()
+            self.connections.discard(one)
+        return bool(ended)
 
     def _end(self, what: Waits) -> None:
         if what == "head" and self.conn.trailing_data[0] and not self.transport.is_closing():

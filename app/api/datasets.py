@@ -11,6 +11,7 @@ from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import DatasetBody, DatasetPage, DatasetSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
+from app.api.whole import read_whole
 from app.catalog.service import DATASETS
 from app.jobs import service
 
@@ -44,12 +45,9 @@ def list_datasets(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20
 
 
 @router.get("/{dataset_id}", response_model=DatasetBody, responses={**UNCHANGED, **problems(404, 412)})
-def read_dataset(request: Request, session: SessionDep, dataset_id: PathName) -> Response:
+async def read_dataset(request: Request, services: ServicesDep, dataset_id: PathName) -> Response:
     """Read a dataset: its tensors and how many samples they hold."""
-    validators = of_upload(dataset_id, DATASETS.read(session, dataset_id).created_at)
-    if otherwise := unmet(request, validators):
-        return otherwise
-    return answer(DatasetBody.model_validate(DATASETS.read_whole(session, dataset_id)), 200, **validators.headers)
+    return await read_whole(request, services, DATASETS, DatasetBody, dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=problems(404, 409, 412))

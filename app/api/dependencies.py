@@ -1,7 +1,7 @@
 """Dependencies of endpoints: the parts of the process, and a session that ends before the response is sent."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from celery import Celery
@@ -15,6 +15,7 @@ from app.api.admission import Admission
 from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.rates import Rates
+from app.api.rendered import Rendered
 from app.api.waits import Waits
 from app.intake.limits import Limits
 from app.jobs.reconciler import Wake
@@ -41,6 +42,7 @@ class Services:
     observed: Observed
     waits: Waits
     rates: Rates
+    rendered: Rendered = field(default_factory=Rendered)
     wake: Wake = lambda: None
     """Asks the reconciler to look now; does nothing where none runs."""
 

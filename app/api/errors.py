@@ -73,6 +73,7 @@ def install(app: FastAPI) -> None:
         HTTPException: _on_http_exception,
         SQLAlchemyError: _on_database_error,
         OSError: _on_system_error,
+        RuntimeError: _on_runtime_error,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, _without_thread(handler))
@@ -181,6 +182,14 @@ def _on_system_error(request: Request, error: Exception) -> Response:
     return _on_service_error(request, _exhausted())
 
 
+def _on_runtime_error(request: Request, error: Exception) -> Response:
+    """Answer that the system gives no more threads, which Python reports without a number; any other error goes on."""
+    if NO_THREAD not in str(error):
+        raise error
+    log.error("%s: the process gets no more threads", request.state.request_id, exc_info=error)
+    return _on_service_error(request, _exhausted())
+
+
 def _database_away() -> Unavailable:
     """Return the refusal while the database is away. It is not known whether an interrupted commit took effect."""
     return Unavailable(
@@ -213,6 +222,8 @@ DATABASE_REFUSALS: Mapping[Trouble, Callable[[], ServiceError]] = {
     Trouble.FULL: _database_full,
     Trouble.AWAY: _database_away,
 }
+
+NO_THREAD = "can't start new thread"
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
 """The errno of an OSError that means: a limit on files, processes or memory is reached."""

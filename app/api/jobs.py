@@ -30,7 +30,7 @@ from app.api.schemas import (
 from app.jobs import queries, service
 from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
-from app.jobs.submission import Submission
+from app.jobs.submission import Admitted, Submission
 from app.jobs.work import JobKind, QuantizeWork, Work
 
 MAX_WAIT_SECONDS = 60
@@ -84,16 +84,28 @@ def submission_of(request: RunRequest, work: Work, key: str | None, request_id: 
 
 async def submit(kind: type[SomeBody], request: Request, services: Services, submission: Submission) -> SomeBody:
     """Accept a job or a sweep, have it looked for, and return its body. Raises ServiceError."""
-    body: SomeBody = await services.admission.writing.run(_submit, kind, services, submission, request.state.quotas)
+    prepared: SomeBody | Admitted = await services.admission.whole.run(_prepare, kind, services, submission)
+    if not isinstance(prepared, Admitted):
+        return prepared
+    body: SomeBody = await services.admission.writing.run(_accept, kind, services, prepared, request.state.quotas)
     services.wake()
     return body
 
 
-def _submit(kind: type[SomeBody], services: Services, submission: Submission, quotas: Quotas) -> SomeBody:
+def _prepare(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody | Admitted:
     with services.sessions() as session:
-        job = service.submit(session, submission, services.most_seconds, quotas)
-        logs.also(job_id=job.id, owner=job.owner, model_id=job.model_id)
-        (body,) = bodies_of(kind, session, [job])
+        prepared = service.prepare(session, submission)
+        return prepared if isinstance(prepared, Admitted) else _accepted(kind, session, prepared)
+
+
+def _accept(kind: type[SomeBody], services: Services, admitted: Admitted, quotas: Quotas) -> SomeBody:
+    with services.sessions() as session:
+        return _accepted(kind, session, service.accept(session, admitted, services.most_seconds, quotas))
+
+
+def _accepted(kind: type[SomeBody], session: Session, job: queries.JobRow) -> SomeBody:
+    logs.also(job_id=job.id, owner=job.owner, model_id=job.model_id)
+    (body,) = bodies_of(kind, session, [job])
     return body
 
 
@@ -111,9 +123,10 @@ async def submit_job(
     submission = submission_of(job_request, work, idempotency_key, request.state.request_id)
     job = await submit(JobBody, request, services, submission)
     headers = {"Location": address(f"/v1/jobs/{job.id}")}
-    if (seconds := _wait_seconds(prefer)) and not services.waits.full:
+    size = len(await request.body())
+    if (seconds := _wait_seconds(prefer)) and services.waits.has_room(size):
         headers["Preference-Applied"] = f"wait={seconds}"
-        job = await services.waits.ended(job, seconds, request.receive, request.app.state.stopping)
+        job = await services.waits.ended(job, seconds, request.receive, request.app.state.stopping, size)
     return await run_in_threadpool(answer, job, 202, **headers)
 
 

@@ -11,6 +11,7 @@ from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import ModelBody, ModelPage, ModelSummaryBody
 from app.api.uploads import BODY, NameQuery, take_upload
+from app.api.whole import read_whole
 from app.catalog.service import MODELS
 from app.jobs import service
 
@@ -42,12 +43,9 @@ def list_models(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) 
 
 
 @router.get("/{model_id}", response_model=ModelBody, responses={**UNCHANGED, **problems(404, 412)})
-def read_model(request: Request, session: SessionDep, model_id: PathName) -> Response:
+async def read_model(request: Request, services: ServicesDep, model_id: PathName) -> Response:
     """Read a model: its inputs and its layers."""
-    validators = of_upload(model_id, MODELS.read(session, model_id).created_at)
-    if otherwise := unmet(request, validators):
-        return otherwise
-    return answer(ModelBody.model_validate(MODELS.read_whole(session, model_id)), 200, **validators.headers)
+    return await read_whole(request, services, MODELS, ModelBody, model_id)
 
 
 @router.delete("/{model_id}", status_code=204, responses=problems(404, 409, 412))

@@ -1,10 +1,13 @@
 """The published contract: one problem schema for every refusal, and the states that are final."""
 
+import json
 from typing import Any
 
-from fastapi import FastAPI
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 
+from app.api.answers import LargeAnswer
 from app.api.errors import PROBLEM, TYPE
 from app.api.generators import complete
 from app.api.schemas import Problem
@@ -56,6 +59,23 @@ def publish(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # the documented way to extend the schema
+
+
+def serve_contract(app: FastAPI) -> None:
+    """Offer /openapi.json: written once, in a thread, since the event loop would stand still for seconds."""
+    written: list[bytes] = []
+    writer = CapacityLimiter(1)
+
+    def write() -> bytes:
+        if not written:
+            written.append(json.dumps(app.openapi(), separators=(",", ":")).encode())
+        return written[0]
+
+    async def contract(_request: Request) -> Response:
+        content = written[0] if written else await to_thread.run_sync(write, limiter=writer)
+        return LargeAnswer(content, media_type="application/json")
+
+    app.add_route("/openapi.json", contract, include_in_schema=False)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

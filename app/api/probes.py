@@ -24,10 +24,12 @@ from app.jobs.queue import broker_answers
 from app.jobs.workers import live_devices, live_sandbox
 from app.storage import Storage
 
-ANSWER_SECONDS = 0.5
+ANSWER_SECONDS = 0.3
 """How long a probe waits for its check."""
 FRESH_SECONDS = 1.0
 """How long what a check found is given to others who ask."""
+KNOWN_SECONDS = 5.0
+"""How long it is given while the next check takes too long: a process that is busy for a moment is no less ready."""
 
 LATE = "it did not answer in time"
 
@@ -48,20 +50,26 @@ class Probe(Generic[T]):
         self._thread = CapacityLimiter(1)
         self._running: asyncio.Task[T] | None = None
         self._began = 0.0
+        self._last: tuple[float, T] | None = None
 
     async def found(self) -> T:
-        """Return what the check finds, or found a moment ago. Raises Late, and what the check raises."""
+        """Return what the check finds, or found lately. Raises Late, and what the check raises."""
         if self._running is None or (self._running.done() and time.monotonic() - self._began > FRESH_SECONDS):
             self._began = time.monotonic()
             self._running = asyncio.get_running_loop().create_task(self._run())
             self._running.add_done_callback(_retrieve)
         ended, _ = await asyncio.wait({self._running}, timeout=ANSWER_SECONDS)
-        if not ended:
+        if ended:
+            return self._running.result()
+        if self._last is None or time.monotonic() - self._last[0] > KNOWN_SECONDS:
             raise Late
-        return self._running.result()
+        return self._last[1]
 
     async def _run(self) -> T:
-        return await to_thread.run_sync(self._check, limiter=self._thread)
+        began = time.monotonic()
+        found = await to_thread.run_sync(self._check, limiter=self._thread)
+        self._last = began, found
+        return found
 
 
 def _retrieve(ended: asyncio.Task[object]) -> None:

@@ -6,6 +6,7 @@ a job gets it as it is (202), an upload that is still coming and every new reque
 
 import argparse
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -23,6 +24,10 @@ from app.memory import TooMuchPromised, plan_memory
 from app.metrics import answer_on_a_port
 from app.settings import Settings, require_accounts
 
+ACCEPTED_AT_ONCE = 64
+"""New connections, before those that are there are read again."""
+BACKLOG = 2048
+"""Connections that the system holds until they are accepted."""
 LOOKS = 5
 """Of uvicorn's ticks of 0.1 s, between two looks at the connections."""
 LAST_SECONDS = 1
@@ -44,6 +49,13 @@ class ApiServer(Server):
         super().__init__(config)
         self._stopping = stopping
         self._stop_seconds = config.settings.stop_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        for listener in (listener for server in self.servers for listener in server.sockets):
+            with listener.dup() as same:
+                same.listen(BACKLOG)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % LOOKS == 0:
@@ -86,6 +98,7 @@ def server_of(app: FastAPI, host: str, port: int, log_level: str | None = None) 
         log_config=None,
         log_level=log_level,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        backlog=ACCEPTED_AT_ONCE,  # asyncio accepts so many in one turn
     )
     config.settings = app.state.services.settings
     return ApiServer(config, app.state.stopping)
@@ -124,6 +137,8 @@ def main() -> None:
     except TooMuchPromised as error:
         raise SystemExit(f"The API does not start: {error}") from error
     answer_on_a_port(settings, ServiceMetrics(app.state.services))
+    gc.collect()
+    gc.freeze()  # what is there stays: nobody waits while it is looked through for garbage
     listeners = None if options.fd is None else [socket.socket(fileno=options.fd)]
     server_of(app, options.host, options.port).run(listeners)
 

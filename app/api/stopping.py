@@ -20,11 +20,11 @@ class Stopping:
             scope.cancel()
 
     @contextmanager
-    def wait(self, seconds: float) -> Iterator[None]:
-        """Cut the block off after so many seconds, or when the stop begins."""
+    def wait(self, seconds: float) -> Iterator[CancelScope]:
+        """Cut the block off after so many seconds, when the stop begins, or when the scope is cancelled."""
         with move_on_after(0 if self.begun else seconds) as scope:
             self._waits.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._waits.discard(scope)

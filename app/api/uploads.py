@@ -26,7 +26,7 @@ from app.storage import BlobWriter, Storage
 
 log = logging.getLogger(__name__)
 
-WRITE_BYTES = 2**20
+WRITE_BYTES = 2**18
 FORM_OVERHEAD_BYTES = 64 * 2**10
 FORM_TEXT = "application/x-www-form-urlencoded"
 """The type that curl -d gives a body, from which it removes line breaks (--data-binary does not)."""
@@ -71,7 +71,7 @@ async def take_upload(request: Request, services: Services, name: str | None, ca
     try:
         with services.rates.upload(project, quotas):
             async with (
-                admission.bodies.taken(),
+                admission.bodies.taken_by(request.state.body),
                 _writer(services.storage, admission.files) as received,
                 _writer(services.storage, admission.files) as fresh,
             ):

@@ -27,6 +27,9 @@ LATE_SECONDS = 2.0
 BATCH = 50
 """Jobs that are read at once; other threads have the interpreter in between."""
 
+MOST_BYTES = 2**24
+"""Of requests that wait: each keeps its job, which holds the recipe that it sent, for as long."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Waiter:
     job: JobBody
     until: float
     answer: asyncio.Future[JobBody]
+    size: int
 
     def take(self, job: JobBody, at: float) -> None:
         """Answer with the job if it has ended, or the time is up."""
@@ -53,37 +57,39 @@ class Waits:
         self._sessions = sessions
         self._most = most
         self._waiters: set[Waiter] = set()
+        self._bytes = 0
         self._thread = CapacityLimiter(1)
         self._polling: asyncio.Task[None] | None = None
 
-    @property
-    def full(self) -> bool:
-        """Whether one more request has to be answered without waiting."""
-        return len(self._waiters) >= self._most
+    def has_room(self, size: int = 0) -> bool:
+        """Return whether one more request, of so many bytes, may wait; else it is answered at once."""
+        return len(self._waiters) < self._most and self._bytes + size <= MOST_BYTES
 
-    async def ended(self, job: JobBody, seconds: float, receive: Receive, stopping: Stopping) -> JobBody:
+    async def ended(self, job: JobBody, seconds: float, receive: Receive, stopping: Stopping, size: int = 0) -> JobBody:
         """Return the job when it has ended, the time is up, or this process stops.
 
         Raises ClientDisconnect when nobody waits any more.
         """
         if job.state in TERMINAL:
             return job
-        async with self._waiting(job, seconds) as waiter, ended_with_client(receive):
+        async with self._waiting(job, seconds, size) as waiter, ended_with_client(receive):
             with stopping.wait(seconds + LATE_SECONDS):
                 job = await waiter.answer
         return job
 
     @asynccontextmanager
-    async def _waiting(self, job: JobBody, seconds: float) -> AsyncIterator[Waiter]:
+    async def _waiting(self, job: JobBody, seconds: float, size: int) -> AsyncIterator[Waiter]:
         loop = asyncio.get_running_loop()
-        waiter = Waiter(job, time.monotonic() + seconds, loop.create_future())
+        waiter = Waiter(job, time.monotonic() + seconds, loop.create_future(), size)
         self._waiters.add(waiter)
+        self._bytes += size
         if self._polling is None or self._polling.done():
             self._polling = loop.create_task(self._poll_while_any_waits())
         try:
             yield waiter
         finally:
             self._waiters.discard(waiter)
+            self._bytes -= size
 
     async def _poll_while_any_waits(self) -> None:
         while self._waiters:

@@ -16,6 +16,8 @@ from sandbox.policy import Sandbox, command, import_path
 
 CHUNK_BYTES = 2**20
 MAX_HEAD_BYTES = 64 * 2**20
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+"""Libraries reserve addresses for each thread that they might start, and a process here computes next to nothing."""
 NICE = 10
 """How far the process steps back for those that answer requests on the same cores (nice; 19 is the most)."""
 
@@ -72,14 +74,14 @@ def ask(
             stdout=subprocess.PIPE,
             cwd=folder,
             # none of the service's variables: they may hold credentials
-            env={"LANG": "C.UTF-8", "PYTHONPATH": import_path(), "HOME": folder, "HF_HUB_OFFLINE": "1"},
+            env={**ONE_THREAD, "LANG": "C.UTF-8", "PYTHONPATH": import_path(), "HOME": folder, "HF_HUB_OFFLINE": "1"},
             start_new_session=True,
         ) as process,
     ):
         alarm = Timer(limits.seconds, process.kill)
-        alarm.start()
-        stop.watch(process.kill)
         try:
+            alarm.start()  # may find no thread
+            stop.watch(process.kill)
             os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
             head = _receive(process, write)
         except BaseException:

@@ -13,8 +13,8 @@ from app.intake.confined import Stop, ask
 from app.intake.limits import Limits
 from sandbox.policy import Sandbox
 
-MEMORY_BYTES = 8 * 2**30
-"""Limit on address space, of which the library reserves far more than it uses."""
+LEAST_MEMORY_BYTES = 2**30
+"""That the libraries need, of the memory that a gate may have: the description runs in the gate's place."""
 NEEDED = ("torch", "transformers")
 
 
@@ -28,8 +28,15 @@ def describe_folder(
             "Hugging Face folders need the library transformers, which is not installed here.",
             "Ask the operator to install zeropoint[service,transformers], or export the model as a .pt2 program.",
         )
+    if limits.memory_bytes < LEAST_MEMORY_BYTES:
+        raise Invalid(
+            "upload_too_demanding",
+            f"A Hugging Face folder takes {LEAST_MEMORY_BYTES} bytes of memory to look at, and a check may have "
+            f"{limits.memory_bytes} here.",
+            "Ask the operator to raise ZEROPOINT_GATE_MEMORY_BYTES, or export the model as a .pt2 program.",
+        )
     sandbox = Sandbox(
-        memory_bytes=max(MEMORY_BYTES, limits.memory_bytes),
+        memory_bytes=limits.memory_bytes,
         disk_bytes=2**20,  # standard error may go to a file
         cpu_seconds=limits.seconds,
         required=(),  # as for the gate, which has already checked every value

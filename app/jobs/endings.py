@@ -25,6 +25,7 @@ MAX_ATTEMPTS = 5
 MOST_ATTEMPTS = 30
 """In all: something may kill a job each time that it has done a little more."""
 RETRY_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(minutes=5)
 VALIDATION_FAILED = "validation_failed"
 
 
@@ -154,7 +155,7 @@ def _requeue(
     at = clock(session)
     job = repository.lock(session, claim.job_id)
     if job is not None and pause:
-        changes["not_before"] = at + RETRY_PAUSE * 2 ** max(0, job.fruitless - 1)
+        changes["not_before"] = at + pause_before(job.fruitless)
     held = job is not None and status_of(job, claim) != ClaimStatus.LOST
     if job is None or not held or not requeue(session, job, at, because, **changes):
         session.rollback()
@@ -168,6 +169,11 @@ def _keep(session: Session, claim: Claim, measured: Measured) -> None:
     repository.end_attempt(session, claim.job_id, claim.token, peak_memory_bytes=measured.peak_memory_bytes)
     peak = measured.peak_memory_bytes
     tallies.observe_attempt(session, measured.seconds, peak, claim.model_format, claim.device)
+
+
+def pause_before(fruitless: int) -> timedelta:
+    """Return how long a job waits after so many attempts in a row that came to nothing."""
+    return min(RETRY_PAUSE * int(2 ** max(0, fruitless - 1)), LONGEST_PAUSE)
 
 
 def _artifact(claim: Claim, product: Product, at: datetime) -> Artifact:

@@ -13,7 +13,7 @@ from app.jobs import repository
 from app.jobs.models import Job
 from app.jobs.queries import no_job
 from app.jobs.status import DROP, RECALL, TERMINAL, JobState
-from app.jobs.submission import MostSeconds, Submission, admit, new_job
+from app.jobs.submission import Admitted, MostSeconds, Submission, admit, new_job
 from app.jobs.usage import check_jobs
 
 
@@ -22,10 +22,21 @@ def submit(session: Session, submission: Submission, most: MostSeconds, quotas: 
 
     From the commit on the job will be run, even if the broker loses every message.
     """
-    if earlier := _earlier(session, submission):
-        return earlier
-    # Before the transaction: nobody waits for a lock while names are compared.
-    admitted = admit(session, submission)
+    prepared = prepare(session, submission)
+    return accept(session, prepared, most, quotas) if isinstance(prepared, Admitted) else prepared
+
+
+def prepare(session: Session, submission: Submission) -> Job | Admitted:
+    """Check a submission, or return the job that the same key and request already made. Raises Invalid, NotFound.
+
+    Nobody waits for a lock while names are compared.
+    """
+    return _earlier(session, submission) or admit(session, submission)
+
+
+def accept(session: Session, admitted: Admitted, most: MostSeconds, quotas: Quotas = NO_QUOTAS) -> Job:
+    """Accept a job that passed its checks. Raises Invalid, NotFound, TooMany."""
+    submission = admitted.submission
     begin_writing(session)
     check_jobs(session, project_of_caller(), quotas)
     try:
@@ -37,7 +48,7 @@ def submit(session: Session, submission: Submission, most: MostSeconds, quotas: 
         if submission.idempotency_key is None:
             raise
         # Another request committed the same key since we looked.
-        return submit(session, submission, most, quotas)
+        return _earlier(session, submission) or accept(session, admitted, most, quotas)
     repository.add_event(session, job.id, "state", {"state": JobState.QUEUED})
     audit.record(session, f"{job.kind}.submitted", job.id)
     session.commit()

@@ -9,8 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import QueuePool
 
-from app.database import Base, begin_writing, migrate, new_id, schema_is_current
+from app.database import Base, begin_writing, connected, migrate, new_id, schema_is_current
 from app.jobs.models import Worker
 from app.jobs.submission import Submission
 from app.jobs.work import QuantizeWork
@@ -114,3 +115,16 @@ def test_writers_wait_for_each_other(sessions: sessionmaker[Session]) -> None:
         thread.join()
     with sessions() as session:
         assert session.get_one(Worker, "w").version == "80"
+
+
+def test_a_process_compiles_its_statements_once_and_keeps_no_connection(settings: Settings) -> None:
+    """An engine for each job grew a pool process by 30 MiB."""
+    engines = []
+    for _ in range(3):
+        with connected(settings) as sessions, sessions() as session:
+            session.execute(text("SELECT 1"))
+            engines.append(session.get_bind())
+        pool = engines[-1].pool  # type: ignore[union-attr]
+        assert isinstance(pool, QueuePool)
+        assert (pool.checkedin(), pool.checkedout()) == (0, 0)
+    assert len(set(engines)) == 1

@@ -31,11 +31,12 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from app.accounts.quotas import NO_QUOTAS, Quotas
 from app.jobs import claims, endings, queries, reconciler, repository, service
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.models import Artifact, Job
 from app.jobs.status import TERMINAL, JobState, Move
-from app.jobs.submission import MostSeconds, Submission
+from app.jobs.submission import Admitted, MostSeconds, Submission
 from worker.heartbeat import Heartbeat
 
 ATTEMPTS = 1000
@@ -43,7 +44,7 @@ PAUSE = timedelta(seconds=0.1)
 LATE_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 
-submit = service.submit
+prepare, accept = service.prepare, service.accept
 succeed = endings.succeed
 artifact = queries.artifact
 page = queries.page
@@ -109,21 +110,21 @@ def _leave_lost() -> None:
 
 
 def _answer_early() -> None:
-    def submit_early(session: Session, submission: Submission, most: MostSeconds) -> Job:
+    def accept_early(session: Session, admitted: Admitted, most: MostSeconds, quotas: Quotas = NO_QUOTAS) -> Job:
         later = Session(session.get_bind(), expire_on_commit=False)
         later.commit = later.flush  # type: ignore[method-assign]
-        job = submit(later, submission, most)
+        job = accept(later, admitted, most, quotas)
         threading.Timer(LATE_SECONDS, partial(Session.commit, later)).start()
         return job
 
-    service.submit = submit_early
+    service.accept = accept_early
 
 
 def _forget_keys() -> None:
-    def submit_without(session: Session, submission: Submission, most: MostSeconds) -> Job:
-        return submit(session, replace(submission, idempotency_key=None), most)
+    def prepare_without(session: Session, submission: Submission) -> Job | Admitted:
+        return prepare(session, replace(submission, idempotency_key=None))
 
-    service.submit = submit_without
+    service.prepare = prepare_without
 
 
 def _change_artifacts() -> None:

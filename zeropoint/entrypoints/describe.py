@@ -18,6 +18,12 @@ from zeropoint.errors import QuantizationError
 from zeropoint.model.layer import Layer
 from zeropoint.sources.huggingface.source import describe
 
+TOO_DEMANDING = {
+    "code": "upload_too_demanding",
+    "detail": "Building the network takes more memory than the check of an upload may have.",
+    "remedy": "Ask the operator to raise ZEROPOINT_GATE_MEMORY_BYTES, or export the model as a .pt2 program.",
+}
+
 
 def main(lock_down: Callable[[], None], path: str) -> int:
     """Lock the process down, print the description of the folder in the tar at `path`, and return 0."""
@@ -28,6 +34,8 @@ def main(lock_down: Callable[[], None], path: str) -> int:
         said: dict[str, object] = {"facts": facts(Path(path))}
     except QuantizationError as error:
         said = {"refusal": {"code": error.code, "detail": error.detail, "remedy": error.remedy}}
+    except (MemoryError, RecursionError):
+        said = {"refusal": TOO_DEMANDING}
     print(json.dumps(said), file=out, flush=True)
     return 0
 

@@ -1,6 +1,7 @@
 """Every endpoint beside every resource that is used up: an answer in time, a refusal that says when to come back."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.accounts import keys
 from app.accounts.caller import DEFAULT_PROJECT, Role
 from app.api.admission import Admission, Places, database_busy
+from app.api.body_limit import SMALL_BYTES
 from app.api.dependencies import Services
 from app.database import Base, create_engine_for
 from app.errors import Unavailable
@@ -69,9 +71,11 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "key_id": keys.create(session, DEFAULT_PROJECT, "key", Role.READER).row.id,
     }
     wish = {"model": model.id, "preset": "int8-weight-only"}
+    sweep = {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}
+    large = json.dumps(sweep) + " " * SMALL_BYTES
     content: dict[str, dict[str, Any]] = {
         "/v1/jobs": {"json": wish, "headers": {"Prefer": "wait=1"}},
-        "/v1/sweeps": {"json": {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}},
+        "/v1/sweeps": {"content": large.encode(), "headers": {"Content-Type": "application/json"}},
         "/v1/keys": {"json": {"name": "key", "role": "reader"}},
         "/v1/keys/{key_id}/rotate": {"json": {}},
         "/v1/models": {"content": archive.read_bytes()},

@@ -1,5 +1,7 @@
 """The largest input that the limits allow meets every endpoint: no lock is held for long, and no list is large."""
 
+import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from app.database import clock, new_id
 from app.jobs import claims, endings, service
 from app.jobs.submission import Submission
 from app.jobs.work import QuantizeWork, SweepWork
+from app.main import create_app
+from app.settings import Settings
 from tests.factories import MOST
 from zeropoint.schema.job import Progress
 from zeropoint.schema.recipe import Recipe
@@ -24,6 +28,7 @@ from zeropoint.schema.sweep import SweepEntry
 LAYERS = 20_000
 SECONDS = 1.0
 """Of processor time while others wait for the lock; reading the rows of such a model takes longer."""
+STEP_SECONDS = 0.12
 DEEP = "encoder_block_with_a_long_name." * 5
 
 STORED = {"bytes": 1, "sha256": "a" * 64, "stored_bytes": 1, "stored_sha256": "a" * 64}
@@ -104,8 +109,9 @@ def test_nobody_waits_while_a_large_model_is_looked_at(
         ({"exclude": [f"no {number}*" for number in range(20)]}, "recipe_matches_nothing", 20),
         ({"exclude": [f"*{number}*e*e*e" for number in range(1000)]}, "recipe_too_demanding", 1),
         ({"layer_types": ["Linea"] * 10_000}, "recipe_matches_nothing", 100),
-        ({"overrides": [{"names": [1] * 10_000}] * 4}, "request_invalid", 100),
-        ({f"key {number}": 1 for number in range(40_000)}, "request_invalid", 100),
+        ({"overrides": [{"names": [1] * 10_000}] * 4}, "request_invalid", 1),
+        ({f"key {number}": 1 for number in range(40_000)}, "request_invalid", 1),
+        ({f"key {number}": 1 for number in range(900)}, "request_invalid", 100),
     ],
 )
 def test_what_matches_nothing_is_answered_in_few_words(
@@ -136,6 +142,52 @@ def test_a_dataset_that_fits_in_nothing_is_answered_in_few_words(
     assert answer.json()["code"] == "dataset_does_not_fit"
     assert answer.json()["more_errors"] == 2 * LAYERS - len(answer.json()["errors"])
     assert len(answer.content) < 64 * 2**10
+
+
+ASKED: dict[str, Callable[[dict[str, str]], tuple[str, str, Any]]] = {
+    "a model": lambda ids: ("GET", f"/v1/models/{ids['model']}", None),
+    "a dataset": lambda ids: ("GET", f"/v1/datasets/{ids['dataset']}", None),
+    "the contract": lambda _: ("GET", "/openapi.json", None),
+    "unknown keys": lambda _: ("POST", "/v1/jobs", {f"key {number}": 1 for number in range(40_000)}),
+    "objects": lambda _: ("POST", "/v1/sweeps", {"recipes": [{"a": 1}] * 40_000}),
+    "wrong names": lambda _: ("POST", "/v1/jobs", {"recipe": {"overrides": [{"names": [1] * 9_000}] * 5}}),
+    "wrong objects": lambda _: ("POST", "/v1/jobs", {"recipe": {"overrides": [dict.fromkeys("abcdefgh", 1)] * 900}}),
+    "a recipe": lambda ids: ("POST", "/v1/jobs", {**ids, "recipe": {"exclude": [f"*.{n:09}" for n in range(9_000)]}}),
+}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_no_request_keeps_the_event_loop_for_long(
+    settings: Settings, uploads: dict[str, str], asked: Callable[[dict[str, str]], tuple[str, str, Any]]
+) -> None:
+    """Processor time of the event loop's own thread between two turns: what others wait, whatever else computes."""
+    method, path, wish = asked(uploads)
+    content = None if wish is None else json.dumps(wish).encode()
+    steps = [0.0]
+
+    async def watch() -> None:
+        began = time.thread_time()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.thread_time()
+            steps.append(now - began)
+            began = now
+
+    async def run() -> int:
+        app = create_app(settings, reconciles=False)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+            watching = asyncio.create_task(watch())
+            await asyncio.sleep(0.01)
+            headers = {"Content-Type": "application/json"}
+            answer = await client.request(method, path, content=content, headers=headers, timeout=60)
+            watching.cancel()
+        app.state.services.engine.dispose()
+        app.state.services.celery.close()
+        return answer.status_code
+
+    assert asyncio.run(run()) < 500
+    assert max(steps) < STEP_SECONDS
 
 
 LISTS: dict[str, Callable[[dict[str, str]], str]] = {

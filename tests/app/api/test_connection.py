@@ -83,6 +83,53 @@ def test_an_idle_connection_makes_room_for_a_new_one(address: str) -> None:
         assert httpx.get(f"{address}/v1/presets", trust_env=False).status_code == 200
 
 
+def test_only_who_has_sent_nothing_makes_room(address: str) -> None:
+    """Also where a thousand connect faster than they are accepted; each is answered, and by no connection's end."""
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            stack.enter_context(RawClient(address))
+        asking = [stack.enter_context(RawClient(address)) for _ in range(MOST - 1)]
+        for client in asking:
+            client.send(b"GET /v1/presets HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert {client.answer().status for client in asking} == {200}
+
+
+def test_room_for_many_takes_no_time(settings: Settings) -> None:
+    """Connections that come and send nothing: looking for room takes a moment in all, not for each of them."""
+    app = create_app(settings.model_copy(update={"connections": 300}), reconciles=False)
+    with api_thread(app) as client, ExitStack() as stack:
+        for _ in range(1500):
+            stack.enter_context(RawClient(str(client.base_url)))
+        began = time.monotonic()
+        assert client.get("/healthz").status_code == 200
+        assert time.monotonic() - began < 1
+
+
+CRUMBS = b"1\r\nx\r\n"
+PIECES = {
+    "fields": b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
+    "fields without an end": b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 5000,
+    "a long field": b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 50_000 + b"\r\n\r\n",
+    "a long address": b"GET /" + b"b" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "crumbs": b"POST /v1/models HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + CRUMBS * 5000,
+    "crumbs of a wish": b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + CRUMBS * 5000,
+    "crumbs for nobody": b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + CRUMBS * 5000,
+}
+
+
+@pytest.mark.parametrize("sent", PIECES.values(), ids=PIECES)
+def test_what_comes_in_too_many_pieces_is_refused_and_leaves_nothing(
+    sent: bytes, address: str, settings: Settings
+) -> None:
+    with RawClient(address) as client:
+        client.send(sent)
+        answer = client.answer()
+    if answer.status:  # the system drops an answer to one who still sends
+        assert (answer.status, answer.code) == (400, "request_unreadable")
+    wait_until(lambda: not list((Path(settings.storage_url.removeprefix("file:")) / "tmp").iterdir()))
+    assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+
+
 def test_beyond_the_limit_others_are_refused_and_probes_are_answered(address: str) -> None:
     with ExitStack() as stack:
         for _ in range(MOST):

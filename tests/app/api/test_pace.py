@@ -5,11 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.api.admission import BodyPlaces, bodies_busy
+from app.api.dependencies import Services
 from app.main import create_app
 from app.settings import Settings
 from tests.app.api.raw_http import RawClient
@@ -114,3 +117,35 @@ def test_hundreds_of_bodies_that_never_come_all_end(address: str, settings: Sett
     wait_until(lambda: unfinished(settings) == [])
     for client in clients:
         client.close()
+
+
+SLOW: dict[str, tuple[str, bytes]] = {
+    "/v1/datasets": ("bodies", b"x"),
+    "/v1/jobs": ("documents", b"[" + b" " * 5000),
+}
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_where_all_places_are_taken_slow_bodies_give_way(
+    path: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else as many that trickle as there are places would keep all others out for as long as they like."""
+    monkeypatch.setattr("app.api.pace.RATED_SECONDS", 0.2)
+    app = create_app(settings.model_copy(update={"idle_seconds": 60.0}), reconciles=False)
+    services: Services = app.state.services
+    kind, begun = SLOW[path]
+    places = BodyPlaces(2, bodies_busy)
+    app.state.services = replace(services, admission=replace(services.admission, **{kind: places}))
+    with api_thread(app) as served:
+        clients = [RawClient(str(served.base_url)) for _ in range(2)]
+        for client in clients:
+            client.begin("POST", path, 100_000)
+            client.send(begun)
+        wait_until(lambda: len(places._bodies) == 2)
+        time.sleep(0.3)
+        answer = served.post(path, content=b"[" + b" " * 6000 + b"]", headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+        for refused in (client.answer() for client in clients):
+            assert (refused.status, refused.code) == (503, "busy")
+        for client in clients:
+            client.close()

@@ -65,3 +65,26 @@ def test_what_a_check_raises_is_raised_until_it_is_tried_again() -> None:
         return await probe.found()
 
     assert asyncio.run(run()) == 7
+
+
+def test_a_late_check_says_what_it_found_lately_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.probes.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("app.api.probes.KNOWN_SECONDS", 2 * ANSWER_SECONDS)
+    calls, go_on = [], threading.Event()
+
+    def check() -> str:
+        calls.append(1)
+        if len(calls) > 1:
+            go_on.wait(30)
+        return "found"
+
+    async def run() -> None:
+        probe = Probe(check)
+        assert [await probe.found() for _ in range(2)] == ["found"] * 2
+        await asyncio.sleep(2 * ANSWER_SECONDS)
+        with pytest.raises(Late):
+            await probe.found()
+        go_on.set()
+        assert await probe.found() == "found"
+
+    asyncio.run(run())

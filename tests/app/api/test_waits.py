@@ -14,7 +14,7 @@ from starlette.types import Message
 from app.api.bodies import bodies_of
 from app.api.schemas import JobBody
 from app.api.stopping import Stopping
-from app.api.waits import Waits
+from app.api.waits import MOST_BYTES, Waits
 from app.jobs import service
 from tests.factories import add_job
 
@@ -86,11 +86,11 @@ def test_a_client_that_goes_away_leaves_its_place(session: Session, sessions: se
 
         waiting = asyncio.create_task(waits.ended(job, 60, leaves, Stopping()))
         await asyncio.sleep(0.05)
-        assert waits.full
+        assert not waits.has_room()
         gone.set()
         with pytest.raises(ClientDisconnect):
             await waiting
-        assert not waits.full
+        assert waits.has_room()
 
     asyncio.run(run())
 
@@ -123,3 +123,20 @@ def test_a_database_that_does_not_answer_ends_no_wait_early(session: Session, en
         return time.monotonic() - began
 
     assert asyncio.run(run()) >= 1
+
+
+def test_large_requests_do_not_wait_beyond_a_bound(session: Session, sessions: sessionmaker[Session]) -> None:
+    """Each keeps its recipe in memory; a thousand of a megabyte would take all of it."""
+    (job,) = bodies(session, 1)
+
+    async def run() -> None:
+        waits, stopping = Waits(sessions, 1000), Stopping()
+        waiting = [asyncio.create_task(waits.ended(job, 60, stays, stopping, MOST_BYTES // 4)) for _ in range(4)]
+        await asyncio.sleep(0)
+        assert waits.has_room(0)
+        assert not waits.has_room(1)
+        stopping.begin()
+        await asyncio.gather(*waiting)
+        assert waits.has_room(MOST_BYTES)
+
+    asyncio.run(run())

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.errors import Invalid
-from app.intake.description import describe_folder
+from app.intake.description import LEAST_MEMORY_BYTES, describe_folder
 from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from tests.transformers_networks import Network, network
@@ -104,3 +104,13 @@ def test_without_the_library_the_answer_is_what_to_install(bert: Network, tmp_pa
         describe_folder(bert.pack(tmp_path / "any.tar"), Limits(), needed=("torch", "transformers_of_nobody"))
     assert refusal.value.code == "transformers_missing"
     assert "zeropoint[service,transformers]" in refusal.value.remedy
+
+
+def test_a_description_has_the_memory_of_a_gate_and_no_more(bert: Network, tmp_path: Path) -> None:
+    """It runs in the gate's place, whose memory is what the service promises of the machine's."""
+    fresh = gated(bert, tmp_path)
+    assert describe_folder(fresh, Limits(memory_bytes=LEAST_MEMORY_BYTES))["parameters"]
+    for memory_bytes in (2**27, LEAST_MEMORY_BYTES - 1):
+        with pytest.raises(Invalid, match="ZEROPOINT_GATE_MEMORY_BYTES") as refusal:
+            describe_folder(fresh, Limits(memory_bytes=memory_bytes))
+        assert refusal.value.code == "upload_too_demanding"

@@ -133,3 +133,10 @@ def test_lost_infrastructure_of_a_job_that_was_cancelled_ends_it(session: Sessio
     service.request_cancel(session, claim.job_id)
     assert endings.fail(session, claim, TRANSIENT)
     assert queries.read(session, claim.job_id).state == "cancelled"
+
+
+def test_pauses_double_up_to_a_bound() -> None:
+    pauses = [endings.pause_before(fruitless) for fruitless in range(endings.MOST_ATTEMPTS + 1)]
+    assert pauses[:4] == [timedelta(seconds=seconds) for seconds in (5, 5, 10, 20)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == endings.LONGEST_PAUSE
