@@ -44,7 +44,7 @@ PAUSE = timedelta(seconds=0.1)
 LATE_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 
-prepare, accept = service.prepare, service.accept
+check, accept = service.prepare, service.accept
 succeed = endings.succeed
 artifact = queries.artifact
 page = queries.page
@@ -122,7 +122,7 @@ def _answer_early() -> None:
 
 def _forget_keys() -> None:
     def prepare_without(session: Session, submission: Submission) -> Job | Admitted:
-        return prepare(session, replace(submission, idempotency_key=None))
+        return check(session, replace(submission, idempotency_key=None))
 
     service.prepare = prepare_without
 
