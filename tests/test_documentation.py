@@ -43,7 +43,7 @@ ID = {"models": "mdl", "datasets": "dts", "jobs": "job", "sweeps": "swp"}
 NOT_RUN = {
     "README.md": ["sets up an environment and takes minutes; CI runs it by itself"],
     "CONTRIBUTING.md": ["the tests would run themselves"],
-    "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
+    "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers", "needs a bucket"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/how-to/operate.md": ["needs a Prometheus server"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],
