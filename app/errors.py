@@ -82,6 +82,7 @@ TITLES = {
     "role_too_low": "This role may not do that",
     "route_not_found": "No such route",
     "stopping": "This process stops",
+    "storage_away": "The storage is away",
     "storage_full": "There is no room left for this file",
     "sweep_invalid": "These recipes can't be compared in one sweep",
     "sweep_not_found": "No such sweep",

@@ -85,7 +85,7 @@ def create_services(settings: Settings) -> Services:
     settings = settings.model_copy(update={"gates": plan.gates, "gate_memory_bytes": plan.gate_bytes})
     engine = create_engine_for(settings, OF_REQUESTS, settings.database_connections)
     provider = provider_of(settings)
-    sessions, storage, celery = create_sessions(engine), open_storage(settings.storage_url), create_celery(settings)
+    sessions, storage, celery = create_sessions(engine), open_storage(settings), create_celery(settings)
     return Services(
         settings=settings,
         engine=engine,

@@ -29,6 +29,7 @@ MOST_BYTES = 2**50
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
 _URL = r"^https?://[^\s]+$"
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
     broker_url: str = "redis://127.0.0.1:6379/0"
     broker_prefix: str = "zeropoint:"
     storage_url: str = "file:data/storage"
+    storage_endpoint: str = ""
+    storage_region: str = ""
+    storage_public_endpoint: str = ""
     keep_blobs_seconds: int = Field(default=24 * 3600, ge=3600, le=LONGEST_SECONDS)
     keep_jobs_seconds: int | None = Field(default=None, ge=60, le=LONGEST_SECONDS)
     scratch_dir: Path = Path("data/scratch")
@@ -102,6 +106,13 @@ class Settings(BaseSettings):
     def _path_prefix(cls, value: str) -> str:
         if not _PATH_PREFIX.fullmatch(value):
             raise refusal("must begin with a slash, and end without one, such as /quantization")
+        return value
+
+    @field_validator("storage_endpoint", "storage_public_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if value and not _ENDPOINT.fullmatch(value):
+            raise refusal("must be an address without a path, such as https://minio.example.org:9000")
         return value
 
     @field_validator("forwarded_allow_ips")

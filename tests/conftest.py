@@ -27,6 +27,7 @@ from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.effort import WHOLE_SUITE, in_turn
 from tests.postgresql import Databases, PostgresServer, postgresql_server
+from tests.s3 import CREDENTIALS, S3Server, TestBucket, s3_server
 from tests.servers import api_thread, redis_server, two_free_ports
 from tests.service.running import Running, service
 
@@ -188,6 +189,21 @@ def databases(postgresql: PostgresServer) -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server, with its credentials in the environment of this process and of what it starts."""
+    with pytest.MonkeyPatch.context() as environment, s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Iterator[TestBucket]:
+    yield s3.fresh_bucket()
+    s3.back()
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     migrate(Settings(database_url=f"sqlite:///{path}"))
@@ -209,12 +225,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture
-def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+def stored_in(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
+    """The settings of an empty storage: a folder, or a bucket where a test asks for "s3"."""
+    if getattr(request, "param", "folder") == "folder":
+        return {"storage_url": f"file:{tmp_path / 'storage'}"}
+    bucket: TestBucket = request.getfixturevalue("bucket")
+    return {"storage_url": bucket.url, "storage_endpoint": bucket.server.address}
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, stored_in: Mapping[str, Any], tmp_path: Path) -> Settings:
     return Settings(
+        **stored_in,
         database_url=database_url,
         broker_url=redis_url,
         broker_prefix=f"{uuid.uuid4().hex}:",
-        storage_url=f"file:{tmp_path / 'storage'}",
         scratch_dir=tmp_path / "scratch",
     )
 
@@ -239,7 +264,7 @@ def session(sessions: sessionmaker[Session]) -> Iterator[Session]:
 
 @pytest.fixture
 def storage(settings: Settings) -> Storage:
-    return open_storage(settings.storage_url)
+    return open_storage(settings)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,11 @@ MOST = MostSeconds(pending=3600, running=3600)
 WIDTHS = {"F32": 4, "I64": 8, "U8": 1, "BOOL": 1, "F16": 2}
 
 
+def content_of(storage: Storage, sha256: str) -> bytes:
+    """Return the bytes of a blob."""
+    return b"".join(storage.open(sha256))
+
+
 def safetensors(**tensors: tuple[str, list[int]]) -> bytes:
     """Return a safetensors file of zeros: name=(code, shape)."""
     header: dict[str, Any] = {}

@@ -47,7 +47,7 @@ NOT_RUN = {
         "the page has no service; tests/app/test_accounts.py does the same",
         "needs a service with accounts; tests/app/test_accounts.py does the same",
     ],
-    "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers"],
+    "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers", "needs a bucket"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/how-to/operate.md": ["needs a Prometheus server"],
     "docs/tutorials/first-job.md": ["the test of this page starts the same service by itself"],

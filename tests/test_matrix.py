@@ -13,7 +13,8 @@ from app.intake.gate import pass_gate
 from app.intake.limits import Limits
 from app.jobs.claims import Claim, Input
 from app.jobs.work import QuantizeWork
-from app.storage import Storage, open_storage
+from app.storage import LocalStorage, Storage
+from tests.factories import content_of
 from tests.job_program import run_job
 from tests.matrix import ACCEPTED, SOURCES, Cell
 from tests.matrix_jobs import (
@@ -72,7 +73,7 @@ def test_what_makes_sense_is_done_and_opens(
     folder = tmp_path / "job"
     prepare(cell, claim, uploads, gated, folder)
     assert run_job(folder) == EXIT_OK, [path.read_text() for path in folder.glob("out/error.json")]
-    files = published(folder, claim, open_storage(f"file:{tmp_path / 'storage'}"))
+    files = published(folder, claim, LocalStorage(tmp_path / "storage"))
     result = Done(claim.job_id, claim.work.recipe.model_dump(mode="json"), files)
     check(cell, result, uploads, tmp_path / "network", subtests)
 
@@ -114,7 +115,7 @@ def published(folder: Path, claim: Claim, storage: Storage) -> dict[str, bytes]:
     report = read_report(folder)
     products = store(outputs(folder, claim), storage)
     products.append(store_manifest(claim, report, products, storage))
-    return {product.name: storage.path(product.blob.sha256).read_bytes() for product in products}
+    return {product.name: content_of(storage, product.blob.sha256) for product in products}
 
 
 def _input(path: Path) -> Input:

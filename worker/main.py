@@ -33,7 +33,7 @@ from app.jobs.reconciler import reconciling
 from app.memory import plan_memory
 from app.metrics import answer_on_a_port
 from app.settings import get_settings
-from app.storage import open_storage
+from app.storage import check_at_start, open_storage
 from sandbox.parent_death import die_with
 from worker import tasks
 from worker.child import scratch
@@ -92,7 +92,7 @@ def test_what_is_needed(sender: Any, **_: Any) -> None:
     """Test sandbox, scratch folder and storage before any job is claimed or this worker announced."""
     settings = get_settings()
     log.info("this worker %s", plan_memory(settings).check(worker=True))
-    open_storage(settings.storage_url)
+    check_at_start(open_storage(settings))
     scratch.make_folder(settings.scratch_dir).remove()
     sender.sandbox = held_or_refuse(sandbox_of(settings))
     scratch.remove_stale(settings.scratch_dir)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,10 @@ from zeropoint.schema.job import EXIT_FAILED, EXIT_OK, JOB_FILE, OUT_FOLDER, REP
 from zeropoint.schema.report import Report
 
 FLUSH_SECONDS = 2.0
+FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
+STORAGE_TRIES = 450
+"""For an hour, as for a database: what a job has computed is not thrown away because its storage restarts."""
 RECORD_SECONDS = 3600.0
 """How long a finished job waits for a database that is away; its stored files are kept for longer."""
 
@@ -66,10 +69,12 @@ def supervise(claim: Claim, context: WorkerContext) -> None:
         _process(claim, context) as prestarted,
     ):
         folder = prestarted.folder.path
+        storage = context.storage
+        context = replace(context, storage=storage.patient(partial(_wait_for_storage, heartbeat)))
         # 1. Inputs, checked against their digests on the way, and what earlier attempts left.
         key = key_of(claim)
         _fetch(claim, key, context, folder, heartbeat)
-        keeper = CheckpointKeeper(claim, key, context.storage, folder, heartbeat)
+        keeper = CheckpointKeeper(claim, key, storage, folder, heartbeat)  # who waits watches no child
         # 2. The child, watched; it may be stopped because the row says so.
         prestarted.child.go()
         log.info("attempt %s: child %s goes", claim.attempt, prestarted.child.pid)
@@ -80,7 +85,7 @@ def supervise(claim: Claim, context: WorkerContext) -> None:
 
 def record(context: WorkerContext, end: Callable[[Session], bool]) -> None:
     """Record the end, again and again while the database is away; the token makes a second write harmless."""
-    deadline, pause = time.monotonic() + RECORD_SECONDS, 0.5
+    deadline, pause = time.monotonic() + RECORD_SECONDS, FIRST_PAUSE
     while True:
         try:
             with context.sessions() as session:
@@ -97,6 +102,15 @@ def record(context: WorkerContext, end: Callable[[Session], bool]) -> None:
                     "nothing was recorded: the claim was lost, or an answer was, and this end is recorded already"
                 )
             return
+
+
+def _wait_for_storage(heartbeat: Heartbeat, tries: int) -> bool:
+    """Wait for a storage that is away, for about STORAGE_TRIES × LONGEST_PAUSE, while the job is still to be done."""
+    if tries > STORAGE_TRIES or heartbeat.claim_status is not ClaimStatus.GO_ON:
+        return False
+    log.warning("the storage is away, trying again")
+    time.sleep(min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
+    return True
 
 
 @contextmanager

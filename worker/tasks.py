@@ -15,7 +15,7 @@ from app.jobs.status import TERMINAL
 from app.jobs.taxonomy import FailureClass, category_of
 from app.room import NO_ROOM
 from app.settings import Settings
-from app.storage import BlobDamaged, open_storage
+from app.storage import BlobDamaged, StorageAway, open_storage
 from worker.child.prestarted import PrestartedChildren
 from worker.self_test import sandbox_of
 from worker.supervisor import WorkerContext, record, supervise
@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> None:
     """Run the next job if there is one. A hint too many finds nothing to claim."""
     try:
-        storage = open_storage(settings.storage_url)
+        storage = open_storage(settings)
+        storage.require_answer()
+    except StorageAway as error:
+        log.warning("the storage is away, jobs wait for it: %s", error)
+        return
     except OSError:
         # Before the claim: a worker without its storage can run no job, and must not use up attempts.
         log.exception("the storage can't be opened: jobs are left to others")

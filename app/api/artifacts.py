@@ -1,7 +1,7 @@
 """/v1/jobs/{id}/report and /v1/jobs/{id}/artifacts: results, streamed from storage."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -11,7 +11,7 @@ from app.api.conditions import Validators, unmet
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
 from app.api.digests import repr_digest
 from app.api.errors import unsatisfiable_range
-from app.api.files import StoredFile
+from app.api.files import SignedRedirect, Stored, StoredFile, download_of
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import ArtifactBody, ArtifactPage
@@ -20,8 +20,16 @@ from app.storage import Blob
 from zeropoint.schema.report import Report
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
-_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+MEDIA_TYPE = "application/octet-stream"
+_FILE: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_ELSEWHERE = {
+    "description": "With redirect=true, where the storage serves files itself: its address, for some minutes.",
+    "headers": {"Location": {"description": "Where the file is.", "schema": {"type": "string"}}},
+}
 
+RedirectQuery = Annotated[
+    bool, Query(description="Answer with a redirect to the storage itself, where it serves files; else with the file.")
+]
 JobQuery = Annotated[str, Query(max_length=64, pattern=r"^[!-~]+$", description="The id of the job or sweep.")]
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
@@ -53,16 +61,26 @@ def list_artifacts(session: SessionDep, after: BeforeDep, job: JobQuery, limit: 
 @router.get(
     "/jobs/{job_id}/artifacts/{name:path}",
     response_class=FileResponse,
-    responses={200: _FILE, 206: _FILE, **UNCHANGED, **problems(404, 412, 416)},
+    responses={200: _FILE, 206: _FILE, 307: _ELSEWHERE, **UNCHANGED, **problems(404, 412, 416)},
 )
 def download_artifact(
-    request: Request, session: SessionDep, services: ServicesDep, job_id: PathName, name: PathName
+    *,
+    request: Request,
+    session: SessionDep,
+    services: ServicesDep,
+    job_id: PathName,
+    name: PathName,
+    redirect: RedirectQuery = False,
 ) -> Response:
     """Download one artifact, or a part of it (`Range`). `ETag` and `Repr-Digest` are its sha256."""
     artifact = queries.artifact(session, job_id, name)
     blob = Blob(artifact.sha256, artifact.bytes)
     validators = Validators(f'"{blob.sha256}"', artifact.created_at)
-    return _file(request, services, blob, validators, filename=artifact.name.rpartition("/")[2])
+    filename = artifact.name.rpartition("/")[2]
+    answer = _file(request, services, blob, validators, filename=filename)
+    if not redirect or not isinstance(answer, StoredFile):
+        return answer
+    return SignedRedirect(answer.stored, download_of(request.method, MEDIA_TYPE, filename), answer)
 
 
 def _body(row: queries.ArtifactRow) -> ArtifactBody:
@@ -77,7 +95,7 @@ def _file(
     validators: Validators,
     *,
     filename: str | None = None,
-    media_type: str = "application/octet-stream",
+    media_type: str = MEDIA_TYPE,
 ) -> Response:
     headers = {
         **validators.headers,
@@ -87,13 +105,13 @@ def _file(
     }
     if otherwise := unmet(request, validators, headers):
         return otherwise
-    if not _range_is_usable(request, validators):
-        # RFC 9110 lets a server ignore a range it can't use; FileResponse would refuse it in its own words.
-        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    elif not _range_is_inside(request, blob.bytes):
-        return unsatisfiable_range(request, blob.bytes)
-    path = services.storage.path(blob.sha256)
-    return StoredFile(path, services.admission.files, headers=headers, media_type=media_type, filename=filename)
+    part = None
+    if _range_is_usable(request, validators):
+        part = _part(request, blob.bytes)
+        if not part:
+            return unsatisfiable_range(request, blob.bytes)
+    stored = Stored(blob, services.storage, services.admission.files)
+    return StoredFile(stored, headers, part=part, media_type=media_type, filename=filename)
 
 
 def _range_is_usable(request: Request, validators: Validators) -> bool:
@@ -105,7 +123,10 @@ def _range_is_usable(request: Request, validators: Validators) -> bool:
     return bool(first or last) and not (first and last and int(first) > int(last))
 
 
-def _range_is_inside(request: Request, size: int) -> bool:
+def _part(request: Request, size: int) -> range:
+    """Return the bytes that a usable range names; none when it begins behind the last one."""
     match = _RANGE.fullmatch(request.headers["range"])
     first, last = match.groups() if match else ("", "")
-    return int(first) < size if first else int(last) > 0 and size > 0
+    if not first:
+        return range(max(0, size - int(last)), size)
+    return range(int(first), min(size, int(last) + 1) if last else size)

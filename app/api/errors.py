@@ -33,6 +33,7 @@ from app.errors import (
     Unavailable,
     WrongType,
 )
+from app.storage import StorageAway
 
 Handler = Callable[[Request, Exception], Response]
 
@@ -175,7 +176,10 @@ def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def _on_system_error(request: Request, error: Exception) -> Response:
-    """Answer that the process has no files, threads, processes or memory left; any other error goes on."""
+    """Answer that the storage is away, or that the process has no files, threads or memory left; others go on."""
+    if isinstance(error, StorageAway):
+        log.warning("%s: the storage is away", request.state.request_id, exc_info=error)
+        return _on_service_error(request, _storage_away())
     if not isinstance(error, OSError) or error.errno not in EXHAUSTED:
         raise error
     log.error("%s: the process is at a limit of the system", request.state.request_id, exc_info=error)
@@ -209,6 +213,15 @@ def _database_not_migrated() -> Unavailable:
 def _database_full() -> StorageFull:
     detail = "The database has no room left."
     return StorageFull("storage_full", detail, "Ask the operator for room on the database's disk.")
+
+
+def _storage_away() -> Unavailable:
+    return Unavailable(
+        "storage_away",
+        "The storage of models, datasets and artifacts does not answer, or refuses this service.",
+        "Ask again later; Retry-After says when. GET /readyz says what is wrong with it.",
+        retry_after=10,
+    )
 
 
 def _exhausted() -> Unavailable:

@@ -22,7 +22,7 @@ from app.accounts.oidc import Provider
 from app.database import schema_is_current
 from app.jobs.queue import broker_answers
 from app.jobs.workers import live_devices, live_sandbox
-from app.storage import Storage
+from app.storage import Storage, StorageAway
 
 ANSWER_SECONDS = 0.3
 """How long a probe waits for its check."""
@@ -158,6 +158,8 @@ def check_storage(storage: Storage) -> str | None:
     """Return what is wrong with the storage, if anything is."""
     try:
         storage.check()
+    except StorageAway as error:
+        return _failed(str(error))
     except OSError:
         return _failed("blobs can't be written")
     return None

@@ -23,6 +23,7 @@ from app.api.stopping import Stopping
 from app.memory import TooMuchPromised, plan_memory
 from app.metrics import answer_on_a_port
 from app.settings import Settings, require_accounts
+from app.storage import StorageAway, check_at_start
 
 ACCEPTED_AT_ONCE = 64
 """New connections, before those that are there are read again."""
@@ -134,7 +135,8 @@ def main() -> None:
     require_files(settings)
     try:
         log.info("this API process %s", plan_memory(settings).check(api=True))
-    except TooMuchPromised as error:
+        check_at_start(app.state.services.storage)
+    except (TooMuchPromised, StorageAway) as error:
         raise SystemExit(f"The API does not start: {error}") from error
     answer_on_a_port(settings, ServiceMetrics(app.state.services))
     gc.collect()

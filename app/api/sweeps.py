@@ -100,7 +100,7 @@ def _read(services: Services, sweep_id: str) -> tuple[SweepBody, str | None]:
 
 
 def _report(services: Services, sha256: str) -> SweepReport:
-    return SweepReport.model_validate_json(services.storage.path(sha256).read_bytes())
+    return SweepReport.model_validate_json(b"".join(services.storage.open(sha256)))
 
 
 def _entries(sweep_request: SweepRequest) -> tuple[SweepEntry, ...]:

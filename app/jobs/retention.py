@@ -59,7 +59,7 @@ def _collect_until(stop: threading.Event, settings: Settings) -> None:
         pause = settings.garbage_seconds
         try:
             with connected(settings) as sessions:
-                collected = collect_garbage(sessions, open_storage(settings.storage_url), settings)
+                collected = collect_garbage(sessions, open_storage(settings), settings)
             metrics.GARBAGE_LAST.set_to_current_time()
             metrics.GARBAGE_BYTES.inc(collected.removed.bytes)
         except (SQLAlchemyError, OSError):

@@ -1,11 +1,20 @@
 """Storage of bytes: content-addressed blobs behind one Protocol, opened by URL."""
 
-from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Removed, Storage
+from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Download, Removed, Storage, StorageAway
 from app.storage.local import LocalStorage, folder_of
+from app.storage.opening import SCRATCH_NAME, check_at_start, open_storage
 
-__all__ = ["Blob", "BlobDamaged", "BlobWriter", "Removed", "Storage", "folder_of", "open_storage"]
-
-
-def open_storage(url: str) -> Storage:
-    """Return the storage at a URL: `file:` and a folder. Raises ValueError for another scheme."""
-    return LocalStorage(folder_of(url))
+__all__ = [
+    "SCRATCH_NAME",
+    "Blob",
+    "BlobDamaged",
+    "BlobWriter",
+    "Download",
+    "LocalStorage",
+    "Removed",
+    "Storage",
+    "StorageAway",
+    "check_at_start",
+    "folder_of",
+    "open_storage",
+]

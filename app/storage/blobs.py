@@ -1,10 +1,12 @@
 """The protocol of every storage. A blob is known by the sha256 of its bytes and never changes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
+
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,26 @@ class BlobDamaged(OSError):
     """A blob is gone, or its bytes no longer have the digest that names it."""
 
 
+class StorageAway(OSError):
+    """The storage does not answer, or refuses this service; nothing was changed, or nobody will see what was.
+
+    The text is for operators and names no address. `lasting`: a setting or a permission has to be changed first.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+
+
+@dataclass(frozen=True)
+class Download:
+    """How a signed address answers: for which method, under which file name, with which content type."""
+
+    method: Literal["GET", "HEAD"]
+    disposition: str | None
+    media_type: str
+
+
 @dataclass(frozen=True)
 class Removed:
     """What garbage collection removed: blobs and their bytes, and uploads that were never finished."""
@@ -27,6 +49,9 @@ class Removed:
     bytes: int
     unfinished: int
 
+
+Pause = Callable[[int], bool]
+"""Waits after the n-th try (from 1) that found the storage away; returns False where it is not to be asked again."""
 
 Referenced = Callable[[Sequence[str]], set[str]]
 """Returns those of some digests that a row names."""
@@ -70,7 +95,10 @@ class BlobWriter(Protocol):
 
 
 class Storage(Protocol):
-    """A place for blobs. Digests are checked before they become a path; an unknown one raises FileNotFoundError."""
+    """A place for blobs. Digests are checked before they become a path; an unknown one raises FileNotFoundError.
+
+    Where the storage is a service of its own, each method but `signed_address` raises StorageAway while it is away.
+    """
 
     def writer(self) -> BlobWriter:
         """Begin a new blob."""
@@ -81,11 +109,13 @@ class Storage(Protocol):
     def fetch(self, sha256: str, path: Path) -> None:
         """Copy a blob into a new local file, checking its digest on the way. Raises BlobDamaged when it differs."""
 
-    def path(self, sha256: str) -> Path:
-        """Return a local file with the blob's bytes, to be read only."""
+    def open(
+        self, sha256: str, start: int = 0, length: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    ) -> Generator[bytes, None, None]:
+        """Yield the bytes of a blob, or of a part of it, in chunks. Who stops before the end closes it."""
 
-    def open(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes of a blob, or of a part of it, in chunks."""
+    def signed_address(self, sha256: str, seconds: int, download: Download) -> str | None:
+        """Return an address from which anybody may download a blob for a while; None where storage offers none."""
 
     def delete(self, sha256: str) -> None:
         """Remove a blob; an unknown one is no error."""
@@ -99,3 +129,9 @@ class Storage(Protocol):
 
     def check(self) -> None:
         """Raise OSError when blobs can't be written."""
+
+    def require_answer(self) -> None:
+        """Raise StorageAway when the storage is away; cheaper than `check`, and nothing where it is a folder."""
+
+    def patient(self, pause: Pause) -> "Storage":
+        """Return this storage, which stores and fetches again and again while it is away, as long as `pause` says."""

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from app.storage.blobs import Referenced, Removed
-from app.storage.layout import DIGEST, blob_path, locked, present_ns
+from app.storage.layout import DIGEST, LOCK, blob_path, locked, present_ns
 
 BATCH = 500
 
@@ -24,7 +24,7 @@ BATCH = 500
 def collect_garbage(root: Path, older_than_seconds: float, referenced: Referenced) -> Removed:
     """Remove what is older than the grace and named by nothing. Raises OSError, and what `referenced` raises."""
     cutoff = present_ns(root) - int(older_than_seconds * 1e9)
-    unfinished = sum(_drop_unfinished(path, cutoff) for path in (root / "tmp").iterdir())
+    unfinished = _remove_unfinished(root / "tmp", cutoff)
     sizes: list[int] = []
     candidates = _old_blobs(root / "blobs", cutoff)
     while batch := list(islice(candidates, BATCH)):
@@ -32,6 +32,23 @@ def collect_garbage(root: Path, older_than_seconds: float, referenced: Reference
         removed = [_remove(root, sha256, cutoff) for sha256 in batch if sha256 not in needed]
         sizes += [size for size in removed if size is not None]
     return Removed(len(sizes), sum(sizes), unfinished)
+
+
+def remove_unfinished(folder: Path, older_than_seconds: float) -> int:
+    """Remove files that nobody writes any more, and folders where the gate unpacked; return how many."""
+    return _remove_unfinished(folder, present_ns(folder) - int(older_than_seconds * 1e9))
+
+
+def remove_dead_files(folder: Path, older_than_seconds: float) -> None:
+    """Remove files that nobody writes any more, and no folder."""
+    cutoff = present_ns(folder) - int(older_than_seconds * 1e9)
+    for path in folder.iterdir():
+        if path.is_file() and path.name != LOCK:
+            _drop_unfinished(path, cutoff)
+
+
+def _remove_unfinished(folder: Path, cutoff: int) -> int:
+    return sum(_drop_unfinished(path, cutoff) for path in folder.iterdir() if path.name != LOCK)
 
 
 def _old_blobs(folder: Path, cutoff: int) -> Iterator[str]:

@@ -1,55 +1,32 @@
 """Blobs in a folder: tmp/<random> while they are written, then blobs/ab/cd/<sha256>."""
 
 import fcntl
-import hashlib
 import os
-import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from app.room import require_room
-from app.storage.blobs import Blob, BlobDamaged, BlobWriter, Referenced, Removed
+from app.storage.blobs import CHUNK_BYTES, Blob, BlobWriter, Download, Pause, Referenced, Removed
 from app.storage.garbage import collect_garbage
 from app.storage.layout import blob_path, locked, sync_folder
-
-CHUNK_BYTES = 2**20
+from app.storage.writing import GrowingFile, copy_checked, read_chunks
 
 
 def folder_of(url: str) -> Path:
     """Return the folder of a `file:` URL, absolute (file:///a/b) or relative to the working directory (file:a/b)."""
     scheme, _, rest = url.partition(":")
     if scheme != "file" or not rest.removeprefix("//"):
-        raise ValueError("The storage URL must be file: and a folder, such as file:data/storage.")
+        raise ValueError(
+            "The storage URL must be file: and a folder, such as file:data/storage, or s3:// and a bucket."
+        )
     return Path(rest.removeprefix("//")).resolve()
 
 
-class LocalWriter:
-    """A file under tmp/ that is hashed while it grows."""
+class LocalWriter(GrowingFile):
+    """A file under tmp/ that becomes a blob by its new name."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__(root / "tmp")
         self._root = root
-        self._hash = hashlib.sha256()
-        self.size = 0
-        self.path = root / "tmp" / secrets.token_hex(16)
-        self._file = self.path.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_SH)  # while it is held, garbage collection leaves the file alone
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def expect(self, size: int) -> None:
-        require_room(self._file.fileno(), size)
-
-    def write(self, chunk: bytes) -> None:
-        self.expect(len(chunk))
-        view = memoryview(chunk)
-        while view:
-            view = view[self._file.write(view) :]
-        self._hash.update(chunk)
-        self.size += len(chunk)
 
     def commit(self) -> Blob:
         descriptor = self._file.fileno()
@@ -65,20 +42,6 @@ class LocalWriter:
             sync_folder(folder)
         return Blob(self.sha256, self.size)
 
-    def abort(self) -> None:
-        try:
-            self._file.close()
-        finally:
-            self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
-
 
 class LocalStorage:
     """Blobs in one folder that only this service's user can read."""
@@ -92,39 +55,30 @@ class LocalStorage:
         return LocalWriter(self._root)
 
     def put_file(self, path: Path) -> Blob:
-        with self.writer() as writer, path.open("rb") as source:
-            while chunk := source.read(CHUNK_BYTES):
+        with self.writer() as writer:
+            for chunk in read_chunks(path):
                 writer.write(chunk)
             return writer.commit()
 
     def fetch(self, sha256: str, path: Path) -> None:
-        digest = hashlib.sha256()
-        try:
-            source = blob_path(self._root, sha256).open("rb")
-        except FileNotFoundError as error:
-            raise BlobDamaged(f"The blob {sha256} is gone.") from error
-        with source, path.open("xb") as target:
-            while chunk := source.read(CHUNK_BYTES):
-                require_room(target.fileno(), len(chunk))
-                digest.update(chunk)
-                target.write(chunk)
-        if digest.hexdigest() != sha256:
-            path.unlink()
-            raise BlobDamaged(f"The blob {sha256} was changed on disk.")
+        copy_checked(self.open(sha256), sha256, path)
 
     def path(self, sha256: str) -> Path:
-        path = blob_path(self._root, sha256)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no blob {sha256}.")
-        return path
+        """Return where the file of a blob is. Raises FileNotFoundError for what is no digest."""
+        return blob_path(self._root, sha256)
 
-    def open(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def open(
+        self, sha256: str, start: int = 0, length: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    ) -> Generator[bytes, None, None]:
         with self.path(sha256).open("rb") as file:
             file.seek(start)
             remaining = length
-            while chunk := file.read(CHUNK_BYTES if remaining is None else min(CHUNK_BYTES, remaining)):
+            while chunk := file.read(chunk_bytes if remaining is None else min(chunk_bytes, remaining)):
                 remaining = None if remaining is None else remaining - len(chunk)
                 yield chunk
+
+    def signed_address(self, sha256: str, seconds: int, download: Download) -> str | None:  # noqa: ARG002
+        return None  # nobody else serves the folder
 
     def delete(self, sha256: str) -> None:
         blob_path(self._root, sha256).unlink(missing_ok=True)
@@ -135,3 +89,9 @@ class LocalStorage:
     def check(self) -> None:
         with self.writer() as writer:
             writer.write(b"ready")
+
+    def require_answer(self) -> None:
+        """Do nothing: what is wrong with a folder shows when it is used."""
+
+    def patient(self, pause: Pause) -> "LocalStorage":  # noqa: ARG002
+        return self

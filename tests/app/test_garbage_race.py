@@ -1,7 +1,6 @@
 """Commits and garbage collections of the same blobs at the same moment, thousands of times: none is lost."""
 
 import hashlib
-import os
 import sys
 import tempfile
 import time
@@ -12,20 +11,22 @@ from threading import Barrier, Thread
 import pytest
 
 from app.storage import BlobWriter, Removed
-from app.storage.local import LocalStorage
+from tests.app.storages import DAY, Folder, InBucket, Kept, is_there, write
 
 SECONDS = 3
-DAY = 24 * 3600
 SHARED_MEMORY = Path("/dev/shm")
 # In the order in which a collection comes to them, so that both are at the same blob as often as can be.
 CONTENTS = sorted((b"%d" % number for number in range(100)), key=lambda data: hashlib.sha256(data).hexdigest())
 
 
-@pytest.fixture
-def local() -> Iterator[LocalStorage]:
+@pytest.fixture(params=["folder", "s3"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
     """A storage in memory, where possible: a disk that syncs would keep commits far behind collections."""
+    if request.param == "s3":
+        yield InBucket(request.getfixturevalue("bucket"), tmp_path)
+        return
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
-        yield LocalStorage(Path(folder))
+        yield Folder(Path(folder))
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def _impatient() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def written(storage: LocalStorage, data: bytes) -> BlobWriter:
-    writer = storage.writer()
+def written(kept: Kept, data: bytes) -> BlobWriter:
+    writer = kept.storage.writer()
     writer.write(data)
     return writer
 
@@ -49,31 +50,32 @@ def commit_at(start: Barrier, writers: list[BlobWriter]) -> None:
         writer.commit()
 
 
-def race(storage: LocalStorage, paths: list[Path]) -> Removed:
+def race(kept: Kept, contents: Sequence[bytes], digests: Sequence[str]) -> Removed:
     """All blobs are old and without a row, and an upload of each has arrived, when a collection asks for rows."""
-    past = time.time() - 2 * DAY
-    for path in paths:
-        os.utime(path, (past, past))
+    for sha256 in digests:
+        kept.age(sha256)
     start = Barrier(2)
-    committing = Thread(target=commit_at, args=(start, [written(storage, data) for data in CONTENTS]))
+    committing = Thread(target=commit_at, args=(start, [written(kept, data) for data in contents]))
     committing.start()
 
     def no_row_yet(_digests: Sequence[str]) -> set[str]:
         start.wait()
         return set()
 
-    removed = storage.collect_garbage(DAY, no_row_yet)
+    removed = kept.storage.collect_garbage(DAY, no_row_yet)
     committing.join()
     return removed
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_blob_that_is_committed_while_garbage_is_collected_is_there(local: LocalStorage) -> None:
+def test_a_blob_that_is_committed_while_garbage_is_collected_is_there(kept: Kept) -> None:
     """The row that follows the commit would name it."""
-    paths = [local.path(written(local, data).commit().sha256) for data in CONTENTS]
+    contents = CONTENTS if isinstance(kept, Folder) else CONTENTS[::5]
+    storage = kept.storage
+    digests = [write(storage, data) for data in contents]
     end = time.monotonic() + SECONDS
     removed = 0
     while time.monotonic() < end:
-        removed += race(local, paths).blobs
-        assert [path.name for path in paths if not path.is_file()] == []
+        removed += race(kept, contents, digests).blobs
+        assert [sha256 for sha256 in digests if not is_there(storage, sha256)] == []
     assert removed > 0

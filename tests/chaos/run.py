@@ -116,7 +116,7 @@ def _outcome(plan: Plan, battered: Service, submitter: Submitter, killer: Killer
     _settle(engine, plan, began + plan.settle_seconds)
     settled_after = time.monotonic() - began
     with Session(engine) as session:
-        counts = count(session, open_storage(battered.settings.storage_url), submitter.promises)
+        counts = count(session, open_storage(battered.settings), submitter.promises)
     engine.dispose()
     fallen = {part.name: part.fallen for part in battered.parts.values() if part.fallen}
     answers = dict(sorted(submitter.answers.items()))

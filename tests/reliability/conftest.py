@@ -18,7 +18,7 @@ from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from sandbox.policy import Sandbox
-from tests.factories import MOST, add_model
+from tests.factories import MOST, add_model, content_of
 from tests.networks import convolutional
 from tests.reliability.driving import Driver
 from tests.reliability.world import Kept, World
@@ -53,7 +53,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Kept:
         scratch_dir=folder / "scratch",
     )
     migrate(settings)
-    storage = open_storage(settings.storage_url)
+    storage = open_storage(settings)
     with connected(settings) as sessions, sessions() as session:
         model = add_model(session, storage, archive)
         work = QuantizeWork(Recipe(activations=None, formats=("safetensors",)))
@@ -62,14 +62,16 @@ def kept(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Kept:
         look("first", settings, prestarted)
         out = _collect(session, storage, job, folder / "out")
         row: dict[str, Any] = {column.name: getattr(model, column.name) for column in Model.__table__.columns}
-        return Kept(row, storage.path(model.stored_sha256), out)
+        blob = folder / "blob"
+        blob.write_bytes(content_of(storage, model.stored_sha256))
+        return Kept(row, blob, out)
 
 
 def _collect(session: Session, storage: Storage, job: Job, out: Path) -> Path:
     out.mkdir()
     for artifact in queries.artifacts(session, job.id):
         if artifact.kind != "manifest":
-            (out / artifact.name).write_bytes(storage.path(artifact.sha256).read_bytes())
+            (out / artifact.name).write_bytes(content_of(storage, artifact.sha256))
     assert {path.name for path in out.iterdir()} == {"model.safetensors", "report.json"}
     return out
 

@@ -93,7 +93,7 @@ def renew(place: Place) -> Callable[[], None]:
 
 
 def fail(place: Place) -> Callable[[], None]:
-    claim, storage = place.claim(), open_storage(place.settings.storage_url)
+    claim, storage = place.claim(), open_storage(place.settings)
 
     def with_report(session: Session) -> None:
         products = store({"report.json": place.out / "report.json"}, storage)
@@ -128,7 +128,7 @@ def remove_stale(place: Place) -> Callable[[], None]:
 
 
 def collect_garbage(place: Place) -> Callable[[], None]:
-    storage = open_storage(place.settings.storage_url)
+    storage = open_storage(place.settings)
     storage.put_file(place.archive)  # no row names it
     return place.write(lambda session: storage.collect_garbage(-1, partial(referenced, session)))
 

@@ -30,7 +30,7 @@ def main(order: dict[str, str]) -> None:
     settings = Settings.model_validate_json(order["settings"])
     small = Path(order["small"])
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "small", str(small)], check=True)
-    open_storage(settings.storage_url).put_file(Path(order["blob"]))
+    open_storage(settings).put_file(Path(order["blob"]))
     prestarted = StandIns(settings.scratch_dir, Path(order["out"]))
     with connected(settings) as sessions, sessions() as session:
         filler = fill(small)

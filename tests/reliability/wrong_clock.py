@@ -42,7 +42,7 @@ from zeropoint.schema.recipe import Recipe  # noqa: E402
 def work(settings: Settings, archive: Path, out: Path) -> list[str]:
     with connected(settings) as sessions, sessions() as session:
         workers.announce_worker(session, "wrong", "cpu", {})
-        model = add_model(session, open_storage(settings.storage_url), archive)
+        model = add_model(session, open_storage(settings), archive)
         wish = Submission(model.id, QuantizeWork(Recipe(activations=None, formats=("safetensors",))))
         jobs = [service.submit(session, wish, MOST).id for _ in range(2)]
         service.request_cancel(session, jobs[0])

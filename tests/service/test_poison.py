@@ -86,7 +86,7 @@ def poison(running: Running, program: Path, code: str) -> str:
     settings = Settings(
         database_url=f"sqlite:///{running.data}/zeropoint.db", storage_url=f"file://{running.data}/storage"
     )
-    blob = open_storage(settings.storage_url).put_file(write(members, running.data / f"{model}.pt2"))
+    blob = open_storage(settings).put_file(write(members, running.data / f"{model}.pt2"))
     with connected(settings) as sessions, sessions() as session:
         begin_writing(session)
         row = session.get_one(Model, model)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from app.storage import SCRATCH_NAME
+
 WAITING_PREFIX = "spare-"
 
 log = logging.getLogger(__name__)
@@ -60,11 +62,11 @@ def remove_stale(scratch: Path) -> int:
 
 
 def _folders(scratch: Path) -> Iterator[Path]:
-    """Yield the folders of processes: spare-<random> and <job>/<token>."""
+    """Yield the folders of processes: spare-<random> and <job>/<token>; another one is the storage's own."""
     for path in scratch.iterdir():
         if path.name.startswith(WAITING_PREFIX):
             yield path
-        elif path.is_dir() and not path.is_symlink():
+        elif path.is_dir() and not path.is_symlink() and path.name != SCRATCH_NAME:
             with suppress(FileNotFoundError):  # its job ended meanwhile
                 yield from path.iterdir()
 

@@ -1,7 +1,7 @@
 """Results: the report, the list, and downloads that can be resumed."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
 import pytest
@@ -12,6 +12,10 @@ from app.jobs import endings
 from app.jobs.endings import Product
 from app.storage import Storage
 from tests.factories import add_job, claim_one
+
+pytestmark = pytest.mark.parametrize(
+    ("database_url", "stored_in"), [("sqlite", "folder"), ("postgresql", "folder"), ("sqlite", "s3")], indirect=True
+)
 
 DATA = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -159,3 +163,29 @@ def test_a_download_holds_no_database_connection(
 def connections_in_use(client: httpx.Client) -> Callable[[], int]:
     pool = client.app.state.services.engine.pool  # type: ignore[attr-defined]
     return lambda: int(pool.checkedout())
+
+
+@pytest.mark.parametrize("wanted", ["true", "1", "false"])
+def test_a_redirect_leads_to_the_same_bytes(
+    client: httpx.Client, file: str, wanted: str, stored_in: Mapping[str, str]
+) -> None:
+    """A folder has no address of its own."""
+    answer = client.get(file, params={"redirect": wanted})
+    if wanted == "false" or "storage_endpoint" not in stored_in:
+        assert (answer.status_code, answer.content) == (200, DATA)
+        return
+    assert (answer.status_code, answer.content) == (307, b"")
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    there = httpx.get(answer.headers["Location"], headers={"Range": "bytes=10-19"})
+    assert (there.status_code, there.content) == (206, DATA[10:20])
+    assert there.headers["Content-Disposition"] == 'attachment; filename="model.safetensors"'
+
+
+def test_a_head_of_a_redirect_is_for_a_head(client: httpx.Client, file: str) -> None:
+    answer = client.head(file, params={"redirect": "true"}, follow_redirects=True)
+    assert (answer.status_code, answer.headers["Content-Length"]) == (200, str(len(DATA)))
+
+
+def test_what_a_client_has_is_not_redirected(client: httpx.Client, file: str) -> None:
+    headers = {"If-None-Match": f'"{SHA256}"'}
+    assert client.get(file, params={"redirect": "true"}, headers=headers).status_code == 304

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.storage import Storage
+from app.storage import LocalStorage, Storage
 from tests.app.api.test_artifacts import job as job  # a fixture
 
 EARLIER = format_datetime(datetime.now(UTC) - timedelta(days=9), usegmt=True)
@@ -83,8 +83,8 @@ def test_the_time_of_an_artifact_is_that_of_its_row(client: httpx.Client, job: s
         writer.write(client.get(address).content)
         writer.commit()
     sha256 = before["ETag"].strip('"')
-    path = storage.path(sha256)
-    os.utime(path, (0, 0))
+    assert isinstance(storage, LocalStorage)
+    os.utime(storage.path(sha256), (0, 0))
     after = client.get(address).headers
     assert after["Last-Modified"] == before["Last-Modified"]
     assert abs(parsedate_to_datetime(after["Last-Modified"]) - datetime.now(UTC)) < timedelta(hours=1)

@@ -146,7 +146,7 @@ def test_beyond_the_limit_others_are_refused_and_probes_are_answered(address: st
 @pytest.fixture(scope="module")
 def download(address: str, settings: Settings) -> str:
     """An artifact that no buffer of the system holds as a whole."""
-    with connected(settings) as sessions, sessions() as session, open_storage(settings.storage_url).writer() as writer:
+    with connected(settings) as sessions, sessions() as session, open_storage(settings).writer() as writer:
         for _ in range(DOWNLOAD_BYTES // 2**20):
             writer.write(bytes(2**20))
         job_id = add_job(session).id

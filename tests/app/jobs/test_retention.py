@@ -16,7 +16,8 @@ from app.jobs.models import Artifact, Job
 from app.jobs.retention import BLOBS, Collected, collect_garbage, expire_jobs, referenced
 from app.jobs.status import LIVE, TERMINAL, JobState
 from app.settings import Settings
-from app.storage import Removed, Storage
+from app.storage import LocalStorage, Removed, Storage
+from tests.app.storages import is_there
 from tests.factories import add_dataset, add_job, add_model, safetensors
 
 HOUR = timedelta(hours=1)
@@ -33,15 +34,9 @@ def put(storage: Storage, data: bytes) -> str:
 
 
 def age(storage: Storage, sha256: str) -> None:
+    assert isinstance(storage, LocalStorage)
     past = time.time() - 48 * 3600
     os.utime(storage.path(sha256), (past, past))
-
-
-def is_there(storage: Storage, sha256: str) -> bool:
-    try:
-        return storage.path(sha256).is_file()
-    except FileNotFoundError:
-        return False
 
 
 def add_artifact(session: Session, job: Job, sha256: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from app.jobs.claims import Claim, Input
 from app.jobs.work import QuantizeWork, SweepWork
-from app.storage import open_storage
+from app.storage import LocalStorage
+from tests.factories import content_of
 from worker.outputs.publish import (
     ERROR_CAP,
     OutputError,
@@ -186,11 +187,11 @@ def sweeping() -> Claim:
 
 
 def test_a_sweep_leaves_its_table_alone(swept: Path, tmp_path: Path) -> None:
-    storage = open_storage(f"file://{tmp_path}/storage")
+    storage = LocalStorage(tmp_path / "storage")
     (product,) = store(outputs(swept, sweeping()), storage)
     result = read_result(swept, sweeping())
     manifest = store_manifest(sweeping(), result, [product], storage)
-    content = json.loads(storage.path(manifest.blob.sha256).read_text())
+    content = json.loads(content_of(storage, manifest.blob.sha256))
     assert (product.name, product.kind) == ("sweep.json", "sweep")
     assert set(content["outputs"]) == {"sweep.json"}
     assert [entry["name"] for entry in content["sweep"]["recipes"]] == ["a"]
@@ -258,23 +259,23 @@ def test_a_reason_whose_code_is_no_code_is_refused(code: str, folder: Path) -> N
 
 
 def test_the_manifest_has_the_numbers_of_each_artifact_in_each_runtime(folder: Path, tmp_path: Path) -> None:
-    storage = open_storage(f"file://{tmp_path}/storage")
+    storage = LocalStorage(tmp_path / "storage")
     products = store(outputs(folder, claim()), storage)
     row = {"runtime": "inductor", "version": "2.13.0", "level": "avx2", "basis": "modelled", "sqnr_db": 39.5}
     rows = [RuntimeReport.model_validate({**row, "artifact": "model.pt2", "samples": 64, "reason": "No compiler."})]
     product = store_manifest(claim(), REPORT.model_copy(update={"runtimes": rows}), products, storage)
-    manifest = json.loads(storage.path(product.blob.sha256).read_text())
+    manifest = json.loads(content_of(storage, product.blob.sha256))
     (told,) = manifest["outputs"]["model.pt2"]["runtimes"]
     assert told.items() >= (row | {"samples": 64, "reason": "No compiler."}).items()
     assert "runtimes" not in manifest["outputs"]["report.json"]
 
 
 def test_the_manifest_lists_what_went_in_and_what_came_out(folder: Path, tmp_path: Path) -> None:
-    storage = open_storage(f"file://{tmp_path}/storage")
+    storage = LocalStorage(tmp_path / "storage")
     products = store(outputs(folder, claim()), storage)
     product = store_manifest(claim(), REPORT, products, storage)
     program = (folder / "out" / "model.pt2").read_bytes()
-    manifest = json.loads(storage.path(product.blob.sha256).read_text())
+    manifest = json.loads(content_of(storage, product.blob.sha256))
     assert (product.name, product.kind) == ("manifest.json", "manifest")
     assert manifest["inputs"] == {
         "model": {"sha256": "c" * 64, "bytes": 11, "stored_sha256": "a" * 64},
