@@ -58,9 +58,10 @@ class Probe(Generic[T]):
             self._began = time.monotonic()
             self._running = asyncio.get_running_loop().create_task(self._run())
             self._running.add_done_callback(_retrieve)
-        ended, _ = await asyncio.wait({self._running}, timeout=ANSWER_SECONDS)
+        running = self._running  # others may begin the next check before this one is looked at
+        ended, _ = await asyncio.wait({running}, timeout=ANSWER_SECONDS)
         if ended:
-            return self._running.result()
+            return running.result()
         if self._last is None or time.monotonic() - self._last[0] > KNOWN_SECONDS:
             raise Late
         return self._last[1]

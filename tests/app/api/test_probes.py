@@ -88,3 +88,17 @@ def test_a_late_check_says_what_it_found_lately_and_not_for_long(monkeypatch: py
         assert await probe.found() == "found"
 
     asyncio.run(run())
+
+
+def test_who_waits_gets_an_answer_though_others_begin_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy loop one who waited comes to its turn after another has begun to look again."""
+    monkeypatch.setattr("app.api.probes.FRESH_SECONDS", 0.0)
+
+    async def run() -> None:
+        probe, asking = Probe(lambda: "found"), []
+        for _ in range(500):
+            asking.append(asyncio.create_task(probe.found()))
+            await asyncio.sleep(0)
+        assert set(await asyncio.gather(*asking)) == {"found"}
+
+    asyncio.run(run())
