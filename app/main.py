@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app import VERSION
+from app import VERSION, traces
 from app.api import artifacts, datasets, errors, health, jobs, metrics, models, presets, sweeps
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
@@ -99,6 +99,7 @@ async def _alone(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.engine.dispose()
     services.celery.close()
+    traces.close()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app import metrics
+from app import metrics, traces
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
 from app.database import begin_writing, clock, new_id
@@ -78,7 +78,8 @@ class Catalog(Generic[Row]):
     def _checked(self, upload: Upload) -> dict[str, Any]:
         began, outcome = time.monotonic(), "failed"
         try:
-            facts = self.check(upload)
+            with traces.span("gate", kind_of_upload=self.word, upload_bytes=upload.received.size):
+                facts = self.check(upload)
             outcome = "passed"
         except Invalid:
             outcome = "refused"
