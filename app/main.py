@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app import VERSION
+from app import VERSION, traces
 from app.accounts.oidc import provider_of
 from app.accounts.scope import create_scoped_sessions
 from app.api import artifacts, audit, datasets, errors, health, jobs, keys, metrics, models, presets, sweeps, usage
@@ -108,6 +108,7 @@ async def _alone(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.engine.dispose()
     services.celery.close()
+    traces.close()
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ MOST_BYTES = 2**50
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
 _URL = r"^https?://[^\s]+$"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
+_RECEIVER = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -98,6 +99,7 @@ class Settings(BaseSettings):
     sandbox_require: str = "landlock,seccomp,rlimits"
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     metrics_host: str = "127.0.0.1"
+    otlp_endpoint: str | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -123,6 +125,13 @@ class Settings(BaseSettings):
                 address == "*" or ip_network(address)
             except ValueError:
                 raise refusal("must be addresses or networks with commas, such as 10.0.0.0/8, or *") from None
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _receiver(cls, value: str | None) -> str | None:
+        if value is not None and not _RECEIVER.fullmatch(value):
+            raise refusal("must be the address of a receiver, such as http://127.0.0.1:4318")
         return value
 
     @field_validator("cors_origins")

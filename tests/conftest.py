@@ -26,6 +26,7 @@ from app.main import create_app, create_services
 from app.settings import Settings
 from app.storage import Storage, open_storage
 from tests.effort import WHOLE_SUITE, in_turn
+from tests.otlp import Receiver, receiver
 from tests.postgresql import Databases, PostgresServer, postgresql_server
 from tests.s3 import CREDENTIALS, S3Server, TestBucket, s3_server
 from tests.servers import api_thread, redis_server, two_free_ports
@@ -163,10 +164,19 @@ def environment() -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]) -> Iterator[Running]:
+def traced() -> Iterator[Receiver]:
+    """What `running` sends of its traces."""
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], traced: Receiver
+) -> Iterator[Running]:
     """One service on SQLite for all tests that don't end it."""
-    ports = {"ZEROPOINT_METRICS_PORT": str(two_free_ports())}
-    with service(tmp_path_factory.mktemp("service"), {**environment, **ports}) as started:
+    observed = {"ZEROPOINT_METRICS_PORT": str(two_free_ports()), "ZEROPOINT_OTLP_ENDPOINT": traced.address}
+    with service(tmp_path_factory.mktemp("service"), {**environment, **observed}) as started:
         yield started
 
 

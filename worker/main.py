@@ -25,7 +25,7 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from app import logs
+from app import logs, traces
 from app.database import connected
 from app.jobs import workers
 from app.jobs.queue import TASK_NAME, create_celery
@@ -104,6 +104,7 @@ def test_what_is_needed(sender: Any, **_: Any) -> None:
 def begin_pool_process(**_: Any) -> None:
     """Have the kernel send SIGTERM when the main process ends, however that ends, and make a job's process ready."""
     die_with(MAIN, signal.SIGTERM)
+    traces.configure(get_settings(), "zeropoint-worker", in_background=False)
     prestarted.prepare()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app import logs
+from app import logs, traces
 from app.jobs import claims, endings
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.endings import Measured, Product
@@ -73,12 +73,15 @@ def supervise(claim: Claim, context: WorkerContext) -> None:
         context = replace(context, storage=storage.patient(partial(_wait_for_storage, heartbeat)))
         # 1. Inputs, checked against their digests on the way, and what earlier attempts left.
         key = key_of(claim)
-        _fetch(claim, key, context, folder, heartbeat)
+        with traces.span("fetching"):
+            _fetch(claim, key, context, folder, heartbeat)
         keeper = CheckpointKeeper(claim, key, storage, folder, heartbeat)  # who waits watches no child
         # 2. The child, watched; it may be stopped because the row says so.
         prestarted.child.go()
         log.info("attempt %s: child %s goes", claim.attempt, prestarted.child.pid)
         child_exit = watch(prestarted, claim, context.sandbox, heartbeat, keeper.look)
+        for phase in child_exit.phases:
+            traces.past(phase.phase, phase.began, phase.seconds, ended=phase.ended)
         # 3. The end, recorded once.
         _conclude(claim, context, folder, child_exit, heartbeat)
 
@@ -186,9 +189,10 @@ def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: Chi
 
     began = time.monotonic()
     report(0)
-    products = store(files, context.storage)
-    report(len(files))
-    products.append(store_manifest(claim, result, products, context.storage))
+    with traces.span("publishing", files=len(files)):
+        products = store(files, context.storage)
+        report(len(files))
+        products.append(store_manifest(claim, result, products, context.storage))
     heartbeat.flush(FLUSH_SECONDS)
     peak = max(child_exit.peak_memory_bytes, result.peak_memory_bytes)
     measured = Measured(peak, {**child_exit.measured.seconds, "publishing": time.monotonic() - began})

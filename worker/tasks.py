@@ -6,7 +6,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import logs
+from app import logs, traces
 from app.database import connected
 from app.errors import NotFound
 from app.jobs import claims, endings, queries
@@ -55,12 +55,20 @@ def look(worker: str, settings: Settings, prestarted: PrestartedChildren) -> Non
 def _run_to_end(claim: Claim, context: WorkerContext) -> None:
     ids = {"job_id": claim.job_id, "request_id": claim.request_id, "project": claim.project}
     ids |= {"owner": claim.owner, "model_id": claim.model_id}
-    began = time.monotonic()
-    with logs.about(**ids, attempt=claim.attempt):
-        try:
-            _supervise(claim, context)
-        finally:
-            _log_end(claim, context, time.monotonic() - began)
+    began, waited = time.monotonic(), claim.waited_seconds
+    traces.past("queued", began - waited, waited, parent=claim.trace, **ids)
+    try:
+        with (
+            logs.about(**ids, attempt=claim.attempt),
+            traces.span("attempt", parent=claim.trace, kind="consumer", **ids, attempt=claim.attempt) as span,
+        ):
+            logs.also(trace_id=traces.trace_id())
+            try:
+                _supervise(claim, context)
+            finally:
+                _log_end(claim, context, time.monotonic() - began, span)
+    finally:
+        traces.send()
 
 
 def _supervise(claim: Claim, context: WorkerContext) -> None:
@@ -75,7 +83,7 @@ def _supervise(claim: Claim, context: WorkerContext) -> None:
         record(context, partial(endings.fail, claim=claim, failure=_failure_of(error)))
 
 
-def _log_end(claim: Claim, context: WorkerContext, seconds: float) -> None:
+def _log_end(claim: Claim, context: WorkerContext, seconds: float, span: traces.Span) -> None:
     """Log one line: how the attempt ended, as the row has it. A user's mistake is no error of ours."""
     try:
         with context.sessions() as session:
@@ -83,6 +91,9 @@ def _log_end(claim: Claim, context: WorkerContext, seconds: float) -> None:
     except (SQLAlchemyError, NotFound):
         log.warning("the attempt ended, and the database does not say how")
         return
+    span.note(device=claim.device, state=end.state, code=end.code, verdict=end.verdict)
+    if end.code and category_of(end.code) in LEVELS:
+        span.fail(end.code)
     level = LEVELS.get(category_of(end.code), logging.INFO) if end.code else logging.INFO
     told = logs.fields(state=end.state, code=end.code, verdict=end.verdict, seconds=round(seconds, 3))
     log.log(level, "the job ended" if end.state in TERMINAL else "the attempt ended", extra=told)

@@ -6,8 +6,8 @@ Turns go by project from now on, in place of a word that each request chose.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 

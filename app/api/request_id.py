@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs, metrics
+from app import logs, metrics, traces
 from app.api.addresses import PROBES
 from app.api.errors import internal_error
 
@@ -35,9 +35,17 @@ class RequestId:
         request_id = sent if _PLAIN.fullmatch(sent) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         with logs.about(request_id=request_id), metrics.HTTP_AT_ONCE.track_inprogress():
-            await self._answer(scope, receive, send, request_id)
+            if scope["path"] in PROBES:
+                await self._answer(scope, receive, send, request_id)
+                return
+            parent = Headers(scope=scope).get(traces.HEADER)
+            with traces.span(scope["method"], parent=parent, kind="server", request_id=request_id) as span:
+                logs.also(trace_id=traces.trace_id())
+                status = await self._answer(scope, receive, send, request_id)
+                _describe(span, scope, status)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
+        """Answer, and return the status: 0 where the client went away before."""
         began, status, sent_bytes = time.monotonic(), 0, 0
         answered: float | None = None
 
@@ -61,6 +69,15 @@ class RequestId:
         finally:
             _count(scope, status, answered)
             _log_end(scope, status, time.monotonic() - began, sent_bytes)
+        return status
+
+
+def _describe(span: traces.Span, scope: Scope, status: int) -> None:
+    route = scope["state"].get("route", metrics.ROUTELESS)
+    span.rename(f"{metrics.method_label(scope['method'])} {route}")
+    span.note(route=route, status=status)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(status))
 
 
 def _count(scope: Scope, status: int, seconds: float | None) -> None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn import Server
 from uvicorn.importer import import_from_string
 
-from app import logs
+from app import logs, traces
 from app.api.connection import SPARE, ApiConfig, Connection
 from app.api.service_metrics import ServiceMetrics
 from app.api.stopping import Stopping
@@ -138,6 +138,7 @@ def main() -> None:
         check_at_start(app.state.services.storage)
     except (TooMuchPromised, StorageAway) as error:
         raise SystemExit(f"The API does not start: {error}") from error
+    traces.configure(settings, "zeropoint-api", in_background=True)
     answer_on_a_port(settings, ServiceMetrics(app.state.services))
     gc.collect()
     gc.freeze()  # what is there stays: nobody waits while it is looked through for garbage

@@ -7,7 +7,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app import metrics
+from app import metrics, traces
 from app.accounts import audit
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
@@ -79,7 +79,8 @@ class Catalog(Generic[Row]):
     def _checked(self, upload: Upload) -> dict[str, Any]:
         began, outcome = time.monotonic(), "failed"
         try:
-            facts = self.check(upload)
+            with traces.span("gate", kind_of_upload=self.word, upload_bytes=upload.received.size):
+                facts = self.check(upload)
             outcome = "passed"
         except Invalid:
             outcome = "refused"

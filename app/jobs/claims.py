@@ -4,7 +4,7 @@ The row decides. A claim has a fencing token and a lease. Every write of a worke
 presumed dead can change nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -59,6 +59,8 @@ class Claim:
     model_id: str = ""
     owner: str = ""
     request_id: str | None = None
+    trace: str | None = None
+    waited_seconds: float = field(default=0.0, compare=False)
 
 
 def claim(session: Session, device: str, worker: str, lease_seconds: float) -> Claim | None:
@@ -86,7 +88,7 @@ def claim(session: Session, device: str, worker: str, lease_seconds: float) -> C
     waited = max((at - (job.queued_at or job.created_at)).total_seconds(), 0.0)
     tallies.observe(session, tallies.WAIT_SECONDS, waited, device)
     repository.add_event(session, job.id, "state", {"state": job.state, "attempt": job.attempts})
-    claimed = _claim_of(session, job)
+    claimed = _claim_of(session, job, waited)
     session.commit()
     return claimed
 
@@ -154,7 +156,7 @@ def _status(state: JobState | None) -> ClaimStatus:
     return ClaimStatus.CANCEL if state == JobState.CANCELLING else ClaimStatus.GO_ON
 
 
-def _claim_of(session: Session, job: Job) -> Claim:
+def _claim_of(session: Session, job: Job, waited: float) -> Claim:
     model = MODELS.read(session, job.model_id)
     return Claim(
         job_id=job.id,
@@ -163,6 +165,8 @@ def _claim_of(session: Session, job: Job) -> Claim:
         project=job.project,
         owner=job.owner,
         request_id=job.request_id,
+        trace=job.trace,
+        waited_seconds=waited,
         model_id=job.model_id,
         work=work_of(job),
         device=job.device,

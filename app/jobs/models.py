@@ -69,6 +69,8 @@ class Job(Owned, Base):
     """The digest of project, owner and key: each owner has keys of their own."""
     request_sha256: Mapped[str] = mapped_column(String(64))
     request_id: Mapped[str | None] = mapped_column(String(64))
+    trace: Mapped[str | None] = mapped_column(String(64))
+    """Where in a trace the request stands that submitted the job (`traceparent`)."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from app import traces
 from app.accounts.caller import DEFAULT_PROJECT, project_of_caller
 from app.catalog.models import Dataset, Model
 from app.catalog.service import DATASETS, MODELS
@@ -105,6 +106,7 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         idempotency_key=submission.key_digest,
         request_sha256=submission.sha256,
         request_id=submission.request_id,
+        trace=traces.traceparent(),
         created_at=created_at,
         queued_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],

@@ -40,6 +40,8 @@ def test_settings_do_not_change() -> None:
         ("ZEROPOINT_ROOT_PATH", "https://example.org/a", "ZEROPOINT_ROOT_PATH must begin with a slash"),
         ("ZEROPOINT_FORWARDED_ALLOW_IPS", "proxy", "ZEROPOINT_FORWARDED_ALLOW_IPS must be addresses or networks"),
         ("ZEROPOINT_FORWARDED_ALLOW_IPS", "10.0.0.0/33", "ZEROPOINT_FORWARDED_ALLOW_IPS must be addresses"),
+        ("ZEROPOINT_OTLP_ENDPOINT", "localhost:4318", "ZEROPOINT_OTLP_ENDPOINT must be the address of a receiver"),
+        ("ZEROPOINT_METRICS_PORT", "0", "ZEROPOINT_METRICS_PORT must be 1 or more."),
         ("ZEROPOINT_CORS_ORIGINS", "example.org", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
         ("ZEROPOINT_CORS_ORIGINS", "https://example.org/", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
     ],

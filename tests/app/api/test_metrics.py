@@ -21,17 +21,24 @@ from app.jobs import endings, service, workers
 from app.jobs.models import Job, Worker
 from tests.exposition import Scrape, scrape
 from tests.factories import add_job, claim_one, safetensors
+from tests.servers import wait_until
 from zeropoint.schema.failures import describe_failure
 
 
 def fresh(client: httpx.Client) -> Scrape:
-    """What is exported once the last look is old."""
-    time.sleep(1.05)
-    return scrape(client)
+    """What is exported of a look that began after this call, however slow the machine is."""
+    began = time.monotonic()
+    while True:
+        found = scrape(client)
+        (age,) = found.values("zeropoint_figures_age_seconds").values() or (float("inf"),)
+        if age < time.monotonic() - began and found.values("zeropoint_stored_bytes"):
+            return found
+        time.sleep(0.05)
 
 
 def test_the_layers_of_the_sandbox_are_gauges(client: httpx.Client, session: Session) -> None:
     workers.announce_worker(session, "w", "cpu", {"landlock": True, "network_namespace": False})
+    fresh(client)
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert [line for line in answer.text.splitlines() if line.startswith("zeropoint_sandbox")] == [
@@ -54,7 +61,7 @@ def test_jobs_are_counted_by_state_and_by_queue(client: httpx.Client, session: S
     assert oldest is not None
     oldest.queued_at = clock(session) - timedelta(seconds=700)
     session.commit()
-    found = scrape(client)
+    found = fresh(client)
     assert found.value("zeropoint_jobs", state="queued") == 2
     assert found.value("zeropoint_jobs", state="running") == 1
     assert found.values("zeropoint_queue_jobs") == {("cpu",): 2, ("cuda",): 0}
@@ -69,7 +76,7 @@ def test_workers_are_counted_by_device_version_and_whether_they_live(client: htt
     old = {"version": "0.1", "seen_at": clock(session) - timedelta(minutes=9)}
     session.execute(update(Worker).where(Worker.name == "three").values(old))
     session.commit()
-    found = scrape(client)
+    found = fresh(client)
     assert found.values("zeropoint_workers") == {
         ("cpu", "live", VERSION): 1,
         ("cpu", "silent", VERSION): 1,
@@ -85,7 +92,7 @@ def test_ends_and_times_of_jobs_are_exported(client: httpx.Client, session: Sess
     endings.succeed(session, claim_one(session), "passed", (), endings.Measured(2**30, {"loading": 2.0}))
     endings.fail(session, claim_one(session), describe_failure("out_of_memory"))
     endings.release(session, claim_one(session))
-    found = scrape(client)
+    found = fresh(client)
     ended = {key: value for key, value in found.values("zeropoint_jobs_finished_total").items() if value}
     assert ended == {("none", "none", "cpu", "succeeded"): 1, ("resource", "out_of_memory", "cpu", "failed"): 1}
     assert found.value("zeropoint_job_retries_total", reason="released") == 1
@@ -98,7 +105,7 @@ def test_ends_and_times_of_jobs_are_exported(client: httpx.Client, session: Sess
 
 def test_each_way_in_which_a_job_may_end_is_there_from_the_start(client: httpx.Client) -> None:
     """An increase from nothing is none to Prometheus: the first failure of a kind would be missed."""
-    found = scrape(client)
+    found = fresh(client)
     assert found.values("zeropoint_jobs_finished_total")["transient", "worker_lost", "cuda", "failed"] == 0
     assert found.values("zeropoint_refusals_total")["storage_full",] >= 0
     assert len(found.values("zeropoint_jobs_finished_total")) > 80
@@ -178,32 +185,34 @@ def test_without_the_database_the_last_values_are_given_with_their_age(
 ) -> None:
     add_job(session)
     session.rollback()
-    assert scrape(client).value("zeropoint_queue_jobs", device="cpu") == 1
+    assert fresh(client).value("zeropoint_queue_jobs", device="cpu") == 1
     with every_lock_held(engine):
         time.sleep(1.05)
         began = time.monotonic()
         found = scrape(client)
-        assert time.monotonic() - began < ANSWER_SECONDS + 0.7
+        assert time.monotonic() - began < ANSWER_SECONDS + 3
         assert found.value("zeropoint_queue_jobs", device="cpu") == 1
         assert found.value("zeropoint_figures_age_seconds") > 1
         assert found.value("zeropoint_up", part="broker") == 1
         assert found.value("process_resident_memory_bytes") > 0
-    assert fresh(client).value("zeropoint_figures_age_seconds") < 1
+    fresh(client)
 
 
 def test_parts_that_are_away_are_down(client: httpx.Client, engine: Engine) -> None:
+    def up() -> dict[tuple[str, ...], float]:
+        return scrape(client).values("zeropoint_up")
+
+    wait_until(lambda: up() == {("database",): 1, ("broker",): 1, ("storage",): 1})
     services: Services = client.app.state.services  # type: ignore[attr-defined]
-    assert scrape(client).values("zeropoint_up") == {("database",): 1, ("broker",): 1, ("storage",): 1}
     services.celery.conf.update(broker_url="redis://127.0.0.1:1/0")
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))
-    found = fresh(client)
-    assert found.values("zeropoint_up") == {("database",): 0, ("broker",): 0, ("storage",): 1}
+    wait_until(lambda: up() == {("database",): 0, ("broker",): 0, ("storage",): 1})
 
 
 def test_cancelled_while_queued_is_an_end_too(client: httpx.Client, session: Session) -> None:
     service.request_cancel(session, add_job(session).id)
-    assert scrape(client).value("zeropoint_jobs_finished_total", outcome="cancelled", device="cpu") == 1
+    assert fresh(client).value("zeropoint_jobs_finished_total", outcome="cancelled", device="cpu") == 1
 
 
 def test_a_hundred_scrapes_at_once_cost_one_look(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,4 +236,4 @@ def test_a_hundred_scrapes_at_once_cost_one_look(client: httpx.Client, monkeypat
 
 def test_the_bytes_that_rows_name_are_summed(client: httpx.Client) -> None:
     client.post("/v1/datasets", content=safetensors(x=("F32", [1000, 3])))
-    assert scrape(client).value("zeropoint_stored_bytes", what="datasets") > 12_000
+    assert fresh(client).value("zeropoint_stored_bytes", what="datasets") > 12_000
