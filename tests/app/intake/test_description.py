@@ -25,8 +25,8 @@ def bert(tmp_path: Path) -> Network:
 
 
 def described(made: Network, folder: Path) -> dict[str, Any]:
-    """What is told of the folder, once the gate wrote it anew."""
-    return describe_folder(gated(made, folder), Limits())
+    """What is told of the folder, once the gate wrote it anew; with the least memory that a gate may have for it."""
+    return describe_folder(gated(made, folder), Limits(memory_bytes=LEAST_MEMORY_BYTES))
 
 
 def gated(made: Network, folder: Path) -> Path:
@@ -106,11 +106,9 @@ def test_without_the_library_the_answer_is_what_to_install(bert: Network, tmp_pa
     assert "zeropoint[service,transformers]" in refusal.value.remedy
 
 
-def test_a_description_has_the_memory_of_a_gate_and_no_more(bert: Network, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory_bytes", [2**27, LEAST_MEMORY_BYTES - 1])
+def test_a_description_has_the_memory_of_a_gate_and_no_more(tmp_path: Path, memory_bytes: int) -> None:
     """It runs in the gate's place, whose memory is what the service promises of the machine's."""
-    fresh = gated(bert, tmp_path)
-    assert describe_folder(fresh, Limits(memory_bytes=LEAST_MEMORY_BYTES))["parameters"]
-    for memory_bytes in (2**27, LEAST_MEMORY_BYTES - 1):
-        with pytest.raises(Invalid, match="ZEROPOINT_GATE_MEMORY_BYTES") as refusal:
-            describe_folder(fresh, Limits(memory_bytes=memory_bytes))
-        assert refusal.value.code == "upload_too_demanding"
+    with pytest.raises(Invalid, match="ZEROPOINT_GATE_MEMORY_BYTES") as refusal:
+        describe_folder(tmp_path, Limits(memory_bytes=memory_bytes))
+    assert refusal.value.code == "upload_too_demanding"
