@@ -67,11 +67,11 @@ class Settings(BaseSettings):
     oidc_jwks_url: str | None = Field(default=None, pattern=_URL)
     oidc_project_claim: str = "zeropoint_project"
     oidc_role_claim: str = "zeropoint_role"
-    quota_bytes: int | None = Field(default=None, ge=0)
-    quota_uploads: int | None = Field(default=None, ge=0)
-    quota_jobs: int | None = Field(default=None, ge=0)
-    quota_jobs_a_day: int | None = Field(default=None, ge=0)
-    quota_requests_a_second: int | None = Field(default=None, ge=1)
+    quota_bytes: int | None = Field(default=None, ge=0, le=2**60)
+    quota_uploads: int | None = Field(default=None, ge=0, le=1_000_000)
+    quota_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
+    quota_jobs_a_day: int | None = Field(default=None, ge=0, le=1_000_000)
+    quota_requests_a_second: int | None = Field(default=None, ge=1, le=1_000_000)
     quota_fail_open: bool = True
     gates: int | None = Field(default=None, ge=1, le=1024)
     gate_queue: int = Field(default=32, ge=0, le=1_000_000)

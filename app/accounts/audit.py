@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import logs
@@ -33,10 +33,16 @@ def record(session: Session, action: str, target: str, who: Caller | None = None
     log.info("audit", extra=logs.fields(action=action, target=target, actor=who.actor, project=who.project))
 
 
-def times(session: Session, actions: Collection[str], since: datetime) -> Sequence[datetime]:
-    """Return when the caller's project did one of these since a time, oldest first."""
-    query = select(AuditEntry.at).where(AuditEntry.action.in_(actions), AuditEntry.at > since)
-    return session.scalars(query.order_by(AuditEntry.at)).all()
+def count(session: Session, actions: Collection[str], since: datetime) -> int:
+    """Return how often the caller's project did one of these since a time."""
+    done = select(func.count()).select_from(AuditEntry).where(AuditEntry.action.in_(actions), AuditEntry.at > since)
+    return session.scalar(done) or 0
+
+
+def newest(session: Session, actions: Collection[str], position: int) -> datetime | None:
+    """Return when the caller's project did one of these for the last time (position 0), before that (1), and so on."""
+    times = select(AuditEntry.at).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.at.desc())
+    return session.scalar(times.offset(position).limit(1))
 
 
 def page(session: Session, before: int | None, limit: int) -> Sequence[AuditEntry]:

@@ -1,5 +1,6 @@
 """What the caller's project has and does, held against its quotas."""
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -32,7 +33,7 @@ class Usage:
 
 def usage(session: Session) -> Usage:
     """Return what the caller's project uses."""
-    return Usage(_bytes(session), _jobs(session), len(audit.times(session, SUBMITTED, clock(session) - DAY)))
+    return Usage(_bytes(session), _jobs(session), audit.count(session, SUBMITTED, clock(session) - DAY))
 
 
 def check_bytes(session: Session, quotas: Quotas, more: int) -> None:
@@ -63,13 +64,12 @@ def check_jobs(session: Session, project: str, quotas: Quotas) -> None:
 
 def _check_day(session: Session, most: int) -> None:
     at = clock(session)
-    times = audit.times(session, SUBMITTED, at - DAY)
-    if len(times) >= most:
-        wait = max(1, round((times[len(times) - most] + DAY - at).total_seconds())) if most else LATER_SECONDS
+    oldest = audit.newest(session, SUBMITTED, most - 1) if most else at
+    if oldest is not None and oldest + DAY > at:
         raise _exceeded(
-            f"This project submitted {len(times)} jobs in the last 24 hours, and may submit {most}.",
+            f"This project may submit {most} jobs in 24 hours, and has.",
             "Ask again later; Retry-After says when.",
-            wait,
+            max(1, math.ceil((oldest + DAY - at).total_seconds())),
         )
 
 
@@ -83,7 +83,8 @@ def _bytes(session: Session) -> int:
 
 
 def _jobs(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(LIVE))) or 0
+    live = select(func.count()).select_from(Job).where(Job.kind.in_(JobKind), Job.state.in_(LIVE))
+    return session.scalar(live) or 0
 
 
 def _exceeded(detail: str, remedy: str, retry_after: int = LATER_SECONDS) -> TooMany:

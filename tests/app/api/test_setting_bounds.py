@@ -22,6 +22,8 @@ NUMBERS = {
     for name, field in Settings.model_fields.items()
     if field.annotation in (int, float, int | None, float | None)
 }
+QUOTAS = [name for name in NUMBERS if name.startswith("quota_")]
+"""One of 0 refuses everything, as it should: test_quotas has them."""
 
 
 def bound(field: FieldInfo, kind: Any, name: str) -> Any:
@@ -37,7 +39,9 @@ BOUNDS = {
 
 @pytest.fixture(params=BOUNDS)
 def bounded(request: pytest.FixtureRequest, served: httpx.Client, settings: Settings) -> Iterator[Settings]:
-    settings = Settings.model_validate({**settings.model_dump(), **BOUNDS[request.param], "gates": None})
+    settings = Settings.model_validate(
+        {**settings.model_dump(), **BOUNDS[request.param], "gates": None, **dict.fromkeys(QUOTAS)}
+    )
     services = create_services(settings)
     served.app.state.services = services  # type: ignore[attr-defined]
     yield settings
