@@ -40,7 +40,7 @@ class Identity:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._threads = CapacityLimiter(PROVIDER_THREADS)
-        self._writes = set[asyncio.Task[None]]()
+        self._writes: dict[str, asyncio.Task[None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or path_of(scope) in OPEN:
@@ -78,10 +78,11 @@ class Identity:
         if not keys.looks_like_one(secret):
             raise _unknown()
         known = await services.admission.reading.run(_known, services, secret)
-        if known.stale:
+        if known.stale and known.key_id not in self._writes:
+            # One at a time for each key: a busy database must not get one more write for every request.
             write = asyncio.get_running_loop().create_task(_note_use(services, known.key_id))
-            self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
+            self._writes[known.key_id] = write
+            write.add_done_callback(lambda _: self._writes.pop(known.key_id, None))
         return known.caller
 
     async def _caller_of_token(self, services: Services, provider: Provider, token: str) -> Caller:

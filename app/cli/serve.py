@@ -37,6 +37,9 @@ Zeropoint is ready: http://{address}
 
 Data and logs are in {data}. Stop with Ctrl-C.
 """
+ACCOUNTS = """
+Callers need a key: zeropoint keys create --role admin --data {data}
+"""
 
 
 def serve(host: str, port: int, data: Path) -> int:
@@ -139,7 +142,8 @@ def _start(stack: ExitStack, host: str, port: int, folder: Folder) -> list[Serve
     stack.callback(api.ask_to_stop)  # before the worker is waited for: both take their time at once
     worker.wait_until(lambda: _answers(host, port, "/readyz"), settings.start_seconds)
 
-    print(BANNER.format(address=f"{host}:{port}", data=folder.data), flush=True)
+    banner = BANNER + (ACCOUNTS if settings.auth == "on" else "")
+    print(banner.format(address=f"{host}:{port}", data=folder.data), flush=True)
     return [*servers, api, worker]
 
 
