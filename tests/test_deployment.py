@@ -80,7 +80,9 @@ def test_the_api_itself_needs_no_torch() -> None:
     installs = [rest for instruction, rest in stages()[origin] if instruction == "RUN" and "pip install" in rest]
     assert ["requirements.py pyproject.toml ${API_PARTS} >" in line for line in installs] == [True]
     (parts,) = [rest for instruction, rest in stages()[origin] if instruction == "ARG" and "API_PARTS" in rest]
-    assert parts == 'API_PARTS="service library transformers s3"'  # Hugging Face folders are taken unless asked not to
+    assert (
+        parts == 'API_PARTS="service library transformers s3 traces"'
+    )  # Hugging Face folders are taken unless asked not to
     needed = requirements("service")
     assert any(line.startswith("fastapi") for line in needed)
     assert not [line for line in needed if line.startswith(("torch", "numpy", "safetensors"))]

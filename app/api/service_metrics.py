@@ -17,6 +17,7 @@ from app.jobs.figures import Figures
 from app.jobs.tallies import Metric as Tallied
 from app.jobs.tallies import Sum, Sums
 from app.metrics import OF_API, disk, gauge
+from app.settings import Settings
 from app.storage import folder_of
 
 
@@ -32,8 +33,7 @@ class ServiceMetrics(Collector):
         yield from _places(services.admission)
         yield from _connections(services.engine)
         yield gauge("zeropoint_threads", "Threads of the process.", float(threading.active_count()))
-        if services.settings.storage_url.startswith("file:"):
-            yield from disk({"storage": str(folder_of(services.settings.storage_url))})
+        yield from disk(_folder(services.settings))
         yield from _found(services.observed.look())
 
 
@@ -53,6 +53,13 @@ def _connections(engine: Engine) -> Iterator[Metric]:
         in_use, most = float(pool.checkedout()), float(pool.size() + pool._max_overflow)
         yield gauge("zeropoint_database_connections_in_use", "Connections to the database in use.", in_use)
         yield gauge("zeropoint_database_connections", "Connections that the process may have.", most)
+
+
+def _folder(settings: Settings) -> dict[str, str]:
+    """Return the folder into which uploads are received."""
+    if settings.storage_url.startswith("file:"):
+        return {"storage": str(folder_of(settings.storage_url))}
+    return {"scratch": str(settings.scratch_dir)}
 
 
 def _found(found: Found) -> Iterator[Metric]:
@@ -78,6 +85,8 @@ def _figures(figures: Figures) -> Iterator[Metric]:
     yield gauge("zeropoint_queue_jobs", "Jobs that wait, by device.", queued, ["device"])
     oldest = {device: queue.oldest_seconds for device, queue in figures.queues.items()}
     yield gauge("zeropoint_queue_oldest_seconds", "How long the oldest queued job has waited.", oldest, ["device"])
+    running = {device: float(queue.running) for device, queue in figures.queues.items()}
+    yield gauge("zeropoint_running_jobs", "Jobs that a worker has, by device.", running, ["device"])
     workers: dict[tuple[str, ...], float] = {}
     for (device, version), crew in figures.crews.items():
         workers |= {(device, version, "live"): crew.live, (device, version, "silent"): crew.silent}

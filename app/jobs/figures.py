@@ -17,10 +17,11 @@ from app.jobs.workers import SEEN_SECONDS, live_sandbox
 
 @dataclass(frozen=True)
 class Queue:
-    """How many jobs wait for a device, and for how many seconds the one that has waited longest."""
+    """How many jobs wait for a device, for how many seconds the one that has waited longest, and how many it has."""
 
     jobs: int = 0
     oldest_seconds: float = 0.0
+    running: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,22 @@ class Figures:
 def figures(session: Session) -> Figures:
     """Return what operators watch."""
     at = clock(session)
-    queues = {device: Queue() for device in DEVICES} | {
-        device: Queue(jobs, _seconds(at, oldest)) for device, jobs, oldest in repository.queues(session)
-    }
-    return Figures(live_sandbox(session), count_by_state(session), queues, _crews(session, at), tallies.sums(session))
+    return Figures(
+        live_sandbox(session), count_by_state(session), _queues(session, at), _crews(session, at), tallies.sums(session)
+    )
 
 
 def stored_bytes(session: Session) -> dict[str, int]:
     """Return the bytes that rows name, by what they are; equal content is stored once and counted for each row."""
     return repository.stored_bytes(session)
+
+
+def _queues(session: Session, at: datetime) -> dict[str, Queue]:
+    running = repository.running(session)
+    queues = {device: Queue(running=running.get(device, 0)) for device in DEVICES}
+    for device, jobs, oldest in repository.queues(session):
+        queues[device] = Queue(jobs, _seconds(at, oldest), running.get(device, 0))
+    return queues
 
 
 def _crews(session: Session, at: datetime) -> dict[tuple[str, str], Crew]:

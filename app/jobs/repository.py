@@ -166,6 +166,12 @@ def queues(session: Session) -> Sequence[tuple[str, int, datetime]]:
     return [(row[0], row[1], row[2]) for row in session.execute(query)]
 
 
+def running(session: Session) -> dict[str, int]:
+    """Return how many jobs a worker has, by device."""
+    query = select(Job.device, func.count()).where(Job.state.in_(HELD)).group_by(Job.device)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
 def stored_bytes(session: Session) -> dict[str, int]:
     """Return the sum of the bytes that rows name, by what they are."""
     sizes = {

@@ -65,6 +65,7 @@ def test_jobs_are_counted_by_state_and_by_queue(client: httpx.Client, session: S
     assert found.value("zeropoint_jobs", state="queued") == 2
     assert found.value("zeropoint_jobs", state="running") == 1
     assert found.values("zeropoint_queue_jobs") == {("cpu",): 2, ("cuda",): 0}
+    assert found.values("zeropoint_running_jobs") == {("cpu",): 1, ("cuda",): 0}
     assert found.value("zeropoint_queue_oldest_seconds", device="cpu") == pytest.approx(700, abs=60)
     assert found.value("zeropoint_queue_oldest_seconds", device="cuda") == 0
 
