@@ -12,10 +12,25 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from app import VERSION, traces
 from app.accounts.oidc import provider_of
 from app.accounts.scope import create_scoped_sessions
-from app.api import artifacts, audit, datasets, errors, health, jobs, keys, metrics, models, presets, sweeps, usage
+from app.api import (
+    artifacts,
+    audit,
+    datasets,
+    errors,
+    events,
+    health,
+    jobs,
+    keys,
+    metrics,
+    models,
+    presets,
+    sweeps,
+    usage,
+)
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
 from app.api.dependencies import Services
+from app.api.feed import Feed
 from app.api.identity import Identity
 from app.api.observed import observed_for
 from app.api.openapi import publish, serve_contract
@@ -33,7 +48,7 @@ from app.memory import plan_memory
 from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 
-RESOURCES = (models, datasets, jobs, sweeps, artifacts, presets, keys, audit, usage, health, metrics)
+RESOURCES = (models, datasets, jobs, events, sweeps, artifacts, presets, keys, audit, usage, health, metrics)
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
@@ -98,6 +113,7 @@ def create_services(settings: Settings) -> Services:
         probes=probes_for(engine, sessions, storage, celery, provider),
         observed=observed_for(engine, sessions, storage, celery, provider),
         waits=Waits(sessions, settings.waits),
+        feed=Feed(sessions, settings.listeners),
         rates=Rates(settings),
     )
 

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     gate_dataset_bytes: int = Field(default=16 * 2**30, ge=1, le=MOST_BYTES)
     gate_folder_bytes: int = Field(default=16 * 2**30, ge=1, le=MOST_BYTES)
     waits: int = Field(default=1000, ge=0, le=1_000_000)
+    listeners: int = Field(default=500, ge=0, le=1_000_000)
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     worker_stop_seconds: int = Field(default=30, ge=0, le=LONGEST_SECONDS)

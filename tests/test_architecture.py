@@ -142,7 +142,8 @@ def commits(path: Path) -> bool:
 def test_only_use_cases_commit() -> None:
     committing = {str(path.relative_to(ROOT)) for path in MODULES if commits(path)}
     use_cases = {
-        f"app/jobs/{name}.py" for name in ("service", "claims", "endings", "reconciler", "retention", "workers")
+        f"app/jobs/{name}.py"
+        for name in ("service", "claims", "endings", "publishing", "reconciler", "retention", "workers")
     }
     accounts = {"app/accounts/keys.py", "app/accounts/projects.py", "app/accounts/quotas.py"}
     assert committing == use_cases | accounts | {"app/catalog/service.py"}

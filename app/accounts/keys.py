@@ -7,7 +7,7 @@ trying, and the time that it takes to find a row by its digest tells nothing.
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -108,6 +108,13 @@ def known(session: Session, secret: str) -> Known:
         raise Unauthorized("credentials_refused", "This key has expired.", "Ask an admin for a new one.")
     stale = key.last_used_at is None or at - key.last_used_at > USED_EVERY
     return Known(Caller(key.project, Role(key.role), key.id), key.id, stale)
+
+
+def ended(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Return those of some keys that hold no more; what is no key's id is none of them."""
+    at = clock(session)
+    keys = session.scalars(select(Key).where(Key.id.in_(key_ids))).all()
+    return {key.id for key in keys if key.revoked_at is not None or not _holds(key, at)}
 
 
 def note_used(session: Session, key_id: str) -> None:

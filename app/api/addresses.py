@@ -91,7 +91,8 @@ class Addresses:
             scope["state"]["route"] = next(iter(here.values())).template
         if here and method not in here:
             if method == "HEAD" and "GET" in here:
-                scope = {**scope, "method": "GET"}  # the server, which has the scope as it was, sends no body
+                # The server, which has the scope as it was, sends no body; what never ends by itself has to know.
+                scope = {**scope, "method": "GET", "head": True}
             else:
                 app = _other_method(scope, _allowed(here))
         if refusal := _refused_query(scope, here):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.accounts.oidc import Provider
 from app.accounts.scope import ScopedSession
 from app.api.admission import Admission
+from app.api.feed import Feed
 from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.rates import Rates
@@ -41,6 +42,7 @@ class Services:
     probes: Probes
     observed: Observed
     waits: Waits
+    feed: Feed
     rates: Rates
     rendered: Rendered = field(default_factory=Rendered)
     wake: Wake = lambda: None

@@ -21,8 +21,6 @@ from app.api.requests import JobRequest, RunRequest
 from app.api.schemas import (
     AttemptBody,
     AttemptPage,
-    EventBody,
-    EventPage,
     JobBody,
     JobPage,
     JobSummaryBody,
@@ -162,20 +160,6 @@ def cancel_job(session: SessionDep, job_id: PathName) -> Response:
     """Stop a job. Asking again changes nothing; a job that has ended is refused."""
     service.request_cancel(session, queries.read(session, job_id).id)
     return answer(_body(session, queries.read(session, job_id)), 202)
-
-
-@router.get("/{job_id}/events", responses=problems(404, 422))
-def list_events(
-    session: SessionDep,
-    job_id: PathName,
-    after: Annotated[
-        int, Query(ge=0, lt=2**31, description="The last seq that the client has; later ones are returned.")
-    ] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> EventPage:
-    """Read a job's history, oldest first."""
-    rows = queries.events(session, job_id, after, limit)
-    return EventPage(items=[EventBody.model_validate(row) for row in rows])
 
 
 def _body(session: Session, job: queries.JobRow) -> JobBody:

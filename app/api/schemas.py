@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, computed_field
 
 from app.api.addresses import address
 from app.jobs.queries import WaitingFor
@@ -218,6 +218,19 @@ class EventBody(Body):
 
 class EventPage(Body):
     items: list[EventBody]
+
+
+class ProjectEventBody(EventBody):
+    """One line of the history of a job of the project."""
+
+    position: int
+    """Its place in the order of all events; they rise, with gaps where other projects' are."""
+    job: Annotated[str, Field(validation_alias=AliasChoices("job_id", "job"))]
+    """The id of the job, or of the sweep."""
+
+
+class ProjectEventPage(Body):
+    items: list[ProjectEventBody]
 
 
 class ArtifactBody(Body):

@@ -142,16 +142,30 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
-class JobEvent(Base):
-    """One line of a job's history; append only."""
+class JobEvent(Owned, Base):
+    """One line of a job's history; append only. `position` is its place in what is published, once it has one."""
 
     __tablename__ = "job_events"
+    __table_args__ = (
+        Index("ix_job_events_position", "position", unique=True),
+        Index("ix_job_events_of_project", "project", "position"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(Integer, primary_key=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    position: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class LastPosition(Base):
+    """The last position that an event was given: one row, which stays when events are deleted with their jobs."""
+
+    __tablename__ = "last_position"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
 
 
 class Artifact(Base):

@@ -214,11 +214,12 @@ def forget_checkpoints(session: Session, older_than: datetime) -> None:
 def add_event(session: Session, job_id: str, kind: str, data: dict[str, Any]) -> None:
     """Append a line to a job's history under the next number. None is before the one that it follows."""
     # Counting in the job's row makes two writers wait for each other instead of taking one number twice.
-    counted = update(Job).where(Job.id == job_id).values(events=Job.events + 1).returning(Job.events)
-    number = session.scalar(counted)
+    counted = update(Job).where(Job.id == job_id).values(events=Job.events + 1).returning(Job.events, Job.project)
+    number, project = session.execute(counted).one()
     last = select(JobEvent.at).where(JobEvent.job_id == job_id).order_by(JobEvent.seq.desc()).limit(1)
     at = clock(session)  # which may have been set back
-    session.add(JobEvent(job_id=job_id, seq=number, at=max(at, session.scalar(last) or at), kind=kind, data=data))
+    at = max(at, session.scalar(last) or at)
+    session.add(JobEvent(project=project, job_id=job_id, seq=number, at=at, kind=kind, data=data))
 
 
 def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:

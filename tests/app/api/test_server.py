@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -134,3 +134,21 @@ def test_an_idle_process_ends_at_once_and_again_is_harmless(process: tuple[int, 
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGTERM)
         assert ended_after(process_id) < 1
+
+
+def test_streams_of_events_end_in_good_order(process: tuple[int, str], settings: Settings) -> None:
+    """The last chunk is sent, so that a client sees an end and not a break."""
+    process_id, address = process
+    with connected(settings) as sessions, sessions() as session:
+        job = add_job(session).id
+    paths = ("/v1/events?after=0", f"/v1/jobs/{job}/events")
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as client, ExitStack() as stack:
+        asks = {"Accept": "text/event-stream"}
+        streams = [stack.enter_context(client.stream("GET", path, headers=asks)).iter_lines() for path in paths]
+        for stream in streams:
+            assert any(line.startswith("data: ") for line in stream)
+        os.kill(process_id, signal.SIGTERM)
+        began = time.monotonic()
+        assert [list(stream)[-1:] for stream in streams] == [[""], [""]]
+    assert time.monotonic() - began < 1
+    assert ended_after(process_id) < STOP_SECONDS
