@@ -41,6 +41,7 @@ TITLES = {
     "dataset_invalid": "The dataset can't be used",
     "dataset_not_found": "No such dataset",
     "dataset_required": "This recipe needs a dataset",
+    "delivery_not_found": "No such delivery",
     "digest_mismatch": "The bytes are not the ones that were announced",
     "digest_unsupported": "The digest can't be read",
     "head_too_slow": "The request did not come in time",
@@ -91,6 +92,9 @@ TITLES = {
     "upload_too_large": "The upload is too large",
     "token_without_project": "The token names no project of this service",
     "transformers_missing": "Hugging Face folders are not accepted here",
+    "webhook_not_found": "No such webhook",
+    "webhook_url_refused": "This address is not called",
+    "webhooks_too_many": "There are too many webhooks",
     "weights_invalid": "The weights can't be used",
 }
 

@@ -26,6 +26,7 @@ from app.api import (
     presets,
     sweeps,
     usage,
+    webhooks,
 )
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
@@ -47,11 +48,12 @@ from app.jobs.retention import collecting_garbage
 from app.memory import plan_memory
 from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
+from app.webhooks.sender import sending
 
-RESOURCES = (models, datasets, jobs, events, sweeps, artifacts, presets, keys, audit, usage, health, metrics)
+RESOURCES = (models, datasets, jobs, events, sweeps, artifacts, presets, keys, audit, usage, webhooks, health, metrics)
 
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+    "allow_methods": ["GET", "HEAD", "POST", "PATCH", "DELETE"],
     "allow_headers": ["*"],
     "expose_headers": ["Location", "ETag", "Repr-Digest", "X-Request-ID", "Retry-After", "Preference-Applied"],
 }
@@ -131,6 +133,10 @@ async def _alone(app: FastAPI) -> AsyncIterator[None]:
 async def _reconciling(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     async with _alone(app):
-        with reconciling(services.settings, services.celery) as wake, collecting_garbage(services.settings):
+        with (
+            reconciling(services.settings, services.celery) as wake,
+            collecting_garbage(services.settings),
+            sending(services.settings),
+        ):
             app.state.services = replace(services, wake=wake)
             yield

@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     gate_folder_bytes: int = Field(default=16 * 2**30, ge=1, le=MOST_BYTES)
     waits: int = Field(default=1000, ge=0, le=1_000_000)
     listeners: int = Field(default=500, ge=0, le=1_000_000)
+    webhook_private_addresses: str = ""
     worker_device: Literal["cpu", "cuda"] = "cpu"
     worker_slots: int = Field(default=1, ge=1, le=64)
     worker_stop_seconds: int = Field(default=30, ge=0, le=LONGEST_SECONDS)
@@ -118,7 +119,7 @@ class Settings(BaseSettings):
             raise refusal("must be an address without a path, such as https://minio.example.org:9000")
         return value
 
-    @field_validator("forwarded_allow_ips")
+    @field_validator("forwarded_allow_ips", "webhook_private_addresses")
     @classmethod
     def _networks(cls, value: str) -> str:
         for address in words_of(value):

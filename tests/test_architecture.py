@@ -146,7 +146,8 @@ def test_only_use_cases_commit() -> None:
         for name in ("service", "claims", "endings", "publishing", "reconciler", "retention", "workers")
     }
     accounts = {"app/accounts/keys.py", "app/accounts/projects.py", "app/accounts/quotas.py"}
-    assert committing == use_cases | accounts | {"app/catalog/service.py"}
+    webhooks = {"app/webhooks/deliveries.py", "app/webhooks/service.py"}
+    assert committing == use_cases | accounts | webhooks | {"app/catalog/service.py"}
 
 
 def test_no_folder_is_a_junk_drawer() -> None:

@@ -207,7 +207,7 @@ def _run_command(reader: Reader, command: str, later: list[str]) -> None:
         text=True,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    if answered := re.match(r'\{"id":\s*"((mdl|dts|job|swp)_\w+)"', done.stdout):
+    if answered := re.match(r'\{"id":\s*"((mdl|dts|job|swp|whk)_\w+)"', done.stdout):
         reader.ids[answered[2]] = answered[1]
         if (kind := CREATES.search(command)) and "-d" in command.replace("--json", "-d"):
             _await(reader, kind[1], answered[1], later)

@@ -27,7 +27,7 @@ _prefix: ContextVar[str] = ContextVar("prefix", default="")
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """What orchestrators and Prometheus ask for every few seconds."""
-ORDER = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+ORDER = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS")
 
 
 def address(path: str) -> str:

@@ -233,6 +233,7 @@ DESCRIPTIONS = {
     "dataset_id": "The id of the dataset.",
     "job_id": "The id of the job; where a sweep's history and files are read, that of the sweep.",
     "sweep_id": "The id of the sweep.",
+    "webhook_id": "The id of the webhook.",
     "state": "Only those in this state.",
     "tag": "Only those with this tag.",
     "query model": "Only those on the model with this id.",

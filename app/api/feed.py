@@ -24,6 +24,7 @@ from app.accounts.caller import Caller
 from app.api.schemas import ProjectEventBody
 from app.errors import Unavailable
 from app.jobs import publishing
+from app.webhooks import outbox
 
 POLL_SECONDS = 0.25
 BATCH = 500
@@ -120,7 +121,7 @@ class Feed:
     async def publish(self) -> None:
         """Publish what waits for it, so that a page that is read next has it."""
         try:
-            await self._in_thread(publishing.publish)
+            await self._in_thread(outbox.publish)
         except SQLAlchemyError:
             log.info("events could not be published just now", exc_info=True)
 
@@ -162,7 +163,7 @@ def _with_session(sessions: sessionmaker[Session], look: Callable[..., T], *argu
 
 def _new_events(session: Session, after: int) -> Sequence[tuple[str, ProjectEventBody]]:
     """Return what was published behind a position, each with its project, after publishing what waits for it."""
-    publishing.publish(session)
+    outbox.publish(session)
     rows = publishing.published(session, after, BATCH)
     return [(row.project, ProjectEventBody.model_validate(row)) for row in rows]
 

@@ -30,6 +30,8 @@ from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
 from app.jobs.submission import Admitted, Submission
 from app.jobs.work import JobKind, QuantizeWork, Work
+from app.webhooks.sender import rules_of
+from app.webhooks.service import check_target
 
 MAX_WAIT_SECONDS = 60
 
@@ -77,6 +79,7 @@ def submission_of(request: RunRequest, work: Work, key: str | None, request_id: 
         running_seconds=request.limits.running_seconds,
         idempotency_key=key,
         request_id=request_id,
+        webhook=request.webhook.model_dump(mode="json") if request.webhook else None,
     )
 
 
@@ -91,6 +94,8 @@ async def submit(kind: type[SomeBody], request: Request, services: Services, sub
 
 
 def _prepare(kind: type[SomeBody], services: Services, submission: Submission) -> SomeBody | Admitted:
+    if submission.webhook:
+        check_target(submission.webhook["url"], rules_of(services.settings), "/webhook/url")
     with services.sessions() as session:
         prepared = service.prepare(session, submission)
         return prepared if isinstance(prepared, Admitted) else _accepted(kind, session, prepared)

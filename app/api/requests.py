@@ -1,9 +1,11 @@
 """Bodies of requests."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
+from app.webhooks.outbox import ENDS, EventType
+from app.webhooks.signing import SECRET_PATTERN
 from zeropoint.schema.recipe import Recipe
 from zeropoint.schema.sweep import FEWEST_RECIPES, MOST_RECIPES
 
@@ -25,6 +27,23 @@ EXAMPLES: list[JsonValue] = [
     {**UPLOADS, "preset": "int8-static"},
     {**UPLOADS, "recipe": _RECIPE, "device": "cpu", "tags": ["nightly"]},
 ]
+
+
+WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=SEEN_PATTERN)]
+WebhookEvents = Annotated[tuple[EventType, ...], Field(min_length=1, max_length=len(get_args(EventType)))]
+
+
+class JobWebhookRequest(BaseModel):
+    """Where the events of this job are sent, signed with a secret of yours."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
+
+    url: WebhookUrl
+    """Where events are sent by POST: https, at a public address."""
+    secret: Annotated[str, StringConstraints(max_length=96, pattern=SECRET_PATTERN)]
+    """What signs them: whsec_ and 24 to 64 bytes in base64."""
+    events: WebhookEvents = ENDS
+    """Which types of events are sent."""
 
 
 class LimitsRequest(BaseModel):
@@ -49,6 +68,8 @@ class RunRequest(BaseModel):
     priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of a project, 9 runs first.")] = 0
     owner: Annotated[str, StringConstraints(max_length=64, pattern=SEEN_PATTERN)] = ""
     limits: LimitsRequest = LimitsRequest()
+    webhook: JobWebhookRequest | None = None
+    """Where its events are sent; null: to the project's webhooks alone."""
 
 
 class JobRequest(RunRequest):

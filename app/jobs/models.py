@@ -71,6 +71,8 @@ class Job(Owned, Base):
     request_id: Mapped[str | None] = mapped_column(String(64))
     trace: Mapped[str | None] = mapped_column(String(64))
     """Where in a trace the request stands that submitted the job (`traceparent`)."""
+    webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Where its events are sent: `url`, `secret` and `events` of the webhook that is made of it."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

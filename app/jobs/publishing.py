@@ -5,15 +5,16 @@ would be skipped by whoever has read further. So events are written without a po
 those that are committed, in one transaction at a time (docs/decisions/0051-positions-of-events.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database import begin_writing, try_lock
-from app.jobs.models import JobEvent, LastPosition
+from app.jobs.models import Job, JobEvent, LastPosition
 
 EventRow = JobEvent
+JobRow = Job
 """For annotations of those who may not name the tables."""
 
 LOCK = "zeropoint.publishing"
@@ -56,6 +57,12 @@ def _publish_some(session: Session, also: Also) -> int:
     also(session, events)
     session.commit()
     return len(events)
+
+
+def jobs_of(session: Session, events: Sequence[JobEvent]) -> Mapping[str, Job]:
+    """Return the jobs that events are about, by id."""
+    ids = {event.job_id for event in events}
+    return {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))}
 
 
 def last_position(session: Session) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
@@ -37,12 +37,16 @@ class Submission:
     running_seconds: int | None = None
     idempotency_key: str | None = None
     request_id: str | None = None
+    webhook: dict[str, Any] | None = None
+    """`url`, `secret` and `events` of the webhook that the job brings along."""
 
     @property
     def sha256(self) -> str:
         """Return the digest of what is asked for: equal requests have equal digests, in every version."""
         content = asdict(self) | {"idempotency_key": None, "recipe": self.work.recipe.model_dump(mode="json")}
         del content["work"], content["request_id"]
+        if self.webhook is None:  # requests from before there were webhooks keep their digests
+            del content["webhook"]
         content |= self.work.to_json()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -107,6 +111,7 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         request_sha256=submission.sha256,
         request_id=submission.request_id,
         trace=traces.traceparent(),
+        webhook=submission.webhook,
         created_at=created_at,
         queued_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],

@@ -28,6 +28,8 @@ from app.jobs.endings import Product
 from app.main import create_app
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks import service as webhooks
+from app.webhooks.outbox import ENDS
 from tests.factories import add_dataset, add_job, add_model, claim_one, safetensors
 
 HEALTH = ("/healthz", "/readyz", "/metrics")
@@ -69,6 +71,7 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "sweep_id": "swp_0",
         "name": "report.json",
         "key_id": keys.create(session, DEFAULT_PROJECT, "key", Role.READER).row.id,
+        "webhook_id": webhooks.create(session, "https://hooks.example/", ENDS).row.id,
     }
     wish = {"model": model.id, "preset": "int8-weight-only"}
     sweep = {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}
@@ -78,13 +81,17 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "/v1/sweeps": {"content": large.encode(), "headers": {"Content-Type": "application/json"}},
         "/v1/keys": {"json": {"name": "key", "role": "reader"}},
         "/v1/keys/{key_id}/rotate": {"json": {}},
+        "/v1/webhooks": {"json": {"url": "https://hooks.example/"}},
+        "/v1/webhooks/{webhook_id}": {"json": {"description": "d"}},
+        "/v1/webhooks/{webhook_id}/rotate": {"json": {}},
+        "/v1/webhooks/{webhook_id}/redeliver": {"json": {}},
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
     }
     asked: dict[str, dict[str, Any]] = {"/v1/artifacts": {"params": {"job": job.id}}}
     session.rollback()  # an open transaction would keep others from locking tables
     return [
-        Call(method.upper(), path.format(**known), (content if method == "post" else asked).get(path, {}))
+        Call(method.upper(), path.format(**known), (content if method in ("post", "patch") else asked).get(path, {}))
         for path, operations in create_app(Settings(database_url="sqlite://"), reconciles=False)
         .openapi()["paths"]
         .items()

@@ -80,6 +80,7 @@ def test_what_is_there_keeps_the_contract(client: httpx.Client, model_id: str, d
     sweep = client.post("/v1/sweeps", json={**wish, "recipes": [{"preset": "int8"}, {"preset": "float16"}]}).json()
     ids = {"model_id": model_id, "dataset_id": dataset_id, "job_id": job, "sweep_id": sweep["id"], "name": "x"}
     ids["key_id"] = client.post("/v1/keys", json={"name": "a", "role": "reader"}).json()["id"]
+    ids["webhook_id"] = client.post("/v1/webhooks", json={"url": "https://hooks.example/"}).json()["id"]
     contract = schemathesis.openapi.from_dict(CONTRACT)
     for path, method in OPERATIONS:
         if method == "get" and path not in NOT_READY:

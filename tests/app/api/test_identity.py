@@ -22,6 +22,8 @@ from app.jobs.endings import Product
 from app.main import RESOURCES, create_services
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks import service as webhooks
+from app.webhooks.outbox import ENDS
 from tests.factories import add_job, claim_one, member_of
 from tests.identity_provider import AUDIENCE, identity_provider
 from tests.servers import wait_until
@@ -56,6 +58,7 @@ def tenant(session: Session, storage: Storage, name: str) -> Tenant:
             blob = writer.commit()
         endings.succeed(session, claim_one(session), "passed", [Product("report.json", "report", blob)])
         queued = add_job(session, project=name)
+        webhook = webhooks.create(session, "https://hooks.example/", ENDS)
     ids = {
         "model_id": queued.model_id,
         "dataset_id": queued.model_id.replace("mdl", "dts"),
@@ -63,6 +66,7 @@ def tenant(session: Session, storage: Storage, name: str) -> Tenant:
         "sweep_id": queued.id.replace("job", "swp"),
         "name": "report.json",
         "key_id": made[Role.READER].row.id,
+        "webhook_id": webhook.row.id,
     }
     return Tenant({role: one.secret for role, one in made.items()}, ids)
 
@@ -90,12 +94,16 @@ BODIES: dict[str, Any] = {
     },
     "/v1/keys": {"name": "n", "role": "reader"},
     "/v1/keys/{key_id}/rotate": {},
+    "/v1/webhooks": {"url": "https://hooks.example/"},
+    "/v1/webhooks/{webhook_id}": {"description": "d"},
+    "/v1/webhooks/{webhook_id}/rotate": {},
+    "/v1/webhooks/{webhook_id}/redeliver": {},
 }
 
 
 def call(client: httpx.Client, method: str, path: str, of: Tenant, headers: Mapping[str, str]) -> httpx.Response:
     """Call an address with what a project owns."""
-    body = BODIES.get(path) if method == "POST" else None
+    body = BODIES.get(path) if method in ("POST", "PATCH") else None
     if body is not None and "model" in body:
         body = {**body, "model": of.ids["model_id"]}
     query = {"job": of.ids["job_id"]} if path == "/v1/artifacts" else None
