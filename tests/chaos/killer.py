@@ -18,6 +18,8 @@ from tests.service.processes import descendants, is_leader
 
 AWAY_SECONDS = (0.2, 2.0)
 FROZEN_LEASES = 1.5
+AWAY = ("503 SlowDown", "500 InternalError", "unheard", "lost", "cut")
+"""How a bucket fails, but for what ends a process that starts meanwhile."""
 
 Way = tuple[str, Callable[[], bool]]
 """What it is called, and how it is done; False when there was nothing to kill."""
@@ -58,7 +60,9 @@ class Killer:
 
     def _ways(self) -> list[list[Way]]:
         """One list for each part, so that each is hit as often as another."""
-        return [self._ways_of(self._service.parts[name]) for name in self._targets if name in self._service.parts]
+        parts = [self._service.parts[name] for name in self._targets if name in self._service.parts]
+        away: list[Way] = [(f"bucket: {how}", self._keeping_away(how)) for how in AWAY if self._service.bucket]
+        return [*map(self._ways_of, parts), *([away] if away else [])]
 
     def _ways_of(self, part: Part) -> list[Way]:
         whole = (part.name, self._killing(part))
@@ -111,6 +115,16 @@ class Killer:
             return part.pid is not None
 
         return restart
+
+    def _keeping_away(self, how: str) -> Callable[[], bool]:
+        """No process of ours is killed: what they store in does not answer, or in vain."""
+
+        def keep_away() -> bool:
+            assert self._service.bucket is not None
+            self._service.bucket.server.away(how, seconds=self._random.uniform(*AWAY_SECONDS))
+            return True
+
+        return keep_away
 
     def _later(self, seconds: float, do: Callable[[], None]) -> None:
         self._timers.append(threading.Timer(seconds, do))

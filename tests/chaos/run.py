@@ -19,6 +19,7 @@ from tests.chaos.killer import Killer
 from tests.chaos.program import Kind
 from tests.chaos.service import Service, service
 from tests.chaos.submitter import Promise, Submitter
+from tests.s3 import TestBucket
 
 LONGEST_SECONDS = 180.0
 LOOK_SECONDS = 3.0
@@ -75,11 +76,11 @@ class Outcome:
         )
 
 
-def run(plan: Plan, model: Path, folder: Path) -> Outcome:
+def run(plan: Plan, model: Path, folder: Path, bucket: TestBucket | None = None) -> Outcome:
     """Start a service in a folder, batter it, and say what became of the jobs."""
     with ExitStack() as stack:
         seconds = {"LEASE": plan.lease_seconds, "RECONCILE": plan.reconcile_seconds, "WORKER_STOP": 2}
-        battered = stack.enter_context(service(plan.database, folder, seconds, plan.mutant))
+        battered = stack.enter_context(service(plan.database, folder, seconds, plan.mutant, bucket=bucket))
         battered.start()
         battered.wait_until_ready()
         submitter = Submitter(battered.address, plan.seed, plan.lease_seconds, plan.long_share)

@@ -19,6 +19,7 @@ from app.database import migrate
 from app.settings import Settings
 from tests.chaos.parts import Part, end_marked, marked
 from tests.reliability.cutting import Wire, wire_to
+from tests.s3 import TestBucket
 from tests.servers import free_port, wait_until
 from tests.service.processes import descendants
 
@@ -43,6 +44,8 @@ class Service:
     mark: str
     wire: Wire | None = None
     """What API and workers reach a PostgreSQL through, where it can be cut."""
+    bucket: TestBucket | None = None
+    """Where blobs are, if in no folder; its server can be away."""
 
     def orphans(self) -> int:
         """How many processes outlived whoever started them."""
@@ -61,17 +64,31 @@ class Service:
 
 @contextmanager
 def service(
-    database: str, folder: Path, seconds: Mapping[str, float], mutant: str, *, wired: bool = False
+    database: str,
+    folder: Path,
+    seconds: Mapping[str, float],
+    mutant: str,
+    *,
+    wired: bool = False,
+    bucket: TestBucket | None = None,
 ) -> Iterator[Service]:
     """Everything is made, and the database migrated; in the end nothing of it runs."""
     mark = f"{uuid.uuid4().hex}:"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ZEROPOINT_")}
     environment |= {"ZEROPOINT_BROKER_PREFIX": mark, "ZEROPOINT_STORAGE_URL": f"file:{folder / 'storage'}"}
+    if bucket:
+        environment["ZEROPOINT_STORAGE_URL"] = bucket.url
+        environment["ZEROPOINT_STORAGE_ENDPOINT"] = bucket.server.address
     environment |= {f"ZEROPOINT_{name}_SECONDS": str(value) for name, value in seconds.items()}
     environment = with_root(environment | {"CHAOS_MUTANT": mutant})
     with ExitStack() as stack:
         held, url = stack.enter_context(_postgresql(folder)) if database == "postgresql" else _sqlite(folder)
-        settings = Settings(database_url=url, storage_url=environment["ZEROPOINT_STORAGE_URL"])
+        settings = Settings(
+            database_url=url,
+            storage_url=environment["ZEROPOINT_STORAGE_URL"],
+            storage_endpoint=environment.get("ZEROPOINT_STORAGE_ENDPOINT", ""),
+            scratch_dir=folder / "counting",
+        )
         migrate(settings)
         wire, url = stack.enter_context(_wired(url)) if wired and database == "postgresql" else (None, url)
         port = free_port()
@@ -80,7 +97,7 @@ def service(
         for part in processes:
             stack.callback(part.kill)
         parts = {part.name: part for part in (*held, *processes)}
-        yield Service(parts, settings, f"http://127.0.0.1:{port}", seconds["LEASE"], mark, wire)
+        yield Service(parts, settings, f"http://127.0.0.1:{port}", seconds["LEASE"], mark, wire, bucket)
 
 
 def _processes(folder: Path, environment: Mapping[str, str], api_port: int) -> Iterable[Part]:

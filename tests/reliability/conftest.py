@@ -1,5 +1,6 @@
 """What crashes are made of: the driver, an upload that has passed the gate, and what a real job left."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tests.factories import MOST, add_model, content_of
 from tests.networks import convolutional
 from tests.reliability.driving import Driver
 from tests.reliability.world import Kept, World
+from tests.s3 import CREDENTIALS
 from tests.servers import ROOT
 from worker.child.prestarted import PrestartedChildren
 from worker.tasks import look
@@ -36,7 +38,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     command = [sys.executable, "-m", "tests.reliability.driver", str(tmp_path_factory.mktemp("driver"))]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, **CREDENTIALS}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     with process:
         yield Driver(process)
         assert process.stdin is not None

@@ -54,8 +54,10 @@ def _in_a_fork(place: Place, order: dict[str, Any]) -> tuple[int, list[str]]:
 
 def _do(place: Place, order: dict[str, Any]) -> list[str]:
     operation = OPERATIONS[order["operation"]]
-    storage = folder_of(place.settings.storage_url)
-    folders = [storage / "tmp", storage / "blobs", place.settings.scratch_dir]
+    folders = [place.settings.scratch_dir]
+    if place.settings.storage_url.startswith("file:"):
+        storage = folder_of(place.settings.storage_url)
+        folders += [storage / "tmp", storage / "blobs"]
     effects = Effects(folders, operation.thread, order["stop_before"], order["how"])
     return last(effects, operation.prepare(place))
 

@@ -1,8 +1,9 @@
 """What a process does that others can see, counted from outside of the code that does it, and a stop at the n-th.
 
 Rows: what SQLAlchemy sends that writes, and each commit. Files: Python's audit events, which come before the act; and
-calls of `write` and `fsync`, of which there are none, as the interpreter's profiler shows them. A read is no effect:
-to die before one is to die after the effect before it.
+calls of `write` and `fsync`, of which there are none, as the interpreter's profiler shows them. Requests to a bucket
+that write: an audit event again, once for the head of a request and once for its body. A read is no effect: to die
+before one is to die after the effect before it.
 """
 
 import os
@@ -21,6 +22,9 @@ from sqlalchemy import Connection, Engine, event
 KILLED = 137
 TOLD = 143
 WRITES = re.compile(r"\s*(INSERT INTO|UPDATE|DELETE FROM) (\w+)")
+REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) /[^/ ]+/team/(\S+) HTTP")
+COUNTS = "INSERT tallies"
+"""Several in a row are one: databases differ in how many statements that is."""
 WRITABLE = os.O_WRONLY | os.O_RDWR
 ACTS = {
     "os.chmod": "chmod",
@@ -33,6 +37,9 @@ ACTS = {
 }
 PARTS = (
     (re.compile(r"remove scratch/.*"), "remove in scratch"),
+    (re.compile(r"scratch/storage/[0-9a-f]{32}"), "scratch/storage/*"),
+    (re.compile(r"scratch/storage/tmp\w+"), "scratch/storage/folder"),
+    (re.compile(r"[0-9a-f]{64}/[0-9a-f]{32}"), "*/*"),
     (re.compile(r"spare-\w+"), "spare"),
     (re.compile(r"job_[0-9a-f]+"), "job"),
     (re.compile(r"tmp/[0-9a-f]{32}"), "tmp/*"),
@@ -52,13 +59,14 @@ class Effects:
         self._folders = [str(folder) for folder in folders]
         self._thread = thread
         self._stop_before = stop_before
+        self._writes = False
         self._how = how
 
     def see(self, label: str) -> None:
         """An effect is about to be."""
         if not self.on or self._thread not in (None, threading.current_thread().name):
             return
-        if self.labels[-2:] == [label, label]:
+        if self.labels[-2:] == [label, label] or self.labels[-1:] == [label] == [COUNTS]:
             return
         if len(self.labels) == self._stop_before:
             self._stop()
@@ -89,7 +97,9 @@ class Effects:
     def _on_audit(self, name: str, arguments: tuple[Any, ...]) -> None:
         if not self.on:
             return
-        if name == "open" and arguments[2] & WRITABLE:
+        if name == "http.client.send":
+            self._see_request(arguments[1])
+        elif name == "open" and arguments[2] & WRITABLE:
             self._see_file("open", arguments[0])
         elif name == "subprocess.Popen":
             self._see_file("start in", arguments[2])
@@ -105,6 +115,14 @@ class Effects:
             self.see("fsync")
         elif called.__name__ == "write":
             self._see_file("write", getattr(called.__self__, "name", None))
+
+    def _see_request(self, data: object) -> None:
+        if isinstance(data, bytes) and (head := REQUEST.match(data)):
+            self._writes = head[1] not in (b"GET", b"HEAD")
+            if self._writes:
+                self.see(_plain(f"{head[1].decode()} {head[2].decode()}"))
+        elif self._writes:
+            self.see("body")
 
     def _see_file(self, act: str, path: object, folder: int = -1) -> None:
         where = _place(path, folder)

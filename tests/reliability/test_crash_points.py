@@ -13,21 +13,33 @@ import pytest
 
 from tests.reliability.driving import Driver, Order
 from tests.reliability.operations import KEY, RECIPE
-from tests.reliability.steps import PUBLISHING, STEPS, around_a_commit, commits_before
+from tests.reliability.steps import PUBLISHING, STEPS_IN, around_a_commit, commits_before
 from tests.reliability.world import World
 
 pytestmark = pytest.mark.sampled(11)
 
 # SQLAlchemy's own event before a COMMIT is no place where it expects an exception: SQLite's lock would stay for 30 s.
-TOLD = [point for point in PUBLISHING if STEPS["look"][point] not in ("COMMIT", "answer")]
+TOLD = [
+    pytest.param(stored, point, id=f"{stored}-{point:02}-{step.replace('/', '|')}")
+    for stored, points in PUBLISHING.items()
+    for point in points
+    if (step := STEPS_IN[stored]["look"][point]) not in ("COMMIT", "answer")
+]
 
 
 def points() -> Iterator[Any]:
-    for operation, steps in STEPS.items():
-        for point, step in enumerate(steps):
-            for database in ("sqlite", "postgresql") if around_a_commit(operation, point) else ("sqlite",):
-                name = f"{database}-{operation}-{point:02}-{step.replace('/', '|')}"
-                yield pytest.param(database, operation, point, id=name)
+    for stored, operation, point, step in every_step():
+        both = stored == "folder" and around_a_commit(operation, point)
+        for database in ("sqlite", "postgresql") if both else ("sqlite",):
+            name = f"{database}-{stored}-{operation}-{point:02}-{step.replace('/', '|')}"
+            yield pytest.param(database, stored, operation, point, id=name)
+
+
+def every_step() -> Iterator[tuple[str, str, int, str]]:
+    for stored, operations in STEPS_IN.items():
+        for operation, steps in operations.items():
+            for point, step in enumerate(steps):
+                yield stored, operation, point, step
 
 
 @pytest.fixture
@@ -46,18 +58,24 @@ def order(operation: str, world: World, archive: Path, ids: Mapping[str, str]) -
     return world.order(operation, archive, ids)
 
 
-@pytest.mark.parametrize("operation", STEPS)
+@pytest.mark.parametrize(
+    ("stored_in", "operation"),
+    [(stored, operation) for stored, operations in STEPS_IN.items() for operation in operations],
+    indirect=["stored_in"],
+)
 def test_the_steps_are_these(operation: str, driver: Driver, order: Order, world: World) -> None:
-    assert driver.steps(order) == STEPS[operation]
+    assert driver.steps(order) == STEPS_IN[world.stored][operation]
     world.restart()
     world.check()
 
 
-@pytest.mark.parametrize(("database_url", "operation", "point"), list(points()), indirect=["database_url"])
+@pytest.mark.parametrize(
+    ("database_url", "stored_in", "operation", "point"), list(points()), indirect=["database_url", "stored_in"]
+)
 def test_a_crash_before(point: int, driver: Driver, order: Order, world: World, request: pytest.FixtureRequest) -> None:
     driver.stop(order, point)
     operation, ids = order["operation"], order["ids"]
-    commits = commits_before(operation, point)
+    commits = commits_before(world.stored, operation, point)
     if operation in ANOTHER_TRY:
         ANOTHER_TRY[operation](request.getfixturevalue("client"), world, order, commits)
     world.restart()
@@ -71,12 +89,12 @@ def test_a_crash_before(point: int, driver: Driver, order: Order, world: World, 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("operation", ["look"])
-@pytest.mark.parametrize("point", TOLD, ids=lambda point: f"{point:02}-{STEPS['look'][point].replace('/', '|')}")
+@pytest.mark.parametrize(("stored_in", "point"), TOLD, indirect=["stored_in"])
 def test_a_worker_that_is_told_to_stop_gives_the_job_back_unless_it_is_done(
     point: int, driver: Driver, order: Order, world: World
 ) -> None:
     driver.stop(order, point, "tell")
-    done = commits_before("look", point) == 2
+    done = commits_before(world.stored, "look", point) == 2
     (job,) = world.jobs()
     assert job.state == ("succeeded" if done else "queued")
     world.restart()

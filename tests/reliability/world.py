@@ -49,6 +49,11 @@ class World:
     storage: Storage
     kept: Kept
 
+    @property
+    def stored(self) -> str:
+        """What kind of storage it has."""
+        return "folder" if self.settings.storage_url.startswith("file:") else "s3"
+
     def order(self, operation: str, archive: Path, ids: Mapping[str, str]) -> dict[str, Any]:
         """What the driver needs to know."""
         return {
@@ -61,7 +66,7 @@ class World:
 
     def make_folders(self) -> None:
         """The first level below blobs/, so that the steps to a blob don't depend on its digest."""
-        for number in range(256) if self.settings.storage_url.startswith("file:") else ():
+        for number in range(256) if self.stored == "folder" else ():
             (folder_of(self.settings.storage_url) / "blobs" / f"{number:02x}").mkdir(exist_ok=True)
 
     def add_model(self) -> str:

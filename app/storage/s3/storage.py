@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ class S3Writer(GrowingFile):
 class S3Storage:
     """Blobs in a bucket, of which several services may have a prefix each."""
 
-    def __init__(self, bucket: Bucket, folder: Path, pause: Pause = lambda _: False) -> None:
+    def __init__(self, bucket: Bucket, folder: Path) -> None:
         self._bucket = bucket
         self._folder = folder
-        self._pause = pause
+        self._pause: Pause = lambda _: False
         self._keys: dict[str, str] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         local_garbage.remove_dead_files(folder, DEAD_SECONDS)
@@ -128,7 +129,9 @@ class S3Storage:
             self._bucket.prober.list_objects_v2(Bucket=self._bucket.name, Prefix=self._bucket.key(BLOBS), MaxKeys=1)
 
     def patient(self, pause: Pause) -> "S3Storage":
-        return S3Storage(self._bucket, self._folder, pause)
+        storage = copy(self)
+        storage._pause = pause
+        return storage
 
     def _patiently(self, work: Callable[[], None]) -> None:
         tries = 0
