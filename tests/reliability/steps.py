@@ -6,14 +6,14 @@ BEGIN_BLOB = ["open tmp/*", "lock tmp/*", "write tmp/*", "fsync", "chmod tmp/*"]
 END_BLOB = ["mkdir blobs/../..", "rename tmp/*", "fsync", "fsync"]
 BLOB = [*BEGIN_BLOB, *END_BLOB]
 
-STATE = ["UPDATE jobs", "UPDATE jobs", "INSERT job_events"]
+STATE = ["UPDATE jobs", "INSERT audit", "UPDATE jobs", "INSERT job_events"]
 REQUEUE = ["UPDATE jobs", "UPDATE attempts", "UPDATE jobs", "INSERT job_events", "INSERT tallies"]
 RETURN = [*REQUEUE, "UPDATE attempts"]
 END = ["UPDATE jobs", "INSERT tallies", "UPDATE attempts", "UPDATE jobs", "INSERT job_events", "UPDATE attempts"]
 PHASE = ["UPDATE jobs", "UPDATE jobs", "INSERT job_events", "COMMIT"]
 
 CLAIM = [
-    *("UPDATE jobs", "INSERT attempts", "INSERT owners", "INSERT tallies"),
+    *("UPDATE jobs", "INSERT attempts", "INSERT turns", "INSERT tallies"),
     *("UPDATE jobs", "INSERT job_events", "COMMIT"),
 ]
 PROCESS = [
@@ -42,11 +42,19 @@ STEPS = {
         *("open tmp/*", "lock tmp/*", "open tmp/*", "lock tmp/*", "write tmp/*"),
         *("mkdir tmp/folder", "start in tmp/folder", "write tmp/*", "remove tmp/folder"),
         *("fsync", "chmod tmp/*", "mkdir blobs/..", *END_BLOB),
-        *("INSERT models", "COMMIT", "remove tmp/*", "answer"),
+        *("INSERT audit", "INSERT models", "COMMIT", "remove tmp/*", "answer"),
     ],
-    "submit": ["INSERT jobs", "INSERT job_tags", "UPDATE jobs", "INSERT job_events", "COMMIT", "answer"],
+    "submit": [
+        "INSERT jobs",
+        "INSERT job_tags",
+        "UPDATE jobs",
+        "INSERT audit",
+        "INSERT job_events",
+        "COMMIT",
+        "answer",
+    ],
     "cancel": [*STATE, "COMMIT", "answer"],
-    "delete": ["DELETE models", "COMMIT", "answer"],
+    "delete": ["INSERT audit", "DELETE models", "COMMIT", "answer"],
     "look": [
         *(*CLAIM, *PROCESS, *FETCH, "tell to go"),
         *(*CHECKPOINT, *WEIGHTS, *REPORT, *MANIFEST),
@@ -71,7 +79,16 @@ BUCKET_STEPS = {
     "upload": [
         *("open scratch/storage/*", "lock scratch/storage/*", *FILE),
         *("mkdir scratch/storage/folder", "start in scratch/storage/folder", "write scratch/storage/*"),
-        *("remove in scratch", *PUT, "remove in scratch", "INSERT models", "COMMIT", "remove in scratch", "answer"),
+        *(
+            "remove in scratch",
+            *PUT,
+            "remove in scratch",
+            "INSERT audit",
+            "INSERT models",
+            "COMMIT",
+            "remove in scratch",
+            "answer",
+        ),
     ],
     "look": [
         *(*OPEN_BUCKET, *CLAIM, *PROCESS, *FETCH, "tell to go"),
