@@ -8,6 +8,7 @@ from alembic import context
 import app.accounts.models
 import app.catalog.models
 import app.jobs.models
+import app.uploads.models
 import app.webhooks.models  # noqa: F401  (their tables join the metadata)
 from app.database import Base, create_engine_for
 from app.settings import get_settings

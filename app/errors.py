@@ -5,11 +5,14 @@
     ├── Unauthorized  nobody knows who asks
     ├── Forbidden     the one who asks may not do this
     ├── NotFound      the resource does not exist
+    ├── Gone          it was here, and is over
     ├── Conflict      not possible in the current state
     ├── TooLarge      a limit is exceeded
     ├── TooSlow       it did not come in time
     ├── WrongType     a kind of content that is not accepted
     ├── TooMany       more than a project may have or do
+    ├── WrongVersion  a version of a protocol that is not spoken here
+    ├── Damaged       a part of a body is not what it was announced to be
     ├── Invalid       readable, but the content is refused
     ├── Unavailable   not available now
     └── StorageFull   no room to keep it
@@ -31,6 +34,8 @@ TITLES = {
     "checkpoint_invalid": "The Hugging Face folder can't be used",
     "content_encoding_unsupported": "Compressed bodies are not accepted",
     "content_type_unsupported": "This content type is not accepted",
+    "checksum_mismatch": "The part arrived damaged",
+    "checksum_unsupported": "The checksum can't be read",
     "cursor_invalid": "The cursor can't be read",
     "credentials_missing": "This service asks who calls",
     "credentials_refused": "These credentials do not hold",
@@ -87,11 +92,20 @@ TITLES = {
     "storage_full": "There is no room left for this file",
     "sweep_invalid": "These recipes can't be compared in one sweep",
     "sweep_not_found": "No such sweep",
-    "upload_empty": "The upload is empty",
-    "upload_too_demanding": "The upload takes too much to read",
-    "upload_too_large": "The upload is too large",
     "token_without_project": "The token names no project of this service",
     "transformers_missing": "Hugging Face folders are not accepted here",
+    "tus_version_unsupported": "This version of tus is not spoken here",
+    "upload_check_failed": "The upload could not be checked",
+    "upload_empty": "The upload is empty",
+    "upload_ended": "The upload has ended",
+    "upload_expired": "The upload was not finished in time",
+    "upload_length_exceeded": "The part is longer than what is left of the upload",
+    "upload_metadata_invalid": "The metadata of the upload can't be used",
+    "upload_not_found": "No such upload",
+    "upload_offset_mismatch": "The upload ends elsewhere",
+    "upload_too_demanding": "The upload takes too much to read",
+    "upload_too_large": "The upload is too large",
+    "upload_too_many_parts": "The upload came in too many parts",
     "webhook_not_found": "No such webhook",
     "webhook_url_refused": "This address is not called",
     "webhooks_too_many": "There are too many webhooks",
@@ -147,6 +161,10 @@ class NotFound(ServiceError):
     """The resource does not exist."""
 
 
+class Gone(ServiceError):
+    """It was here, and is over."""
+
+
 class Conflict(ServiceError):
     """Not possible in the current state."""
 
@@ -161,6 +179,14 @@ class TooSlow(ServiceError):
 
 class WrongType(ServiceError):
     """A kind of content that is not accepted."""
+
+
+class WrongVersion(ServiceError):
+    """A version of a protocol that is not spoken here."""
+
+
+class Damaged(ServiceError):
+    """A part of a body is not what it was announced to be."""
 
 
 class Invalid(ServiceError):

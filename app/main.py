@@ -24,12 +24,14 @@ from app.api import (
     metrics,
     models,
     presets,
+    resumable_uploads,
     sweeps,
     usage,
     webhooks,
 )
 from app.api.addresses import Addresses, Prefix
 from app.api.admission import admission_for
+from app.api.checks import Checks
 from app.api.dependencies import Services
 from app.api.feed import Feed
 from app.api.identity import Identity
@@ -40,6 +42,7 @@ from app.api.probes import probes_for
 from app.api.rates import Rates
 from app.api.request_id import RequestId
 from app.api.stopping import Stopping
+from app.api.tus import Tus
 from app.api.waits import Waits
 from app.database import OF_REQUESTS, create_engine_for, create_sessions
 from app.jobs.queue import create_celery
@@ -50,12 +53,19 @@ from app.settings import Settings, get_settings, words_of
 from app.storage import open_storage
 from app.webhooks.sender import sending
 
-RESOURCES = (models, datasets, jobs, events, sweeps, artifacts, presets, keys, audit, usage, webhooks, health, metrics)
+RESOURCES = (
+    *(models, datasets, resumable_uploads, jobs, events, sweeps, artifacts, presets),
+    *(keys, audit, usage, webhooks, health, metrics),
+)
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "PATCH", "DELETE"],
     "allow_headers": ["*"],
-    "expose_headers": ["Location", "ETag", "Repr-Digest", "X-Request-ID", "Retry-After", "Preference-Applied"],
+    "expose_headers": [
+        *("Location", "ETag", "Repr-Digest", "X-Request-ID", "Retry-After", "Preference-Applied"),
+        *("Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires", "Upload-Result"),
+        *("Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
+    ],
 }
 """What pages of other origins may do: all that the API does, without cookies, which it has none of."""
 
@@ -78,12 +88,14 @@ def create_app(settings: Settings | None = None, *, reconciles: bool = True) -> 
     )
     app.state.services = create_services(settings)
     app.state.stopping = Stopping()
+    app.state.checks = Checks()
     routers = [module.router for module in RESOURCES if module is not metrics or settings.metrics_port is None]
     for router in routers:
         app.include_router(router)
     serve_contract(app)
     app.add_middleware(Identity)
     app.add_middleware(Addresses, routes=[*app.routes, *(route for router in routers for route in router.routes)])
+    app.add_middleware(Tus)
     app.add_middleware(Pace)
     app.add_middleware(RequestId)
     if origins := words_of(settings.cors_origins):
@@ -124,6 +136,7 @@ def create_services(settings: Settings) -> Services:
 async def _alone(app: FastAPI) -> AsyncIterator[None]:
     yield
     services: Services = app.state.services
+    await app.state.checks.close()
     services.engine.dispose()
     services.celery.close()
     traces.close()
@@ -139,4 +152,5 @@ async def _reconciling(app: FastAPI) -> AsyncIterator[None]:
             sending(services.settings),
         ):
             app.state.services = replace(services, wake=wake)
-            yield
+            async with app.state.checks.looking(lambda: app.state.services):
+                yield

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     keep_jobs_seconds: int | None = Field(default=None, ge=60, le=LONGEST_SECONDS)
     scratch_dir: Path = Path("data/scratch")
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1, le=MOST_BYTES)
+    upload_seconds: int = Field(default=24 * 3600, ge=1, le=LONGEST_SECONDS)
     max_json_bytes: int = Field(default=2**20, ge=1024, le=2**30)
     connections: int = Field(default=1000, ge=1, le=1_000_000)
     head_seconds: float = Field(default=10, ge=0.1, le=LONGEST_SECONDS)

@@ -133,6 +133,7 @@ def reader(
     page: Path = request.param
     folder = shutil.copytree(prepared, tmp_path / "reader")
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("ZEROPOINT", str(running.client.base_url).rstrip("/"))
     # An int8 kernel takes half a minute to compile: tests/test_recipes.py compiles for real, and compares.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     if "conversion_mapping" in page.read_text():  # a page registers one, for the whole process
@@ -195,7 +196,7 @@ def _run_command(reader: Reader, command: str, later: list[str]) -> None:
     script = re.sub(r"(http://)?(127\.0\.0\.1|localhost):8000", address, script)
     for prefix, identity in reader.ids.items():
         script = script.replace(f"{prefix}_…", identity)
-    assert not re.search(r"(mdl|dts|job|swp)_…", re.sub(r"#.*", "", script)), f"an id that nothing gave: {command}"
+    assert not re.search(r"(mdl|dts|job|swp|upl)_…", re.sub(r"#.*", "", script)), f"an id that nothing gave: {command}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"PATH": path, "HOME": str(reader.folder), "PYTHONPATH": str(ROOT), "ZEROPOINT": address}
     done = subprocess.run(
@@ -207,7 +208,7 @@ def _run_command(reader: Reader, command: str, later: list[str]) -> None:
         text=True,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    if answered := re.match(r'\{"id":\s*"((mdl|dts|job|swp|whk)_\w+)"', done.stdout):
+    if answered := re.match(r'\{"id":\s*"((mdl|dts|job|swp|whk|upl)_\w+)"', done.stdout):
         reader.ids[answered[2]] = answered[1]
         if (kind := CREATES.search(command)) and "-d" in command.replace("--json", "-d"):
             _await(reader, kind[1], answered[1], later)

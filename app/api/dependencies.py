@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Annotated
 
 from celery import Celery
@@ -52,6 +53,11 @@ class Services:
     def limits(self) -> Limits:
         """Return how large an upload may be."""
         return Limits(**{field.name: getattr(self.settings, f"gate_{field.name}") for field in fields(Limits)})
+
+    @property
+    def upload_lives(self) -> timedelta:
+        """Return how long an upload waits for its next part."""
+        return timedelta(seconds=self.settings.upload_seconds)
 
     @property
     def most_seconds(self) -> MostSeconds:

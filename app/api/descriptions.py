@@ -232,6 +232,7 @@ DESCRIPTIONS = {
     "model_id": "The id of the model.",
     "dataset_id": "The id of the dataset.",
     "job_id": "The id of the job; where a sweep's history and files are read, that of the sweep.",
+    "upload_id": "The id of the upload.",
     "sweep_id": "The id of the sweep.",
     "webhook_id": "The id of the webhook.",
     "state": "Only those in this state.",

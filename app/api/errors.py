@@ -19,8 +19,10 @@ from app.database import Trouble, trouble_of
 from app.errors import (
     TITLES,
     Conflict,
+    Damaged,
     Fault,
     Forbidden,
+    Gone,
     Invalid,
     Malformed,
     NotFound,
@@ -32,6 +34,7 @@ from app.errors import (
     Unauthorized,
     Unavailable,
     WrongType,
+    WrongVersion,
 )
 from app.storage import StorageAway
 
@@ -42,16 +45,22 @@ log = logging.getLogger(__name__)
 PROBLEM = "application/problem+json"
 TYPE = "urn:zeropoint:problem:"
 
-STATUSES: dict[type[ServiceError], HTTPStatus] = {
+CHECKSUM_MISMATCH = 460
+"""The protocol tus has a status of its own for it."""
+
+STATUSES: dict[type[ServiceError], int] = {
     Malformed: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
+    Gone: HTTPStatus.GONE,
     Conflict: HTTPStatus.CONFLICT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     TooSlow: HTTPStatus.REQUEST_TIMEOUT,
     WrongType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     TooMany: HTTPStatus.TOO_MANY_REQUESTS,
+    WrongVersion: HTTPStatus.PRECONDITION_FAILED,
+    Damaged: CHECKSUM_MISMATCH,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -179,7 +188,7 @@ def _on_system_error(request: Request, error: Exception) -> Response:
     """Answer that the storage is away, or that the process has no files, threads or memory left; others go on."""
     if isinstance(error, StorageAway):
         log.warning("%s: the storage is away", request.state.request_id, exc_info=error)
-        return _on_service_error(request, _storage_away())
+        return _on_service_error(request, storage_away())
     if not isinstance(error, OSError) or error.errno not in EXHAUSTED:
         raise error
     log.error("%s: the process is at a limit of the system", request.state.request_id, exc_info=error)
@@ -215,7 +224,8 @@ def _database_full() -> StorageFull:
     return StorageFull("storage_full", detail, "Ask the operator for room on the database's disk.")
 
 
-def _storage_away() -> Unavailable:
+def storage_away() -> Unavailable:
+    """Return the refusal while the storage is away."""
     return Unavailable(
         "storage_away",
         "The storage of models, datasets and artifacts does not answer, or refuses this service.",

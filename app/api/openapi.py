@@ -19,6 +19,7 @@ _REASONS = {
     403: "The caller's role may not do this.",
     404: "The resource does not exist.",
     409: "Not possible in the current state.",
+    410: "It was here, and is over.",
     412: "A condition of the request does not hold.",
     413: "A limit is exceeded.",
     415: "This kind of content is not accepted.",

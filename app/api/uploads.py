@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -67,29 +67,35 @@ async def take_upload(request: Request, services: Services, name: str | None, ca
     most_bytes = services.settings.max_upload_bytes
     admission.gates.check()  # before the first byte of a file that nobody would check
     if quotas.bytes is not None:
-        await admission.reading.run(_check_bytes, services, quotas, _announced_length(request))
+        await admission.reading.run(check_quota, services, quotas, _announced_length(request))
+    with refusing_without_room(), services.rates.upload(project, quotas):
+        async with (
+            admission.bodies.taken_by(request.state.body),
+            blob_writer(services.storage, admission.files) as received,
+            blob_writer(services.storage, admission.files) as fresh,
+        ):
+            filename = _plain(await _receive(request, received, most_bytes, admission.files))
+            upload = Upload(received, fresh, services.limits, filename)
+            examine = _examine_text if _content_type(request) == FORM_TEXT else Catalog[Row].examine
+            async with ended_with_client(request.receive, upload.stop.stop):
+                examined = await admission.gates.run(examine, catalog, upload)
+            return await admission.writing.run(_keep, services, catalog, examined, name or filename, quotas)
+
+
+@contextmanager
+def refusing_without_room() -> Iterator[None]:
+    """Refuse with what to do where the block finds that a disk has no room. Raises StorageFull."""
     try:
-        with services.rates.upload(project, quotas):
-            async with (
-                admission.bodies.taken_by(request.state.body),
-                _writer(services.storage, admission.files) as received,
-                _writer(services.storage, admission.files) as fresh,
-            ):
-                filename = _plain(await _receive(request, received, most_bytes, admission.files))
-                upload = Upload(received, fresh, services.limits, filename)
-                examine = _examine_text if _content_type(request) == FORM_TEXT else Catalog[Row].examine
-                async with ended_with_client(request.receive, upload.stop.stop):
-                    examined = await admission.gates.run(examine, catalog, upload)
-                return await admission.writing.run(_keep, services, catalog, examined, name or filename, quotas)
+        yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         log.warning("an upload found no room", exc_info=True)
-        raise _storage_full() from error
+        raise storage_full() from error
 
 
 @asynccontextmanager
-async def _writer(storage: Storage, files: Places) -> AsyncIterator[BlobWriter]:
+async def blob_writer(storage: Storage, files: Places) -> AsyncIterator[BlobWriter]:
     """Yield a new blob; what was not committed at the end of the block is discarded."""
     writer = await files.run(storage.writer)
     try:
@@ -117,7 +123,8 @@ def _examine_text(catalog: Catalog[Row], upload: Upload) -> Examined:
         ) from None
 
 
-def _check_bytes(services: Services, quotas: Quotas, more: int) -> None:
+def check_quota(services: Services, quotas: Quotas, more: int) -> None:
+    """Raise TooMany when the caller's project would store more bytes than it may."""
     with services.sessions() as session:
         check_bytes(session, quotas, more)
 
@@ -134,7 +141,7 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: 
     limit = max_bytes + (FORM_OVERHEAD_BYTES if form else 0)
     announced = _announced_length(request)
     if announced > limit:
-        raise _too_large(max_bytes)
+        raise upload_too_large(max_bytes)
     await files.run(writer.expect, announced)
     whole = announced_sha256(request.headers, "Content-Digest")
     file = announced_sha256(request.headers, "Repr-Digest")
@@ -149,7 +156,7 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: 
         metrics.UPLOAD_BYTES.inc(len(chunk))
         waiting += form.feed(chunk) if form else chunk
         if received > limit or writer.size + len(waiting) > max_bytes:
-            raise _too_large(max_bytes)
+            raise upload_too_large(max_bytes)
         if len(waiting) >= WRITE_BYTES:
             await files.run(writer.write, bytes(waiting))
             waiting.clear()
@@ -190,7 +197,8 @@ def _announced_length(request: Request) -> int:
     return int(length[:20]) if length.isascii() and length.isdigit() else 0
 
 
-def _too_large(max_bytes: int) -> TooLarge:
+def upload_too_large(max_bytes: int) -> TooLarge:
+    """Return the refusal of a file over the limit."""
     return TooLarge(
         "upload_too_large",
         f"The file has more than {max_bytes} bytes, the largest that is accepted here.",
@@ -198,7 +206,8 @@ def _too_large(max_bytes: int) -> TooLarge:
     )
 
 
-def _storage_full() -> StorageFull:
+def storage_full() -> StorageFull:
+    """Return the refusal of an upload for which the disk has no room."""
     return StorageFull(
         "storage_full",
         "The disk that keeps uploads has no room for this file.",

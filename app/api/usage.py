@@ -26,7 +26,7 @@ class UsageBody(Body):
     project: str
     """The caller's project."""
     bytes: Used
-    """Bytes stored: models, datasets and artifacts."""
+    """Bytes stored: models, datasets, artifacts, and parts of uploads that have not ended."""
     uploads: Used
     """Uploads that the answering API process receives now."""
     jobs: Used

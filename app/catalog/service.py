@@ -92,11 +92,16 @@ class Catalog(Generic[Row]):
     def keep(self, session: Session, examined: Examined, name: str) -> Row:
         """Keep an upload that was examined."""
         begin_writing(session)
+        row = self.add(session, examined, name)
+        session.commit()
+        return row
+
+    def add(self, session: Session, examined: Examined, name: str) -> Row:
+        """Add an upload that was examined, in the caller's transaction."""
         at = clock(session)
         row = self.table(id=new_id(self.id_prefix, at), name=name, created_at=at, **examined.columns)
         session.add(row)
         audit.record(session, f"{self.word}.uploaded", row.id)
-        session.commit()
         return row
 
     def read(self, session: Session, upload_id: str) -> Row:

@@ -19,12 +19,15 @@ from app.jobs import repository
 from app.jobs.models import Artifact, Checkpoint
 from app.settings import Settings
 from app.storage import Removed, Storage, open_storage
+from app.uploads.models import UploadPart
+from app.uploads.service import expire
 
 BLOBS: tuple[InstrumentedAttribute[str], ...] = (
     Model.stored_sha256,
     Dataset.stored_sha256,
     Artifact.sha256,
     Checkpoint.sha256,
+    UploadPart.sha256,
 )
 """Every column that names a blob; the blobs of a missing one are removed. A test looks at each column named …sha256."""
 
@@ -36,10 +39,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed: old jobs, and what the storage held."""
+    """What was removed: old jobs, what the storage held, and resumable uploads whose time was up."""
 
     jobs: int
     removed: Removed
+    expired: int = 0
 
 
 @contextmanager
@@ -69,21 +73,23 @@ def _collect_until(stop: threading.Event, settings: Settings) -> None:
 
 
 def collect_garbage(sessions: sessionmaker[Session], storage: Storage, settings: Settings) -> Collected:
-    """Delete old jobs, if the settings say so, then the blobs without a row. Raises OSError, SQLAlchemyError.
+    """Delete old jobs, if the settings say so, uploads whose time is up, then the blobs without a row.
 
-    Any number of processes may do it, at once and at any time. It walks the whole storage: once an hour is plenty.
+    Raises OSError, SQLAlchemyError. Any number of processes may do it, at once and at any time. It walks the whole
+    storage: once an hour is plenty.
     """
     jobs = 0
     with sessions() as session:
         if settings.keep_jobs_seconds is not None:
             jobs = expire_jobs(session, timedelta(seconds=settings.keep_jobs_seconds))
+        expired = expire(session, storage)
         removed = storage.collect_garbage(settings.keep_blobs_seconds, partial(referenced, session))
-    if jobs or removed.blobs or removed.unfinished:
+    if jobs or removed.blobs or removed.unfinished or expired:
         log.info(
-            "removed %s old jobs, %s blobs of %s bytes that nothing refers to, %s unfinished uploads",
-            *(jobs, removed.blobs, removed.bytes, removed.unfinished),
+            "removed %s old jobs, %s blobs of %s bytes that nothing refers to, %s unfinished and %s expired uploads",
+            *(jobs, removed.blobs, removed.bytes, removed.unfinished, expired),
         )
-    return Collected(jobs, removed)
+    return Collected(jobs, removed, expired)
 
 
 def expire_jobs(session: Session, older_than: timedelta) -> int:

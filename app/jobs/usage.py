@@ -15,6 +15,8 @@ from app.errors import TooMany
 from app.jobs.models import Artifact, Job
 from app.jobs.status import LIVE
 from app.jobs.work import JobKind
+from app.uploads.models import ResumableUpload
+from app.uploads.status import WITH_PARTS
 
 DAY = timedelta(days=1)
 SUBMITTED = tuple(f"{kind}.submitted" for kind in JobKind)
@@ -24,7 +26,7 @@ LATER_SECONDS = 60
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes stored, jobs that have not ended, and jobs of the last 24 hours."""
+    """Bytes stored, those of unfinished uploads too, jobs that have not ended, and jobs of the last 24 hours."""
 
     bytes: int
     jobs: int
@@ -78,6 +80,7 @@ def _bytes(session: Session) -> int:
         select(func.sum(Model.stored_bytes)),
         select(func.sum(Dataset.stored_bytes)),
         select(func.sum(Artifact.bytes)).join(Job, Job.id == Artifact.job_id),
+        select(func.sum(ResumableUpload.received_bytes)).where(ResumableUpload.state.in_(WITH_PARTS)),
     ]
     return sum(int(session.scalar(size) or 0) for size in sizes)
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,8 @@ from app.jobs.endings import Product
 from app.main import RESOURCES, create_services
 from app.settings import Settings
 from app.storage import Storage
+from app.uploads import service as uploads
+from app.uploads.service import NewUpload
 from app.webhooks import service as webhooks
 from app.webhooks.outbox import ENDS
 from tests.factories import add_job, claim_one, member_of
@@ -59,6 +62,7 @@ def tenant(session: Session, storage: Storage, name: str) -> Tenant:
         endings.succeed(session, claim_one(session), "passed", [Product("report.json", "report", blob)])
         queued = add_job(session, project=name)
         webhook = webhooks.create(session, "https://hooks.example/", ENDS)
+        upload = uploads.create(session, NewUpload("dataset", "name", "file", 10), timedelta(hours=1))
     ids = {
         "model_id": queued.model_id,
         "dataset_id": queued.model_id.replace("mdl", "dts"),
@@ -67,6 +71,7 @@ def tenant(session: Session, storage: Storage, name: str) -> Tenant:
         "name": "report.json",
         "key_id": made[Role.READER].row.id,
         "webhook_id": webhook.row.id,
+        "upload_id": upload.id,
     }
     return Tenant({role: one.secret for role, one in made.items()}, ids)
 
@@ -99,6 +104,8 @@ BODIES: dict[str, Any] = {
     "/v1/webhooks/{webhook_id}/rotate": {},
     "/v1/webhooks/{webhook_id}/redeliver": {},
 }
+PART = {"Tus-Resumable": "1.0.0", "Upload-Length": "10", "Upload-Metadata": "purpose bW9kZWw=", "Upload-Offset": "0"}
+"""What the addresses of uploads in parts take in place of a body."""
 
 
 def call(client: httpx.Client, method: str, path: str, of: Tenant, headers: Mapping[str, str]) -> httpx.Response:
@@ -108,7 +115,7 @@ def call(client: httpx.Client, method: str, path: str, of: Tenant, headers: Mapp
         body = {**body, "model": of.ids["model_id"]}
     query = {"job": of.ids["job_id"]} if path == "/v1/artifacts" else None
     address = re.sub(r"{(\w+)(:path)?}", lambda match: of.ids[match[1]], path)
-    return client.request(method, address, json=body, params=query, headers=headers)
+    return client.request(method, address, json=body, params=query, headers={**headers, **PART})
 
 
 def noted_use(client: httpx.Client, of: Tenant, role: Role) -> None:
