@@ -19,6 +19,7 @@ from app.api import (
     errors,
     events,
     health,
+    imports,
     jobs,
     keys,
     metrics,
@@ -54,7 +55,7 @@ from app.storage import open_storage
 from app.webhooks.sender import sending
 
 RESOURCES = (
-    *(models, datasets, resumable_uploads, jobs, events, sweeps, artifacts, presets),
+    *(models, datasets, resumable_uploads, imports, jobs, events, sweeps, artifacts, presets),
     *(keys, audit, usage, webhooks, health, metrics),
 )
 

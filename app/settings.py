@@ -28,6 +28,7 @@ MOST_BYTES = 2**50
 """Of any size, with room in 64 bits to multiply it."""
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
+_IMPORT_HOST = re.compile(r"\*|((https?|s3)://)?(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?")
 _URL = r"^https?://[^\s]+$"
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _RECEIVER = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
@@ -53,6 +54,11 @@ class Settings(BaseSettings):
     scratch_dir: Path = Path("data/scratch")
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1, le=MOST_BYTES)
     upload_seconds: int = Field(default=24 * 3600, ge=1, le=LONGEST_SECONDS)
+    import_hosts: str = ""
+    import_private_addresses: str = ""
+    import_seconds: int = Field(default=3600, ge=1, le=LONGEST_SECONDS)
+    hub_endpoint: str = Field(default="https://huggingface.co", pattern=_URL)
+    hub_tokens_dir: Path | None = None
     max_json_bytes: int = Field(default=2**20, ge=1024, le=2**30)
     connections: int = Field(default=1000, ge=1, le=1_000_000)
     head_seconds: float = Field(default=10, ge=0.1, le=LONGEST_SECONDS)
@@ -120,7 +126,14 @@ class Settings(BaseSettings):
             raise refusal("must be an address without a path, such as https://minio.example.org:9000")
         return value
 
-    @field_validator("forwarded_allow_ips", "webhook_private_addresses")
+    @field_validator("import_hosts")
+    @classmethod
+    def _import_hosts(cls, value: str) -> str:
+        if not all(map(_IMPORT_HOST.fullmatch, words_of(value))):
+            raise refusal("must be hosts with commas: example.org, *.example.org, http://host:8080, s3://bucket, or *")
+        return value
+
+    @field_validator("forwarded_allow_ips", "import_private_addresses", "webhook_private_addresses")
     @classmethod
     def _networks(cls, value: str) -> str:
         for address in words_of(value):

@@ -31,6 +31,7 @@ from tests.postgresql import Databases, PostgresServer, postgresql_server
 from tests.s3 import CREDENTIALS, S3Server, TestBucket, s3_server
 from tests.servers import api_thread, redis_server, two_free_ports
 from tests.service.running import Running, service
+from tests.sources import Files, serving
 
 # Threads of torch that wait must not spin on the cores that all processes share: with two of them it took half of all
 # processor time. Nothing above imports torch, which looks at this when it is loaded, here and in what tests start.
@@ -171,12 +172,20 @@ def traced() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
+def source() -> Iterator[Files]:
+    """A server from which `running` may import."""
+    with serving() as files:
+        yield files
+
+
+@pytest.fixture(scope="session")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], traced: Receiver
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], traced: Receiver, source: Files
 ) -> Iterator[Running]:
     """One service on SQLite for all tests that don't end it."""
     observed = {"ZEROPOINT_METRICS_PORT": str(two_free_ports()), "ZEROPOINT_OTLP_ENDPOINT": traced.address}
-    with service(tmp_path_factory.mktemp("service"), {**environment, **observed}) as started:
+    allowed = {f"ZEROPOINT_{name.upper()}": value for name, value in source.settings.items()}
+    with service(tmp_path_factory.mktemp("service"), {**environment, **observed, **allowed}) as started:
         yield started
 
 

@@ -28,6 +28,7 @@ from tests.networks import Residual, convolutional
 from tests.servers import ROOT
 from tests.service.processes import eventually
 from tests.service.running import Running
+from tests.sources import Files
 from zeropoint.schema.job import JobSpec
 from zeropoint.schema.recipe import Recipe
 
@@ -122,6 +123,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def offered(source: Files, prepared: Path) -> Files:
+    """Offer these files for imports too."""
+    for file in prepared.iterdir():
+        source.put(f"/{file.name}", file.read_bytes())
+    return source
+
+
 @pytest.fixture
 def reader(
     request: pytest.FixtureRequest,
@@ -134,6 +143,7 @@ def reader(
     folder = shutil.copytree(prepared, tmp_path / "reader")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZEROPOINT", str(running.client.base_url).rstrip("/"))
+    monkeypatch.setenv("SOURCE", request.getfixturevalue("offered").address)
     # An int8 kernel takes half a minute to compile: tests/test_recipes.py compiles for real, and compares.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     if "conversion_mapping" in page.read_text():  # a page registers one, for the whole process
@@ -199,6 +209,7 @@ def _run_command(reader: Reader, command: str, later: list[str]) -> None:
     assert not re.search(r"(mdl|dts|job|swp|upl)_…", re.sub(r"#.*", "", script)), f"an id that nothing gave: {command}"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"PATH": path, "HOME": str(reader.folder), "PYTHONPATH": str(ROOT), "ZEROPOINT": address}
+    environment["SOURCE"] = os.environ["SOURCE"]
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         check=False,

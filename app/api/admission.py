@@ -30,6 +30,8 @@ END_AT_ONCE = 32
 """Slow bodies that give way to a new one: others wait for a place before it does."""
 WHOLE = 1
 """Models and datasets that are read whole at once: Python computes one at a time, and others wait as long for it."""
+IMPORTS = 4
+"""Files that are fetched from elsewhere at once; more wait in their rows."""
 FILES = 16
 """Reads and writes of stored files at once."""
 DATABASE_SECONDS = 10.0
@@ -143,6 +145,7 @@ class Admission:
     documents: BodyPlaces
     """JSON bodies that are not small."""
     gates: Places
+    imports: Places
     files: Places
     whole: Places
     """Uploads that are read with all their layers or tensors: an answer, or the check of a recipe."""
@@ -160,6 +163,7 @@ def admission_for(settings: Settings, gates: int) -> Admission:
         bodies=BodyPlaces(BODIES, bodies_busy),
         documents=BodyPlaces(max(1, min(MOST_DOCUMENTS, DOCUMENT_BYTES // settings.max_json_bytes)), bodies_busy),
         gates=Places(gates, settings.gate_queue, GATE_SECONDS, uploads_busy),
+        imports=Places(IMPORTS, 0, FILE_SECONDS, files_busy),
         files=Places(FILES, BODIES, FILE_SECONDS, files_busy),
         whole=Places(WHOLE, settings.database_queue, DATABASE_SECONDS, whole_busy),
         reading=database(settings.database_connections - writing),

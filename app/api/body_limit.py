@@ -65,19 +65,20 @@ class StrictRequest(Request):
         """Return the body's JSON. Raises BodyRefused, json.JSONDecodeError."""
         body = await self.body()
         if len(body) <= SMALL_BYTES:
-            return _parsed(body)
+            return strict_json(body)
         try:
             return await to_thread.run_sync(self._parsed_and_checked, body, limiter=_parser)
         finally:
             await self._release()
 
     def _parsed_and_checked(self, body: bytes) -> Any:
-        content = _parsed(body)
+        content = strict_json(body)
         self._check(content)
         return content
 
 
-def _parsed(body: bytes) -> Any:
+def strict_json(body: bytes) -> Any:
+    """Return the content of a body. Raises BodyRefused, json.JSONDecodeError."""
     return json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
 
 

@@ -14,19 +14,25 @@ from app.accounts.caller import called_by
 from app.accounts.quotas import quotas_of
 from app.api.dependencies import Services
 from app.api.errors import DATABASE_REFUSALS, storage_away
+from app.api.fetching import fetch_parts
 from app.api.uploads import blob_writer, storage_full
 from app.catalog.service import Examined, Upload
 from app.database import trouble_of
 from app.errors import ServiceError, Unavailable
+from app.imports import SOURCE_AWAY
 from app.intake.confined import Stop, Stopped
 from app.jobs.usage import check_bytes
 from app.room import NO_ROOM
 from app.storage import BlobDamaged
 from app.uploads import checking
 from app.uploads.checking import Claimed
+from app.uploads.status import UploadState
 
 PAUSE = timedelta(seconds=10)
 """Before a check is tried again for which there was no gate, no room or no database."""
+
+CLOSE_SECONDS = 5.0
+"""How long the end of a process waits for its tasks to end; their leases run out then."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +42,7 @@ class Checks:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._fetching: set[str] = set()
         self._stops: set[Stop] = set()
         self._closed = False
 
@@ -62,17 +69,19 @@ class Checks:
         self._closed = True
         for stop in self._stops:
             stop.stop()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=CLOSE_SECONDS)
 
     async def _look_again_and_again(self, services_now: Callable[[], Services]) -> None:
         while True:
             services = services_now()
             try:
-                most = max(services.admission.gates.at_once - len(self._tasks), 0)
-                for upload_id in await services.admission.reading.run(_to_do, services, most):
+                checks = services.admission.gates.at_once - len(self._tasks.keys() - self._fetching)
+                fetches = services.admission.imports.at_once - len(self._fetching)
+                for upload_id in await services.admission.reading.run(_to_do, services, checks, fetches):
                     self.start(services, upload_id)
             except Exception:
-                log.warning("could not look for uploads to check, trying again", exc_info=True)
+                log.warning("could not look for uploads to work on, trying again", exc_info=True)
             await asyncio.sleep(services.settings.reconcile_seconds)
 
     async def _work(self, services: Services, upload_id: str) -> None:
@@ -92,11 +101,18 @@ class Checks:
         if self._closed:
             stop.stop()
         try:
+            if not claimed.fetched:
+                self._fetching.add(claimed.id)
+                claimed = await fetch_parts(services, claimed, stop)
+                self._fetching.discard(claimed.id)
             await _pass_gate(services, claimed, stop)
         except Stopped:
             await _postpone(services, claimed, timedelta(0), None)
         except Unavailable as reason:
-            await _postpone(services, claimed, PAUSE, reason)
+            if reason.code == SOURCE_AWAY:
+                await services.admission.writing.run(_fail, services, claimed, reason)
+            else:
+                await _postpone(services, claimed, PAUSE, reason)
         except ServiceError as refusal:
             await services.admission.writing.run(_refuse, services, claimed, refusal)
         except Exception as error:
@@ -105,9 +121,10 @@ class Checks:
             if passing:
                 await _postpone(services, claimed, PAUSE, passing)
             else:
-                await services.admission.writing.run(_fail, services, claimed)
+                await services.admission.writing.run(_fail, services, claimed, _fault())
         finally:
             keeping.cancel()
+            self._fetching.discard(claimed.id)
             self._stops.discard(stop)
 
 
@@ -149,9 +166,10 @@ async def _postpone(services: Services, claimed: Claimed, pause: timedelta, reas
     await services.admission.writing.run(_give_back, services, claimed, pause, reason)
 
 
-def _to_do(services: Services, most: int) -> list[str]:
+def _to_do(services: Services, checks: int, fetches: int) -> list[str]:
     with services.all_projects() as session:
-        return list(checking.to_do(session, most))
+        waiting = checking.to_do(session, UploadState.CHECKING, checks)
+        return [*waiting, *checking.to_do(session, UploadState.FETCHING, fetches)]
 
 
 def _claim(services: Services, upload_id: str) -> Claimed | None:
@@ -184,11 +202,14 @@ def _refuse(services: Services, claimed: Claimed, refusal: ServiceError) -> None
     log.info("%s: refused with %s", claimed.id, refusal.code)
 
 
-def _fail(services: Services, claimed: Claimed) -> None:
-    fault = Unavailable(
+def _fail(services: Services, claimed: Claimed, reason: ServiceError) -> None:
+    with services.sessions() as session:
+        checking.fail(session, claimed, reason, PAUSE)
+
+
+def _fault() -> Unavailable:
+    return Unavailable(
         "upload_check_failed",
         "The check of the upload failed for a reason that is the service's. The bytes are here.",
         "Ask again: send a part without bytes at the end of the upload. If it stays so, tell the operator its id.",
     )
-    with services.sessions() as session:
-        checking.fail(session, claimed, fault, PAUSE)

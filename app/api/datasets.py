@@ -7,6 +7,7 @@ from app.api.addresses import address
 from app.api.answers import answer
 from app.api.conditions import of_upload, unmet
 from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.imports import is_import, short_import
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import DatasetBody, DatasetPage, DatasetSummaryBody
@@ -28,8 +29,11 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 async def upload_dataset(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload named samples (.safetensors), one tensor for each model input.
 
-    `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
+    `Repr-Digest` and `Content-Digest` (sha-256) are checked when given. A JSON body is what POST /v1/imports
+    takes, without `purpose`.
     """
+    if is_import(request):
+        return await short_import(request, services, "dataset", name)
     dataset = await take_upload(request, services, name, DATASETS)
     body = await run_in_threadpool(DatasetBody.model_validate, dataset)
     return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/datasets/{body.id}"))

@@ -7,6 +7,7 @@ from app.api.addresses import address
 from app.api.answers import answer
 from app.api.conditions import of_upload, unmet
 from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.imports import is_import, short_import
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.schemas import ModelBody, ModelPage, ModelSummaryBody
@@ -28,8 +29,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def upload_model(request: Request, services: ServicesDep, name: NameQuery = None) -> Response:
     """Upload a torch.export archive (.pt2), a Hugging Face folder (tar, zip) or weights alone (.safetensors).
 
-    `Repr-Digest` and `Content-Digest` (sha-256) are checked when given.
+    `Repr-Digest` and `Content-Digest` (sha-256) are checked when given. A JSON body is what POST /v1/imports
+    takes, without `purpose`.
     """
+    if is_import(request):
+        return await short_import(request, services, "model", name)
     model = await take_upload(request, services, name, MODELS)
     body = await run_in_threadpool(ModelBody.model_validate, model)
     return await run_in_threadpool(answer, body, 201, Location=address(f"/v1/models/{body.id}"))

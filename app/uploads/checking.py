@@ -5,7 +5,7 @@ What a process that lost its lease still finds out is not recorded: each outcome
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.accounts.caller import Caller, Role
 from app.catalog.service import DATASETS, MODELS, Catalog, Examined, Upload
 from app.database import begin_writing, clock
 from app.errors import ServiceError
-from app.storage import Storage
+from app.storage import Blob, Storage
 from app.uploads import repository
 from app.uploads.models import ResumableUpload
 from app.uploads.refusals import as_column
@@ -46,9 +46,9 @@ class Claimed:
     received_bytes: int
 
 
-def to_do(session: Session, limit: int) -> Sequence[str]:
-    """Return ids of uploads that wait for a process to work on them, oldest first."""
-    return repository.to_do(session, clock(session), limit)
+def to_do(session: Session, state: UploadState, limit: int) -> Sequence[str]:
+    """Return ids of uploads that wait to be fetched or checked, oldest first."""
+    return repository.to_do(session, state, clock(session), limit) if limit > 0 else []
 
 
 def claim(session: Session, upload_id: str, lease: timedelta) -> Claimed | None:
@@ -104,6 +104,39 @@ def examine(storage: Storage, claimed: Claimed, upload: Upload) -> Examined:
     return CATALOGS[claimed.purpose].examine(upload)
 
 
+def begin_fetching(session: Session, storage: Storage, claimed: Claimed) -> bool:
+    """Delete what an earlier try has fetched; return False if the claim was lost."""
+    begin_writing(session)
+    if not _change(session, claimed, received_bytes=0):
+        return False
+    digests = repository.delete_parts(session, claimed.id)
+    session.commit()
+    delete_blobs(storage, digests)
+    return True
+
+
+def add_fetched(session: Session, claimed: Claimed, start: int, blob: Blob) -> bool:
+    """Add a part that was fetched; return False if the claim was lost."""
+    begin_writing(session)
+    size = blob.bytes - SALT_BYTES
+    if not _change(session, claimed, received_bytes=start + size):
+        return False
+    repository.add_part(session, claimed.id, start, size, blob.sha256)
+    session.commit()
+    return True
+
+
+def end_fetching(session: Session, claimed: Claimed, size: int, lives: timedelta) -> Claimed | None:
+    """Let what was fetched be checked, under the same claim; None if that was lost."""
+    begin_writing(session)
+    expires_at = clock(session) + lives
+    if not _change(session, claimed, state=UploadState.CHECKING, bytes=size, tries=0, expires_at=expires_at):
+        return None
+    parts = [part.sha256 for part in repository.parts(session, claimed.id)]
+    session.commit()
+    return replace(claimed, fetched=True, tries=0, parts=parts, received_bytes=size)
+
+
 def succeed(session: Session, storage: Storage, claimed: Claimed, examined: Examined) -> str | None:
     """Record what the upload became, and return its id; None if the claim was lost, and nothing is recorded."""
     begin_writing(session)
@@ -119,10 +152,11 @@ def refuse(session: Session, storage: Storage, claimed: Claimed, refusal: Servic
 
 
 def fail(session: Session, claimed: Claimed, reason: ServiceError, pause: timedelta) -> None:
-    """Record a fault of the service: the check is tried again, MOST_TRIES times; the bytes stay."""
+    """Record a fault that is not the upload's: it is tried again, MOST_TRIES times in all; bytes that came stay."""
     begin_writing(session)
     tries, at = claimed.tries + 1, clock(session)
-    last = {"state": UploadState.FAILED, "ended_at": at} if tries >= MOST_TRIES else {}
+    over = UploadState.FAILED if claimed.fetched else UploadState.REFUSED
+    last = {"state": over, "ended_at": at} if tries >= MOST_TRIES else {}
     _change(session, claimed, tries=tries, lease_until=at + pause, refusal=as_column(reason), **last)
     session.commit()
 

@@ -8,7 +8,7 @@ from sqlalchemy import CursorResult, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.uploads.models import ResumableUpload, UploadPart
-from app.uploads.status import ENDED, WORK, UploadState
+from app.uploads.status import ENDED, UploadState
 
 
 def find(session: Session, upload_id: str) -> ResumableUpload | None:
@@ -20,6 +20,12 @@ def page(session: Session, before: str | None, limit: int) -> Sequence[Resumable
     """Return uploads, newest first, older than the id `before`."""
     query = select(ResumableUpload).order_by(ResumableUpload.id.desc()).limit(limit)
     return session.scalars(query if before is None else query.where(ResumableUpload.id < before)).all()
+
+
+def count(session: Session, state: UploadState) -> int:
+    """Return how many uploads are in a state."""
+    query = select(func.count()).select_from(ResumableUpload).where(ResumableUpload.state == state)
+    return session.scalar(query) or 0
 
 
 def parts(session: Session, upload_id: str) -> Sequence[UploadPart]:
@@ -55,9 +61,9 @@ def is_free(at: datetime) -> Any:
     return or_(ResumableUpload.lease_until.is_(None), ResumableUpload.lease_until <= at)
 
 
-def to_do(session: Session, at: datetime, limit: int) -> Sequence[str]:
-    """Return ids of uploads to fetch or check on which nobody works, oldest first."""
-    query = select(ResumableUpload.id).where(ResumableUpload.state.in_(WORK), is_free(at))
+def to_do(session: Session, state: UploadState, at: datetime, limit: int) -> Sequence[str]:
+    """Return ids of uploads in a state on which nobody works, oldest first."""
+    query = select(ResumableUpload.id).where(ResumableUpload.state == state, is_free(at))
     return session.scalars(query.order_by(ResumableUpload.id).limit(limit)).all()
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.accounts.caller import ANYONE, caller
 from app.database import begin_writing, clock, new_id
-from app.errors import Conflict, Gone, NotFound, ServiceError, TooLarge
+from app.errors import Conflict, Gone, NotFound, ServiceError, TooLarge, TooMany
 from app.storage import Blob, Storage
 from app.uploads import repository
 from app.uploads.models import ResumableUpload
@@ -83,6 +83,13 @@ def create(session: Session, new: NewUpload, lives: timedelta) -> ResumableUploa
     audit.record(session, "upload.created" if new.source is None else "import.created", row.id)
     session.commit()
     return row
+
+
+def check_imports(session: Session, most: int | None) -> None:
+    """Raise TooMany when the caller's project has as many imports that are being fetched as it may have uploads."""
+    if most is not None and (count := repository.count(session, UploadState.FETCHING)) >= most:
+        detail = f"{count} imports of this project are being fetched, as many as it may have."
+        raise TooMany("quota_exceeded", detail, "Wait for one to end, or delete one.", retry_after=30)
 
 
 def read(session: Session, upload_id: str) -> ResumableUpload:

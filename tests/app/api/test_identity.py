@@ -103,6 +103,7 @@ BODIES: dict[str, Any] = {
     "/v1/webhooks/{webhook_id}": {"description": "d"},
     "/v1/webhooks/{webhook_id}/rotate": {},
     "/v1/webhooks/{webhook_id}/redeliver": {},
+    "/v1/imports": {"purpose": "model", "source": "https://example.org/model.pt2"},
 }
 PART = {"Tus-Resumable": "1.0.0", "Upload-Length": "10", "Upload-Metadata": "purpose bW9kZWw=", "Upload-Offset": "0"}
 """What the addresses of uploads in parts take in place of a body."""
@@ -142,6 +143,8 @@ def expected(method: str, path: str, role: Role) -> set[int]:
     if not role.includes(needed(method, path)):
         return {403}
     names_a_thing = "{" in path or path == "/v1/artifacts" or (method == "POST" and path in ("/v1/jobs", "/v1/sweeps"))
+    if path == "/v1/imports":
+        return {422}  # they are off
     return {404} if names_a_thing else {200, 201, 400}
 
 

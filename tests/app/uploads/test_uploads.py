@@ -24,6 +24,7 @@ from app.uploads.checking import Claimed
 from app.uploads.models import ResumableUpload, UploadPart
 from app.uploads.refusals import as_column, from_column
 from app.uploads.service import SALT_BYTES, NewUpload
+from app.uploads.status import UploadState
 from tests.app.jobs.test_retention import age
 from tests.app.storages import is_there
 from tests.factories import KnownUpload, safetensors
@@ -123,10 +124,10 @@ def test_what_waits_is_found_once_its_pause_is_over(scoped: Session, storage: St
     service.create(scoped, NEW, HOUR)
     checking.postpone(scoped, claimed(scoped, paused), HOUR, Invalid("dataset_invalid", "No.", "Do."))
     claimed(scoped, held)
-    assert checking.to_do(scoped, 10) == [waiting]
+    assert checking.to_do(scoped, UploadState.CHECKING, 10) == [waiting]
     service.ask_again(scoped, paused)
     service.ask_again(scoped, held)
-    assert checking.to_do(scoped, 10) == [waiting, paused]
+    assert checking.to_do(scoped, UploadState.CHECKING, 10) == [waiting, paused]
 
 
 def test_a_check_that_fails_is_tried_three_times_and_again_by_asking(scoped: Session, storage: Storage) -> None:
