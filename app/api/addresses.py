@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import method_refused, refusal_answer
+from app.api.errors import method_refused, nothing_here, refusal_answer
 from app.errors import MOST_FAULTS, Fault, Invalid
 from zeropoint.schema.faults import MOST_NAME
 from zeropoint.schema.layer_patterns import nearest
@@ -28,6 +28,9 @@ _prefix: ContextVar[str] = ContextVar("prefix", default="")
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """What orchestrators and Prometheus ask for every few seconds."""
 ORDER = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS")
+
+_VISIBLE = re.compile(r"[!-~]+")
+"""Of paths that there are. Routes are looked for with `$`, which a line break may follow: /v1/keys%0A is no address."""
 
 
 def address(path: str) -> str:
@@ -85,7 +88,11 @@ class Addresses:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        here = self._at(path_of(scope))
+        path = path_of(scope)
+        if not _VISIBLE.fullmatch(path):
+            await nothing_here(scope["state"]["request_id"], scope["method"], path)(scope, receive, send)
+            return
+        here = self._at(path)
         app, method = self._app, scope["method"]
         if here:
             scope["state"]["route"] = next(iter(here.values())).template

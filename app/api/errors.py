@@ -168,6 +168,11 @@ def method_refused(request_id: str, method: str, path: str, allowed: Sequence[st
     return problem(request_id, HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": listed})
 
 
+def nothing_here(request_id: str, method: str, path: str) -> JSONResponse:
+    """Return the answer where there is no address."""
+    return refusal_answer(request_id, _no_route(method, path))
+
+
 def precondition_failed(request: Request, detail: str) -> JSONResponse:
     """Return the answer to a condition that does not hold (If-Match, If-None-Match, If-Unmodified-Since)."""
     error = ServiceError("precondition_failed", detail, "Read it again and use the ETag of that answer.")
@@ -294,8 +299,9 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _nothing_here(request: Request) -> NotFound:
-    return NotFound("route_not_found", f"Nothing answers {_asked(request)}.", "/openapi.json lists every address.")
+    return _no_route(request.method, request.url.path)
 
 
-def _asked(request: Request) -> str:
-    return f"{request.method} {request.url.path[:200]}"
+def _no_route(method: str, path: str) -> NotFound:
+    shown = "".join(character if character.isprintable() else "?" for character in path[:200])
+    return NotFound("route_not_found", f"Nothing answers {method} {shown}.", "/openapi.json lists every address.")
