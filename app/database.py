@@ -122,8 +122,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 def new_id(prefix: str, at: datetime) -> str:
     """Return an id such as job_18a…: ids sort by the time at which they were made (see `clock`)."""
+    return first_id(prefix, at) + secrets.token_hex(8)
+
+
+def first_id(prefix: str, at: datetime) -> str:
+    """Return the lower bound of the ids that were made at a time or later; earlier ones are below it."""
     nanoseconds = (at - _EPOCH) // timedelta(microseconds=1) * 1000
-    return f"{prefix}_{nanoseconds:016x}{secrets.token_hex(8)}"
+    return f"{prefix}_{nanoseconds:016x}"
 
 
 def clock(session: Session) -> datetime:

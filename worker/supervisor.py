@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -195,9 +196,13 @@ def _succeed(claim: Claim, context: WorkerContext, folder: Path, child_exit: Chi
         products.append(store_manifest(claim, result, products, context.storage))
     heartbeat.flush(FLUSH_SECONDS)
     peak = max(child_exit.peak_memory_bytes, result.peak_memory_bytes)
-    measured = Measured(peak, {**child_exit.measured.seconds, "publishing": time.monotonic() - began})
-    verdict = result.verdict if isinstance(result, Report) else None
+    verdict, sqnr_db = (result.verdict, _sqnr_db(result)) if isinstance(result, Report) else (None, None)
+    measured = Measured(peak, {**child_exit.measured.seconds, "publishing": time.monotonic() - began}, sqnr_db)
     record(context, partial(endings.succeed, claim=claim, verdict=verdict, products=products, measured=measured))
+
+
+def _sqnr_db(report: Report) -> float | None:
+    return inf if report.summary.exact else report.summary.sqnr_db
 
 
 def _fail_as_reported(claim: Claim, context: WorkerContext, folder: Path, child_exit: ChildExit) -> None:
@@ -207,12 +212,12 @@ def _fail_as_reported(claim: Claim, context: WorkerContext, folder: Path, child_
     except OutputError as error:
         _fail(claim, context, child_exit, describe_failure("invalid_output", child_exit.phase), because=error)
         return
-    products = []
+    products, sqnr_db = [], None
     with suppress(OutputError):
-        read_report(folder)
+        sqnr_db = _sqnr_db(read_report(folder))
         products = store({REPORT_FILE: folder / OUT_FOLDER / REPORT_FILE}, context.storage)
     failure = failure.model_copy(update={"phase": failure.phase or child_exit.phase})
-    _fail(claim, context, child_exit, failure, products)
+    _fail(claim, context, child_exit, failure, products, sqnr_db=sqnr_db)
 
 
 def _fail(
@@ -223,9 +228,10 @@ def _fail(
     products: Sequence[Product] = (),
     *,
     because: OutputError | None = None,
+    sqnr_db: float | None = None,
 ) -> None:
     if category_of(failure.code) in (FailureClass.SERVICE, FailureClass.TRANSIENT):  # else it says nothing of us
         told = logs.fields(code=failure.code, because=because, last_words=child_exit.last_words)
         log.error("the job's program failed", extra=told)
-    measured = child_exit.measured
+    measured = replace(child_exit.measured, sqnr_db=sqnr_db)
     record(context, partial(endings.fail, claim=claim, failure=failure, products=products, measured=measured))

@@ -1,9 +1,11 @@
-"""/v1/jobs: submit, list, read, cancel, history."""
+"""/v1/jobs: submit, list, read, cancel, change, delete, submit again, history."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -14,10 +16,11 @@ from app.api.answers import answer
 from app.api.bodies import SomeBody, bodies_of
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
+from app.api.filters import JobFilterDep
 from app.api.openapi import problems
-from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
+from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
-from app.api.requests import JobRequest, RunRequest
+from app.api.requests import ChangeRequest, JobRequest, RunRequest
 from app.api.schemas import (
     AttemptBody,
     AttemptPage,
@@ -26,10 +29,9 @@ from app.api.schemas import (
     JobSummaryBody,
 )
 from app.jobs import queries, service
-from app.jobs.repository import JobFilter
-from app.jobs.status import JobState
+from app.jobs.kinds import JobKind
 from app.jobs.submission import Admitted, Submission
-from app.jobs.work import JobKind, QuantizeWork, Work
+from app.jobs.work import QuantizeWork, Work
 from app.webhooks.sender import rules_of
 from app.webhooks.service import check_target
 
@@ -54,14 +56,23 @@ PreferHeader = Annotated[
 ]
 
 
-def job_filter(
-    *, state: JobState | None = None, tag: WordQuery = None, model: WordQuery = None, owner: WordQuery = None
-) -> JobFilter:
-    """Return the filter that the query of a list asks for."""
-    return JobFilter(state, tag, model, owner)
+async def submit_again(
+    kind: type[SomeBody],
+    request: Request,
+    services: Services,
+    read: Callable[[Session], queries.JobRow],
+    key: str | None,
+) -> SomeBody:
+    """Submit the request of a job or sweep that has ended once more, and return the new one. Raises ServiceError."""
+    submission = await services.admission.whole.run(_same_again, services, read, key, request.state.request_id)
+    return await submit(kind, request, services, submission)
 
 
-FilterDep = Annotated[JobFilter, Depends(job_filter)]
+def _same_again(
+    services: Services, read: Callable[[Session], queries.JobRow], key: str | None, request_id: str
+) -> Submission:
+    with services.sessions() as session:
+        return service.retry(read(session), key, request_id)
 
 
 def submission_of(request: RunRequest, work: Work, key: str | None, request_id: str) -> Submission:
@@ -134,7 +145,7 @@ async def submit_job(
 
 
 @router.get("", responses=problems(422))
-def list_jobs(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> JobPage:
+def list_jobs(session: SessionDep, before: BeforeDep, chosen: JobFilterDep, limit: LimitQuery = 20) -> JobPage:
     """List jobs, newest first."""
     rows = queries.page(session, JobKind.QUANTIZE, chosen, before, limit)
     return JobPage(items=bodies_of(JobSummaryBody, session, rows), next_cursor=next_cursor(rows, limit))
@@ -165,6 +176,29 @@ def cancel_job(session: SessionDep, job_id: PathName) -> Response:
     """Stop a job. Asking again changes nothing; a job that has ended is refused."""
     service.request_cancel(session, queries.read(session, job_id).id)
     return answer(_body(session, queries.read(session, job_id)), 202)
+
+
+@router.post("/{job_id}/retry", response_model=JobBody, status_code=202, responses=problems(404, 409, 422))
+async def retry_job(
+    request: Request, services: ServicesDep, job_id: PathName, idempotency_key: KeyHeader = None
+) -> Response:
+    """Submit the request of a job that has ended once more, as a new job, whose `retry_of` names this one."""
+    job = await submit_again(JobBody, request, services, partial(queries.read, job_id=job_id), idempotency_key)
+    return await run_in_threadpool(answer, job, 202, Location=address(f"/v1/jobs/{job.id}"))
+
+
+@router.patch("/{job_id}", response_model=JobBody, responses=problems(400, 404, 409, 413, 422))
+def change_job(session: SessionDep, job_id: PathName, asked: ChangeRequest) -> Response:
+    """Give a job other tags, or another priority while it is queued."""
+    service.change(session, queries.read(session, job_id).id, asked.tags, asked.priority)
+    return answer(_body(session, queries.read(session, job_id)))
+
+
+@router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
+def delete_job(session: SessionDep, job_id: PathName) -> Response:
+    """Delete a job that has ended, with its history and files."""
+    service.forget(session, queries.read(session, job_id).id)
+    return Response(status_code=204)
 
 
 def _body(session: Session, job: queries.JobRow) -> JobBody:

@@ -72,6 +72,17 @@ class RunRequest(BaseModel):
     """Where its events are sent; null: to the project's webhooks alone."""
 
 
+class ChangeRequest(BaseModel):
+    """What is changed of a job or sweep; what is left out stays."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
+
+    tags: Annotated[tuple[Tag, ...] | None, Field(max_length=32)] = None
+    """Words to find it by, in place of those that it has; null: they stay."""
+    priority: Annotated[int | None, Field(ge=0, le=9)] = None
+    """Among a project's jobs, 9 runs first; it can be changed while it is queued. Null: it stays."""
+
+
 class JobRequest(RunRequest):
     """One recipe, or the name of a preset, on one model."""
 

@@ -1,9 +1,10 @@
 """Bodies of responses."""
 
 from datetime import datetime
+from math import inf
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, computed_field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from app.api.addresses import address
 from app.jobs.queries import WaitingFor
@@ -162,6 +163,8 @@ class RunBody(Body):
     owner: str
     limits: LimitsBody
     request_id: Annotated[str | None, Field(description="Of the request that submitted it; log lines have it.")]
+    retry_of: str | None
+    """The id of the job whose request was submitted again; null: it was none."""
     waiting_for: WaitingFor | None = None
 
 
@@ -169,6 +172,8 @@ class JobSummaryBody(RunBody):
     """A job in a list; reading it shows its recipe too."""
 
     verdict: Verdict | None
+    sqnr_db: Annotated[float | None, BeforeValidator(lambda value: None if value == inf else value)]
+    """The report's SQNR of the whole model in dB; null: equal, or not measured."""
 
     @computed_field
     def links(self) -> LinksBody:

@@ -1,5 +1,6 @@
 """/v1/sweeps: several recipes on one model, calibrated once, and a table that compares them."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -11,14 +12,16 @@ from app.api.answers import answer
 from app.api.bodies import bodies_of
 from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, Services, ServicesDep, SessionDep
-from app.api.jobs import FilterDep, KeyHeader, submission_of, submit
+from app.api.filters import RunFilterDep
+from app.api.jobs import KeyHeader, submission_of, submit, submit_again
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
-from app.api.requests import SweepRequest
+from app.api.requests import ChangeRequest, SweepRequest
 from app.api.schemas import Body, RunBody
 from app.jobs import queries, service
-from app.jobs.work import JobKind, SweepWork
+from app.jobs.kinds import JobKind
+from app.jobs.work import SweepWork
 from zeropoint.schema.sweep import SweepEntry, SweepReport, SweepRow
 
 
@@ -66,7 +69,7 @@ async def submit_sweep(
 
 
 @router.get("", responses=problems(422))
-def list_sweeps(session: SessionDep, before: BeforeDep, chosen: FilterDep, limit: LimitQuery = 20) -> SweepPage:
+def list_sweeps(session: SessionDep, before: BeforeDep, chosen: RunFilterDep, limit: LimitQuery = 20) -> SweepPage:
     """List sweeps, newest first, without their rows."""
     rows = queries.page(session, JobKind.SWEEP, chosen, before, limit)
     return SweepPage(items=bodies_of(SweepSummaryBody, session, rows), next_cursor=next_cursor(rows, limit))
@@ -88,6 +91,30 @@ def cancel_sweep(session: SessionDep, sweep_id: PathName) -> Response:
     """Stop a sweep. Asking again changes nothing; a sweep that has ended is refused."""
     service.request_cancel(session, queries.read_sweep(session, sweep_id).id)
     return answer(bodies_of(SweepBody, session, [queries.read_sweep(session, sweep_id)])[0], 202)
+
+
+@router.post("/{sweep_id}/retry", response_model=SweepBody, status_code=202, responses=problems(404, 409, 422))
+async def retry_sweep(
+    request: Request, services: ServicesDep, sweep_id: PathName, idempotency_key: KeyHeader = None
+) -> Response:
+    """Submit the request of a sweep that has ended once more, as a new one, whose `retry_of` names this one."""
+    read = partial(queries.read_sweep, sweep_id=sweep_id)
+    body = await submit_again(SweepBody, request, services, read, idempotency_key)
+    return await run_in_threadpool(answer, body, 202, Location=address(f"/v1/sweeps/{body.id}"))
+
+
+@router.patch("/{sweep_id}", response_model=SweepBody, responses=problems(400, 404, 409, 413, 422))
+def change_sweep(session: SessionDep, sweep_id: PathName, asked: ChangeRequest) -> Response:
+    """Give a sweep other tags, or another priority while it is queued."""
+    service.change(session, queries.read_sweep(session, sweep_id).id, asked.tags, asked.priority)
+    return answer(bodies_of(SweepBody, session, [queries.read_sweep(session, sweep_id)])[0])
+
+
+@router.delete("/{sweep_id}", status_code=204, responses=problems(404, 409))
+def delete_sweep(session: SessionDep, sweep_id: PathName) -> Response:
+    """Delete a sweep that has ended, with its history and table."""
+    service.forget(session, queries.read_sweep(session, sweep_id).id)
+    return Response(status_code=204)
 
 
 def _read(services: Services, sweep_id: str) -> tuple[SweepBody, str | None]:

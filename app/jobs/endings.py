@@ -40,10 +40,14 @@ class Product:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a worker measured of an attempt: the most memory that it held, the seconds of each phase that it ended."""
+    """What a worker measured of an attempt: the most memory that it held, the seconds of each phase that it ended.
+
+    `sqnr_db`: what the result's report says of the whole model, infinity where it is exact.
+    """
 
     peak_memory_bytes: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    sqnr_db: float | None = None
 
 
 UNMEASURED = Measured()
@@ -137,6 +141,8 @@ def _end(
         session.rollback()
         return False
     _keep(session, claim, measured)
+    if measured.sqnr_db is not None:
+        repository.change(session, claim.job_id, sqnr_db=measured.sqnr_db)
     session.add_all(_artifact(claim, product, at) for product in products)
     session.commit()
     return True

@@ -12,6 +12,8 @@ from app.jobs.status import JobState
 
 WORK = "work"
 """The columns that hold what a job does. They can be large, and are read only where they are asked for."""
+RESULTS = ("verdict", "error_code", "sqnr_db", "finished_at")
+"""What became of a job, as lists are filtered by it."""
 
 
 class Job(Owned, Base):
@@ -24,10 +26,23 @@ class Job(Owned, Base):
     __table_args__ = (
         Index("ix_jobs_state_id", "state", "id"),
         # Lists: newest first, with what else may be asked for at the end, so that rows are read only to be shown.
-        Index("ix_jobs_of_project", "project", "kind", "id", "state", "owner", "model_id"),
-        Index("ix_jobs_of_owner", "project", "kind", "owner", "id", "state", "model_id"),
-        Index("ix_jobs_of_model", "project", "kind", "model_id", "id", "state", "owner"),
-        Index("ix_jobs_in_state", "project", "kind", "state", "id", "owner", "model_id"),
+        Index("ix_jobs_of_project", "project", "kind", "id", "state", "owner", "model_id", *RESULTS),
+        Index("ix_jobs_of_owner", "project", "kind", "owner", "id", "state", "model_id", *RESULTS),
+        Index("ix_jobs_of_model", "project", "kind", "model_id", "id", "state", "owner", *RESULTS),
+        Index("ix_jobs_in_state", "project", "kind", "state", "id", "owner", "model_id", *RESULTS),
+        Index(
+            "ix_jobs_with_code",
+            "project",
+            "kind",
+            "error_code",
+            "id",
+            "state",
+            "owner",
+            "model_id",
+            "verdict",
+            *RESULTS[2:],
+        ),
+        Index("ix_jobs_of_verdict", "project", "kind", "verdict", "id", "state", "owner", "model_id", *RESULTS[1:]),
         Index("ix_jobs_model_id", "model_id"),
         Index("ix_jobs_state_lease_until", "state", "lease_until"),
         UniqueConstraint("idempotency_key"),
@@ -42,6 +57,10 @@ class Job(Owned, Base):
     total: Mapped[int] = mapped_column(BigInteger, default=0)
     eta_seconds: Mapped[float | None] = mapped_column(Float)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    """The error's code, to be searched for."""
+    sqnr_db: Mapped[float | None] = mapped_column(Float)
+    """The report's SQNR of the whole model; infinity where the result is exact, None where nothing was measured."""
     model_id: Mapped[str] = mapped_column(String(64))
     dataset_id: Mapped[str | None] = mapped_column(String(64))
     evaluation_dataset_id: Mapped[str | None] = mapped_column(String(64))
@@ -73,6 +92,8 @@ class Job(Owned, Base):
     """Where in a trace the request stands that submitted the job (`traceparent`)."""
     webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """Where its events are sent: `url`, `secret` and `events` of the webhook that is made of it."""
+    retry_of: Mapped[str | None] = mapped_column(String(64))
+    """The job whose request was submitted again; it may have been deleted since."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

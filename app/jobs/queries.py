@@ -8,9 +8,11 @@ from sqlalchemy.orm import Session
 from app.database import clock
 from app.errors import NotFound
 from app.jobs import repository
+from app.jobs.kinds import JobKind
+from app.jobs.lists import JobFilter, page_of
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import TERMINAL, JobState
-from app.jobs.work import JobKind, QuantizeWork, SweepWork
+from app.jobs.work import QuantizeWork, SweepWork
 from app.jobs.workers import live_devices
 
 JobRow = Job
@@ -66,11 +68,9 @@ def outcome(session: Session, job_id: str) -> Outcome:
     return Outcome(JobState(job.state), job.error["code"] if job.error else None, job.verdict)
 
 
-def page(
-    session: Session, kind: JobKind, chosen: repository.JobFilter, before: str | None, limit: int
-) -> Sequence[Job]:
+def page(session: Session, kind: JobKind, chosen: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
     """Return the jobs of a kind, newest first, older than the id `before`."""
-    return repository.page(session, kind, chosen, before, limit)
+    return page_of(session, kind, chosen, before, limit)
 
 
 def events(session: Session, job_id: str, after: int, limit: int) -> Sequence[JobEvent]:

@@ -1,7 +1,6 @@
 """All SQL about jobs. Nothing here commits."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,16 +14,6 @@ from app.database import clock
 from app.jobs import tallies
 from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Turn, Worker
 from app.jobs.status import HELD, LIVE, TERMINAL, JobState, Move
-
-
-@dataclass(frozen=True)
-class JobFilter:
-    """Which jobs to list; None is any."""
-
-    state: JobState | None = None
-    tag: str | None = None
-    model_id: str | None = None
-    owner: str | None = None
 
 
 def find(session: Session, job_id: str) -> Job | None:
@@ -58,25 +47,6 @@ def find_by_key(session: Session, idempotency_key: str) -> Job | None:
     return session.scalar(query.options(undefer_group(WORK)))
 
 
-def page(session: Session, kind: str, chosen: JobFilter, before: str | None, limit: int) -> Sequence[Job]:
-    """Return the jobs of a kind, newest first, older than the id `before`."""
-    # Ids are found in the order of an index that holds all that is asked for; rows are read only to be returned.
-    identity = JobTag.job_id if chosen == JobFilter(tag=chosen.tag) and chosen.tag is not None else Job.id
-    found = select(identity).select_from(Job).where(Job.kind == kind).order_by(identity.desc()).limit(limit)
-    if chosen.state is not None:
-        found = found.where(Job.state == chosen.state)
-    if chosen.model_id is not None:
-        found = found.where(Job.model_id == chosen.model_id)
-    if chosen.owner is not None:
-        found = found.where(Job.owner == chosen.owner)
-    if chosen.tag is not None:
-        found = found.join(JobTag).where(JobTag.tag == chosen.tag)
-    if before is not None:
-        found = found.where(identity < before)
-    ids = found.subquery()
-    return session.scalars(select(Job).join(ids, ids.c[0] == Job.id).order_by(ids.c[0].desc())).all()
-
-
 def next_queued(session: Session, device: str, at: datetime) -> str | None:
     """Return the id of the job that runs next on a device, locked.
 
@@ -105,6 +75,23 @@ def note_served(session: Session, project: str, at: datetime) -> None:
     session.execute(statement.on_conflict_do_update(index_elements=[Turn.project], set_={"served_at": at}))
 
 
+def replace_tags(session: Session, job_id: str, tags: Collection[str]) -> None:
+    """Give a job these tags in place of those that it has."""
+    session.execute(delete(JobTag).where(JobTag.job_id == job_id))
+    session.add_all(JobTag(job_id=job_id, tag=tag) for tag in sorted(set(tags)))
+
+
+def change(session: Session, job_id: str, **changes: Any) -> None:
+    """Set columns that belong to no move."""
+    session.execute(update(Job).where(Job.id == job_id).values(changes))
+
+
+def delete_one(session: Session, job_id: str) -> None:
+    """Delete a job; its other rows go with it."""
+    query = delete(Job).where(Job.id == job_id)
+    session.execute(query, execution_options={"synchronize_session": False})
+
+
 def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
     """Make a move under a new token, if the job's state allows it; return the job, or None."""
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources))
@@ -116,6 +103,8 @@ def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str,
 
     Every end of a job comes by here, and is counted.
     """
+    if error := changes.get("error"):
+        changes = {**changes, "error_code": error["code"]}
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources), Job.token == token)
     job = _moved(session, query.values({"state": by.target, **changes}))
     if job is not None and by.target in TERMINAL:

@@ -1,4 +1,6 @@
-"""What a caller may do with jobs: submit, cancel, and delete what no live job needs. Each is one transaction."""
+"""What a caller may do with jobs, and delete what no live job needs. Each is one transaction."""
+
+from collections.abc import Collection
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -10,10 +12,11 @@ from app.catalog.service import Catalog, Row
 from app.database import begin_writing, clock
 from app.errors import Conflict, Invalid
 from app.jobs import repository
+from app.jobs.kinds import JobKind
 from app.jobs.models import Job
 from app.jobs.queries import no_job
 from app.jobs.status import DROP, RECALL, TERMINAL, JobState
-from app.jobs.submission import Admitted, MostSeconds, Submission, admit, new_job
+from app.jobs.submission import Admitted, MostSeconds, Submission, admit, new_job, same_again
 from app.jobs.usage import check_jobs
 
 
@@ -73,6 +76,48 @@ def request_cancel(session: Session, job_id: str) -> Job:
         repository.add_event(session, job.id, "state", {"state": job.state})
     session.commit()
     return job
+
+
+def retry(job: Job, idempotency_key: str | None, request_id: str) -> Submission:
+    """Return the request of a job that has ended, to be submitted once more. Raises Conflict."""
+    _require_end(job, f"It may still succeed; POST {_address(job)}/cancel stops it.")
+    return same_again(job, idempotency_key, request_id)
+
+
+def change(session: Session, job_id: str, tags: Collection[str] | None, priority: int | None) -> None:
+    """Give a job other tags, or while it is queued another priority; None leaves one. Raises NotFound, Conflict."""
+    begin_writing(session)
+    job = repository.lock(session, job_id) or no_job(job_id)
+    if priority is not None and job.state != JobState.QUEUED:
+        detail = f"The job {job_id} is {job.state}: its priority counted while it was queued."
+        raise Conflict("job_not_queued", detail, "Leave priority out; tags can be changed at any time.")
+    if tags is not None:
+        repository.replace_tags(session, job_id, tags)
+    if priority is not None:
+        repository.change(session, job_id, priority=priority)
+    if tags is not None or priority is not None:
+        audit.record(session, f"{job.kind}.changed", job_id)
+    session.commit()
+    session.expire(job)
+
+
+def forget(session: Session, job_id: str) -> None:
+    """Delete a job that has ended, with its history and files. Raises NotFound, Conflict."""
+    begin_writing(session)
+    job = repository.lock(session, job_id) or no_job(job_id)
+    _require_end(job, f"POST {_address(job)}/cancel stops it; delete it once it has ended.")
+    repository.delete_one(session, job_id)
+    audit.record(session, f"{job.kind}.deleted", job_id)
+    session.commit()
+
+
+def _require_end(job: Job, remedy: str) -> None:
+    if JobState(job.state) not in TERMINAL:
+        raise Conflict("job_not_finished", f"The job {job.id} is {job.state}.", remedy)
+
+
+def _address(job: Job) -> str:
+    return f"/v1/{'sweeps' if job.kind == JobKind.SWEEP else 'jobs'}/{job.id}"
 
 
 def delete(session: Session, catalog: Catalog[Row], upload_id: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy.orm import Session
 
@@ -17,8 +17,10 @@ from app.errors import Fault, Invalid
 from app.jobs.admission import check_dataset, check_metric, check_recipes, source_of
 from app.jobs.models import Job, JobTag
 from app.jobs.status import JobState
-from app.jobs.work import Work
+from app.jobs.work import Work, work_of
 from app.jobs.workers import live_devices
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Submission:
     work: Work
     dataset: str | None = None
     evaluation_dataset: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     tags: tuple[str, ...] = ()
     priority: int = 0
     owner: str = ""
@@ -39,6 +41,7 @@ class Submission:
     request_id: str | None = None
     webhook: dict[str, Any] | None = None
     """`url`, `secret` and `events` of the webhook that the job brings along."""
+    retry_of: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -47,6 +50,8 @@ class Submission:
         del content["work"], content["request_id"]
         if self.webhook is None:  # requests from before there were webhooks keep their digests
             del content["webhook"]
+        if self.retry_of is None:  # requests had no such field once
+            del content["retry_of"]
         content |= self.work.to_json()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -85,6 +90,26 @@ def admit(session: Session, submission: Submission) -> Admitted:
     return Admitted(submission, work, _device(session, submission.device))
 
 
+def same_again(job: Job, idempotency_key: str | None, request_id: str) -> Submission:
+    """Return the request that made a job, to be submitted once more."""
+    return Submission(
+        model=job.model_id,
+        work=work_of(job),
+        dataset=job.dataset_id,
+        evaluation_dataset=job.evaluation_dataset_id,
+        device=cast(Device, job.wanted_device),
+        tags=tuple(job.tags),
+        priority=job.priority,
+        owner=job.owner,
+        pending_seconds=job.pending_seconds,
+        running_seconds=job.running_seconds,
+        idempotency_key=idempotency_key,
+        request_id=request_id,
+        webhook=job.webhook,
+        retry_of=job.id,
+    )
+
+
 def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
     """Return the row of a job, within the caller's transaction, which holds its uploads. Raises NotFound."""
     submission = admitted.submission
@@ -112,6 +137,7 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         request_id=submission.request_id,
         trace=traces.traceparent(),
         webhook=submission.webhook,
+        retry_of=submission.retry_of,
         created_at=created_at,
         queued_at=created_at,
         tag_rows=[JobTag(tag=tag) for tag in sorted(set(submission.tags))],

@@ -12,9 +12,9 @@ from app.accounts.quotas import Quotas
 from app.catalog.models import Dataset, Model
 from app.database import clock, lock_name
 from app.errors import TooMany
+from app.jobs.kinds import JobKind
 from app.jobs.models import Artifact, Job
 from app.jobs.status import LIVE
-from app.jobs.work import JobKind
 from app.uploads.models import ResumableUpload
 from app.uploads.status import WITH_PARTS
 

@@ -5,12 +5,12 @@ Both kinds wait in one queue and end alike; whatever depends on the kind is an o
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, NoReturn
 
 from app.catalog.models import Model
 from app.errors import Fault, Invalid
 from app.jobs.admission import source_of
+from app.jobs.kinds import ID_PREFIXES, JobKind
 from app.jobs.models import Job
 from zeropoint.schema.defaults import complete
 from zeropoint.schema.formats import FORMATS, SOURCES, SourceFormat, formats_of
@@ -20,11 +20,6 @@ from zeropoint.schema.report import Report
 from zeropoint.schema.sweep import SweepEntry, SweepReport
 
 
-class JobKind(StrEnum):
-    QUANTIZE = "quantize"
-    SWEEP = "sweep"
-
-
 @dataclass(frozen=True)
 class QuantizeWork:
     """One recipe on one model."""
@@ -32,7 +27,7 @@ class QuantizeWork:
     recipe: Recipe
 
     kind: ClassVar = JobKind.QUANTIZE
-    id_prefix: ClassVar = "job"
+    id_prefix: ClassVar = ID_PREFIXES[kind]
     result_file: ClassVar = REPORT_FILE
     result_type: ClassVar[type[Report]] = Report
 
@@ -80,7 +75,7 @@ class SweepWork:
     latency: bool = False
 
     kind: ClassVar = JobKind.SWEEP
-    id_prefix: ClassVar = "swp"
+    id_prefix: ClassVar = ID_PREFIXES[kind]
     result_file: ClassVar = SWEEP_FILE
     result_type: ClassVar[type[SweepReport]] = SweepReport
 

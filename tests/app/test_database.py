@@ -64,6 +64,23 @@ def test_keys_of_an_older_version_still_find_their_jobs(engine: Engine, settings
         assert connection.execute(text("SELECT idempotency_key FROM jobs")).scalar_one() == digest
 
 
+def test_failed_jobs_of_an_older_version_get_their_code(engine: Engine, settings: Settings) -> None:
+    migrate(settings, "base")
+    migrate(settings, "0013")
+    values = {
+        "id": "'job_0'", "kind": "'quantize'", "state": "'failed'", "model_id": "'m'", "recipe": "'{}'",
+        "device": "'cpu'", "wanted_device": "'cpu'", "owner": "''", "error": "'{\"code\": \"killed\"}'",
+        "request_sha256": "'a'", "created_at": "'2026-01-01'", "pending_until": "'2026-01-01'",
+        **dict.fromkeys(["done", "total", "priority", "token", "attempts", "events", "pending_seconds"], "0"),
+        "running_seconds": "1",
+    }  # fmt: skip
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({', '.join(values.values())})")
+    migrate(settings)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT error_code FROM jobs")).scalar_one() == "killed"
+
+
 def test_schema_is_current_only_after_every_migration(engine: Engine, settings: Settings) -> None:
     with engine.connect() as connection:
         assert schema_is_current(connection)

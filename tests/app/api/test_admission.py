@@ -85,6 +85,8 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "/v1/webhooks/{webhook_id}": {"json": {"description": "d"}},
         "/v1/webhooks/{webhook_id}/rotate": {"json": {}},
         "/v1/webhooks/{webhook_id}/redeliver": {"json": {}},
+        "/v1/jobs/{job_id}": {"json": {"tags": ["a"]}},
+        "/v1/sweeps/{sweep_id}": {"json": {"tags": ["a"]}},
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
     }

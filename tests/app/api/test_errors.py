@@ -24,7 +24,7 @@ KEYS = {"type", "title", "status", "code", "detail", "remedy", "request_id"}
         ("GET /v1/models/", {}, 404, "route_not_found"),
         ("GET /docs", {}, 404, "route_not_found"),
         ("PUT /v1/jobs", {}, 405, "method_not_allowed"),
-        ("DELETE /v1/jobs/job_1", {}, 405, "method_not_allowed"),
+        ("PUT /v1/jobs/job_1", {}, 405, "method_not_allowed"),
         ("GET /v1/jobs/job_1", {}, 404, "job_not_found"),
         ("GET /v1/models/mdl_%00", {}, 404, "route_not_found"),
         ("GET /v1/jobs?limit=0", {}, 422, "request_invalid"),

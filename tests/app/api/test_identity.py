@@ -104,6 +104,8 @@ BODIES: dict[str, Any] = {
     "/v1/webhooks/{webhook_id}/rotate": {},
     "/v1/webhooks/{webhook_id}/redeliver": {},
     "/v1/imports": {"purpose": "model", "source": "https://example.org/model.pt2"},
+    "/v1/jobs/{job_id}": {"tags": ["a"]},
+    "/v1/sweeps/{sweep_id}": {"tags": ["a"]},
 }
 PART = {"Tus-Resumable": "1.0.0", "Upload-Length": "10", "Upload-Metadata": "purpose bW9kZWw=", "Upload-Offset": "0"}
 """What the addresses of uploads in parts take in place of a body."""

@@ -57,6 +57,8 @@ def test_a_job_is_accepted_and_described(client: httpx.Client, wish: dict[str, A
         "owner": "vision",
         "limits": {"pending_seconds": 60, "running_seconds": 6 * 3600},
         "request_id": answer.headers["X-Request-ID"],
+        "retry_of": None,
+        "sqnr_db": None,
         "waiting_for": "worker",
         "links": {
             "self": f"/v1/jobs/{job['id']}",

@@ -12,11 +12,12 @@ from app.catalog.service import DATASETS, MODELS
 from app.database import clock, new_id
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs import queries, service, workers
+from app.jobs.kinds import JobKind
+from app.jobs.lists import JobFilter
 from app.jobs.models import Worker
-from app.jobs.repository import JobFilter
 from app.jobs.status import JobState
 from app.jobs.submission import MostSeconds, Submission
-from app.jobs.work import JobKind, QuantizeWork
+from app.jobs.work import QuantizeWork
 from app.storage import Storage
 from tests.factories import MOST, add_dataset, add_job, add_model, claim_one, safetensors
 from zeropoint.schema.recipe import Recipe
