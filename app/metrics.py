@@ -60,6 +60,10 @@ GARBAGE_LAST = Gauge(
     "zeropoint_garbage_last_collection_timestamp_seconds", "When this process last collected garbage.", registry=OF_API
 )
 GARBAGE_BYTES = Counter("zeropoint_garbage_bytes", "Bytes that garbage collection removed.", registry=OF_API)
+LISTENERS = Gauge("zeropoint_listeners", "Requests that listen to events.", registry=OF_API)
+WEBHOOK_ATTEMPTS = Counter(
+    "zeropoint_webhook_attempts", "Attempts to deliver an event, by how they ended.", ["outcome"], registry=OF_API
+)
 
 ROUTELESS = "none"
 """The route of a request to an address that there is not."""
@@ -69,6 +73,8 @@ for _code in TITLES:
     REFUSALS.labels(_code)  # from the start: an increase from nothing is no increase to Prometheus
 for _outcome in ("done", "database_away", "broker_away", "failed"):
     RECONCILER_PASSES.labels(_outcome)
+for _outcome in ("delivered", "failed"):
+    WEBHOOK_ATTEMPTS.labels(_outcome)
 
 
 def method_label(method: str) -> str:

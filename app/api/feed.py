@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from app import metrics
 from app.accounts import keys
 from app.accounts.caller import Caller
 from app.api.schemas import ProjectEventBody
@@ -113,10 +114,12 @@ class Feed:
         seconds = TOKEN_SECONDS if who.actor.startswith("oidc:") else float("inf")
         listener = Listener(who, job_id, self._position, time.monotonic() + seconds)
         self._listeners.add(listener)
+        metrics.LISTENERS.inc()
         try:
             yield listener
         finally:
             self._listeners.discard(listener)
+            metrics.LISTENERS.dec()
 
     async def publish(self) -> None:
         """Publish what waits for it, so that a page that is read next has it."""

@@ -16,7 +16,7 @@ from time import monotonic
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from app import logs
+from app import logs, metrics
 from app.database import connected
 from app.outbound import OutboundError, Rules, called, networks_of
 from app.settings import Settings, words_of
@@ -161,6 +161,7 @@ class Sender:
                 deliveries.record_delivered(session, claimed, status)
             else:
                 deliveries.record_failed(session, claimed, error or "", status, asked)
+        metrics.WEBHOOK_ATTEMPTS.labels("failed" if error else "delivered").inc()
         level = logging.INFO if error is None else logging.WARNING
         facts = logs.fields(delivery_id=claimed.id, webhook_id=claimed.webhook_id, attempt=claimed.attempt)
         log.log(level, "webhook %s", error or "delivered", extra=facts)

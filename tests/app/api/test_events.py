@@ -264,6 +264,7 @@ def test_no_more_listen_than_may_and_a_client_that_goes_leaves_its_place(
             assert int(refusal.headers["retry-after"]) > 0
             assert client.get("/v1/events").status_code == 200
         wait_until(lambda: len(services.feed._listeners) == 1)
+        assert "zeropoint_listeners 1.0" in client.get("/metrics").text
         with following(client, "/v1/events") as heard:
             assert heard.status == 200
     wait_until(lambda: not services.feed._listeners)

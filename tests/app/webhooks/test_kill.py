@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -36,7 +37,7 @@ def environment(settings: Settings) -> Mapping[str, str]:
 @pytest.mark.own_service
 @pytest.mark.parametrize(("database_url", "times"), [("sqlite", 1), ("postgresql", 2)], indirect=["database_url"])
 def test_deliveries_survive_kills(
-    times: int, environment: Mapping[str, str], settings: Settings, tmp_path: Path
+    times: int, environment: Mapping[str, str], settings: Settings, tmp_path: Path, record_property: Any
 ) -> None:
     """Killed while messages are on their way: some were taken and not recorded, some neither, some not begun."""
     hold, arrived = threading.Event(), threading.Event()
@@ -67,6 +68,7 @@ def test_deliveries_survive_kills(
     repeats = Counter(target.ids)
     assert len(repeats) == EVENTS
     assert max(repeats.values()) > 1  # what was under way
+    record_property("kills, events, messages", (times, EVENTS, len(target.messages)))
 
 
 def _delivered(sessions: sessionmaker[Session]) -> int:

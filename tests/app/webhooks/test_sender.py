@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from app import metrics
 from app.jobs import service
 from app.settings import Settings
 from app.webhooks.models import Delivery, Webhook
@@ -34,6 +35,12 @@ def cancelled(session: Session, count: int = 1) -> None:
         service.request_cancel(session, add_job(session).id)
 
 
+def attempts(outcome: str) -> float:
+    value = metrics.OF_API.get_sample_value("zeropoint_webhook_attempts_total", {"outcome": outcome})
+    assert value is not None
+    return value
+
+
 def rows(session: Session) -> list[Delivery]:
     session.rollback()
     session.expire_all()
@@ -54,6 +61,7 @@ def sender_of(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[S
 
 
 def test_a_message_arrives_signed_and_once(allowed: Settings, session: Session, make_webhook: MakeWebhook) -> None:
+    before = attempts("delivered")
     with receiver() as target, sending(allowed):
         made = make_webhook(target.url)
         cancelled(session)
@@ -65,6 +73,7 @@ def test_a_message_arrives_signed_and_once(allowed: Settings, session: Session, 
     assert content["timestamp"].endswith("+00:00")
     assert (message.id, message.body.decode()) == (row.id, row.body)
     assert (row.attempts, row.last_status, row.last_error) == (1, 204, None)
+    assert attempts("delivered") == before + 1
 
 
 def test_a_failure_is_tried_again_under_the_same_id(
