@@ -25,6 +25,8 @@ class Received:
     ended: float
     failed: bool
     attributes: Mapping[str, Any]
+    said: str
+    """Everything else, as text: events, links, what the status says."""
 
 
 @dataclass
@@ -62,6 +64,7 @@ def _decoded(body: bytes) -> Iterator[Received]:
                     span.end_time_unix_nano / 1e9,
                     span.status.code == 2,
                     _values(span.attributes),
+                    f"{span.events} {span.links} {span.status.message}",
                 )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import clock
+from app.jobs import tallies
 from app.jobs.models import Artifact, Attempt, Job, JobEvent
 from app.jobs.status import HELD, TERMINAL, JobState
 from app.storage import Storage
@@ -31,24 +32,27 @@ class Counts:
     """Ended more than once, or not once though ended; artifacts of two attempts; two rows for one promise."""
     wrong: int = 0
     """Another end than the job's own, or other bytes."""
+    miscounted: int = 0
+    """By how much what operators see (ends by outcome, attempts that were claimed) differs from the rows."""
     reruns: int = 0
     most_attempts: int = 0
     which: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        return (self.lost, self.stuck, self.twice, self.wrong) == (0, 0, 0, 0)
+        return (self.lost, self.stuck, self.twice, self.wrong, self.miscounted) == (0, 0, 0, 0, 0)
 
     def __str__(self) -> str:
         return (
             f"accepted {self.accepted}, lost {self.lost}, stuck {self.stuck}, not recorded once {self.twice}, "
-            f"wrong {self.wrong}; ran more than once {self.reruns}, most attempts {self.most_attempts}"
+            f"wrong {self.wrong}, miscounted {self.miscounted}; ran more than once {self.reruns}, "
+            f"most attempts {self.most_attempts}"
         )
 
 
 def count(session: Session, storage: Storage, promises: Sequence[Promise]) -> Counts:
     """Look at each promise, and for rows that nobody was promised."""
-    counts = Counts(accepted=len(promises))
+    counts = Counts(accepted=len(promises), miscounted=_miscounted(session))
     rows = Counter(recipe["seed"] for recipe in session.scalars(select(Job.recipe)))
     for promise in promises:
         job = session.get(Job, promise.job_id)
@@ -60,6 +64,17 @@ def count(session: Session, storage: Storage, promises: Sequence[Promise]) -> Co
             setattr(counts, fault, getattr(counts, fault) + 1)
             counts.which.append(f"{fault}: {promise} {job and (job.state, job.error)}")
     return counts
+
+
+def _miscounted(session: Session) -> int:
+    sums = tallies.sums(session)
+    seen = Counter[str]()
+    for (outcome, *_), one in sums[tallies.FINISHED].items():
+        seen[outcome] += one.buckets.total()
+    rows = Counter(session.scalars(select(Job.state).where(Job.state.in_(TERMINAL))).all())
+    attempts = session.scalar(select(func.count()).select_from(Attempt)) or 0
+    claimed = sum(one.buckets.total() for one in sums[tallies.WAIT_SECONDS].values())
+    return sum(abs(seen[state] - rows[state]) for state in TERMINAL) + abs(attempts - claimed)
 
 
 def abandoned(session: Session, _: Sequence[Promise]) -> set[str]:

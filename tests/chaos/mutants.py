@@ -32,7 +32,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.quotas import NO_QUOTAS, Quotas
-from app.jobs import claims, endings, queries, reconciler, repository, service
+from app.jobs import claims, endings, queries, reconciler, repository, service, tallies
 from app.jobs.claims import Claim, ClaimStatus
 from app.jobs.models import Artifact, Job
 from app.jobs.status import TERMINAL, JobState, Move
@@ -41,6 +41,8 @@ from worker.heartbeat import Heartbeat
 
 ATTEMPTS = 1000
 PAUSE = timedelta(seconds=0.1)
+FOLD_ROWS = 20
+"""Counts are added up again and again while parts are killed."""
 LATE_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 
@@ -55,6 +57,7 @@ def prepare() -> None:
     for most in ("MAX_ATTEMPTS", "MOST_ATTEMPTS"):
         vars(endings)[most] = ATTEMPTS
     endings.RETRY_PAUSE = PAUSE
+    tallies.FOLD_ROWS = FOLD_ROWS
     _BREAK[os.environ.get("CHAOS_MUTANT", "")]()
 
 
