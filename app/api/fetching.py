@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from app import metrics
 from app.api.dependencies import Services
 from app.api.receiving import PIECE_BYTES
 from app.imports import fetch, rules_of, source_of
@@ -38,6 +39,7 @@ def _next_piece(services: Services, chunks: Iterator[bytes], stop: Stop) -> Blob
             if stop.stopped:
                 raise Stopped
             writer.write(chunk)
+            metrics.UPLOAD_BYTES.inc(len(chunk))
             if writer.size >= PIECE_BYTES:
                 break
     except BaseException:

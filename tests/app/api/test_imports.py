@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.uploads import service
 from app.uploads.service import NewUpload
 from tests.app.api.test_uploads import files as stored_files
+from tests.exposition import scrape
 from tests.factories import member_of, safetensors
 from tests.s3 import TestBucket
 from tests.servers import api_thread, wait_until
@@ -68,10 +69,12 @@ def ended(client: httpx.Client, upload: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_dataset_is_fetched(importing: httpx.Client, files: Files, allowing: Settings, session: Session) -> None:
+    before = scrape(importing).value("zeropoint_upload_bytes_total")
     upload = begin(importing, "dataset", files.put("/digits.safetensors", DATA))
     assert (upload["state"], upload["source"]) == ("fetching", f"{files.address}/digits.safetensors")
     done = ended(importing, upload)
     assert (done["state"], done["bytes"], done["received_bytes"]) == ("succeeded", len(DATA), len(DATA))
+    assert scrape(importing).value("zeropoint_upload_bytes_total") == before + len(DATA)
     dataset = importing.get(done["links"]["result"]).json()
     assert (dataset["name"], dataset["sha256"]) == ("digits.safetensors", hashlib.sha256(DATA).hexdigest())
     assert len(stored_files(allowing)) == 1
