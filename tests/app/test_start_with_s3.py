@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, list[str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("database_url", "stored_in"), [("sqlite", "s3")], indirect=True)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_process_does_not_start_without_its_bucket(command: str, settings: Settings) -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.counting import abandoned, unwritten
-from tests.chaos.run import Plan, run
+from tests.chaos.run import Outcome, Plan, run
 from tests.effort import CHAOS_SECONDS, CHAOS_SEED
 from tests.s3 import TestBucket
 
-RUNS = {
-    "postgresql": Plan("postgresql", CHAOS_SECONDS, CHAOS_SEED),
+WHOLE = Plan("postgresql", CHAOS_SECONDS, CHAOS_SEED)
+SMALL = {
     # One kind of part fewer can be killed: a file is no process.
     "sqlite": Plan("sqlite", CHAOS_SECONDS / 4, CHAOS_SEED, real_jobs=0),
+    # The bucket fails in turn with the parts, and each artifact is there and right.
+    "bucket": Plan("sqlite", CHAOS_SECONDS / 4, CHAOS_SEED, pause_seconds=(0.5, 2.0), real_jobs=0),
 }
-IN_BUCKET = Plan("sqlite", CHAOS_SECONDS / 4, CHAOS_SEED, pause_seconds=(0.5, 2.0), real_jobs=0)
 SHORT = Plan(
     "postgresql",
     seconds=8,
@@ -44,23 +45,30 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("database", RUNS)
 def test_no_accepted_job_is_lost_and_each_is_recorded_once(
-    database: str, model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    outcome = run(RUNS[database], model, tmp_path)
-    record_property(database, str(outcome))
-    assert outcome.counts.sound, outcome.counts.which
-    assert outcome.counts.accepted
-    assert not outcome.answers.get(500)
+    outcome = run(WHOLE, model, tmp_path)
+    record_property("postgresql", str(outcome))
+    require_sound(outcome)
 
 
-def test_nor_where_blobs_are_in_a_bucket(
-    bucket: TestBucket, model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("stored", SMALL)
+def test_nor_on_sqlite_or_in_a_bucket(
+    stored: str,
+    model: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
 ) -> None:
-    """It fails in turn with the parts, and each artifact is there and right."""
-    outcome = run(IN_BUCKET, model, tmp_path, bucket)
-    record_property("bucket", str(outcome))
+    bucket: TestBucket | None = request.getfixturevalue("bucket") if stored == "bucket" else None
+    outcome = run(SMALL[stored], model, tmp_path, bucket)
+    record_property(stored, str(outcome))
+    require_sound(outcome)
+
+
+def require_sound(outcome: Outcome) -> None:
     assert outcome.counts.sound, outcome.counts.which
     assert outcome.counts.accepted
     assert not outcome.answers.get(500)

@@ -41,6 +41,7 @@ def leaving(s3: S3Server, how: str, seconds: float) -> str:
     return f"{SCRIPT}\ncurl -sS --fail -d '{order}' {s3.address}/_tests/away"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", HOW)
 def test_no_job_is_begun_without_its_storage(world: World, job_id: str, s3: S3Server, how: str) -> None:
     s3.away(how, seconds=60)
@@ -53,6 +54,7 @@ def test_no_job_is_begun_without_its_storage(world: World, job_id: str, s3: S3Se
 
 
 @pytest.mark.usefixtures("_hurried")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", HOW)
 def test_what_a_job_has_done_waits_for_its_storage(world: World, job_id: str, s3: S3Server, how: str) -> None:
     script = leaving(s3, how, seconds=2)
