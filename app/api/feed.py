@@ -24,15 +24,15 @@ from app.accounts import keys
 from app.accounts.caller import Caller
 from app.api.schemas import ProjectEventBody
 from app.errors import Unavailable
-from app.jobs import publishing
+from app.jobs import publishing, queries
 from app.webhooks import outbox
 
 POLL_SECONDS = 0.25
 BATCH = 500
 MOST_QUEUED = 1000
 """Events that wait for one listener to read them."""
-CREDENTIALS_SECONDS = 15.0
-"""How long a listener goes on whose key was revoked."""
+CHECK_SECONDS = 15.0
+"""How long a listener goes on whose key was revoked, or whose job was deleted."""
 TOKEN_SECONDS = 900.0
 """How long a listener goes on with a token of an identity provider, which ends at a time that is not kept."""
 
@@ -93,7 +93,7 @@ class Feed:
         self._starting = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._position = 0
-        self._looked_at_keys = 0.0
+        self._checked = 0.0
 
     async def begin(self) -> None:
         """Poll from now on. Raises Unavailable where as many listen as may, SQLAlchemyError."""
@@ -141,18 +141,20 @@ class Feed:
                 log.exception("could not look for events, trying again")
 
     async def _poll(self) -> None:
-        """Hand each new event to those who listen to it, and end listeners whose credentials hold no more."""
+        """Hand each new event to those who listen to it, and end listeners whose key or whose job is no more."""
         events = await self._in_thread(_new_events, self._position)
         for project, event in events:
             self._position = event.position
             for listener in self._listeners:
                 listener.hear(project, event)
         now = time.monotonic()
-        if now - self._looked_at_keys >= CREDENTIALS_SECONDS:
-            self._looked_at_keys = now
+        if now - self._checked >= CHECK_SECONDS:
+            self._checked = now
             ended = await self._in_thread(keys.ended, {listener.who.actor for listener in self._listeners})
+            there = await self._in_thread(queries.existing, {listener.job_id or "" for listener in self._listeners})
             for listener in self._listeners:
-                if listener.who.actor in ended or listener.until <= now:
+                gone = listener.job_id is not None and listener.job_id not in there
+                if listener.who.actor in ended or listener.until <= now or gone:
                     listener.end()
 
     async def _in_thread(self, look: Callable[..., T], *arguments: object) -> T:

@@ -32,6 +32,7 @@ from app.jobs import queries, service
 from app.jobs.kinds import JobKind
 from app.jobs.submission import Admitted, Submission
 from app.jobs.work import QuantizeWork, Work
+from app.webhooks import outbox
 from app.webhooks.sender import rules_of
 from app.webhooks.service import check_target
 
@@ -197,7 +198,9 @@ def change_job(session: SessionDep, job_id: PathName, asked: ChangeRequest) -> R
 @router.delete("/{job_id}", status_code=204, responses=problems(404, 409))
 def delete_job(session: SessionDep, job_id: PathName) -> Response:
     """Delete a job that has ended, with its history and files."""
-    service.forget(session, queries.read(session, job_id).id)
+    job_id = queries.read(session, job_id).id
+    outbox.publish(session)  # its last events are on their way to webhooks before they go with it
+    service.forget(session, job_id)
     return Response(status_code=204)
 
 

@@ -22,6 +22,7 @@ from app.api.schemas import Body, RunBody
 from app.jobs import queries, service
 from app.jobs.kinds import JobKind
 from app.jobs.work import SweepWork
+from app.webhooks import outbox
 from zeropoint.schema.sweep import SweepEntry, SweepReport, SweepRow
 
 
@@ -113,7 +114,9 @@ def change_sweep(session: SessionDep, sweep_id: PathName, asked: ChangeRequest) 
 @router.delete("/{sweep_id}", status_code=204, responses=problems(404, 409))
 def delete_sweep(session: SessionDep, sweep_id: PathName) -> Response:
     """Delete a sweep that has ended, with its history and table."""
-    service.forget(session, queries.read_sweep(session, sweep_id).id)
+    sweep_id = queries.read_sweep(session, sweep_id).id
+    outbox.publish(session)  # its last events are on their way to webhooks before they go with it
+    service.forget(session, sweep_id)
     return Response(status_code=204)
 
 

@@ -49,6 +49,11 @@ def read_many(session: Session, job_ids: Collection[str]) -> Sequence[Job]:
     return repository.find_many(session, job_ids)
 
 
+def existing(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Return those of some ids that are jobs'."""
+    return repository.in_states(session, job_ids, list(JobState))
+
+
 def ended(session: Session, job_ids: Collection[str]) -> set[str]:
     """Return those of some jobs that have ended."""
     return repository.in_states(session, job_ids, TERMINAL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, delete, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from app.accounts import keys, projects
@@ -23,6 +23,7 @@ from app.api.feed import Feed
 from app.api.schemas import ProjectEventBody
 from app.errors import Unavailable
 from app.jobs import endings, service
+from app.jobs.models import Job
 from app.main import create_services
 from app.settings import Settings
 from tests.factories import add_job, claim_one
@@ -235,7 +236,7 @@ def test_nobody_hears_of_another_project(client: httpx.Client, session: Session,
 def test_who_listens_with_a_key_that_is_revoked_hears_no_more(
     client: httpx.Client, session: Session, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "CREDENTIALS_SECONDS", 0.2)
+    monkeypatch.setattr(feed, "CHECK_SECONDS", 0.2)
     with (
         following(client, "/v1/events", **bearer(secrets["ours"])) as heard,
         following(client, "/v1/events", **bearer(secrets["theirs"])) as other,
@@ -244,6 +245,24 @@ def test_who_listens_with_a_key_that_is_revoked_hears_no_more(
         keys.revoke(session, key.id)
         wait_until(lambda: heard.ended)
         assert not other.ended
+
+
+def test_who_listens_to_a_job_that_is_deleted_hears_an_end(
+    client: httpx.Client, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last event may go with it before it was looked for."""
+    monkeypatch.setattr(feed, "CHECK_SECONDS", 0.2)
+    job, other = add_job(session).id, add_job(session).id
+    with (
+        following(client, f"/v1/jobs/{job}/events") as heard,
+        following(client, f"/v1/jobs/{other}/events") as stays,
+    ):
+        wait_until(lambda: len(heard.events) == len(stays.events) == 1)
+        session.execute(delete(Job).where(Job.id == job))
+        session.commit()
+        wait_until(lambda: heard.ended)
+        time.sleep(0.5)
+        assert not stays.ended
 
 
 def test_silence_has_heartbeats(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

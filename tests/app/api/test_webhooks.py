@@ -169,6 +169,16 @@ def test_a_job_brings_a_webhook_along(client: httpx.Client, session: Session, mo
     assert client.post("/v1/jobs", json=weak).json()["errors"][0]["pointer"] == "/webhook/secret"
 
 
+def test_a_job_that_is_deleted_at_once_is_told_of_all_the_same(
+    client: httpx.Client, session: Session, webhook: dict[str, Any]
+) -> None:
+    job = add_job(session).id
+    service.request_cancel(session, job)
+    assert client.delete(f"/v1/jobs/{job}").status_code == 204
+    (row,) = client.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["items"]
+    assert (row["event"], row["job"]) == ("job.cancelled", job)
+
+
 def test_requests_without_webhooks_keep_their_digests() -> None:
     """Those of an earlier version are found again under their idempotency keys."""
     assert (
