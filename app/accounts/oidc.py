@@ -1,70 +1,56 @@
 """OIDC: tokens of an identity provider, checked with its published keys, name a project and a role by their claims."""
 
 import logging
-import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import jwt
-from jwt import PyJWK, PyJWKSet
+from jwt import PyJWK
 
 from app.accounts.caller import Caller, Role
 from app.accounts.projects import NAME
+from app.accounts.published import ALGORITHMS, ProviderAway, PublishedKeys
 from app.errors import Forbidden, Unauthorized, Unavailable
 from app.settings import Settings
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signatures with a public key. The provider's secret ones are out: whoever checks those can also make them."""
-
-FRESH_SECONDS = 300.0
-PAUSE_SECONDS = 10.0
-"""Between two fetches of keys: tokens with ids that nobody knows must not make us fetch for each of them."""
-FETCH_SECONDS = 3.0
-MOST_BYTES = 2**20
 LEEWAY_SECONDS = 30
+MOST_SUBJECT = 255
+"""Characters (OpenID Connect Core 1.0, section 2)."""
 MOST_ACTOR = 255
+
+_NO_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+"""What reading one raises where it is something else."""
 
 log = logging.getLogger(__name__)
 
 
-class ProviderAway(Exception):
-    """The provider's keys can't be fetched."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Provider:
     """An identity provider: who it is, whom its tokens are for, which claims name project and role, and its keys."""
 
     issuer: str
     audience: str
-    jwks_url: str | None
     project_claim: str
     role_claim: str
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _keys: Mapping[str | None, PyJWK] = field(default_factory=dict)
-    _fetched: float = float("-inf")
-    _tried: float = float("-inf")
+    keys: PublishedKeys
+
+    def knows(self, token: str) -> bool:
+        """Return whether a token can be checked, or refused, without waiting for the provider."""
+        try:
+            return self.keys.knows(_key_id(token))
+        except _NO_TOKEN:
+            return True
 
     def caller(self, token: str) -> Caller:
         """Return whom a token names. Raises Unauthorized, Forbidden, and Unavailable while its keys can't be had."""
         try:
-            header = jwt.get_unverified_header(token)
-            key = self._key(header.get("kid"))
-            claims = jwt.decode(
-                token,
-                key=key,
-                algorithms=ALGORITHMS,
-                audience=self.audience,
-                issuer=self.issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
+            claims = self._claims(token, self.keys.named(_key_id(token)))
+        except ProviderAway as error:
+            raise _away() from error
         except jwt.ExpiredSignatureError as error:
             raise _refused("The token has expired.") from error
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        except _NO_TOKEN as error:
             log.info("a token was refused: %s", type(error).__name__)
             raise _refused("The token is not one of the identity provider for this service.") from error
         return self._caller_of(claims)
@@ -72,10 +58,27 @@ class Provider:
     def check(self) -> str | None:
         """Return what is wrong with the provider; None while its keys can be had."""
         try:
-            self._refresh(FRESH_SECONDS)
+            self.keys.check()
         except ProviderAway:
             return "the identity provider does not answer"
         return None
+
+    def _claims(self, token: str, keys: Sequence[PyJWK]) -> dict[str, Any]:
+        """Return the claims of a token that one of these keys signed. Raises PyJWTError."""
+        for key in keys:
+            try:
+                return jwt.decode(
+                    token,
+                    key=key,
+                    algorithms=ALGORITHMS,
+                    audience=self.audience,
+                    issuer=self.issuer,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iss", "aud", "sub"]},
+                )
+            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
+                continue  # providers may give two keys one id
+        raise jwt.InvalidSignatureError
 
     def _caller_of(self, claims: Mapping[str, Any]) -> Caller:
         project, roles = _at(claims, self.project_claim), _at(claims, self.role_claim)
@@ -85,49 +88,10 @@ class Provider:
         known = [role for role in Role if role.value in words]
         if not known:
             raise _not_mapped(self.role_claim, f"one of {', '.join(Role)}")
-        return Caller(project, known[-1], f"oidc:{claims['sub']}"[:MOST_ACTOR])
-
-    def _key(self, key_id: str | None) -> PyJWK:
-        """Return a key of the provider, fetched again where it is not known: providers change their keys."""
-        try:
-            self._refresh(FRESH_SECONDS)
-            if key_id not in self._keys:
-                self._refresh(PAUSE_SECONDS)
-        except ProviderAway as error:
-            if key_id not in self._keys:
-                raise _away() from error
-        if key_id not in self._keys:
-            raise jwt.InvalidKeyError
-        return self._keys[key_id]
-
-    def _refresh(self, older_than: float) -> None:
-        """Fetch the keys if those that are here are older than this, one thread at a time. Raises ProviderAway."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._fetched <= older_than:
-                return
-            if now - self._tried <= PAUSE_SECONDS:
-                if self._fetched < self._tried:
-                    raise ProviderAway
-                return
-            self._tried = now
-            try:
-                self._keys = {key.key_id: key for key in self._fetch().keys}
-            except (httpx.HTTPError, jwt.PyJWTError, ValueError, KeyError) as error:
-                log.warning("the identity provider's keys can't be fetched", exc_info=True)
-                raise ProviderAway from error
-            self._fetched = now = time.monotonic()
-            self._tried = now
-
-    def _fetch(self) -> PyJWKSet:
-        with httpx.Client(timeout=FETCH_SECONDS, follow_redirects=False, trust_env=False) as client:
-            url = self.jwks_url
-            if url is None:
-                found = _json(client, f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-                if found.get("issuer") != self.issuer:
-                    raise ValueError("The provider's configuration names another issuer.")
-                url = str(found["jwks_uri"])
-            return PyJWKSet.from_dict(_json(client, url))
+        subject = claims["sub"]
+        if not subject.isprintable() or not 0 < len(subject) <= MOST_SUBJECT:
+            raise _refused("The token's subject (sub) is empty, too long, or has characters that can't be seen.")
+        return Caller(project, known[-1], f"oidc:{subject}"[:MOST_ACTOR])
 
 
 def provider_of(settings: Settings) -> Provider | None:
@@ -137,24 +101,16 @@ def provider_of(settings: Settings) -> Provider | None:
     return Provider(
         settings.oidc_issuer,
         settings.oidc_audience,
-        settings.oidc_jwks_url,
         settings.oidc_project_claim,
         settings.oidc_role_claim,
+        PublishedKeys(settings.oidc_issuer, settings.oidc_jwks_url),
     )
 
 
-def _json(client: httpx.Client, url: str) -> dict[str, Any]:
-    with client.stream("GET", url) as response:
-        response.raise_for_status()
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MOST_BYTES:
-                raise ValueError("The provider's answer is too long.")
-    found: dict[str, Any] = httpx.Response(200, content=bytes(body)).json()
-    if not isinstance(found, dict):
-        raise ValueError("The provider's answer is no JSON object.")
-    return found
+def _key_id(token: str) -> str | None:
+    """Return the id of the key that a token names. Raises PyJWTError."""
+    key_id: str | None = jwt.get_unverified_header(token).get("kid")
+    return key_id
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:

@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import method_refused, nothing_here, refusal_answer
+from app.api.errors import method_refused, no_route, refusal_answer
 from app.errors import MOST_FAULTS, Fault, Invalid
 from zeropoint.schema.faults import MOST_NAME
 from zeropoint.schema.layer_patterns import nearest
@@ -90,7 +90,8 @@ class Addresses:
             return
         path = path_of(scope)
         if not _VISIBLE.fullmatch(path):
-            await nothing_here(scope["state"]["request_id"], scope["method"], path)(scope, receive, send)
+            answer = refusal_answer(scope["state"]["request_id"], no_route(scope["method"], path))
+            await answer(scope, receive, send)
             return
         here = self._at(path)
         app, method = self._app, scope["method"]

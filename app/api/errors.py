@@ -168,11 +168,6 @@ def method_refused(request_id: str, method: str, path: str, allowed: Sequence[st
     return problem(request_id, HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": listed})
 
 
-def nothing_here(request_id: str, method: str, path: str) -> JSONResponse:
-    """Return the answer where there is no address."""
-    return refusal_answer(request_id, _no_route(method, path))
-
-
 def precondition_failed(request: Request, detail: str) -> JSONResponse:
     """Return the answer to a condition that does not hold (If-Match, If-None-Match, If-Unmodified-Since)."""
     error = ServiceError("precondition_failed", detail, "Read it again and use the ETag of that answer.")
@@ -266,7 +261,7 @@ def _on_validation_error(request: Request, error: Exception) -> Response:
             request, Malformed("json_malformed", "The body is not valid JSON.", "Send one JSON object in UTF-8.")
         )
     if any(entry["loc"][0] == "path" for entry in errors):
-        return _on_service_error(request, _nothing_here(request))
+        return _on_service_error(request, no_route(request.method, request.url.path))
     faults = faults_of(errors)
     refusal = Invalid(
         "request_invalid",
@@ -285,7 +280,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     if isinstance(error, BodyRefused):
         return refusal_answer(request.state.request_id, error.refusal, close=True)
     refusals: dict[int, ServiceError] = {
-        404: _nothing_here(request),
+        404: no_route(request.method, request.url.path),
         413: TooLarge(
             "body_too_large",
             "The JSON body is too large, or holds too many values.",
@@ -298,10 +293,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem(request.state.request_id, status, refusal, error.headers)
 
 
-def _nothing_here(request: Request) -> NotFound:
-    return _no_route(request.method, request.url.path)
-
-
-def _no_route(method: str, path: str) -> NotFound:
+def no_route(method: str, path: str) -> NotFound:
+    """Return the refusal where there is no address."""
     shown = "".join(character if character.isprintable() else "?" for character in path[:200])
     return NotFound("route_not_found", f"Nothing answers {method} {shown}.", "/openapi.json lists every address.")

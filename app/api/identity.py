@@ -7,9 +7,7 @@ and webhooks are an admin's.
 import asyncio
 import logging
 import re
-from functools import partial
 
-from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,16 +17,20 @@ from app.accounts.caller import ANYONE, Caller, Role, called_by
 from app.accounts.oidc import Provider
 from app.accounts.quotas import Quotas, quotas_of, usual_quotas
 from app.api.addresses import PROBES, path_of
+from app.api.admission import Places
 from app.api.dependencies import Services
 from app.api.errors import fault_answer
-from app.errors import Forbidden, ServiceError, Unauthorized
+from app.errors import Forbidden, ServiceError, Unauthorized, Unavailable
 
 OPEN = PROBES | {"/openapi.json"}
 """What anybody may read: it tells of no project."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 OF_ADMINS = re.compile(r"/v1/(keys|audit|webhooks)\b")
 """Beginnings, whatever follows: what is no address at all may be an admin's too."""
-PROVIDER_THREADS = 4
+TOKENS = 4
+"""That are checked at once. Those that may have to wait for the provider have places of their own."""
+TOKEN_QUEUE = 200
+TOKEN_SECONDS = 5.0
 
 _BEARER = re.compile(r"(?i:bearer) +([!-~]{1,8192})")
 
@@ -40,7 +42,8 @@ class Identity:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._threads = CapacityLimiter(PROVIDER_THREADS)
+        self._tokens = Places(TOKENS, TOKEN_QUEUE, TOKEN_SECONDS, _tokens_busy)
+        self._strange_tokens = Places(TOKENS, TOKEN_QUEUE, TOKEN_SECONDS, _tokens_busy)
         self._writes: dict[str, asyncio.Task[None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +90,8 @@ class Identity:
         return known.caller
 
     async def _caller_of_token(self, services: Services, provider: Provider, token: str) -> Caller:
-        who = await to_thread.run_sync(partial(provider.caller, token), limiter=self._threads)
+        places = self._tokens if provider.knows(token) else self._strange_tokens
+        who = await places.run(provider.caller, token)
         if not await services.admission.reading.run(_project_exists, services, who.project):
             raise Forbidden(
                 "token_without_project",
@@ -150,6 +154,11 @@ def _missing(*, unreadable: bool) -> ServiceError:
     what = "The Authorization header can't be read." if unreadable else "The request has no Authorization header."
     remedy = "Send Authorization: Bearer zp_…, a key that an admin of your project or the operator makes."
     return Unauthorized("credentials_missing", what, remedy)
+
+
+def _tokens_busy() -> Unavailable:
+    detail = "As many tokens as this service checks at once are being checked, and as many as may wait do."
+    return Unavailable("busy", detail, "Ask again; Retry-After says when. API keys work meanwhile.", retry_after=5)
 
 
 def _unknown() -> Unauthorized:

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from anyio import CapacityLimiter, to_thread
 from limits import RateLimitItemPerSecond
@@ -43,6 +42,7 @@ class Rates:
         self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._threads = CapacityLimiter(THREADS)
         self._fail_open = settings.quota_fail_open
+        self._is_away = False
         self._away_until = float("-inf")
         self._uploads = Counter[str]()
         self._known: dict[str, tuple[float, Quotas]] = {}
@@ -62,20 +62,33 @@ class Rates:
         if most is None:
             return
         try:
-            if time.monotonic() < self._away_until:
-                raise StorageError(TimeoutError())
-            hit = partial(self._limiter.hit, RateLimitItemPerSecond(most), project)
-            allowed = await to_thread.run_sync(hit, limiter=self._threads)
+            allowed = await self._hit(project, most)
         except (StorageError, RedisError, OSError) as error:
-            if time.monotonic() >= self._away_until:
-                log.warning("requests can't be counted: Redis does not answer (%s)", error)
-                self._away_until = time.monotonic() + PAUSE_SECONDS
             if self._fail_open:
                 return
             raise _away() from error
         if not allowed:
             detail = f"This project may send {most} requests a second, and sent more."
             raise TooMany("rate_exceeded", detail, "Ask again; Retry-After says when.", retry_after=1)
+
+    async def _hit(self, project: str, most: int) -> bool:
+        """Count a request, and return whether it is one of those that may be. Raises StorageError and its like."""
+        tries = self._is_away and time.monotonic() >= self._away_until
+        if tries:
+            self._away_until = time.monotonic() + PAUSE_SECONDS  # others don't meanwhile
+        return await to_thread.run_sync(self._hit_now, project, most, tries, limiter=self._threads)
+
+    def _hit_now(self, project: str, most: int, tries: bool) -> bool:
+        if self._is_away and not tries:  # found since this request began to wait for a thread
+            raise StorageError(TimeoutError())
+        try:
+            allowed = self._limiter.hit(RateLimitItemPerSecond(most), project)
+        except (StorageError, RedisError, OSError) as error:
+            self._is_away, self._away_until = True, time.monotonic() + PAUSE_SECONDS
+            log.warning("requests can't be counted: Redis does not answer (%s)", error)
+            raise
+        self._is_away = False
+        return allowed
 
     @contextmanager
     def upload(self, project: str, quotas: Quotas) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from app.accounts import oidc
+from app.accounts import published
 from app.accounts.caller import Role
 from app.accounts.oidc import Provider, provider_of
 from app.errors import Forbidden, ServiceError, Unauthorized, Unavailable
@@ -67,6 +67,12 @@ WRONG: dict[str, dict[str, Any]] = {
     "no end": {"exp": None},
     "no subject": {"sub": None},
     "an end that is no time": {"exp": "soon"},
+    "an end without an end": {"exp": float("inf")},
+    "a subject of nothing": {"sub": ""},
+    "a subject with lines": {"sub": "someone\nelse"},
+    "a subject that no database keeps": {"sub": "some\0one"},
+    "a subject that is no text": {"sub": "\ud800"},
+    "a subject without an end": {"sub": "x" * 256},
 }
 
 
@@ -90,6 +96,27 @@ def test_the_public_key_is_no_secret_to_sign_with(idp: IdentityProvider) -> None
     for token in (forged, bare):
         with pytest.raises(Unauthorized):
             provider(idp).caller(token)
+
+
+KEY_IDS: list[Any] = [[], ["first"], {}, 5, None, True, "", "\0", "x" * 5000, "../first", "' OR 1=1"]
+HEADS: list[dict[str, Any]] = [
+    *({"kid": key_id} for key_id in KEY_IDS),
+    {"jku": "http://127.0.0.1:9/keys"},
+    {"x5u": "http://127.0.0.1:9/"},
+    {"crit": ["b64"], "b64": False},
+    {"alg": []},
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: str(head)[:30])
+def test_a_head_that_says_something_odd_is_refused(idp: IdentityProvider, head: dict[str, Any]) -> None:
+    _, claims, signature = idp.token(signed_with=private_key("a stranger's")).split(".")
+    written = json.dumps({"alg": "RS256", "kid": "first"} | head).encode()
+    token = f"{base64.urlsafe_b64encode(written).rstrip(b'=').decode()}.{claims}.{signature}"
+    made = provider(idp)
+    made.knows(token)
+    with pytest.raises(Unauthorized):
+        made.caller(token)
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "e30.e30.", "é", "eyJhbGciOiJSUzI1NiJ9..", "." * 100])
@@ -126,7 +153,7 @@ def test_keys_are_fetched_once_and_again_for_a_new_one(idp: IdentityProvider, mo
         made.caller(idp.token())
     assert idp.asked == 2
     idp.add_key("second")
-    monkeypatch.setattr(oidc, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(published, "PAUSE_SECONDS", 0)
     assert made.caller(idp.token("second")).project == "ours"
 
 

@@ -1,7 +1,9 @@
 """Quotas: each is kept, says when to come back, and bounds nobody but its own project."""
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.accounts import keys, projects, quotas
 from app.accounts.caller import DEFAULT_PROJECT, Role, called_by
 from app.accounts.quotas import Quotas
-from app.api.rates import Rates
+from app.api.rates import REDIS_SECONDS, Rates
 from app.errors import TooMany, Unavailable
 from app.jobs import service
 from app.main import create_services
@@ -141,6 +143,32 @@ def test_without_redis_requests_are_answered_unless_the_settings_say_no(settings
     with pytest.raises(Unavailable) as unavailable:
         asyncio.run(strict.check("p", most))
     assert (unavailable.value.code, unavailable.value.retry_after) == ("rates_away", 2)
+
+
+def test_a_redis_that_hangs_is_waited_for_by_few(settings: Settings) -> None:
+    """Of many at once those that ask first wait, and nobody behind them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rates = Rates(settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{silent.getsockname()[1]}/0"}))
+
+        async def ask() -> None:
+            await asyncio.gather(*(rates.check("p", Quotas(requests_a_second=1)) for _ in range(100)))
+
+        began = time.monotonic()
+        asyncio.run(ask())
+        assert time.monotonic() - began < 8 * REDIS_SECONDS  # 25 in a row without
+
+
+def test_requests_are_counted_again_once_redis_is_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, most = Rates(settings), Quotas(requests_a_second=1)
+    monkeypatch.setattr("app.api.rates.PAUSE_SECONDS", 0.05)
+    rates._is_away = True
+
+    async def ask() -> None:
+        for _ in range(3):
+            await rates.check("p", most)
+
+    with pytest.raises(TooMany):
+        asyncio.run(ask())
 
 
 def test_a_project_may_have_quotas_of_its_own(settings: Settings, session: Session) -> None:
