@@ -13,8 +13,8 @@ from datetime import timedelta
 from app.accounts.caller import called_by
 from app.accounts.quotas import quotas_of
 from app.api.dependencies import Services
-from app.api.errors import DATABASE_REFUSALS, storage_away
 from app.api.fetching import fetch_parts
+from app.api.outages import DATABASE_REFUSALS, storage_away
 from app.api.uploads import blob_writer, storage_full
 from app.catalog.service import Examined, Upload
 from app.database import trouble_of

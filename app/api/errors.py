@@ -1,6 +1,5 @@
 """The one place that knows status numbers: every refusal becomes application/problem+json (RFC 9457)."""
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -13,14 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from app import metrics
-from app.api.admission import database_busy
+from app.api.outages import DATABASE_REFUSALS, EXHAUSTED, NO_THREAD, exhausted, storage_away
 from app.api.wording import faults_of
-from app.database import Trouble, trouble_of
+from app.database import trouble_of
 from app.errors import (
     TITLES,
     Conflict,
     Damaged,
-    Fault,
     Forbidden,
     Gone,
     Invalid,
@@ -192,7 +190,7 @@ def _on_system_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, OSError) or error.errno not in EXHAUSTED:
         raise error
     log.error("%s: the process is at a limit of the system", request.state.request_id, exc_info=error)
-    return _on_service_error(request, _exhausted())
+    return _on_service_error(request, exhausted())
 
 
 def _on_runtime_error(request: Request, error: Exception) -> Response:
@@ -200,56 +198,7 @@ def _on_runtime_error(request: Request, error: Exception) -> Response:
     if NO_THREAD not in str(error):
         raise error
     log.error("%s: the process gets no more threads", request.state.request_id, exc_info=error)
-    return _on_service_error(request, _exhausted())
-
-
-def _database_away() -> Unavailable:
-    """Return the refusal while the database is away. It is not known whether an interrupted commit took effect."""
-    return Unavailable(
-        "database_unavailable",
-        "The database does not answer.",
-        "Ask again in a moment. A POST /v1/jobs is safe to repeat under an Idempotency-Key.",
-        retry_after=5,
-    )
-
-
-def _database_not_migrated() -> Unavailable:
-    detail = "The database lacks tables or columns of this version."
-    remedy = "The operator has to run zeropoint migrate."
-    return Unavailable("not_ready", detail, remedy, [Fault("/database", detail)], retry_after=10)
-
-
-def _database_full() -> StorageFull:
-    detail = "The database has no room left."
-    return StorageFull("storage_full", detail, "Ask the operator for room on the database's disk.")
-
-
-def storage_away() -> Unavailable:
-    """Return the refusal while the storage is away."""
-    return Unavailable(
-        "storage_away",
-        "The storage of models, datasets and artifacts does not answer, or refuses this service.",
-        "Ask again later; Retry-After says when. GET /readyz says what is wrong with it.",
-        retry_after=10,
-    )
-
-
-def _exhausted() -> Unavailable:
-    detail = "The service has no files, processes or memory left for this request."
-    return Unavailable("busy", detail, "Ask again later; Retry-After says when.", retry_after=10)
-
-
-DATABASE_REFUSALS: Mapping[Trouble, Callable[[], ServiceError]] = {
-    Trouble.BUSY: database_busy,
-    Trouble.NOT_MIGRATED: _database_not_migrated,
-    Trouble.FULL: _database_full,
-    Trouble.AWAY: _database_away,
-}
-
-NO_THREAD = "can't start new thread"
-
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
-"""The errno of an OSError that means: a limit on files, processes or memory is reached."""
+    return _on_service_error(request, exhausted())
 
 
 def _on_validation_error(request: Request, error: Exception) -> Response:

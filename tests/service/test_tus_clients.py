@@ -26,6 +26,7 @@ from app.cli.commands import api_command, with_root
 from app.database import migrate
 from app.settings import Settings
 from tests.servers import ROOT, free_port, listens, wait_until
+from tests.sources import Files
 from tests.tus import PART, begin, checksum, offset_of, samples_of, send
 
 pytestmark = pytest.mark.own_service
@@ -87,13 +88,14 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, source: Files) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("tus")
     settings = {
         "ZEROPOINT_DATABASE_URL": f"sqlite:///{folder}/zeropoint.db",
         "ZEROPOINT_STORAGE_URL": f"file:{folder}/storage",
         "ZEROPOINT_RECONCILE_SECONDS": "0.2",
         "ZEROPOINT_LEASE_SECONDS": "3",
+        **{f"ZEROPOINT_{name.upper()}": value for name, value in source.settings.items()},
     }
     migrate(Settings(database_url=settings["ZEROPOINT_DATABASE_URL"]))
     api = Api({**environment, **settings}, folder)
@@ -151,7 +153,7 @@ def cutting(port: int, seed: int, most: int) -> Iterator[tuple[str, CuttingWire]
 
 def finished(client: httpx.Client, address: str) -> dict[str, Any]:
     """The upload, once it has ended."""
-    wait_until(lambda: client.get(address).json()["state"] not in {"receiving", "checking"})
+    wait_until(lambda: client.get(address).json()["state"] not in {"receiving", "fetching", "checking"})
     upload: dict[str, Any] = client.get(address).json()
     return upload
 
@@ -233,6 +235,20 @@ def test_a_check_outlives_a_kill(api: Api, client: httpx.Client) -> None:
     assert client.get(upload["links"]["result"]).json()["sha256"] == hashlib.sha256(data).hexdigest()
     ((token,),) = api.execute(f"SELECT token FROM uploads WHERE id = '{upload_id}'")
     assert token >= 2
+
+
+def test_an_import_outlives_a_kill(api: Api, client: httpx.Client, source: Files) -> None:
+    """The API dies while it fetches; the next one fetches it again, once the lease of the dead one is over."""
+    data = samples_of(1_000_000)
+    source.gate.clear()
+    begun = client.post("/v1/datasets", json={"source": source.put("/outlives-a-kill", data)})
+    wait_until(lambda: ("/outlives-a-kill", None) in source.asked)
+    api.kill()
+    source.gate.set()
+    api.start()
+    upload = finished(client, begun.headers["Location"])
+    assert client.get(upload["links"]["result"]).json()["sha256"] == hashlib.sha256(data).hexdigest()
+    assert source.asked.count(("/outlives-a-kill", None)) == 2
 
 
 @pytest.fixture(scope="module")

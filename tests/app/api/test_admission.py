@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from app.jobs.endings import Product
 from app.main import create_app
 from app.settings import Settings
 from app.storage import Storage
+from app.uploads import service as uploads
+from app.uploads.service import NewUpload
 from app.webhooks import service as webhooks
 from app.webhooks.outbox import ENDS
 from tests.factories import add_dataset, add_job, add_model, claim_one, safetensors
+from tests.tus import PART, VERSION, metadata
 
 HEALTH = ("/healthz", "/readyz", "/metrics")
 HEALTH_SECONDS = 1.0
@@ -72,6 +76,7 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "name": "report.json",
         "key_id": keys.create(session, DEFAULT_PROJECT, "key", Role.READER).row.id,
         "webhook_id": webhooks.create(session, "https://hooks.example/", ENDS).row.id,
+        "upload_id": uploads.create(session, NewUpload("dataset", "a", "a", 10), timedelta(hours=1)).id,
     }
     wish = {"model": model.id, "preset": "int8-weight-only"}
     sweep = {"model": model.id, "dataset": dataset.id, "recipes": [{"preset": "int8-static"}] * 2}
@@ -89,6 +94,9 @@ def calls(session: Session, storage: Storage, archive: Path) -> list[Call]:
         "/v1/sweeps/{sweep_id}": {"json": {"tags": ["a"]}},
         "/v1/models": {"content": archive.read_bytes()},
         "/v1/datasets": {"content": DATA},
+        "/v1/uploads": {"headers": {**VERSION, "Upload-Length": "9", "Upload-Metadata": metadata(purpose="model")}},
+        "/v1/uploads/{upload_id}": {"content": b"part", "headers": {**PART, "Upload-Offset": "0"}},
+        "/v1/imports": {"json": {"purpose": "model", "source": "https://example.org/"}},
     }
     asked: dict[str, dict[str, Any]] = {"/v1/artifacts": {"params": {"job": job.id}}}
     session.rollback()  # an open transaction would keep others from locking tables
@@ -277,7 +285,7 @@ def test_without_migrations_every_endpoint_says_so(settings: Settings, calls: li
             assert answer.json()["code"] == "not_ready"
             assert "zeropoint migrate" in answer.json()["remedy"]
         else:
-            assert call.path in ("/healthz", "/readyz", "/metrics", "/v1/presets"), (call, answer.text)
+            assert call.path in ("/healthz", "/readyz", "/metrics", "/v1/presets", "/v1/imports"), (call, answer.text)
 
 
 def test_a_queue_is_bounded_and_lets_in_who_came_first() -> None:

@@ -19,6 +19,7 @@ from app.room import RESERVE_BYTES
 from app.settings import Settings
 from tests.factories import safetensors
 from tests.servers import api_process, wait_until
+from tests.tus import begin, metadata, offset_of, samples_of, send
 
 MIB = 2**20
 SMALL = safetensors(x=("F32", [4, 3]))
@@ -124,6 +125,34 @@ def test_an_upload_that_can_not_fit_is_refused_before_its_first_byte(serve: Serv
 def test_an_upload_that_fills_the_disk_on_its_way_is_refused(serve: Serve, small: Path) -> None:
     client = serve(small)
     assert refused(client.post("/v1/datasets", content=large(FREE + MIB)))
+    goes_on(client, small)
+
+
+def test_an_upload_in_parts_that_can_not_fit_is_refused_before_its_first_byte(serve: Serve, small: Path) -> None:
+    client = serve(small)
+    said = {"Tus-Resumable": "1.0.0", "Upload-Length": str(FREE + 1), "Upload-Metadata": metadata(purpose="dataset")}
+    assert refused(client.post("/v1/uploads", headers=said))
+    goes_on(client, small)
+
+
+def test_parts_stay_while_there_is_no_room_to_put_them_together(serve: Serve, small: Path) -> None:
+    client, data = serve(small), samples_of(5 * MIB)
+    address = begin(client, len(data))
+    assert send(client, address, 0, data).status_code == 204
+    upload = client.get(address).json()
+    assert (upload["state"], upload["error"]["code"]) == ("checking", "storage_full")
+    assert offset_of(client, address) == len(data)
+    assert client.delete(address).status_code == 204
+    goes_on(client, small)
+
+
+def test_a_part_that_fills_the_disk_is_refused_and_those_before_stay(serve: Serve, small: Path) -> None:
+    client, data = serve(small), samples_of(FREE - MIB)
+    address, other = begin(client, len(data)), begin(client, len(data))
+    assert send(client, address, 0, data[: 4 * MIB]).status_code == 204
+    assert refused(send(client, other, 0, data[: 5 * MIB]))
+    assert (offset_of(client, address), offset_of(client, other)) == (4 * MIB, 0)
+    assert [client.delete(each).status_code for each in (address, other)] == [204, 204]
     goes_on(client, small)
 
 

@@ -125,6 +125,9 @@ SLOW: dict[str, tuple[str, bytes]] = {
 }
 
 
+CONTENT_TYPES = {"bodies": "application/octet-stream", "documents": "application/json"}
+
+
 @pytest.mark.parametrize("path", SLOW)
 def test_where_all_places_are_taken_slow_bodies_give_way(
     path: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -139,11 +142,12 @@ def test_where_all_places_are_taken_slow_bodies_give_way(
     with api_thread(app) as served:
         clients = [RawClient(str(served.base_url)) for _ in range(2)]
         for client in clients:
-            client.begin("POST", path, 100_000)
+            client.begin("POST", path, 100_000, CONTENT_TYPES[kind])
             client.send(begun)
         wait_until(lambda: len(places._bodies) == 2)
         time.sleep(0.3)
-        answer = served.post(path, content=b"[" + b" " * 6000 + b"]", headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": CONTENT_TYPES[kind]}
+        answer = served.post(path, content=b"[" + b" " * 6000 + b"]", headers=headers)
         assert answer.status_code in (400, 422), answer.text
         for refused in (client.answer() for client in clients):
             assert (refused.status, refused.code) == (503, "busy")
