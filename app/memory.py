@@ -39,7 +39,7 @@ class MemoryPlan:
         if worker:
             parts.append((self.slots, self.job_bytes, "jobs", "ZEROPOINT_WORKER_SLOTS or ZEROPOINT_JOB_MEMORY_BYTES"))
         promised = sum(OWN_BYTES + number * each for number, each, _, _ in parts)
-        words = " and ".join(f"{number} {what} of {_spell(each)}" for number, each, what, _ in parts)
+        words = " and ".join(f"{_count(number, what)} of {_spell(each)}" for number, each, what, _ in parts)
         said = f"{words}, {_spell(promised)} in all, of the {_spell(self.machine)} of memory that there are"
         if promised > self.machine:
             change = ", or ".join(names for _, _, _, names in parts)
@@ -63,3 +63,7 @@ def plan_memory(settings: Settings, machine: int | None = None, cores: int | Non
 
 def _spell(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what if number > 1 else what.removesuffix('s')}"

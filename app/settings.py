@@ -22,14 +22,26 @@ NOT_OURS = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_
 """What others put into the environment, behind our prefix: docker-compose.yml the port, and Kubernetes the addresses of
 services whose names begin with zeropoint."""
 
+OIDC_HALVES = (
+    ("oidc_issuer", "oidc_audience"),
+    ("oidc_audience", "oidc_issuer"),
+    ("oidc_jwks_url", "oidc_issuer"),
+)
+"""Settings that need another one."""
+
 LONGEST_SECONDS = 10 * 365 * 24 * 3600
 """Of any time, so that no sum of times is out of range, wherever it is computed."""
 MOST_BYTES = 2**50
 """Of any size, with room in 64 bits to multiply it."""
 
+_SERVER = r"(?:[^:/@]*(?::[^@]*)?@)?(?:\[[^/?\]]+\]|[^/:?@]*)(?::\d*)?(?:[/?].*)?"
+"""User, password, host, port and what follows; the port is a number."""
+_DATABASE = re.compile(rf"sqlite(\+pysqlite)?://(/.*)?|postgresql(\+psycopg)?://{_SERVER}")
+_BROKER = re.compile(rf"rediss?://{_SERVER}")
+_STORAGE = re.compile(r"file:(?!(//)?$).+|s3://.+")
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
 _IMPORT_HOST = re.compile(r"\*|((https?|s3)://)?(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?")
-_URL = r"^https?://[^\s]+$"
+_ADDRESS = re.compile(r"https?://[^\s/][^\s]*")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _RECEIVER = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -57,7 +69,7 @@ class Settings(BaseSettings):
     import_hosts: str = ""
     import_private_addresses: str = ""
     import_seconds: int = Field(default=3600, ge=1, le=LONGEST_SECONDS)
-    hub_endpoint: str = Field(default="https://huggingface.co", pattern=_URL)
+    hub_endpoint: str = "https://huggingface.co"
     hub_tokens_dir: Path | None = None
     max_json_bytes: int = Field(default=2**20, ge=1024, le=2**30)
     connections: int = Field(default=1000, ge=1, le=1_000_000)
@@ -69,9 +81,9 @@ class Settings(BaseSettings):
     forwarded_allow_ips: str = ""
     cors_origins: str = ""
     auth: Literal["off", "on", "off-everywhere"] = "off"
-    oidc_issuer: str | None = Field(default=None, pattern=_URL)
+    oidc_issuer: str | None = None
     oidc_audience: str | None = Field(default=None, min_length=1)
-    oidc_jwks_url: str | None = Field(default=None, pattern=_URL)
+    oidc_jwks_url: str | None = None
     oidc_project_claim: str = "zeropoint_project"
     oidc_role_claim: str = "zeropoint_role"
     quota_bytes: int | None = Field(default=None, ge=0, le=2**60)
@@ -111,6 +123,34 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        if not _DATABASE.fullmatch(value):
+            raise refusal("must be sqlite:/// and a file, or postgresql://user:password@host:port/database")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: str) -> str:
+        if not _BROKER.fullmatch(value):
+            raise refusal("must be the address of a Redis: redis://:password@host:port/0, or rediss://")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _storage(cls, value: str) -> str:
+        if not _STORAGE.fullmatch(value):
+            raise refusal("must be file: and a folder, such as file:data/storage, or s3:// and a bucket")
+        return value
+
+    @field_validator("hub_endpoint", "oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise refusal("must be an address that begins with https:// or http://")
+        return value
 
     @field_validator("root_path")
     @classmethod
@@ -190,6 +230,7 @@ def read_settings() -> Settings:
     wrong = [*_unknown(os.environ)]
     try:
         settings = Settings()
+        wrong += _halves(settings)
     except ValidationError as error:
         wrong += [f"{PREFIX}{str(fault['loc'][0]).upper()} {words_for(fault)}." for fault in error.errors()]
     if wrong:
@@ -207,6 +248,13 @@ def _unknown(names: Iterable[str]) -> Iterator[str]:
             # Without the prefix, which all share: it makes any short name a near one.
             near = ", ".join(PREFIX + other for other in get_close_matches(word, known, cutoff=0.5))
             yield f"{name} is not a setting{f' (near: {near})' if near else ''}."
+
+
+def _halves(settings: Settings) -> Iterator[str]:
+    """Yield a sentence about each setting that does nothing without another: it would be ignored in silence."""
+    for name, other in OIDC_HALVES:
+        if getattr(settings, name) is not None and getattr(settings, other) is None:
+            yield f"{PREFIX}{name.upper()} does nothing without {PREFIX}{other.upper()}: set both or neither."
 
 
 @cache

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import zeropoint
 from app.cli import accounts
+from app.cli.accounts import whole
 from app.cli.commands import api_command, library_command, with_root, worker_command
 
 PRIVATE_UMASK = 0o077
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("worker", help="one worker, as the settings say")
     command.add_argument("--device", choices=("cpu", "cuda"), help="what it computes on (ZEROPOINT_WORKER_DEVICE)")
-    command.add_argument("--concurrency", type=int, help="jobs at the same time (ZEROPOINT_WORKER_SLOTS)")
+    command.add_argument("--concurrency", type=whole(1, 64), help="jobs at the same time (ZEROPOINT_WORKER_SLOTS)")
     command.set_defaults(run=_of_service(_worker))
 
     command = commands.add_parser("migrate", help="bring the database to the newest schema")
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_address(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    command.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
+    command.add_argument("--port", type=whole(1, 65_535), default=8000, help="port to listen on (8000)")
 
 
 def _of_service(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

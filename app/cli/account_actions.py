@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,8 +25,12 @@ def run(options: argparse.Namespace) -> int:
     """Run one of these commands and return its exit code."""
     work = WORK[options.what, options.action]
     project = getattr(options, "project", DEFAULT_PROJECT)
+    settings = _settings(options)
+    if missing := _missing_file(settings):
+        print(f"There is no database {missing}. Name the folder of a zeropoint serve: --data DIR.", file=sys.stderr)
+        return 1
     try:
-        with called_by(Caller(project, Role.ADMIN, ACTOR)), _session(_settings(options)) as session:
+        with called_by(Caller(project, Role.ADMIN, ACTOR)), _session(settings) as session:
             work(options, session)
     except ServiceError as refused:
         print(refused, file=sys.stderr)
@@ -46,6 +51,12 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings.model_copy(update={"database_url": f"sqlite:///{options.data.resolve()}/zeropoint.db"})
 
 
+def _missing_file(settings: Settings) -> str | None:
+    """Return the file of an SQLite that is not there: to open it would make an empty one, with its folder."""
+    _, is_file, path = settings.database_url.partition("sqlite:///")
+    return path if is_file and not path.startswith("file:") and not Path(path.partition("?")[0]).exists() else None
+
+
 @contextmanager
 def _session(settings: Settings) -> Iterator[ScopedSession]:
     engine = create_engine_for(settings)
@@ -62,14 +73,17 @@ def _create_project(options: argparse.Namespace, session: ScopedSession) -> None
 
 def _list_projects(_: argparse.Namespace, session: ScopedSession) -> None:
     for project in projects.every(session):
-        own = " ".join(f"{name}={value}" for name, value in sorted(project.limits.items()))
-        print(f"{project.name:<30} {_day(project.created_at)} {own}".rstrip())
+        print(f"{project.name:<30} {_day(project.created_at)} {_spell(project.limits)}".rstrip())
 
 
 def _limit_project(options: argparse.Namespace, session: ScopedSession) -> None:
     changes = {name: value for name, value in vars(options).items() if name in quotas.NAMES}
     given = quotas.give(session, options.name, changes)
-    print(f"{given.name}: {given.limits or 'the quotas of the settings'}")
+    print(f"{given.name}: {_spell(given.limits) or 'the quotas of the settings'}")
+
+
+def _spell(limits: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(limits.items()))
 
 
 def _create_key(options: argparse.Namespace, session: ScopedSession) -> None:

@@ -1,6 +1,7 @@
 """The words of `zeropoint projects …` and `zeropoint keys …`; nothing of the service is imported to know them."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -22,15 +23,17 @@ def add_commands(commands: Commands, run: Callable[[argparse.Namespace], int]) -
     limit = of_projects.add_parser("limit", help="give a project quotas of its own; none takes one back")
     limit.add_argument("name")
     for quota in QUOTAS:
-        limit.add_argument(f"--{quota.replace('_', '-')}", type=_number_or_none, default=argparse.SUPPRESS)
+        least = 1 if quota == "requests_a_second" else 0
+        limit.add_argument(f"--{quota.replace('_', '-')}", type=or_none(whole(least)), default=argparse.SUPPRESS)
     create = of_keys.add_parser("create", help="make a key; its secret is printed once")
     create.add_argument("--role", required=True, choices=[role.value for role in Role])
     create.add_argument("--name", default="made on the command line", help="what people call it")
-    create.add_argument("--days", type=int, help="how long it holds; without end unless given")
+    create.add_argument("--days", type=whole(1, 36_500), help="how long it holds; without end unless given")
     of_keys.add_parser("list", help="list a project's keys, newest first")
     rotate = of_keys.add_parser("rotate", help="make a key like another, which ends")
     rotate.add_argument("id")
-    rotate.add_argument("--overlap-seconds", type=int, default=0, help="how long the old one holds (0)")
+    seconds = whole(0, 7 * 24 * 3600)
+    rotate.add_argument("--overlap-seconds", type=seconds, default=0, help="how long the old one holds (0)")
     of_keys.add_parser("revoke", help="end a key at once").add_argument("id")
     for parser in of_keys.choices.values():
         parser.add_argument("--project", default=DEFAULT_PROJECT, help=f"whose key ({DEFAULT_PROJECT})")
@@ -38,8 +41,27 @@ def add_commands(commands: Commands, run: Callable[[argparse.Namespace], int]) -
         parser.add_argument("--data", type=Path, help="folder of zeropoint serve; else ZEROPOINT_DATABASE_URL counts")
 
 
-def _number_or_none(word: str) -> int | None:
-    return None if word == "none" else int(word)
+def whole(least: int, most: int = 2**60) -> Callable[[str], int]:
+    """Return what reads a whole number within bounds from an option, and says which they are."""
+
+    def read(word: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,19}", word) or not least <= int(word) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+        return int(word)
+
+    return read
+
+
+def or_none(read: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Return what reads such a number, or the word none."""
+
+    def read_or_none(word: str) -> int | None:
+        try:
+            return None if word == "none" else read(word)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or none") from None
+
+    return read_or_none
 
 
 def _actions(commands: Commands, run: Callable[[argparse.Namespace], int], what: str, words: str) -> Commands:

@@ -16,7 +16,7 @@ def folder_of(url: str) -> Path:
     scheme, _, rest = url.partition(":")
     if scheme != "file" or not rest.removeprefix("//"):
         raise ValueError(
-            "The storage URL must be file: and a folder, such as file:data/storage, or s3:// and a bucket."
+            "ZEROPOINT_STORAGE_URL must be file: and a folder, such as file:data/storage, or s3:// and a bucket."
         )
     return Path(rest.removeprefix("//")).resolve()
 

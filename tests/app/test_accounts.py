@@ -80,7 +80,6 @@ def test_the_first_key_is_made_on_the_command_line_and_works(data: Path) -> None
         (["projects", "create", "No Name"], "can't be the name of a project"),
         (["keys", "revoke", "key_0"], "There is no key key_0"),
         (["keys", "list", "--project", "nobodys"], "There is no project nobodys"),
-        (["keys", "create", "--role", "admin", "--days", "-1"], "Name a time to come"),
     ],
 )
 def test_what_can_not_be_done_is_said(data: Path, words: list[str], code: str) -> None:
@@ -90,7 +89,21 @@ def test_what_can_not_be_done_is_said(data: Path, words: list[str], code: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_without_a_database_is_named_and_stays_as_it_is(tmp_path: Path) -> None:
+    done = command("projects", "create", "vision", "--data", str(tmp_path / "typo"))
+    assert done.returncode == 1
+    assert f"There is no database {tmp_path}/typo/zeropoint.db." in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_own_quotas_are_told_as_the_list_tells_them(data: Path) -> None:
+    said = command("projects", "limit", "default", "--jobs", "3", "--bytes", "9", "--data", str(data)).stdout
+    assert said == "default: bytes=9 jobs=3\n"
+    assert command("projects", "list", "--data", str(data)).stdout.endswith(" bytes=9 jobs=3\n")
+
+
 def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
+    (tmp_path / "zeropoint.db").touch()
     done = command("projects", "list", "--data", str(tmp_path))
     assert done.returncode == 1
     assert "zeropoint migrate" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.cli import main
 from app.cli.children import ServerError
 from app.cli.commands import api_command, with_root
 from app.cli.serve import _listen
@@ -60,11 +61,36 @@ def test_a_database_that_can_not_be_migrated_is_an_error(command: str, database:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("url", ["file:/proc/no", "nfs:/there"])
-def test_an_api_without_a_storage_says_so(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("file:/proc/no", "The API does not start: "), ("nfs:/there", "ZEROPOINT_STORAGE_URL must be file: and a folder")],
+)
+def test_an_api_without_a_storage_says_so(url: str, said: str, tmp_path: Path) -> None:
     done = ended("api", {"ZEROPOINT_STORAGE_URL": url, "ZEROPOINT_DATABASE_URL": f"sqlite:///{tmp_path}/zeropoint.db"})
     assert done.returncode == 1
-    assert "The API does not start: " in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--port", "65536"],
+        ["api", "--port", "0"],
+        ["worker", "--concurrency", "0"],
+        ["keys", "create", "--role", "admin", "--days", "-1"],
+        ["keys", "create", "--role", "admin", "--days", "99999999"],
+        ["keys", "rotate", "key_0", "--overlap-seconds", "-1"],
+        ["projects", "limit", "vision", "--jobs", "-1"],
+        ["projects", "limit", "vision", "--bytes", "ten"],
+        ["projects", "limit", "vision", "--requests-a-second", "0"],
+    ],
+)
+def test_a_number_is_refused_with_its_bounds(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert f"{words[-2]}: must be a whole number from " in capsys.readouterr().err
 
 
 def test_the_port_is_held_from_before_the_api_starts(tmp_path: Path) -> None:

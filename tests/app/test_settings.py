@@ -42,6 +42,23 @@ def test_settings_do_not_change() -> None:
         ("ZEROPOINT_FORWARDED_ALLOW_IPS", "10.0.0.0/33", "ZEROPOINT_FORWARDED_ALLOW_IPS must be addresses"),
         ("ZEROPOINT_OTLP_ENDPOINT", "localhost:4318", "ZEROPOINT_OTLP_ENDPOINT must be the address of a receiver"),
         ("ZEROPOINT_METRICS_PORT", "0", "ZEROPOINT_METRICS_PORT must be 1 or more."),
+        ("ZEROPOINT_DATABASE_URL", "mysql://u:p@h/d", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_DATABASE_URL", "postgres://u:p@h/d", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_DATABASE_URL", "postgresql://u:p@h:port/d", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_DATABASE_URL", "sqlite://data/a.db", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_DATABASE_URL", "data/a.db", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_DATABASE_URL", "", "ZEROPOINT_DATABASE_URL must be sqlite:/// and a file"),
+        ("ZEROPOINT_BROKER_URL", "broker:6379", "ZEROPOINT_BROKER_URL must be the address of a Redis"),
+        ("ZEROPOINT_BROKER_URL", "amqp://h", "ZEROPOINT_BROKER_URL must be the address of a Redis"),
+        ("ZEROPOINT_BROKER_URL", "redis://h:port/0", "ZEROPOINT_BROKER_URL must be the address of a Redis"),
+        ("ZEROPOINT_STORAGE_URL", "/mnt/zeropoint", "ZEROPOINT_STORAGE_URL must be file: and a folder"),
+        ("ZEROPOINT_STORAGE_URL", "s3://", "ZEROPOINT_STORAGE_URL must be file: and a folder"),
+        ("ZEROPOINT_HUB_ENDPOINT", "huggingface.co", "ZEROPOINT_HUB_ENDPOINT must be an address that begins with"),
+        ("ZEROPOINT_OIDC_ISSUER", "login.example.org", "ZEROPOINT_OIDC_ISSUER must be an address that begins with"),
+        ("ZEROPOINT_OIDC_JWKS_URL", "https://", "ZEROPOINT_OIDC_JWKS_URL must be an address that begins with"),
+        ("ZEROPOINT_OIDC_ISSUER", "https://a", "ZEROPOINT_OIDC_ISSUER does nothing without ZEROPOINT_OIDC_AUDIENCE"),
+        ("ZEROPOINT_OIDC_AUDIENCE", "zp", "ZEROPOINT_OIDC_AUDIENCE does nothing without ZEROPOINT_OIDC_ISSUER"),
+        ("ZEROPOINT_OIDC_JWKS_URL", "https://a", "ZEROPOINT_OIDC_JWKS_URL does nothing without ZEROPOINT_OIDC_ISSUER"),
         ("ZEROPOINT_CORS_ORIGINS", "example.org", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
         ("ZEROPOINT_CORS_ORIGINS", "https://example.org/", "ZEROPOINT_CORS_ORIGINS must be origins with commas"),
     ],
@@ -55,6 +72,27 @@ def test_no_process_starts_with_a_wrong_setting(
     text = str(refusal.value)
     assert text.startswith(f"This process does not start:\n{said}"), text
     assert text.endswith("docs/reference/settings.md lists every setting.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database_url", "sqlite://"),
+        ("database_url", "sqlite:////var/lib/a.db"),
+        ("database_url", "postgresql://db/zeropoint"),
+        ("database_url", "postgresql+psycopg://u:a:b/c#d?e@db:5432/zeropoint?sslmode=require"),
+        ("database_url", "postgresql://u@[::1]:5432/zeropoint"),
+        ("database_url", "postgresql://u@/zeropoint?host=/run/postgresql"),
+        ("broker_url", "redis://"),
+        ("broker_url", "redis://:a%2Fb@broker:6379/0"),
+        ("broker_url", "rediss://user:a@[::1]/0?ssl_cert_reqs=required"),
+        ("storage_url", "file:data"),
+        ("storage_url", "file:///var/lib/zeropoint"),
+        ("storage_url", "s3://models/team"),
+    ],
+)
+def test_an_address_of_a_server_may_have_all_its_parts(name: str, value: str) -> None:
+    assert getattr(Settings.model_validate({name: value}), name) == value
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

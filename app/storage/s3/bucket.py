@@ -52,7 +52,9 @@ def bucket_of(settings: Settings) -> Bucket:
     """Return the bucket that the settings name; nothing is sent to it. Raises ValueError, StorageAway."""
     match = _URL.fullmatch(settings.storage_url)
     if match is None:
-        raise ValueError("The storage URL must be s3:// and a bucket, and perhaps a prefix, such as s3://models/team.")
+        raise ValueError(
+            "ZEROPOINT_STORAGE_URL must be s3:// and a bucket, and perhaps a prefix, such as s3://models/team."
+        )
     name, prefix = match[1], match[2]
     public = settings.storage_public_endpoint or settings.storage_endpoint
     with storage_errors():
