@@ -14,6 +14,7 @@ from app.api.errors import unsatisfiable_range
 from app.api.files import SignedRedirect, Stored, StoredFile, download_of
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
+from app.api.requests import WORD_PATTERN
 from app.api.schemas import ArtifactBody, ArtifactPage
 from app.jobs import queries
 from app.storage import Blob
@@ -30,7 +31,7 @@ _ELSEWHERE = {
 RedirectQuery = Annotated[
     bool, Query(description="Answer with a redirect to the storage itself, where it serves files; else with the file.")
 ]
-JobQuery = Annotated[str, Query(max_length=64, pattern=r"^[!-~]+$", description="The id of the job or sweep.")]
+JobQuery = Annotated[str, Query(max_length=64, pattern=WORD_PATTERN, description="The id of the job or sweep.")]
 
 router = APIRouter(prefix="/v1", tags=["artifacts"])
 

@@ -18,6 +18,7 @@ from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.rates import Rates
 from app.api.rendered import Rendered
+from app.api.requests import WORD_PATTERN
 from app.api.waits import Waits
 from app.intake.limits import Limits
 from app.jobs.reconciler import Wake
@@ -88,5 +89,4 @@ async def _session(request: Request, services: ServicesDep) -> AsyncIterator[Ses
 # The default scope would keep the transaction open while a download streams.
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
-# Characters that no database chokes on.
-PathName = Annotated[str, Path(max_length=255, pattern=r"^[!-~]+$")]
+PathName = Annotated[str, Path(max_length=255, pattern=WORD_PATTERN)]

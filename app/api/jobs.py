@@ -20,7 +20,7 @@ from app.api.filters import JobFilterDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.presets import chosen_recipe
-from app.api.requests import ChangeRequest, JobRequest, RunRequest
+from app.api.requests import WORD_PATTERN, ChangeRequest, JobRequest, RunRequest
 from app.api.schemas import (
     AttemptBody,
     AttemptPage,
@@ -48,7 +48,7 @@ KeyHeader = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
+        pattern=WORD_PATTERN,
         description="A request that is repeated with its key creates no second job.",
     ),
 ]

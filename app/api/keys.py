@@ -42,6 +42,10 @@ class RotationRequest(BaseModel):
     """How long the old key holds beside the new one."""
 
 
+ROTATION = RotationRequest()
+"""Of a request without a body."""
+
+
 class KeyBody(Body):
     """A key without its secret."""
 
@@ -93,7 +97,7 @@ def read_key(session: SessionDep, key_id: PathName) -> KeyBody:
 @router.post(
     "/{key_id}/rotate", response_model=NewKeyBody, status_code=201, responses=problems(400, 404, 409, 413, 422)
 )
-def rotate_key(session: SessionDep, key_id: PathName, asked: RotationRequest) -> Response:
+def rotate_key(session: SessionDep, key_id: PathName, asked: RotationRequest = ROTATION) -> Response:
     """Make a key with the same name and role; the old one ends with the overlap."""
     return _shown(keys.rotate(session, key_id, timedelta(seconds=asked.overlap_seconds)))
 

@@ -17,6 +17,11 @@ SEEN_PATTERN = rf"^[^{UNSEEN}]*$"
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SEEN_PATTERN)]
 ID_PATTERN = r"^[a-z]{3}_[0-9a-f]+$"
 Id = Annotated[str, StringConstraints(max_length=64, pattern=ID_PATTERN)]
+DELIVERY_PATTERN = r"^dlv_[0-9a-f]+$"
+WORD_PATTERN = r"^[!-~]+$"
+"""Of names in addresses, and of keys: characters that no database and no header chokes on."""
+NUMBER_PATTERN = r"^[0-9]{1,18}$"
+"""Of a header that is a number of bytes."""
 
 UPLOADS: dict[str, JsonValue] = {
     "model": "mdl_18eac0a55b890c749d9cbefae38aafa9",

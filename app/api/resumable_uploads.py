@@ -14,6 +14,7 @@ from app.api.disconnects import ended_with_client
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
 from app.api.receiving import receive_part
+from app.api.requests import NUMBER_PATTERN
 from app.api.stopping import Stopping
 from app.api.tus import CONTENT_TYPE, Checksum, check_version, new_upload
 from app.api.upload_bodies import UploadBody, UploadPage
@@ -29,7 +30,7 @@ WAIT_SECONDS = 30.0
 
 LengthHeader = Annotated[
     str,
-    Header(alias="Upload-Length", pattern=r"^[0-9]{1,18}$", description="How many bytes the whole file has."),
+    Header(alias="Upload-Length", pattern=NUMBER_PATTERN, description="How many bytes the whole file has."),
 ]
 MetadataHeader = Annotated[
     str,
@@ -40,7 +41,7 @@ MetadataHeader = Annotated[
 ]
 OffsetHeader = Annotated[
     str,
-    Header(alias="Upload-Offset", pattern=r"^[0-9]{1,18}$", description="Where in the file the part begins."),
+    Header(alias="Upload-Offset", pattern=NUMBER_PATTERN, description="Where in the file the part begins."),
 ]
 ChecksumHeader = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from app.api.body_limit import LimitedRoute
 from app.api.dependencies import PathName, ServicesDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import BeforeDep, LimitQuery, WordQuery, next_cursor
-from app.api.requests import SEEN_PATTERN, WebhookEvents, WebhookUrl
+from app.api.requests import DELIVERY_PATTERN, SEEN_PATTERN, WebhookEvents, WebhookUrl
 from app.api.schemas import Body
 from app.webhooks import service
 from app.webhooks.outbox import ENDS
@@ -23,7 +23,7 @@ MOST_OVERLAP = 7 * 24 * 3600
 
 Description = Annotated[str, StringConstraints(max_length=255, pattern=SEEN_PATTERN)]
 
-DeliveryId = Annotated[str, StringConstraints(max_length=64, pattern=r"^dlv_[0-9a-f]+$")]
+DeliveryId = Annotated[str, StringConstraints(max_length=64, pattern=DELIVERY_PATTERN)]
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=LimitedRoute)
 
@@ -72,6 +72,10 @@ class RedeliveryRequest(BaseModel):
 
     deliveries: Annotated[tuple[DeliveryId, ...] | None, Field(max_length=1000)] = None
     """Ids of deliveries that have ended; null: all dead ones."""
+
+
+NEW_SECRET, ALL_DEAD = SecretRequest(), RedeliveryRequest()
+"""Of requests without a body."""
 
 
 class WebhookBody(Body):
@@ -190,7 +194,7 @@ def delete_webhook(session: SessionDep, webhook_id: PathName) -> Response:
 @router.post(
     "/{webhook_id}/rotate", response_model=NewWebhookBody, status_code=201, responses=problems(400, 404, 413, 422)
 )
-def rotate_webhook(session: SessionDep, webhook_id: PathName, asked: SecretRequest) -> Response:
+def rotate_webhook(session: SessionDep, webhook_id: PathName, asked: SecretRequest = NEW_SECRET) -> Response:
     """Make another secret; both sign during the overlap."""
     return _shown(service.rotate(session, webhook_id, timedelta(seconds=asked.overlap_seconds)))
 
@@ -209,7 +213,7 @@ def list_deliveries(
 
 
 @router.post("/{webhook_id}/redeliver", status_code=202, responses=problems(400, 404, 413, 422))
-def redeliver(session: SessionDep, webhook_id: PathName, asked: RedeliveryRequest) -> RedeliveryBody:
+def redeliver(session: SessionDep, webhook_id: PathName, asked: RedeliveryRequest = ALL_DEAD) -> RedeliveryBody:
     """Send deliveries again, under their ids: all dead ones, or those that are named."""
     return RedeliveryBody(deliveries=service.redeliver(session, webhook_id, asked.deliveries))
 

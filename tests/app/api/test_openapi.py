@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from app.api.descriptions import DESCRIPTIONS
-from app.api.requests import JobRequest
+from app.api.requests import ID_PATTERN, JobRequest
+from app.api.wording import OF_PATTERNS
 from app.jobs.status import TERMINAL
 
 
@@ -27,6 +28,37 @@ def test_every_refusal_is_documented_as_a_problem(contract: dict[str, Any]) -> N
         assert "default" in refusals
         for body in refusals.values():
             assert body["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_a_body_that_may_be_empty_may_be_left_out(contract: dict[str, Any]) -> None:
+    """Else a call that needs nothing said is refused: curl -X POST sends no body."""
+    schemas, left_out = contract["components"]["schemas"], []
+    for operation in operations(contract):
+        body = operation.get("requestBody", {})
+        named = body.get("content", {}).get("application/json", {}).get("schema", {})
+        parts = [named, *named.get("anyOf", [])]
+        names = [part["$ref"].rpartition("/")[2] for part in parts if "$ref" in part]
+        if names and any("required" not in schemas[name] for name in names):
+            left_out.append((operation["operationId"], body.get("required", False)))
+    assert len(left_out) >= 3
+    assert {required for name, required in left_out if "change" not in name} == {False}, left_out
+
+
+NEVER_WRONG = {r"^1\.0\.0$", r"^[^\x00]*$"}
+"""Patterns of a header that is looked at before, and of words in which one character alone is not allowed."""
+
+
+def test_every_pattern_has_words_for_what_does_not_match(contract: dict[str, Any]) -> None:
+    def patterns(node: Any) -> set[str]:
+        if isinstance(node, dict):
+            here = {node["pattern"]} if isinstance(node.get("pattern"), str) else set()
+            return here.union(*map(patterns, node.values()))
+        return set().union(*map(patterns, node)) if isinstance(node, list) else set()
+
+    parameters = [operation.get("parameters", []) for operation in operations(contract)]
+    bodies = {name: body for name, body in contract["components"]["schemas"].items() if name.endswith("Request")}
+    found = patterns(parameters) | patterns(list(bodies.values()))
+    assert found - NEVER_WRONG <= {*OF_PATTERNS, ID_PATTERN}
 
 
 def test_the_framework_s_own_error_format_is_gone(contract: dict[str, Any]) -> None:
