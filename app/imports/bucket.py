@@ -17,7 +17,7 @@ def stream(source: Source, rules: ImportRules) -> Iterator[bytes]:
         from app.storage.s3.bucket import bucket_of  # noqa: PLC0415 - an extra
         from app.storage.s3.errors import storage_errors  # noqa: PLC0415 - an extra
     except ImportError:
-        raise not_allowed("the service was installed without the extra s3") from None
+        raise not_allowed("the service was installed without the extra s3", "for zeropoint[s3]") from None
     until, name = time.monotonic() + rules.seconds, f"s3://{source.place}"
     try:
         with storage_errors():

@@ -89,19 +89,23 @@ def refusals(rules: ImportRules) -> Iterator[None]:
     try:
         yield
     except AddressRefused as error:
-        raise not_allowed(str(error).rstrip(".")) from error
+        raise not_allowed(str(error).rstrip("."), OF_NETWORKS) from error
     except AnswerTooLong as error:
         raise too_large(rules.most_bytes) from error
     except OutboundError as error:
         raise away(str(error)) from error
 
 
-def not_allowed(why: str) -> Invalid:
-    """Return the refusal of a source that the operator does not allow."""
+OF_HOSTS = "to allow the host: ZEROPOINT_IMPORT_HOSTS"
+OF_NETWORKS = "whether its network may be called: ZEROPOINT_IMPORT_PRIVATE_ADDRESSES"
+
+
+def not_allowed(why: str, ask: str = OF_HOSTS) -> Invalid:
+    """Return the refusal of a source that the operator does not allow. `ask`: what the operator can do about it."""
     return Invalid(
         "import_not_allowed",
         f"The service does not fetch this: {why}.",
-        "Upload the file, or ask the operator to allow the host: ZEROPOINT_IMPORT_HOSTS.",
+        f"Upload the file, or ask the operator {ask}.",
     )
 
 
