@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 DEFAULT_PROJECT = "default"
@@ -47,6 +47,11 @@ def project_of_caller() -> str:
     """Return the project of the one who called; the default one for work that nobody called."""
     who = _caller.get()
     return who.project if who else DEFAULT_PROJECT
+
+
+def called_in(project: str) -> Caller:
+    """Return the one who called, in another project: what is done to a project is in its own audit trail."""
+    return replace(_caller.get() or ANYONE, project=project)
 
 
 @contextmanager

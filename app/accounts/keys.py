@@ -18,7 +18,7 @@ from app.accounts import audit
 from app.accounts.caller import Caller, Role
 from app.accounts.models import Key
 from app.database import begin_writing, clock, new_id
-from app.errors import Conflict, Invalid, NotFound, Unauthorized
+from app.errors import Conflict, Fault, Invalid, NotFound, Unauthorized
 
 KeyRow = Key
 """For annotations of those who may not name the tables."""
@@ -26,6 +26,8 @@ KeyRow = Key
 PREFIX = "zp_"
 SHOWN = 8
 """How many characters behind the prefix stay visible."""
+LONGEST_LIFE = timedelta(days=36525)
+"""A hundred years: no sum of times is out of range."""
 USED_EVERY = timedelta(minutes=1)
 """How exactly `last_used_at` is kept: a row that is written with each request would stop all others."""
 
@@ -48,7 +50,7 @@ class Known(NamedTuple):
 
 
 def create(session: Session, project: str, name: str, role: Role, expires_at: datetime | None = None) -> NewKey:
-    """Make a key of a project. Raises Invalid for a time that is past."""
+    """Make a key of a project. Raises Invalid for a time that is past, or too far."""
     begin_writing(session)
     made = _new_key(session, project, name, role, expires_at)
     audit.record(session, "key.created", made.row.id)
@@ -59,7 +61,7 @@ def create(session: Session, project: str, name: str, role: Role, expires_at: da
 def rotate(session: Session, key_id: str, overlap: timedelta) -> NewKey:
     """Make a key like another one, which ends after a time in which both hold. Raises NotFound, Conflict."""
     begin_writing(session)
-    old, at = _find(session, key_id), clock(session)
+    old, at = _find(session, key_id, lock=True), clock(session)
     if not _holds(old, at):
         raise Conflict("key_ended", f"The key {key_id} holds no more.", "Make a new key.")
     expires = at + (old.expires_at - old.created_at) if old.expires_at else None
@@ -74,7 +76,7 @@ def rotate(session: Session, key_id: str, overlap: timedelta) -> NewKey:
 def revoke(session: Session, key_id: str) -> Key:
     """End a key at once; again changes nothing. Raises NotFound."""
     begin_writing(session)
-    key = _find(session, key_id)
+    key = _find(session, key_id, lock=True)
     if key.revoked_at is None:
         key.revoked_at = clock(session)
         audit.record(session, "key.revoked", key_id)
@@ -127,7 +129,11 @@ def note_used(session: Session, key_id: str) -> None:
 def _new_key(session: Session, project: str, name: str, role: Role, expires_at: datetime | None) -> NewKey:
     at = clock(session)
     if expires_at is not None and expires_at <= at:
-        raise Invalid("request_invalid", "The key would have expired already.", "Name a time to come.")
+        detail, fault = "The key would have expired already.", Fault("/expires_at", "is past")
+        raise Invalid("request_invalid", detail, "Name a time to come.", [fault])
+    if expires_at is not None and expires_at - at > LONGEST_LIFE:
+        detail, fault = "The key would hold for more than a hundred years.", Fault("/expires_at", "is too far")
+        raise Invalid("request_invalid", detail, "Name an earlier time, or none.", [fault])
     secret = PREFIX + secrets.token_urlsafe(32)
     row = Key(
         id=new_id("key", at),
@@ -143,8 +149,8 @@ def _new_key(session: Session, project: str, name: str, role: Role, expires_at: 
     return NewKey(row, secret)
 
 
-def _find(session: Session, key_id: str) -> Key:
-    key = session.get(Key, key_id)
+def _find(session: Session, key_id: str, *, lock: bool = False) -> Key:
+    key = session.get(Key, key_id, with_for_update=lock, populate_existing=lock)
     if key is None:
         raise NotFound("key_not_found", f"There is no key {key_id}.", "GET /v1/keys lists what there is.")
     return key

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
+from app.accounts.caller import called_in
 from app.accounts.models import Project
 from app.database import begin_writing, clock
 from app.errors import Conflict, Invalid, NotFound
@@ -29,6 +31,7 @@ def create(session: Session, name: str) -> Project:
         raise Conflict("project_exists", f"There is a project {name} already.", "Use it, or choose another name.")
     project = Project(name=name, created_at=clock(session))
     session.add(project)
+    audit.record(session, "project.created", name, called_in(name))
     session.commit()
     return project
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.accounts import projects
+from app.accounts import audit, projects
+from app.accounts.caller import called_in
 from app.accounts.models import Project
 from app.database import begin_writing
+from app.errors import Invalid
 from app.settings import Settings
 
 
@@ -23,6 +25,9 @@ class Quotas:
 
 
 NO_QUOTAS = Quotas()
+LEAST = Quotas(bytes=0, uploads=0, jobs=0, jobs_a_day=0, requests_a_second=1)
+MOST = Quotas(bytes=2**60, uploads=1_000_000, jobs=1_000_000, jobs_a_day=1_000_000, requests_a_second=1_000_000)
+"""The bounds of the settings too."""
 NAMES = tuple(field.name for field in fields(Quotas))
 
 
@@ -39,9 +44,21 @@ def quotas_of(session: Session, settings: Settings, project: str) -> Quotas:
 
 
 def give(session: Session, project: str, changes: dict[str, Any]) -> Project:
-    """Give a project quotas of its own; None takes one back. Raises NotFound."""
+    """Give a project quotas of its own; None takes one back. Raises Invalid, NotFound."""
+    _check(changes)
     begin_writing(session)
     row = projects.read(session, project)
-    row.limits = {name: value for name, value in (row.limits | changes).items() if value is not None}
+    limits = {name: value for name, value in (row.limits | changes).items() if value is not None}
+    if limits != row.limits:
+        row.limits = limits
+        audit.record(session, "project.limited", project, called_in(project))
     session.commit()
     return row
+
+
+def _check(changes: dict[str, Any]) -> None:
+    for name, value in changes.items():
+        least, most = getattr(LEAST, name), getattr(MOST, name)
+        if value is not None and not least <= value <= most:
+            detail = f"The quota {name} can't be {value}."
+            raise Invalid("request_invalid", detail, f"Use a number from {least} to {most}.")

@@ -117,6 +117,12 @@ def require_files(settings: Settings) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
 
 
+def _host_of(listener: socket.socket) -> str:
+    """Return the address at which an open file listens; one of this machine for a file without any."""
+    inet = listener.family in (socket.AF_INET, socket.AF_INET6)
+    return str(listener.getsockname()[0]) if inet else "localhost"
+
+
 def main() -> None:
     """Serve an application until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m app.api.server")
@@ -131,7 +137,9 @@ def main() -> None:
         raise SystemExit(f"The API does not start: {error}") from error
     settings: Settings = app.state.services.settings
     logs.configure(settings.log_level, settings.log_format)
-    require_accounts(settings, options.host)
+    listeners = None if options.fd is None else [socket.socket(fileno=options.fd)]
+    for host in [options.host, *map(_host_of, listeners or [])]:
+        require_accounts(settings, host)
     require_files(settings)
     try:
         log.info("this API process %s", plan_memory(settings).check(api=True))
@@ -142,7 +150,6 @@ def main() -> None:
     answer_on_a_port(settings, ServiceMetrics(app.state.services))
     gc.collect()
     gc.freeze()  # what is there stays: nobody waits while it is looked through for garbage
-    listeners = None if options.fd is None else [socket.socket(fileno=options.fd)]
     server_of(app, options.host, options.port).run(listeners)
 
 

@@ -11,6 +11,7 @@ from app.accounts.caller import DEFAULT_PROJECT, Role
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+MOST_NAME = 255
 QUOTAS = ("bytes", "uploads", "jobs", "jobs_a_day", "requests_a_second")
 
 
@@ -27,7 +28,7 @@ def add_commands(commands: Commands, run: Callable[[argparse.Namespace], int]) -
         limit.add_argument(f"--{quota.replace('_', '-')}", type=or_none(whole(least)), default=argparse.SUPPRESS)
     create = of_keys.add_parser("create", help="make a key; its secret is printed once")
     create.add_argument("--role", required=True, choices=[role.value for role in Role])
-    create.add_argument("--name", default="made on the command line", help="what people call it")
+    create.add_argument("--name", type=_name, default="made on the command line", help="what people call it")
     create.add_argument("--days", type=whole(1, 36_500), help="how long it holds; without end unless given")
     of_keys.add_parser("list", help="list a project's keys, newest first")
     rotate = of_keys.add_parser("rotate", help="make a key like another, which ends")
@@ -62,6 +63,12 @@ def or_none(read: Callable[[str], int]) -> Callable[[str], int | None]:
             raise argparse.ArgumentTypeError(f"{error}, or none") from None
 
     return read_or_none
+
+
+def _name(word: str) -> str:
+    if not word.isprintable() or not 0 < len(word) <= MOST_NAME:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MOST_NAME} characters that can be seen")
+    return word
 
 
 def _actions(commands: Commands, run: Callable[[argparse.Namespace], int], what: str, words: str) -> Commands:

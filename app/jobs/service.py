@@ -10,7 +10,7 @@ from app.accounts.caller import project_of_caller
 from app.accounts.quotas import NO_QUOTAS, Quotas
 from app.catalog.service import Catalog, Row
 from app.database import begin_writing, clock
-from app.errors import Conflict, Invalid
+from app.errors import Conflict, Invalid, TooMany
 from app.jobs import repository
 from app.jobs.kinds import JobKind
 from app.jobs.models import Job
@@ -41,7 +41,13 @@ def accept(session: Session, admitted: Admitted, most: MostSeconds, quotas: Quot
     """Accept a job that passed its checks. Raises Invalid, NotFound, TooMany."""
     submission = admitted.submission
     begin_writing(session)
-    check_jobs(session, project_of_caller(), quotas)
+    try:
+        check_jobs(session, project_of_caller(), quotas)
+    except TooMany:
+        # The same request may have been accepted since we looked: it counts once.
+        if earlier := _earlier(session, submission):
+            return earlier
+        raise
     try:
         job = new_job(session, admitted, most)
         session.add(job)

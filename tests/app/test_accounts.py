@@ -1,6 +1,8 @@
 """Accounts on the command line, and where the API refuses to listen without them."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.cli import main
 from app.database import migrate
 from app.settings import Settings, WrongSettings, require_accounts
 from tests.servers import ROOT, api_process, free_port
@@ -64,7 +67,8 @@ def test_the_first_key_is_made_on_the_command_line_and_works(data: Path) -> None
         auth = {"Authorization": f"Bearer {secret}"}
         (key,) = httpx.get(f"{url}/v1/keys", headers=auth).json()["items"]
         trail = httpx.get(f"{url}/v1/audit", headers=auth).json()["items"]
-        assert [(one["action"], one["actor"]) for one in trail] == [("key.created", "command line")]
+        done = [(one["action"], one["actor"]) for one in trail]
+        assert done == [("key.created", "command line"), ("project.created", "command line")]
         listed = command("keys", "list", "--project", "vision", **database).stdout
         assert key["id"] in listed
         assert secret not in listed
@@ -80,6 +84,8 @@ def test_the_first_key_is_made_on_the_command_line_and_works(data: Path) -> None
         (["projects", "create", "No Name"], "can't be the name of a project"),
         (["keys", "revoke", "key_0"], "There is no key key_0"),
         (["keys", "list", "--project", "nobodys"], "There is no project nobodys"),
+        (["projects", "limit", "nobodys", "--jobs", "1"], "There is no project nobodys"),
+        (["projects", "limit", "default", "--jobs", "2000000"], "Use a number from 0 to 1000000"),
     ],
 )
 def test_what_can_not_be_done_is_said(data: Path, words: list[str], code: str) -> None:
@@ -89,17 +95,61 @@ def test_what_can_not_be_done_is_said(data: Path, words: list[str], code: str) -
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_without_a_database_is_named_and_stays_as_it_is(tmp_path: Path) -> None:
-    done = command("projects", "create", "vision", "--data", str(tmp_path / "typo"))
-    assert done.returncode == 1
-    assert f"There is no database {tmp_path}/typo/zeropoint.db." in done.stderr
-    assert not (tmp_path / "typo").exists()
-
-
 def test_own_quotas_are_told_as_the_list_tells_them(data: Path) -> None:
     said = command("projects", "limit", "default", "--jobs", "3", "--bytes", "9", "--data", str(data)).stdout
     assert said == "default: bytes=9 jobs=3\n"
     assert command("projects", "list", "--data", str(data)).stdout.endswith(" bytes=9 jobs=3\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["keys", "create", "--role", "admin", "--days", "-1"],
+        ["keys", "create", "--role", "admin", "--days", "0"],
+        ["keys", "create", "--role", "admin", "--days", "9" * 12],
+        ["keys", "create", "--role", "admin", "--name", ""],
+        ["keys", "create", "--role", "admin", "--name", "two\nlines"],
+        ["keys", "create", "--role", "admin", "--name", "x" * 256],
+        ["keys", "rotate", "key_0", "--overlap-seconds", "-1"],
+        ["keys", "rotate", "key_0", "--overlap-seconds", "9" * 15],
+        ["projects", "limit", "default", "--bytes", "1e9"],
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_a_value_that_can_not_be_is_refused_by_its_name(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert re.search(r"argument --\S+: must be", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "a file", "empty"])
+def test_a_folder_without_a_database_is_named_and_stays_as_it_is(tmp_path: Path, where: str) -> None:
+    (tmp_path / "a file").touch()
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = command("projects", "list", "--data", str(tmp_path / where))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no database" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_open_file_that_listens_elsewhere_needs_accounts_too(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        program = [sys.executable, "-m", "app.api.server", "--fd", str(listener.fileno())]
+        done = subprocess.run(
+            program,
+            cwd=ROOT,
+            env={**os.environ, "ZEROPOINT_STORAGE_URL": f"file:{tmp_path}"},
+            pass_fds=[listener.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert "accounts are off" in done.stderr
 
 
 def test_a_database_without_tables_is_named(tmp_path: Path) -> None:

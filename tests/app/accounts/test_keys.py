@@ -1,7 +1,8 @@
 """API keys: made, used, replaced, ended."""
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, select
@@ -12,7 +13,7 @@ from app.accounts.caller import Role, called_by
 from app.accounts.models import Key
 from app.accounts.scope import create_scoped_sessions
 from app.database import clock
-from app.errors import Conflict, Invalid, NotFound, Unauthorized
+from app.errors import Conflict, Fault, Invalid, NotFound, Unauthorized
 from tests.factories import member_of
 
 
@@ -68,6 +69,41 @@ def test_an_expired_key_holds_no_more(mine: Session, session: Session) -> None:
 def test_a_key_can_not_be_made_that_has_expired(mine: Session, session: Session) -> None:
     with pytest.raises(Invalid):
         keys.create(mine, "ours", "ci", Role.READER, clock(session))
+
+
+FAR = ["9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.999999+00:00", "2999-01-01T00:00:00+00:00"]
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_a_key_can_not_be_made_for_ever_and_a_day(mine: Session, far: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        keys.create(mine, "ours", "ci", Role.READER, datetime.fromisoformat(far))
+    assert refused.value.faults == (Fault("/expires_at", "is too far"),)
+
+
+def test_the_key_that_holds_longest_can_be_replaced(mine: Session) -> None:
+    made = keys.create(mine, "ours", "ci", Role.READER, clock(mine) + keys.LONGEST_LIFE)
+    assert keys.rotate(mine, made.row.id, timedelta(days=7)).row.expires_at is not None
+
+
+@pytest.mark.parametrize("end", [lambda s, k: keys.rotate(s, k, timedelta(0)), keys.revoke], ids=["rotate", "revoke"])
+def test_two_who_end_a_key_at_once_end_it_once(
+    mine: Session, engine: Engine, end: Callable[[Session, str], object]
+) -> None:
+    made = keys.create(mine, "ours", "ci", Role.READER)
+
+    def ended(_: int) -> bool:
+        with create_scoped_sessions(engine)() as session, called_by(member_of("ours")):
+            try:
+                end(session, made.row.id)
+            except Conflict:
+                return False
+            return True
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ended, range(4)))
+    mine.rollback()
+    assert [entry.action for entry in audit.page(mine, None, 10) if entry.target == made.row.id][1:] == ["key.created"]
 
 
 @pytest.mark.parametrize("overlap", [timedelta(0), timedelta(hours=1)])

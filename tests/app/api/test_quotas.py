@@ -74,6 +74,23 @@ def test_many_at_once_do_not_pass_a_quota_together(serve: Serve, session: Sessio
     assert statuses == [202] * 3 + [429] * 9
 
 
+def test_a_request_that_is_sent_twice_at_once_counts_once(serve: Serve, session: Session) -> None:
+    client, model = serve(quota_jobs=2), add_job(session).model_id
+    session.rollback()
+    wish, headers = {"model": model, **WISH}, {"Idempotency-Key": "k"}
+    with ThreadPoolExecutor(6) as threads:
+        sent = [threads.submit(client.post, "/v1/jobs", json=wish, headers=headers) for _ in range(6)]
+        answers = [one.result() for one in sent]
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_the_bounds_of_a_project_are_those_of_the_settings() -> None:
+    fields = {name: Settings.model_fields[f"quota_{name}"].metadata for name in quotas.NAMES}
+    bounds = {name: (metadata[0].ge, metadata[1].le) for name, metadata in fields.items()}
+    assert bounds == {name: (getattr(quotas.LEAST, name), getattr(quotas.MOST, name)) for name in quotas.NAMES}
+
+
 def test_jobs_of_a_day_are_bounded_also_where_they_were_deleted(serve: Serve, session: Session) -> None:
     job = add_job(session)
     client, wish = serve(quota_jobs_a_day=2), {"model": job.model_id, **WISH}
