@@ -115,7 +115,7 @@ def add_job(session: Session, project: str = DEFAULT_PROJECT, **fields: Any) -> 
 def _add_job(session: Session, **fields: Any) -> Job:
     model = Model(
         id=new_id("mdl", clock(session)),
-        name="model",
+        name=new_id("model", clock(session)),
         format="pt2",
         bytes=1,
         sha256="a" * 64,

@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.addresses import address
 from app.api.answers import answer
 from app.api.conditions import of_upload, unmet
-from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.dependencies import PathName, ServicesDep, SessionDep, UploadName
 from app.api.imports import is_import, short_import
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
@@ -49,7 +49,7 @@ def list_datasets(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20
 
 
 @router.get("/{dataset_id}", response_model=DatasetBody, responses={**UNCHANGED, **problems(404, 412)})
-async def read_dataset(request: Request, services: ServicesDep, dataset_id: PathName) -> Response:
+async def read_dataset(request: Request, services: ServicesDep, dataset_id: UploadName) -> Response:
     """Read a dataset: its tensors and how many samples they hold."""
     return await read_whole(request, services, DATASETS, DatasetBody, dataset_id)
 

@@ -18,7 +18,7 @@ from app.api.observed import Observed
 from app.api.probes import Probes
 from app.api.rates import Rates
 from app.api.rendered import Rendered
-from app.api.requests import WORD_PATTERN
+from app.api.requests import SEEN_PATTERN, WORD_PATTERN
 from app.api.waits import Waits
 from app.intake.limits import Limits
 from app.jobs.reconciler import Wake
@@ -90,3 +90,4 @@ async def _session(request: Request, services: ServicesDep) -> AsyncIterator[Ses
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 PathName = Annotated[str, Path(max_length=255, pattern=WORD_PATTERN)]
+UploadName = Annotated[str, Path(max_length=300, pattern=SEEN_PATTERN, description="Its id, or name@version.")]

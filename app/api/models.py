@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.addresses import address
 from app.api.answers import answer
 from app.api.conditions import of_upload, unmet
-from app.api.dependencies import PathName, ServicesDep, SessionDep
+from app.api.dependencies import PathName, ServicesDep, SessionDep, UploadName
 from app.api.imports import is_import, short_import
 from app.api.openapi import UNCHANGED, problems
 from app.api.paging import BeforeDep, LimitQuery, next_cursor
@@ -47,7 +47,7 @@ def list_models(session: SessionDep, before: BeforeDep, limit: LimitQuery = 20) 
 
 
 @router.get("/{model_id}", response_model=ModelBody, responses={**UNCHANGED, **problems(404, 412)})
-async def read_model(request: Request, services: ServicesDep, model_id: PathName) -> Response:
+async def read_model(request: Request, services: ServicesDep, model_id: UploadName) -> Response:
     """Read a model: its inputs and its layers."""
     return await read_whole(request, services, MODELS, ModelBody, model_id)
 

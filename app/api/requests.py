@@ -15,8 +15,9 @@ directions, spaces without width. The two joiners stay: some scripts and emoji a
 SEEN_PATTERN = rf"^[^{UNSEEN}]*$"
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SEEN_PATTERN)]
-ID_PATTERN = r"^[a-z]{3}_[0-9a-f]+$"
-Id = Annotated[str, StringConstraints(max_length=64, pattern=ID_PATTERN)]
+UPLOAD_PATTERN = rf"^([a-z]{{3}}_[0-9a-f]+|[^{UNSEEN}]+@([1-9][0-9]{{0,8}}|latest))$"
+"""An id, or a name with a version."""
+UploadReference = Annotated[str, StringConstraints(max_length=300, pattern=UPLOAD_PATTERN)]
 DELIVERY_PATTERN = r"^dlv_[0-9a-f]+$"
 WORD_PATTERN = r"^[!-~]+$"
 """Of names in addresses, and of keys: characters that no database and no header chokes on."""
@@ -65,9 +66,9 @@ class RunRequest(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, extra="forbid")
 
-    model: Id
-    dataset: Id | None = None
-    evaluation_dataset: Id | None = None
+    model: UploadReference
+    dataset: UploadReference | None = None
+    evaluation_dataset: UploadReference | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] = ()
     priority: Annotated[int, Field(ge=0, le=9, description="Among the jobs of a project, 9 runs first.")] = 0
@@ -123,7 +124,7 @@ class SweepRequest(RunRequest):
         use_attribute_docstrings=True, frozen=True, extra="forbid", json_schema_extra={"examples": SWEEP_EXAMPLES}
     )
 
-    dataset: Id
+    dataset: UploadReference
     recipes: Annotated[tuple[SweepRecipeRequest, ...], Field(min_length=FEWEST_RECIPES, max_length=MOST_RECIPES)]
     latency: Annotated[bool, Field(description="Also measure the latency in onnxruntime; needs a program (.pt2).")] = (
         False

@@ -66,6 +66,7 @@ class ModelSummaryBody(Body):
 
     id: str
     name: str
+    version: int
     format: Literal["pt2", "huggingface", "safetensors"]
     bytes: int
     sha256: str
@@ -85,6 +86,7 @@ class DatasetSummaryBody(Body):
 
     id: str
     name: str
+    version: int
     bytes: int
     sha256: str
     created_at: datetime

@@ -16,10 +16,10 @@ from app.catalog.service import Catalog, Row
 
 
 async def read_whole(
-    request: Request, services: Services, catalog: Catalog[Row], kind: type[BaseModel], upload_id: str
+    request: Request, services: Services, catalog: Catalog[Row], kind: type[BaseModel], named: str
 ) -> Response:
-    """Answer with an upload. Raises NotFound, Unavailable."""
-    created_at = await services.admission.reading.run(_created_at, services, catalog, upload_id)
+    """Answer with an upload, by its id or a name with a version. Raises NotFound, Unavailable."""
+    upload_id, created_at = await services.admission.reading.run(_found, services, catalog, named)
     validators = of_upload(upload_id, created_at)
     if otherwise := unmet(request, validators):
         return otherwise
@@ -29,9 +29,10 @@ async def read_whole(
     return LargeAnswer(content, 200, validators.headers, "application/json")
 
 
-def _created_at(services: Services, catalog: Catalog[Row], upload_id: str) -> datetime:
+def _found(services: Services, catalog: Catalog[Row], named: str) -> tuple[str, datetime]:
     with services.sessions() as session:
-        return catalog.read(session, upload_id).created_at
+        row = catalog.read(session, catalog.id_of(session, named))
+        return row.id, row.created_at
 
 
 def _render(services: Services, catalog: Catalog[Row], kind: type[BaseModel], upload_id: str) -> bytes:

@@ -7,9 +7,9 @@ from typing import Any
 
 from app.api.requests import (
     DELIVERY_PATTERN,
-    ID_PATTERN,
     NUMBER_PATTERN,
     SEEN_PATTERN,
+    UPLOAD_PATTERN,
     WORD_PATTERN,
     JobRequest,
     SweepRequest,
@@ -18,7 +18,10 @@ from app.errors import MOST_FAULTS, Fault
 from app.webhooks.signing import SECRET_PATTERN
 from zeropoint.schema.faults import keys_of, pointer_to, words_for
 
-NO_ID = "is not an id: these look like {prefix}_0123abcd, and GET /v1/{kind}s lists them"
+NO_ID = (
+    "is not an id: these look like {prefix}_0123abcd, and GET /v1/{kind}s lists them; a name stands with its version, "
+    "such as encoder@3 or encoder@latest"
+)
 NO_RECIPE_KEY = "is not a key of a recipe: a preset's name is given in place of the recipe, as preset"
 NO_RECIPE = "must be an object; the name of a preset is given as preset, in place of recipe"
 UNSEEN_CHARACTERS = "has characters that can't be seen, or that change how others are shown"
@@ -44,7 +47,7 @@ def faults_of(errors: Iterable[Mapping[str, Any]]) -> list[Fault]:
 def _fault(error: Mapping[str, Any]) -> Fault:
     where, *rest = error["loc"]
     pointer = pointer_to(rest if where == "body" else [where, *rest])
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == ID_PATTERN:
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == UPLOAD_PATTERN:
         kind = "dataset" if rest[-1] in ("dataset", "evaluation_dataset") else "model"
         return Fault(pointer, NO_ID.format(prefix={"model": "mdl", "dataset": "dts"}[kind], kind=kind))
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in OF_PATTERNS:

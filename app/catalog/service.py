@@ -11,6 +11,7 @@ from app import metrics, traces
 from app.accounts import audit
 from app.catalog import repository
 from app.catalog.models import Dataset, Model
+from app.catalog.names import find_id, next_version, reference_of
 from app.database import begin_writing, clock, new_id
 from app.errors import Invalid, NotFound
 from app.intake.confined import Stop
@@ -98,11 +99,19 @@ class Catalog(Generic[Row]):
 
     def add(self, session: Session, examined: Examined, name: str) -> Row:
         """Add an upload that was examined, in the caller's transaction."""
+        version = next_version(session, self.word, name)
         at = clock(session)
-        row = self.table(id=new_id(self.id_prefix, at), name=name, created_at=at, **examined.columns)
+        row = self.table(id=new_id(self.id_prefix, at), name=name, version=version, created_at=at, **examined.columns)
         session.add(row)
         audit.record(session, f"{self.word}.uploaded", row.id)
         return row
+
+    def id_of(self, session: Session, text: str) -> str:
+        """Return the id of what `name@version` or `name@latest` stands for, or the id itself. Raises NotFound."""
+        reference = reference_of(text)
+        if reference is None:
+            return text
+        return find_id(session, self.table, reference) or self.missing(text)
 
     def read(self, session: Session, upload_id: str) -> Row:
         """Return an upload, without its contents. Raises NotFound."""

@@ -119,9 +119,12 @@ def requeue(session: Session, job: Job, at: datetime, because: str, **changes: A
     return True
 
 
-def finish(session: Session, job_id: str, token: int, by: Move, at: datetime, **results: Any) -> bool:
+def finish(
+    session: Session, job_id: str, token: int, by: Move, at: datetime, *, sqnr_db: float | None = None, **results: Any
+) -> bool:
     """End a job for good, within the caller's transaction; False when its token is another one."""
     ended: dict[str, Any] = {"phase": None, "eta_seconds": None, "lease_until": None, "finished_at": at}
+    ended["sqnr_db"] = sqnr_db
     if by is SUCCEED:
         ended["done"] = Job.total  # the last step of publishing is this transaction
     if repository.move(session, job_id, by, token, {**ended, **results}) is None:
@@ -137,12 +140,10 @@ def _end(
 ) -> bool:
     begin_writing(session)
     at = clock(session)
-    if not finish(session, claim.job_id, claim.token, by, at, **results):
+    if not finish(session, claim.job_id, claim.token, by, at, sqnr_db=measured.sqnr_db, **results):
         session.rollback()
         return False
     _keep(session, claim, measured)
-    if measured.sqnr_db is not None:
-        repository.change(session, claim.job_id, sqnr_db=measured.sqnr_db)
     session.add_all(_artifact(claim, product, at) for product in products)
     session.commit()
     return True

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Submission:
-    """Work on a model, with ids of uploads; of a project's jobs `priority` 9 runs first, 0 is usual."""
+    """Work on a model, uploads by id or `name@version`; of a project's jobs `priority` 9 runs first, 0 is usual."""
 
     model: str
     work: Work
@@ -74,23 +74,42 @@ class MostSeconds:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """The ids of the uploads that a submission names."""
+
+    model: str
+    dataset: str | None
+    evaluation_dataset: str | None
+
+    @classmethod
+    def of(cls, session: Session, submission: Submission) -> Self:
+        """Look up what is named by a version. Raises NotFound."""
+        datasets = (
+            named and DATASETS.id_of(session, named) for named in (submission.dataset, submission.evaluation_dataset)
+        )
+        return cls(MODELS.id_of(session, submission.model), *datasets)
+
+
+@dataclass(frozen=True)
 class Admitted:
     """A submission that passed its checks: the work with every default written out, and the device it waits for."""
 
     submission: Submission
+    needed: Needed
     work: Work
     device: str
 
 
 def admit(session: Session, submission: Submission) -> Admitted:
     """Check all that a job needs; uploads never change, so nothing is locked meanwhile. Raises Invalid, NotFound."""
-    model = MODELS.read_whole(session, submission.model)
-    _check(session, submission, model)
+    needed = Needed.of(session, submission)
+    model = MODELS.read_whole(session, needed.model)
+    _check(session, submission.work, needed, model)
     work = submission.work.completed(source_of(model), {layer["name"] for layer in model.layers})
-    return Admitted(submission, work, _device(session, submission.device))
+    return Admitted(submission, needed, work, _device(session, submission.device))
 
 
-def same_again(job: Job, idempotency_key: str | None, request_id: str) -> Submission:
+def same_again(job: Job, idempotency_key: str | None, request_id: str | None) -> Submission:
     """Return the request that made a job, to be submitted once more."""
     return Submission(
         model=job.model_id,
@@ -112,9 +131,9 @@ def same_again(job: Job, idempotency_key: str | None, request_id: str) -> Submis
 
 def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
     """Return the row of a job, within the caller's transaction, which holds its uploads. Raises NotFound."""
-    submission = admitted.submission
-    MODELS.hold(session, submission.model)
-    for dataset in filter(None, (submission.dataset, submission.evaluation_dataset)):
+    submission, needed = admitted.submission, admitted.needed
+    MODELS.hold(session, needed.model)
+    for dataset in filter(None, (needed.dataset, needed.evaluation_dataset)):
         DATASETS.hold(session, dataset)
     created_at = clock(session)
     pending = min(submission.pending_seconds or most.pending, most.pending)
@@ -122,9 +141,9 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
         **admitted.work.columns(),
         id=new_id(submission.work.id_prefix, created_at),
         state=JobState.QUEUED,
-        model_id=submission.model,
-        dataset_id=submission.dataset,
-        evaluation_dataset_id=submission.evaluation_dataset,
+        model_id=needed.model,
+        dataset_id=needed.dataset,
+        evaluation_dataset_id=needed.evaluation_dataset,
         owner=submission.owner,
         wanted_device=submission.device,
         device=admitted.device,
@@ -144,12 +163,12 @@ def new_job(session: Session, admitted: Admitted, most: MostSeconds) -> Job:
     )
 
 
-def _check(session: Session, submission: Submission, model: Model) -> None:
-    submission.work.check(model)
-    check_recipes(submission.work.recipes, model, has_dataset=submission.dataset is not None)
-    _fitting(session, model, submission.dataset, "/dataset")
-    evaluation = _fitting(session, model, submission.evaluation_dataset, "/evaluation_dataset")
-    for pointer, recipe in submission.work.recipes.items():
+def _check(session: Session, work: Work, needed: Needed, model: Model) -> None:
+    work.check(model)
+    check_recipes(work.recipes, model, has_dataset=needed.dataset is not None)
+    _fitting(session, model, needed.dataset, "/dataset")
+    evaluation = _fitting(session, model, needed.evaluation_dataset, "/evaluation_dataset")
+    for pointer, recipe in work.recipes.items():
         check_metric(recipe, evaluation, pointer)
 
 

@@ -42,7 +42,7 @@ STEPS = {
         *("open tmp/*", "lock tmp/*", "open tmp/*", "lock tmp/*", "write tmp/*"),
         *("mkdir tmp/folder", "start in tmp/folder", "write tmp/*", "remove tmp/folder"),
         *("fsync", "chmod tmp/*", "mkdir blobs/..", *END_BLOB),
-        *("INSERT audit", "INSERT models", "COMMIT", "remove tmp/*", "answer"),
+        *("INSERT version_counts", "INSERT audit", "INSERT models", "COMMIT", "remove tmp/*", "answer"),
     ],
     "submit": [
         "INSERT jobs",
@@ -83,6 +83,7 @@ BUCKET_STEPS = {
             "remove in scratch",
             *PUT,
             "remove in scratch",
+            "INSERT version_counts",
             "INSERT audit",
             "INSERT models",
             "COMMIT",

@@ -72,7 +72,8 @@ class World:
     def add_model(self) -> str:
         """A model that passed the gate before."""
         self.storage.put_file(self.kept.blob)
-        model = Model(**self.kept.row | {"id": new_id("mdl", clock(self.session))})
+        model_id = new_id("mdl", clock(self.session))
+        model = Model(**self.kept.row | {"id": model_id, "name": model_id})
         begin_writing(self.session)
         self.session.add(model)
         self.session.commit()

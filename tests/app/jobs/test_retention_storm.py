@@ -98,7 +98,7 @@ class Service:
 def model_of(session: Session, blob: Blob) -> Model:
     return Model(
         id=new_id("mdl", clock(session)),
-        name="model",
+        name=new_id("model", clock(session)),
         format="pt2",
         bytes=blob.bytes,
         sha256=blob.sha256,
