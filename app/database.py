@@ -53,6 +53,8 @@ KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count
 """A host that disappears without closing its connections is noticed within half a minute."""
 
 
+TELLS_MLFLOW = "zeropoint_tells_mlflow"
+"""The option of an engine by which whoever writes rows of jobs knows that MLflow is to hear of them."""
 POOL_SECONDS = 2.0
 SPARE_CONNECTIONS = 4
 """Of an API process, beside those for requests: for health checks, metrics, and requests that wait for jobs."""
@@ -160,13 +162,18 @@ def lock_name(session: Session, name: str) -> None:
 def create_engine_for(settings: Settings, patience: Patience = OF_WORK, connections: int = 5) -> Engine:
     """Return an engine for the settings' database; nothing is connected yet."""
     url = parse_url(settings.database_url)
-    pool = {"pool_size": connections, "max_overflow": SPARE_CONNECTIONS, "pool_timeout": POOL_SECONDS}
+    pool: dict[str, Any] = {
+        "pool_size": connections,
+        "max_overflow": SPARE_CONNECTIONS,
+        "pool_timeout": POOL_SECONDS,
+    }
+    told = {"execution_options": {TELLS_MLFLOW: settings.mlflow_tracking_uri is not None}}
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, patience, pool if url.database else {})
+        return _sqlite_engine(url, patience, {**told, **(pool if url.database else {})})
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     connect_args = {"options": _postgresql_options(patience), "connect_timeout": 5, **KEEPALIVES}
-    return create_engine(url, pool_pre_ping=True, connect_args=connect_args, **pool)
+    return create_engine(url, pool_pre_ping=True, connect_args=connect_args, **told, **pool)
 
 
 def trouble_of(error: BaseException) -> Trouble | None:

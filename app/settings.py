@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from ipaddress import ip_address, ip_network
@@ -44,6 +44,7 @@ _IMPORT_HOST = re.compile(r"\*|((https?|s3)://)?(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*
 _ADDRESS = re.compile(r"https?://[^\s/][^\s]*")
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _RECEIVER = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_MLFLOW = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?|databricks(://\w+)?")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
@@ -121,6 +122,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     metrics_host: str = "127.0.0.1"
     otlp_endpoint: str | None = None
+    mlflow_tracking_uri: str | None = None
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -190,6 +192,13 @@ class Settings(BaseSettings):
             raise refusal("must be the address of a receiver, such as http://127.0.0.1:4318")
         return value
 
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _mlflow(cls, value: str | None) -> str | None:
+        if value is not None and not _MLFLOW.fullmatch(value):
+            raise refusal("must be the address of an MLflow server, without a password, such as http://127.0.0.1:5000")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: str) -> str:
@@ -255,6 +264,11 @@ def _halves(settings: Settings) -> Iterator[str]:
     for name, other in OIDC_HALVES:
         if getattr(settings, name) is not None and getattr(settings, other) is None:
             yield f"{PREFIX}{name.upper()} does nothing without {PREFIX}{other.upper()}: set both or neither."
+
+
+def environment_with(others: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment for a program that it starts, with others' settings where it has none."""
+    return {**others, **os.environ}
 
 
 @cache

@@ -90,6 +90,7 @@ STARTED_BY_NAME = {
     ("sandbox/policy.py", "sandbox.template"),  # which forks processes that do
     ("zeropoint/loading/compiled.py", "zeropoint"),
     ("zeropoint/loading/loadback.py", "zeropoint"),
+    ("worker/mlflow_sender/process.py", "PROGRAM"),
 }
 
 
@@ -141,7 +142,7 @@ def test_only_use_cases_commit() -> None:
     committing = {str(path.relative_to(ROOT)) for path in MODULES if commits(path)}
     use_cases = {
         f"app/jobs/{name}.py"
-        for name in ("service", "claims", "endings", "publishing", "reconciler", "retention", "workers")
+        for name in ("service", "claims", "endings", "mlflow_runs", "publishing", "reconciler", "retention", "workers")
     }
     accounts = {"app/accounts/keys.py", "app/accounts/projects.py", "app/accounts/quotas.py"}
     webhooks = {"app/webhooks/deliveries.py", "app/webhooks/service.py"}

@@ -40,6 +40,7 @@ from worker.child import scratch
 from worker.child.forking import no_fork
 from worker.child.prestarted import PrestartedChildren
 from worker.metrics import ANNOUNCED, WorkerMetrics
+from worker.mlflow_sender.process import require_client, telling
 from worker.self_test import held_or_refuse, sandbox_of
 
 ANNOUNCE_SECONDS = 10
@@ -91,6 +92,7 @@ def required(handle: Callable[..., None]) -> Callable[..., None]:
 def test_what_is_needed(sender: Any, **_: Any) -> None:
     """Test sandbox, scratch folder and storage before any job is claimed or this worker announced."""
     settings = get_settings()
+    require_client(settings)
     log.info("this worker %s", plan_memory(settings).check(worker=True))
     check_at_start(open_storage(settings))
     scratch.make_folder(settings.scratch_dir).remove()
@@ -132,6 +134,7 @@ def begin(sender: Any, **_: Any) -> None:
     worker = (sender.hostname, sender.controller.sandbox)
     threading.Thread(target=announce_for_ever, args=worker, name="announce", daemon=True).start()
     threads.enter_context(reconciling(get_settings(), app, undisturbed=no_fork))
+    threads.enter_context(telling(get_settings()))
 
 
 @worker_shutting_down.connect

@@ -34,7 +34,9 @@ class WorkerMetrics(Collector):
         yield from OF_WORKER.collect()
         yield gauge("zeropoint_worker_info", "1, with the device.", {str(settings.worker_device): 1.0}, ["device"])
         yield gauge("zeropoint_worker_slots", "Jobs that it runs at once.", float(settings.worker_slots))
-        words = "Memory of its processes: main, slots (which supervise jobs), jobs (their programs and templates)."
+        words = (
+            "Memory of its processes: main, slots (which supervise jobs), jobs (their programs and templates), mlflow."
+        )
         yield gauge("zeropoint_worker_memory_bytes", words, memory_by_part(os.getpid()), ["part"])
         yield from disk(self._folders())
         yield from _gpus()

@@ -92,6 +92,10 @@ def _figures(figures: Figures) -> Iterator[Metric]:
         workers |= {(device, version, "live"): crew.live, (device, version, "silent"): crew.silent}
     words = "Workers of the last day: live ones were seen in the last 30 seconds."
     yield gauge("zeropoint_workers", words, workers, ["device", "version", "state"])
+    waiting = float(figures.mlflow.jobs)
+    yield gauge("zeropoint_mlflow_waiting_jobs", "Jobs that MLflow has still to hear of.", waiting)
+    words = "How long the first of them has waited: MLflow is away, or refuses it."
+    yield gauge("zeropoint_mlflow_waiting_oldest_seconds", words, figures.mlflow.oldest_seconds)
     seen: dict[tuple[str, ...], float] = {key: crew.seen_seconds for key, crew in figures.crews.items()}
     words = "Seconds since a worker of a device and version was seen."
     yield gauge("zeropoint_workers_seen_seconds", words, seen, ["device", "version"])

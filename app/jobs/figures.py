@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.database import clock
-from app.jobs import repository, tallies
+from app.jobs import mlflow_runs, repository, tallies
+from app.jobs.mlflow_runs import Waiting
 from app.jobs.queries import count_by_state
 from app.jobs.status import JobState
 from app.jobs.tallies import DEVICES, Sums
@@ -42,13 +43,16 @@ class Figures:
     queues: Mapping[str, Queue]
     crews: Mapping[tuple[str, str], Crew]
     sums: Sums
+    mlflow: Waiting
 
 
 def figures(session: Session) -> Figures:
     """Return what operators watch."""
     at = clock(session)
     return Figures(
-        live_sandbox(session), count_by_state(session), _queues(session, at), _crews(session, at), tallies.sums(session)
+        *(live_sandbox(session), count_by_state(session), _queues(session, at), _crews(session, at)),
+        sums=tallies.sums(session),
+        mlflow=mlflow_runs.waiting(session),
     )
 
 

@@ -220,6 +220,29 @@ class Tally(Base):
     total: Mapped[float] = mapped_column(Float)
 
 
+class MlflowRun(Base):
+    """A job that MLflow has to hear of; the row goes once MLflow knows how the job ended. See `app.jobs.mlflow_runs`.
+
+    No foreign key to the job: its run is closed too when the job is deleted first.
+    """
+
+    __tablename__ = "mlflow_runs"
+    __table_args__ = (Index("ix_mlflow_runs_due_at", "due_at"),)
+
+    job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    """The job's state when the row was last written; the job's own row, while there is one, knows better."""
+    opened: Mapped[bool] = mapped_column(default=False)
+    """Whether MLflow has the run."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    """Counted before each attempt to tell MLflow, so that it tells attempts apart."""
+    noted_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    """When MLflow hears of it next; while it does, when that lease ends."""
+    last_error: Mapped[str | None] = mapped_column(String(512))
+
+
 class Worker(Base):
     """A worker process, as it last announced itself."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, undefer_group
 
 from app.catalog.models import Dataset, Model
 from app.database import clock
-from app.jobs import tallies
+from app.jobs import mlflow_runs, tallies
 from app.jobs.models import WORK, Artifact, Attempt, Checkpoint, Job, JobEvent, JobTag, Turn, Worker
 from app.jobs.status import HELD, LIVE, TERMINAL, JobState, Move
 
@@ -95,13 +95,16 @@ def delete_one(session: Session, job_id: str) -> None:
 def claim(session: Session, job_id: str, by: Move, changes: dict[str, Any]) -> Job | None:
     """Make a move under a new token, if the job's state allows it; return the job, or None."""
     query = update(Job).where(Job.id == job_id, Job.state.in_(by.sources))
-    return _moved(session, query.values({"state": by.target, "token": Job.token + 1, **changes}))
+    job = _moved(session, query.values({"state": by.target, "token": Job.token + 1, **changes}))
+    if job is not None:
+        mlflow_runs.note(session, job)
+    return job
 
 
 def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str, Any]) -> Job | None:
     """Make a move, if the job's state allows it and the token is still the job's; return the job, or None.
 
-    Every end of a job comes by here, and is counted.
+    Every end of a job comes by here, is counted, and noted for MLflow.
     """
     if error := changes.get("error"):
         changes = {**changes, "error_code": error["code"]}
@@ -109,6 +112,7 @@ def move(session: Session, job_id: str, by: Move, token: int, changes: dict[str,
     job = _moved(session, query.values({"state": by.target, **changes}))
     if job is not None and by.target in TERMINAL:
         tallies.count_end(session, by.target, (job.error or {}).get("code"), job.device)
+        mlflow_runs.note(session, job)
     return job
 
 

@@ -117,3 +117,27 @@ def test_what_others_put_into_the_environment_is_no_matter(monkeypatch: pytest.M
     monkeypatch.setenv("ZEROPOINTS", "1")
     monkeypatch.setenv("ZEROPOINT", "http://127.0.0.1:8000")
     assert read_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("uri", "taken"),
+    [
+        ("http://127.0.0.1:5000", True),
+        ("https://mlflow.example.org/team/", True),
+        ("databricks", True),
+        ("databricks://profile", True),
+        ("https://ann:secret@mlflow.example.org", False),
+        ("file:/mlruns", False),
+        ("sqlite:///mlflow.db", False),
+        ("127.0.0.1:5000", False),
+        ("", False),
+    ],
+)
+def test_mlflow_is_named_by_a_server_and_no_password(uri: str, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_MLFLOW_TRACKING_URI", uri)
+    if taken:
+        assert read_settings().mlflow_tracking_uri == uri
+        return
+    with pytest.raises(WrongSettings, match="ZEROPOINT_MLFLOW_TRACKING_URI must be") as refused:
+        read_settings()
+    assert "secret" not in str(refused.value)

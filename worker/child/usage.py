@@ -52,11 +52,17 @@ def memory_of_group(leader: int) -> int:
 
 
 def memory_by_part(main: int) -> dict[str, int]:
-    """Return the bytes of memory that a worker holds: its main process, the pool's, and all that those started."""
+    """Return the bytes of memory that a worker holds: its main process, the pool's, and all that those started.
+
+    What leads a session of its own is no process of the pool: it tells MLflow of jobs.
+    """
     parents = dict(_parents())
-    held = {"main": _memory(main), "slots": 0, "jobs": 0}
-    slots = {pid for pid, parent in parents.items() if parent == main}
+    held = {"main": _memory(main), "slots": 0, "jobs": 0, "mlflow": 0}
+    started = {pid for pid, parent in parents.items() if parent == main}
+    slots = {pid for pid in started if not _leads(pid)}
     for pid in parents:
+        if pid in started - slots:
+            held["mlflow"] += _memory(pid)
         if pid in slots:
             held["slots"] += _memory(pid)
         elif _descends(pid, slots, parents):
@@ -87,6 +93,12 @@ def _parents() -> Iterator[tuple[int, int]]:
         if name.isdigit():
             with suppress(OSError):  # ended meanwhile
                 yield int(name), int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _leads(pid: int) -> bool:
+    with suppress(OSError):  # ended meanwhile
+        return os.getsid(pid) == pid
+    return False
 
 
 def _descends(pid: int, ancestors: set[int], parents: Mapping[int, int]) -> bool:
