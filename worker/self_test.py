@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.memory import plan_memory
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from sandbox import compiler
 from sandbox.policy import Sandbox, command, missing
 from sandbox.probe import TASK_FILE
@@ -116,3 +116,7 @@ def _why(error: Exception) -> str:
             return f"The probe ended with {error.returncode}{words and f': {words}'}."
         case _:
             return f"{type(error).__name__}: {error}."
+
+
+if __name__ == "__main__":
+    print(json.dumps(self_test(sandbox_of(get_settings()))))  # noqa: T201 - for `zeropoint doctor`

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
@@ -47,6 +47,12 @@ class Known(NamedTuple):
     caller: Caller
     key_id: str
     stale: bool
+
+
+def count_holding(session: Session) -> int:
+    """Return how many keys hold, of all projects that the session sees."""
+    holds = (Key.revoked_at.is_(None), or_(Key.expires_at.is_(None), Key.expires_at > clock(session)))
+    return session.scalar(select(func.count()).select_from(Key).where(*holds)) or 0
 
 
 def create(session: Session, project: str, name: str, role: Role, expires_at: datetime | None = None) -> NewKey:

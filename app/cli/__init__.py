@@ -1,4 +1,4 @@
-"""The command line: `zeropoint serve | api | worker | migrate | projects | keys`, and programs of the library.
+"""The command line: the service, its administration, and programs of the library.
 
 The library is installed without the service: what a command needs is imported when it runs.
 """
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import zeropoint
-from app.cli import accounts
+from app.cli import accounts, administration
 from app.cli.accounts import whole
 from app.cli.commands import api_command, library_command, with_root, worker_command
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_of_service(_migrate))
 
     accounts.add_commands(commands, _of_service(_accounts))
+    administration.add_commands(commands, _of_service(_administration))
 
     for program, words in (
         ("job", "do the job that a folder holds; no service is needed"),
@@ -128,6 +129,12 @@ def _accounts(options: argparse.Namespace) -> int:
     from app.cli import account_actions  # noqa: PLC0415
 
     return account_actions.run(options)
+
+
+def _administration(options: argparse.Namespace) -> int:
+    from app.cli import administration_actions  # noqa: PLC0415
+
+    return administration_actions.run(options)
 
 
 def _library(options: argparse.Namespace) -> int:

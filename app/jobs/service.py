@@ -84,7 +84,7 @@ def request_cancel(session: Session, job_id: str) -> Job:
     return job
 
 
-def retry(job: Job, idempotency_key: str | None, request_id: str) -> Submission:
+def retry(job: Job, idempotency_key: str | None, request_id: str | None) -> Submission:
     """Return the request of a job that has ended, to be submitted once more. Raises Conflict."""
     _require_end(job, f"It may still succeed; POST {_address(job)}/cancel stops it.")
     return same_again(job, idempotency_key, request_id)
