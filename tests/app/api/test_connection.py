@@ -94,6 +94,7 @@ def test_only_who_has_sent_nothing_makes_room(address: str) -> None:
         assert {client.answer().status for client in asking} == {200}
 
 
+@pytest.mark.timed
 def test_room_for_many_takes_no_time(settings: Settings) -> None:
     """Connections that come and send nothing: looking for room takes a moment in all, not for each of them."""
     app = create_app(settings.model_copy(update={"connections": 300}), reconciles=False)
@@ -102,7 +103,7 @@ def test_room_for_many_takes_no_time(settings: Settings) -> None:
             stack.enter_context(RawClient(str(client.base_url)))
         began = time.monotonic()
         assert client.get("/healthz").status_code == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
 
 
 CRUMBS = b"1\r\nx\r\n"
