@@ -115,16 +115,17 @@ def test_what_the_gate_refuses_can_be_read(importing: httpx.Client, files: Files
 
 
 @pytest.mark.parametrize(
-    ("path", "code", "remedy"),
+    ("path", "refusal"),
     [
-        ("/nothing", "source_refused", ""),
-        ("/inside", "import_not_allowed", "ZEROPOINT_IMPORT_PRIVATE_ADDRESSES"),
-        ("/large", "upload_too_large", ""),
+        ("/nothing", ("source_refused", "")),
+        ("/inside", ("import_not_allowed", "ZEROPOINT_IMPORT_PRIVATE_ADDRESSES")),
+        ("/large", ("upload_too_large", "")),
     ],
 )
 def test_what_can_not_be_fetched_can_be_read(
-    importing: httpx.Client, files: Files, allowing: Settings, path: str, code: str, remedy: str
+    importing: httpx.Client, files: Files, allowing: Settings, path: str, refusal: tuple[str, str]
 ) -> None:
+    code, remedy = refusal
     files.redirect("/inside", "http://169.254.169.254/latest/meta-data")
     if path == "/large":
         files.put("/large", bytes(2**20))
