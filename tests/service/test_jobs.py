@@ -79,7 +79,9 @@ def test_a_failed_validation_fails_the_job_and_keeps_the_report(
     assert (job["error"]["code"], job["error"]["phase"]) == ("validation_failed", "validating")
     assert job["error"]["detail"]
     assert job["error"]["remedy"]
-    assert running.client.get(f"/v1/jobs/{job_id}/report").json()["verdict"] == "failed"
+    report = running.client.get(f"/v1/jobs/{job_id}/report").json()
+    assert (report["verdict"], report["summary"]["sqnr_db"]) == ("failed", job["sqnr_db"])
+    assert job["sqnr_db"] is not None
 
 
 def test_a_child_that_dies_fails_the_job_and_names_the_phase(
