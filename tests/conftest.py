@@ -172,7 +172,7 @@ def traced() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def source() -> Iterator[Files]:
+def file_server() -> Iterator[Files]:
     """A server from which `running` may import."""
     with serving() as files:
         yield files
@@ -180,11 +180,11 @@ def source() -> Iterator[Files]:
 
 @pytest.fixture(scope="session")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], traced: Receiver, source: Files
+    tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str], traced: Receiver, file_server: Files
 ) -> Iterator[Running]:
     """One service on SQLite for all tests that don't end it."""
     observed = {"ZEROPOINT_METRICS_PORT": str(two_free_ports()), "ZEROPOINT_OTLP_ENDPOINT": traced.address}
-    allowed = {f"ZEROPOINT_{name.upper()}": value for name, value in source.settings.items()}
+    allowed = {f"ZEROPOINT_{name.upper()}": value for name, value in file_server.settings.items()}
     with service(tmp_path_factory.mktemp("service"), {**environment, **observed, **allowed}) as started:
         yield started
 

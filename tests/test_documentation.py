@@ -128,11 +128,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def offered(source: Files, prepared: Path) -> Files:
+def offered(file_server: Files, prepared: Path) -> Files:
     """Offer these files for imports too."""
     for file in prepared.iterdir():
-        source.put(f"/{file.name}", file.read_bytes())
-    return source
+        file_server.put(f"/{file.name}", file.read_bytes())
+    return file_server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.service.processes import eventually, is_running
@@ -55,7 +56,8 @@ def test_nothing_is_left_in_scratch(running: Running, succeeded: str) -> None:
 def test_readiness_says_which_layers_hold(running: Running) -> None:
     layers = running.client.get("/readyz").json()["sandbox"]
     assert {"landlock": True, "seccomp": True, "rlimits": True}.items() <= layers.items()
-    assert 'zeropoint_sandbox_layer{layer="landlock"} 1' in running.client.get("/metrics").text
+    metrics = httpx.get(f"http://127.0.0.1:{running.metrics_port}/metrics").text
+    assert 'zeropoint_sandbox_layer{layer="landlock"} 1.0' in metrics
 
 
 def test_cancel_stops_the_child_at_once(running: Running, program: Path, many_samples: Path) -> None:

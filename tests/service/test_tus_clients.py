@@ -88,14 +88,14 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, source: Files) -> Iterator[Api]:
+def api(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, file_server: Files) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("tus")
     settings = {
         "ZEROPOINT_DATABASE_URL": f"sqlite:///{folder}/zeropoint.db",
         "ZEROPOINT_STORAGE_URL": f"file:{folder}/storage",
         "ZEROPOINT_RECONCILE_SECONDS": "0.2",
         "ZEROPOINT_LEASE_SECONDS": "3",
-        **{f"ZEROPOINT_{name.upper()}": value for name, value in source.settings.items()},
+        **{f"ZEROPOINT_{name.upper()}": value for name, value in file_server.settings.items()},
     }
     migrate(Settings(database_url=settings["ZEROPOINT_DATABASE_URL"]))
     api = Api({**environment, **settings}, folder)
@@ -237,18 +237,18 @@ def test_a_check_outlives_a_kill(api: Api, client: httpx.Client) -> None:
     assert token >= 2
 
 
-def test_an_import_outlives_a_kill(api: Api, client: httpx.Client, source: Files) -> None:
+def test_an_import_outlives_a_kill(api: Api, client: httpx.Client, file_server: Files) -> None:
     """The API dies while it fetches; the next one fetches it again, once the lease of the dead one is over."""
     data = samples_of(1_000_000)
-    source.gate.clear()
-    begun = client.post("/v1/datasets", json={"source": source.put("/outlives-a-kill", data)})
-    wait_until(lambda: ("/outlives-a-kill", None) in source.asked)
+    file_server.gate.clear()
+    begun = client.post("/v1/datasets", json={"source": file_server.put("/outlives-a-kill", data)})
+    wait_until(lambda: ("/outlives-a-kill", None) in file_server.asked)
     api.kill()
-    source.gate.set()
+    file_server.gate.set()
     api.start()
     upload = finished(client, begun.headers["Location"])
     assert client.get(upload["links"]["result"]).json()["sha256"] == hashlib.sha256(data).hexdigest()
-    assert source.asked.count(("/outlives-a-kill", None)) == 2
+    assert file_server.asked.count(("/outlives-a-kill", None)) == 2
 
 
 @pytest.fixture(scope="module")
