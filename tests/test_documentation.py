@@ -48,6 +48,7 @@ NOT_RUN = {
         "the page has no service; tests/app/test_accounts.py does the same",
         "needs a service with accounts; tests/app/test_accounts.py does the same",
     ],
+    "docs/how-to/back-up.md": ["needs a service; tests/app/test_administration.py does the same"],
     "docs/how-to/deployment.md": ["needs PostgreSQL and Redis servers", "needs a bucket"],
     "docs/how-to/install.md": ["needs a package index, and a second environment"],
     "docs/how-to/kubernetes.md": ["needs a cluster", "needs a cluster"],
