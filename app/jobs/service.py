@@ -119,7 +119,7 @@ def forget(session: Session, job_id: str) -> None:
 
 def _require_end(job: Job, remedy: str) -> None:
     if JobState(job.state) not in TERMINAL:
-        raise Conflict("job_not_finished", f"The job {job.id} is {job.state}.", remedy)
+        raise Conflict("job_active", f"The job {job.id} is {job.state}.", remedy)
 
 
 def _address(job: Job) -> str:

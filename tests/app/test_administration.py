@@ -54,7 +54,7 @@ def test_jobs_of_every_project_are_listed_and_changed(data: Path, capsys: pytest
     assert ran(capsys, data, "jobs", "list", "--state", "failed") == (0, "")
     assert "There is no state nosuch" in ran(capsys, data, "jobs", "list", "--state", "nosuch")[1]
     assert json.loads(ran(capsys, data, "jobs", "show", theirs)[1])["id"] == theirs
-    assert "job_not_finished" not in (refused := ran(capsys, data, "jobs", "delete", theirs)[1])
+    assert "job_active" not in (refused := ran(capsys, data, "jobs", "delete", theirs)[1])
     assert f"The job {theirs} is queued" in refused
     assert ran(capsys, data, "jobs", "cancel", theirs, ours) == (
         0,

@@ -51,7 +51,7 @@ def test_a_machine_with_a_wrong_clock_writes_the_databases_times(seconds: int, w
     found = list(times(world))
     assert {name for name, _ in found} >= {
         *("models.created_at", "jobs.created_at", "jobs.started_at", "jobs.finished_at", "jobs.id", "job_events.at"),
-        *("workers.seen_at", "owners.served_at", "attempts.started_at", "artifacts.created_at"),
+        *("workers.seen_at", "turns.served_at", "attempts.started_at", "artifacts.created_at"),
         "checkpoints.created_at",
     }
     assert [(name, str(at)) for name, at in found if not before <= at <= after] == []

@@ -92,7 +92,7 @@ def test_an_ended_one_is_deleted_with_all_that_belongs_to_it(
     job_id = submitted(client, kind, wish)["id"]
     here = f"/v1/{kind}/{job_id}"
     refused = client.delete(here)
-    assert (refused.status_code, refused.json()["code"]) == (409, "job_not_finished")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_active")
     assert f"{here}/cancel" in refused.json()["remedy"]
     with storage.writer() as writer:
         writer.write(b"of the job alone")
@@ -116,7 +116,7 @@ def test_an_ended_one_is_submitted_again(
 ) -> None:
     first = submitted(client, kind, wish)
     refused = client.post(f"/v1/{kind}/{first['id']}/retry")
-    assert (refused.status_code, refused.json()["code"]) == (409, "job_not_finished")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_active")
     client.post(f"/v1/{kind}/{first['id']}/cancel")
     key = {"Idempotency-Key": "again"}
     answer = client.post(f"/v1/{kind}/{first['id']}/retry", headers=key)
