@@ -7,6 +7,8 @@ and webhooks are an admin's.
 import asyncio
 import logging
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,6 +35,8 @@ TOKEN_QUEUE = 200
 TOKEN_SECONDS = 5.0
 
 _BEARER = re.compile(r"(?i:bearer) +([!-~]{1,8192})")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ class Identity:
     async def _caller_of_key(self, services: Services, secret: str) -> Caller:
         if not keys.looks_like_one(secret):
             raise _unknown()
-        known = await services.admission.reading.run(_known, services, secret)
+        known: keys.Known = await services.admission.reading.run(_with_session, services, keys.known, secret)
         if known.stale and known.key_id not in self._writes:
             # One at a time for each key: a busy database must not get one more write for every request.
             write = asyncio.get_running_loop().create_task(_note_use(services, known.key_id))
@@ -92,7 +96,7 @@ class Identity:
     async def _caller_of_token(self, services: Services, provider: Provider, token: str) -> Caller:
         places = self._tokens if provider.knows(token) else self._strange_tokens
         who = await places.run(provider.caller, token)
-        if not await services.admission.reading.run(_project_exists, services, who.project):
+        if not await services.admission.reading.run(_with_session, services, projects.exists, who.project):
             raise Forbidden(
                 "token_without_project",
                 f"The token names the project {who.project}, which is not here.",
@@ -103,22 +107,18 @@ class Identity:
 
 async def _quotas(services: Services, project: str) -> Quotas:
     """Return a project's quotas, looked up every few seconds."""
-    quotas = services.rates.known(project)
-    if quotas is None:
-        quotas = await services.admission.reading.run(_look_up, services, project)
-        services.rates.remember(project, quotas)
+    if known := services.rates.known(project):
+        return known
+    read = services.admission.reading.run
+    quotas: Quotas = await read(_with_session, services, quotas_of, services.settings, project)
+    services.rates.remember(project, quotas)
     return quotas
-
-
-def _look_up(services: Services, project: str) -> Quotas:
-    with services.all_projects() as session:
-        return quotas_of(session, services.settings, project)
 
 
 async def _note_use(services: Services, key_id: str) -> None:
     """Record that a key was used; a busy database is not waited for by anybody."""
     try:
-        await services.admission.writing.run(_write_use, services, key_id)
+        await services.admission.writing.run(_with_session, services, keys.note_used, key_id)
     except Exception:
         log.info("the last use of the key %s was not recorded", key_id, exc_info=True)
 
@@ -135,19 +135,9 @@ def _check_role(who: Caller, method: str, path: str) -> None:
         )
 
 
-def _known(services: Services, secret: str) -> keys.Known:
+def _with_session(services: Services, work: Callable[..., T], *arguments: object) -> T:
     with services.all_projects() as session:
-        return keys.known(session, secret)
-
-
-def _project_exists(services: Services, name: str) -> bool:
-    with services.all_projects() as session:
-        return projects.exists(session, name)
-
-
-def _write_use(services: Services, key_id: str) -> None:
-    with services.all_projects() as session:
-        keys.note_used(session, key_id)
+        return work(session, *arguments)
 
 
 def _missing(*, unreadable: bool) -> ServiceError:

@@ -12,7 +12,7 @@ from fastapi import Request
 from app import metrics
 from app.api.dependencies import Services
 from app.api.tus import Checksum
-from app.api.uploads import WRITE_BYTES
+from app.api.uploads import WRITE_BYTES, announced_length
 from app.errors import ServiceError, TooLarge
 from app.storage import BlobWriter
 from app.uploads import service
@@ -81,8 +81,7 @@ class Receiver:
 async def receive_part(request: Request, services: Services, upload: UploadRow, checksum: Checksum | None) -> int:
     """Store the body of a request behind what an upload has, and return where the upload ends. Raises ServiceError."""
     room = (upload.bytes or 0) - upload.received_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > room:
+    if announced_length(request) > room:
         raise _too_long(room)
     receiver, received = Receiver(services, upload.id, upload.received_bytes), 0
     hasher = checksum.hasher() if checksum else None

@@ -67,7 +67,7 @@ async def take_upload(request: Request, services: Services, name: str | None, ca
     most_bytes = services.settings.max_upload_bytes
     admission.gates.check()  # before the first byte of a file that nobody would check
     if quotas.bytes is not None:
-        await admission.reading.run(check_quota, services, quotas, _announced_length(request))
+        await admission.reading.run(check_quota, services, quotas, announced_length(request))
     with refusing_without_room(), services.rates.upload(project, quotas):
         async with (
             admission.bodies.taken_by(request.state.body),
@@ -139,7 +139,7 @@ async def _receive(request: Request, writer: BlobWriter, max_bytes: int, files: 
     """Write the file to storage; return the name that the client's form gave it."""
     form = _form_of(request)
     limit = max_bytes + (FORM_OVERHEAD_BYTES if form else 0)
-    announced = _announced_length(request)
+    announced = announced_length(request)
     if announced > limit:
         raise upload_too_large(max_bytes)
     await files.run(writer.expect, announced)
@@ -191,7 +191,7 @@ def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _announced_length(request: Request) -> int:
+def announced_length(request: Request) -> int:
     """Return Content-Length; 0 when there is none, or when it is not a number of bytes."""
     length = request.headers.get("content-length", "")
     return int(length[:20]) if length.isascii() and length.isdigit() else 0
