@@ -8,7 +8,7 @@ import sqlite3
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -294,6 +294,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with api_thread(app) as client:
         client.app = app  # type: ignore[attr-defined]
         yield client
+
+
+@pytest.fixture
+def served_with(served: httpx.Client, settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
+    """The API with other settings, which the test names."""
+    made: list[Any] = []
+
+    def serve(**changes: Any) -> httpx.Client:
+        made.append(create_services(settings.model_copy(update=changes)))
+        served.app.state.services = made[-1]  # type: ignore[attr-defined]
+        return served
+
+    yield serve
+    for services in made:
+        services.engine.dispose()
+        services.celery.close()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import numpy
 import pytest
 
 from app.intake.huggingface.unpack import unpack_folder
-from app.main import create_services
 from app.room import RESERVE_BYTES
 from app.settings import Settings
 from tests.factories import safetensors
@@ -90,19 +89,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def serve(served: httpx.Client, settings: Settings) -> Iterator[Serve]:
+def serve(served_with: Callable[..., httpx.Client]) -> Serve:
     """The API with its storage in a folder."""
-    made = []
-
-    def with_storage(folder: Path) -> httpx.Client:
-        made.append(create_services(settings.model_copy(update={"storage_url": f"file:{folder}"})))
-        served.app.state.services = made[-1]  # type: ignore[attr-defined]
-        return served
-
-    yield with_storage
-    for services in made:
-        services.engine.dispose()
-        services.celery.close()
+    return lambda folder: served_with(storage_url=f"file:{folder}")
 
 
 @pytest.fixture

@@ -1,33 +1,15 @@
 """/healthz and /readyz with each part there, and away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy.orm import Session
 
 from app.database import migrate
 from app.jobs import workers
-from app.main import create_services
 from app.settings import Settings
 from tests.servers import free_port
-
-
-@pytest.fixture
-def served_with(served: httpx.Client, settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
-    made: list[Any] = []
-
-    def serve(**changes: str) -> httpx.Client:
-        made.append(create_services(settings.model_copy(update=changes)))
-        served.app.state.services = made[-1]  # type: ignore[attr-defined]
-        return served
-
-    yield serve
-    for services in made:
-        services.engine.dispose()
-        services.celery.close()
 
 
 def missing(client: httpx.Client) -> list[str]:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +17,6 @@ from app.accounts.quotas import Quotas
 from app.api.rates import REDIS_SECONDS, Rates
 from app.errors import TooMany, Unavailable
 from app.jobs import service
-from app.main import create_services
 from app.settings import Settings
 from tests.factories import add_job, member_of, safetensors
 from tests.servers import free_port, wait_until
@@ -30,19 +28,9 @@ Serve = Callable[..., httpx.Client]
 
 
 @pytest.fixture
-def serve(served: httpx.Client, settings: Settings) -> Iterator[Serve]:
+def serve(served_with: Serve) -> Serve:
     """The API with other settings."""
-    made: list[Any] = []
-
-    def with_settings(**changes: Any) -> httpx.Client:
-        made.append(create_services(settings.model_copy(update=changes)))
-        served.app.state.services = made[-1]  # type: ignore[attr-defined]
-        return served
-
-    yield with_settings
-    for services in made:
-        services.engine.dispose()
-        services.celery.close()
+    return served_with
 
 
 def refused(answer: httpx.Response, code: str = "quota_exceeded") -> bool:
