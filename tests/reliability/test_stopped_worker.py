@@ -8,17 +8,12 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from app.jobs import queries, service
+from app.jobs import queries
 from app.jobs.models import Job
-from app.jobs.submission import Submission
-from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage
-from tests.factories import MOST, add_dataset, add_model
-from tests.networks import convolutional
-from tests.reliability.running_worker import environment_of, signal_all, worker
+from tests.reliability.running_worker import calibrating_job, environment_of, signal_all, worker
 from tests.service.processes import descendants, eventually, is_leader, is_running, working_folder
-from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 # A process that is stopped in a transaction keeps its locks: PostgreSQL says whether one is open.
 pytestmark = [
@@ -38,12 +33,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
-    """It calibrates for some seconds."""
-    example = convolutional(SAMPLES)
-    model = add_model(session, storage, example.export(tmp_path / "model.pt2"))
-    dataset = add_dataset(session, storage, example.save_dataset(tmp_path / "samples.safetensors").read_bytes())
-    work = QuantizeWork(Recipe(calibration=CalibrationSettings(samples=SAMPLES, batch_size=1)))
-    return service.submit(session, Submission(model.id, work, dataset.id), MOST).id
+    return calibrating_job(session, storage, tmp_path, SAMPLES)
 
 
 def row(session: Session, job_id: str) -> Job:

@@ -11,20 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from app.jobs import service
 from app.jobs.models import Job, MlflowRun
-from app.jobs.submission import Submission
-from app.jobs.work import QuantizeWork
 from app.settings import Settings
 from app.storage import Storage
-from tests.factories import MOST, add_dataset, add_model
 from tests.mlflow_server import MlflowServer
-from tests.networks import convolutional
-from tests.reliability.running_worker import environment_of, signal_all, worker
+from tests.reliability.running_worker import calibrating_job, environment_of, signal_all, worker
 from tests.servers import ROOT
 from tests.service.processes import command_line, descendants, eventually, is_running
 from worker.mlflow_sender.process import PROGRAM
-from zeropoint.schema.recipe import CalibrationSettings, Recipe
 
 pytestmark = pytest.mark.own_service
 
@@ -38,12 +32,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def job_id(session: Session, storage: Storage, tmp_path: Path) -> str:
-    """It calibrates for some seconds."""
-    example = convolutional(SAMPLES)
-    model = add_model(session, storage, example.export(tmp_path / "model.pt2"))
-    dataset = add_dataset(session, storage, example.save_dataset(tmp_path / "samples.safetensors").read_bytes())
-    work = QuantizeWork(Recipe(calibration=CalibrationSettings(samples=SAMPLES, batch_size=1)))
-    return service.submit(session, Submission(model.id, work, dataset.id), MOST).id
+    return calibrating_job(session, storage, tmp_path, SAMPLES)
 
 
 def programs(worker: int) -> list[int]:
